@@ -1,0 +1,107 @@
+"""Where a cluster keeps what it knows: members, placements and states, on one back end or three.
+
+``open_storage(url)`` makes all three at once. Drivers are imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from rio.cluster.membership import MembershipStorage
+from rio.errors import ConfigurationError
+from rio.placement import ObjectPlacement
+from rio.state import StateStorage
+from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
+
+__all__ = ["Storage", "open_storage"]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The three roles. ``dataclasses.replace(storage, state=...)`` puts one of them on another back end."""
+
+    membership: MembershipStorage
+    placement: ObjectPlacement
+    state: StateStorage
+
+    async def prepare(self) -> None:
+        """Prepare all three; if one fails, none stays open.
+
+        :raises StorageUnavailable: a back end did not answer.
+        :raises SchemaMismatch: a database belongs to another version of ``rio``.
+        """
+        try:
+            await self.membership.prepare()
+            await self.placement.prepare()
+            await self.state.prepare()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close all three, even if closing one of them fails. Idempotent."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.membership.close)
+            stack.push_async_callback(self.placement.close)
+            stack.push_async_callback(self.state.close)
+
+    async def __aenter__(self) -> Self:
+        await self.prepare()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+def open_storage(url: str) -> Storage:
+    """The storage that a URL names, not yet prepared.
+
+    ==================================  ===============================================================================
+    ``memory://``                       in this process, empty, another one with each call
+    ``sqlite:///relative/path.db``      a file that the processes of one machine share
+    ``sqlite:////absolute/path.db``
+    ==================================  ===============================================================================
+
+    Options of ``sqlite``: ``?busy_timeout=SECONDS`` (5), how long to wait for another process's transaction.
+
+    :raises ConfigurationError: the URL names no back end, or has an option that its back end does not know.
+    """
+    parts = urlsplit(url)
+    opener = _OPENERS.get(parts.scheme)
+    if opener is None:
+        known = ", ".join(f"{scheme}://" for scheme in _OPENERS)
+        raise ConfigurationError(f"{url!r} is no storage URL: it must begin with one of {known}")
+    return opener(url, parts)
+
+
+def _open_memory(url: str, parts: SplitResult) -> Storage:
+    if parts.netloc or parts.path or parts.query:
+        raise ConfigurationError(f"{url!r}: nothing may follow memory://")
+    return Storage(LocalMembershipStorage(), LocalObjectPlacement(), LocalState())
+
+
+def _open_sqlite(url: str, parts: SplitResult) -> Storage:
+    from rio.storage import sqlite
+
+    if parts.netloc or len(parts.path) < 2:
+        raise ConfigurationError(f"{url!r}: write sqlite:///relative.db or sqlite:////absolute.db")
+    database = sqlite.SqliteDatabase(unquote(parts.path[1:]), **_seconds(url, parts, {"busy_timeout"}))
+    return Storage(sqlite.SqliteMembershipStorage(database), sqlite.SqliteObjectPlacement(database), sqlite.SqliteState(database))
+
+
+def _seconds(url: str, parts: SplitResult, known: set[str]) -> dict[str, float]:
+    """The options of a URL, all of which are seconds."""
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := options.keys() - known:
+        raise ConfigurationError(f"{url!r}: unknown option {', '.join(sorted(unknown))}; there is {', '.join(sorted(known))}")
+    try:
+        return {name: float(value) for name, value in options.items()}
+    except ValueError as error:
+        raise ConfigurationError(f"{url!r}: options are seconds: {error}") from error
+
+
+_OPENERS: dict[str, Callable[[str, SplitResult], Storage]] = {"memory": _open_memory, "sqlite": _open_sqlite}

@@ -1,0 +1,56 @@
+# Every target works from a bare clone: it needs Python 3.11 or newer, a C compiler and make.
+#
+#   make test ARGS="-n 2 -k frame"     more arguments for pytest
+#   make test PYTHON=python3.13        another interpreter, in a virtual environment of its own
+#   make test RIO_DEBUG=1              the core built with its assertions on
+
+PYTHON ?= python3
+VENV   := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+BIN    := $(VENV)/bin
+TOOLS  := $(VENV)/.tools
+BUILT  := $(VENV)/.built$(if $(filter 1,$(RIO_DEBUG)),-debug)
+CORE   := setup.py $(wildcard src/rio/_core/*.pyx src/rio/_core/*.pxd)
+export RIO_DEBUG
+
+.PHONY: help demo test check bench build clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(BUILT)  ## start a cluster on this machine, use it, and break it
+	@$(BIN)/python -m examples.metric_aggregator.demo
+
+test: $(BUILT)  ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(BUILT)  ## run the linters and the type checkers
+	$(BIN)/ruff check --output-format concise .
+	PATH="$(BIN):$$PATH" cython-lint src/rio/_core
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest --concise rio._core
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(BUILT)  ## run the benchmarks
+	@$(BIN)/python -m pytest bench/ $(ARGS)
+
+build:  ## build the compiled core again, whether it changed or not
+	@rm -f $(BUILT)
+	@$(MAKE) --no-print-directory $(BUILT)
+
+clean:  ## remove everything that was built, and the virtual environments
+	rm -rf .venv .venv-* build dist src/*.egg-info src/rio/_core/*.so .*_cache .hypothesis .benchmarks
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(TOOLS): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("rio needs Python 3.11 or newer: make PYTHON=python3.13" if sys.version_info < (3, 11) else 0)'
+	@echo "installing the tools into $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+$(BUILT): $(TOOLS) $(CORE)
+	@echo "building the compiled core"
+	@rm -f $(VENV)/.built* && touch $(VENV)/.building
+	@$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[all]'
+	@mv $(VENV)/.building $@  # as old as the build's beginning: a source that changed meanwhile is built again

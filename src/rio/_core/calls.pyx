@@ -1,0 +1,438 @@
+# cython: language_level=3
+"""One call on its way through a client: encode, find the connection, write; and its answer: parse, match, decode, wake the caller.
+
+What is rare (no connection yet, an error, a cancelled caller) leaves through a method of the Python owner.
+"""
+
+import asyncio
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cimport cython
+
+from rio._core.dispatch cimport Turn, running_turn, system_clock
+from rio._core.frame cimport (
+    CANCEL,
+    ERROR,
+    REQUEST,
+    RESPONSE,
+    Cursor,
+    FrameReader,
+    FrameWriter,
+    put_big_endian,
+    put_bin,
+    put_raw,
+    put_str,
+    put_uint,
+    take_array,
+    take_uint,
+)
+
+from rio._core.frame import DEFAULT_FRAME_LIMIT
+from rio.errors import BadIdentity, FrameTooLarge, Overloaded, ProtocolError
+
+
+cdef enum:
+    MAX_TYPE_NAME = 128     # rio.identity says the same
+    MAX_ID = 512
+    HEAD = 64               # more than all heads and numbers of a request take
+    UNSENT_LIMIT = 64 * 1024 * 1024
+
+cdef double INFINITY = float("inf")
+
+
+@cython.final
+cdef class MessageCodec:
+    """How messages of one class travel: ``encode(message) -> bytes``, ``decode(bytes) -> reply``, and whether a call may be repeated.
+
+    ``name`` is ``None`` for dynamic messages, which bring their own as ``type_name``.
+    """
+
+    cdef readonly str name
+    cdef object encode
+    cdef object decode
+    cdef readonly bint repeatable
+    cdef readonly bint dynamic_reply
+
+    def __init__(self, name, encode, decode, *, bint repeatable=False, bint dynamic_reply=False):
+        self.name = name
+        self.encode = encode
+        self.decode = decode
+        self.repeatable = repeatable
+        self.dynamic_reply = dynamic_reply
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Call:
+    """One call, with all that is needed to send it again."""
+
+    cdef readonly object future
+    cdef readonly Caller owner
+    cdef readonly str type_name
+    cdef readonly str id
+    cdef readonly str message_name
+    cdef readonly bytes payload
+    cdef readonly object context      # bytes or None
+    cdef readonly double deadline     # on the caller's clock
+    cdef readonly bint repeatable     # may be sent again although it may have run
+    cdef public int attempts          # how often it was sent again after it had not been executed
+    cdef public int hops              # redirects followed
+    cdef public object last_error     # why it is not sent yet; None at first
+    cdef public object refusals       # what the owner notes about nodes that refused it; None at first
+    cdef object _decode
+    cdef ClientConnection _connection # where it waits for its answer; None: nowhere
+    cdef uint64_t _request_id
+
+    def __call__(self, future):
+        """The caller gave up: its future was cancelled."""
+        if self._connection is not None:
+            self._connection._drop(self)
+        self.owner.given_up(self)
+
+    @property
+    def done(self):
+        return self.future.done()
+
+    def succeed(self, value):
+        """Give the caller its reply."""
+        if not self.future.done():
+            self.future.remove_done_callback(self)
+            self.future.set_result(value)
+
+    def fail(self, error):
+        """Give the caller an error."""
+        if not self.future.done():
+            self.future.remove_done_callback(self)
+            self.future.set_exception(error)
+
+    def give_up(self, error):
+        """Fail, and tell the server that nobody waits any more."""
+        if self._connection is not None:
+            self._connection._drop(self)
+        self.fail(error)
+
+
+cdef class ClientConnection:
+    """The client's half of one connection, without the socket: calls of one turn of the loop leave in one write, answers find their call.
+
+    Subclasses own the transport: ``control(kind, id, body)`` gets every frame that answers no call, ``answered_with_error(call, body)``
+    an error, ``broken(error)`` is told that the peer does not speak the protocol.
+    """
+
+    cdef readonly FrameReader reader
+    cdef readonly FrameWriter writer
+    cdef public object transport
+    cdef public object loop
+    cdef public bint usable           # new calls may be given to it
+    cdef dict _calls                  # request id -> Call
+    cdef uint64_t _last_id
+    cdef public bint congested        # the transport holds more than it can send at once
+    cdef public Py_ssize_t unsent_limit  # bytes it may hold before calls are refused
+    cdef bint _flush_is_due
+    cdef object _flush
+
+    def __init__(self, loop, Py_ssize_t frame_limit=DEFAULT_FRAME_LIMIT):
+        self.reader = FrameReader(frame_limit)
+        self.writer = FrameWriter()
+        self.transport = None
+        self.loop = loop
+        self.usable = False
+        self.congested = False
+        self.unsent_limit = UNSENT_LIMIT
+        self._calls = {}
+        self._last_id = 0
+        self._flush_is_due = False
+        self._flush = self.flush
+
+    @property
+    def waiting(self):
+        """How many calls wait for their answer."""
+        return len(self._calls)
+
+    def get_buffer(self, Py_ssize_t size_hint):
+        """Where the transport may write: the reader's free room."""
+        return self.reader
+
+    def buffer_updated(self, Py_ssize_t size):
+        """Handle all whole frames that have arrived."""
+        cdef Cursor body
+        self.reader.received(size)
+        try:
+            while self.reader._next(&body):
+                self._frame(&body)
+        except (ProtocolError, FrameTooLarge) as error:
+            self.broken(error)
+
+    def flush(self):
+        """Give what is written to the transport now."""
+        self._flush_is_due = False
+        if self.writer._size and self.transport is not None:
+            self.transport.write(self.writer._take())
+
+    def next_id(self):
+        """A request id that was not used on this connection."""
+        self._last_id += 1
+        return self._last_id
+
+    def put(self, bytes body not None):
+        """Write one frame."""
+        self.writer.put(body)
+        self._written()
+
+    def submit(self, Call call not None):
+        """Write a call, and wait for its answer."""
+        self._submit(call)
+
+    def take_calls(self):
+        """All calls that wait, which this connection forgets."""
+        cdef Call call
+        calls, self._calls = list(self._calls.values()), {}
+        for call in calls:
+            call._connection = None
+        return calls
+
+    def overdue(self, double now):
+        """The calls whose deadline has passed, and the earliest deadline of the others (``inf`` if there is none)."""
+        cdef Call call
+        cdef double earliest = INFINITY
+        cdef list late = []
+        for call in self._calls.values():
+            if call.deadline <= now:
+                late.append(call)
+            elif call.deadline < earliest:
+                earliest = call.deadline
+        return late, earliest
+
+    cdef int _submit(self, Call call) except -1:
+        cdef Py_ssize_t type_size, id_size, name_size, payload_size = PyBytes_GET_SIZE(call.payload)
+        cdef Py_ssize_t context_size = 0 if call.context is None else PyBytes_GET_SIZE(call.context)
+        cdef const char* type_name = PyUnicode_AsUTF8AndSize(call.type_name, &type_size)
+        cdef const char* id = PyUnicode_AsUTF8AndSize(call.id, &id_size)
+        cdef const char* name = PyUnicode_AsUTF8AndSize(call.message_name, &name_size)
+        cdef double left = call.deadline - system_clock()
+        cdef Py_ssize_t room = HEAD + type_size + id_size + name_size + context_size + payload_size
+        if room > self.reader.limit:
+            raise FrameTooLarge(
+                f"{call.message_name} to {call.type_name}/{call.id} takes {payload_size} bytes, the frame limit is {self.reader.limit}")
+        if self.congested and self.transport.get_write_buffer_size() > self.unsent_limit:
+            raise Overloaded(f"{self.transport.get_write_buffer_size()} bytes wait to be sent to this server already")
+        self._last_id += 1
+        call._request_id = self._last_id
+        call._connection = self
+        cdef uint8_t* start = self.writer._reserve(room)
+        cdef uint8_t* at = start + 4
+        at[0] = 0x98
+        at = put_uint(put_uint(at + 1, REQUEST), call._request_id)
+        at = put_str(put_str(put_str(at, type_name, type_size), id, id_size), name, name_size)
+        at = put_uint(at, 1 if left < 0.001 else <uint64_t>(left * 1000.0))
+        if call.context is None:
+            at[0] = 0xc0
+            at += 1
+        else:
+            at = put_bin(at, PyBytes_AS_STRING(call.context), context_size)
+        at = put_raw(at, PyBytes_AS_STRING(call.payload), payload_size)
+        put_big_endian(start, at - start - 4, 4)
+        self.writer._commit(at)
+        self._calls[call._request_id] = call
+        return self._written()
+
+    cdef int _drop(self, Call call) except -1:
+        # Nobody waits for this call any more; tell the server, so that it does not work for nothing.
+        cdef uint8_t* start
+        cdef uint8_t* at
+        call._connection = None
+        if self._calls.pop(call._request_id, None) is not None and self.transport is not None:
+            start = self.writer._reserve(HEAD)
+            at = start + 4
+            at[0] = 0x92
+            at = put_uint(put_uint(at + 1, CANCEL), call._request_id)
+            put_big_endian(start, at - start - 4, 4)
+            self.writer._commit(at)
+            self._written()
+        return 0
+
+    cdef int _written(self) except -1:
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self.loop.call_soon(self._flush)
+        return 0
+
+    cdef int _frame(self, Cursor* body) except -1:
+        cdef const uint8_t* start = body.at
+        cdef uint32_t fields
+        cdef uint64_t kind, id
+        cdef Call call
+        if take_array(body, &fields) or fields < 2 or take_uint(body, &kind) or take_uint(body, &id):
+            raise ProtocolError("a frame is not a MessagePack array that starts with its kind and its id")
+        if kind == RESPONSE or kind == ERROR:
+            call = <Call>self._calls.pop(id, None)
+            if call is not None:
+                call._connection = None
+                if kind == RESPONSE:
+                    return self._answered(call, body)
+                self.answered_with_error(call, PyBytes_FromStringAndSize(<const char*>start, body.end - start))
+                return 0
+        self.control(kind, id, PyBytes_FromStringAndSize(<const char*>start, body.end - start))
+        return 0
+
+    cdef int _answered(self, Call call, Cursor* body) except -1:
+        if call.future.done():
+            return 0
+        payload = PyBytes_FromStringAndSize(<const char*>body.at, body.end - body.at)
+        try:
+            reply = call._decode(payload)
+        except Exception as error:
+            call.fail(call.owner.undecodable_reply(call, error))
+            return 0
+        call.future.remove_done_callback(call)
+        call.future.set_result(reply)
+        call.owner._learn(call, self)
+        return 0
+
+
+cdef class Caller:
+    """Sends calls. The owner (a subclass) knows the servers: ``route(call)`` finds a way for a call whose object's place is not known,
+    ``describe(message, object_type, returns) -> MessageCodec`` and ``name_of(object_type) -> str`` are asked once for each class,
+    ``arm(deadline)`` sees to it that :meth:`expire` is called then, ``unencodable(message, error)`` and
+    ``undecodable_reply(call, error)`` make errors, ``reply_decoder(message, object_type, returns)`` is asked where the message does not tell,
+    ``given_up(call)`` hears of cancelled callers, ``context_of(turn)`` makes what a nested call carries.
+    """
+
+    cdef public object loop
+    cdef public double default_timeout       # seconds
+    cdef public Py_ssize_t route_limit       # objects whose place is remembered
+    cdef readonly double armed_for           # the earliest deadline that the owner's timer watches
+    cdef dict _names                         # class or name -> checked type name
+    cdef dict _codecs                        # message class -> MessageCodec
+    cdef dict _routes                        # (recent) type name -> id -> ClientConnection
+    cdef dict _older_routes                  # those before; forgotten when _routes is full
+    cdef Py_ssize_t _route_count
+
+    def __init__(self, *, double default_timeout=30.0, Py_ssize_t route_limit=200_000):
+        self.loop = None
+        self.default_timeout = default_timeout
+        self.route_limit = route_limit
+        self.armed_for = INFINITY
+        self._names = {}
+        self._codecs = {}
+        self._routes = {}
+        self._older_routes = {}
+        self._route_count = 0
+
+    def send(self, object_type, str id not None, message, /, *, timeout=None, returns=None):
+        cdef Call call = Call.__new__(Call)
+        cdef MessageCodec codec
+        cdef Turn turn = running_turn()
+        cdef ClientConnection connection
+        if self.loop is None:
+            self.not_started()
+        type_name = self._names.get(object_type)
+        call.type_name = <str>(self._new_name(object_type) if type_name is None else type_name)
+        check_id(id)
+        call.id = id
+        found = self._codecs.get(type(message))
+        codec = <MessageCodec>(self._new_codec(message) if found is None else found)
+        call.message_name = <str>(message.type_name if codec.name is None else codec.name)
+        try:
+            call.payload = <bytes>codec.encode(message)
+        except Exception as error:
+            raise self.unencodable(message, error) from error
+        call._decode = codec.decode
+        if returns is not None or codec.dynamic_reply:
+            call._decode = self.reply_decoder(message, object_type, returns)
+        call.repeatable = codec.repeatable
+        call.owner = self
+        call.deadline = system_clock() + (self.default_timeout if timeout is None else <double>timeout)
+        if turn is not None:
+            if turn.deadline != 0 and turn.deadline < call.deadline:
+                call.deadline = turn.deadline
+            call.context = turn.nested_context(self.context_of)
+        call.future = self.loop.create_future()
+        call.future.add_done_callback(call)
+        if call.deadline < self.armed_for:
+            self.armed_for = call.deadline
+            self.arm(call.deadline)
+        connection = self._route(call.type_name, id)
+        if connection is None:
+            self.route(call)
+        else:
+            connection._submit(call)
+        return call.future
+
+    def learn(self, str type_name not None, str id not None, ClientConnection connection not None):
+        """Remember where an object lives."""
+        self._remember(type_name, id, connection)
+
+    def known(self, str type_name not None, str id not None):
+        """The connection on which an object was last found, or ``None``."""
+        return self._route(type_name, id)
+
+    def forget(self, str type_name not None, str id not None):
+        """Forget where an object lives."""
+        for routes in (self._routes, self._older_routes):
+            objects = routes.get(type_name)
+            if objects is not None:
+                objects.pop(id, None)
+
+    def rearm(self, double deadline):
+        """The owner's timer now watches ``deadline``; ``inf``: nothing."""
+        self.armed_for = deadline
+
+    cdef ClientConnection _route(self, str type_name, str id):
+        objects = self._routes.get(type_name)
+        if objects is not None:
+            found = (<dict>objects).get(id)
+            if found is not None:
+                return <ClientConnection>found if (<ClientConnection>found).usable else None
+        if self._older_routes:
+            objects = self._older_routes.get(type_name)
+            if objects is not None:
+                found = (<dict>objects).pop(id, None)
+                if found is not None and (<ClientConnection>found).usable:
+                    self._remember(type_name, id, <ClientConnection>found)
+                    return <ClientConnection>found
+        return None
+
+    cdef int _learn(self, Call call, ClientConnection connection) except -1:
+        # An answer came from this connection: the object lives behind it.
+        objects = self._routes.get(call.type_name)
+        if objects is None or (<dict>objects).get(call.id) is not connection:
+            self._remember(call.type_name, call.id, connection)
+        return 0
+
+    cdef int _remember(self, str type_name, str id, ClientConnection connection) except -1:
+        # Two generations instead of an order of use: when the recent half is full, it becomes the older half, and the older one is forgotten.
+        objects = self._routes.get(type_name)
+        if objects is None:
+            objects = self._routes[type_name] = {}
+        if id not in <dict>objects:
+            self._route_count += 1
+        (<dict>objects)[id] = connection
+        if self._route_count * 2 > self.route_limit:
+            self._older_routes, self._routes = self._routes, {}
+            self._route_count = 0
+        return 0
+
+    cdef _new_name(self, object_type):
+        name = self.name_of(object_type)
+        self._names[object_type] = name
+        return name
+
+    cdef _new_codec(self, message):
+        codec = self.describe(message)
+        self._codecs[type(message)] = codec
+        return codec
+
+
+cdef inline int check_id(str id) except -1:
+    cdef Py_ssize_t size
+    try:
+        PyUnicode_AsUTF8AndSize(id, &size)
+    except UnicodeEncodeError as error:
+        raise BadIdentity(f"object id {id!r} is not valid Unicode text: {error}") from error
+    if size == 0 or size > MAX_ID:
+        raise BadIdentity(f"an object id has 1 to {MAX_ID} bytes, {id[:32]!r} has {size}")
+    return 0

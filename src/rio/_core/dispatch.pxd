@@ -1,0 +1,113 @@
+# cython: language_level=3
+"""The parts of the dispatcher that the client's half needs: the turn in which a nested call is made."""
+
+from libc.stdint cimport uint64_t
+
+from rio._core.frame cimport Cursor, FrameReader, FrameWriter
+
+
+cdef class Method:
+    cdef readonly object handler     # the rio.handler.Handler that this row was made from
+    cdef readonly str name           # the message's name on the wire
+    cdef object _function            # called as function(instance, message[, app_data])
+    cdef object _decode              # bytes -> message; raises what the codec raises
+    cdef object _encode              # reply -> bytes
+    cdef object _reply_class         # a reply of exactly this class needs no further look; None: every reply is checked
+    cdef bint _is_async
+    cdef bint _takes_app_data
+    cdef double _timeout             # seconds; 0: none of its own
+
+
+cdef class TypeTable:
+    cdef readonly str type_name
+    cdef dict _methods               # message name -> Method
+    cdef readonly dict activations   # id -> Activation
+
+
+cdef class Activation:
+    cdef readonly TypeTable table
+    cdef readonly str id
+    cdef public object instance      # the user's object; None until it is made
+    cdef readonly Turn turn          # the turn that runs now
+    cdef object _waiting             # a deque of turns; None while nothing waits
+    cdef readonly bint open          # whether turns may start
+    cdef public bint closing         # no further turn starts; the runtime is told when the running one has ended
+    cdef public double used_at       # when the last turn started
+
+    cdef int _end_lifecycle(self) except -1
+    cdef int _wait(self, Turn turn) except -1
+    cdef int _leave(self, Turn turn) except -1
+
+
+cdef class Turn:
+    cdef readonly Activation activation
+    cdef readonly Method method      # None: a lifecycle hook
+    cdef readonly Connection connection  # None: a lifecycle hook
+    cdef readonly TypeTable table
+    cdef readonly str id             # of the object
+    cdef uint64_t _request_id
+    cdef object _payload             # bytes
+    cdef readonly object context     # bytes that travel with the call, or None
+    cdef readonly double deadline    # on the dispatcher's clock
+    cdef readonly uint64_t number    # unique among the turns of this process and, being started at random, of the cluster
+    cdef object _task                # the handler's task once it had to wait
+    cdef readonly bint finished
+    cdef bint _abandoned             # nobody waits for the answer
+    cdef bint _expired               # cancelled because the deadline passed
+    cdef object _nested_context      # what nested calls carry, made when the first one asks
+
+    cdef int _was_cancelled(self) except -1
+    cdef int _end(self) except -1
+
+
+cdef class Connection:
+    cdef readonly Dispatcher dispatcher
+    cdef readonly FrameReader reader
+    cdef readonly FrameWriter writer
+    cdef public object transport     # anything with write(bytes); None once it is gone
+    cdef dict _in_flight             # request id -> Turn, for those that did not end at once
+    cdef public bint accepted        # the handshake is over: requests are taken
+    cdef public bint watched         # tell flushed() after each write
+    cdef bint _reading
+    cdef bint _flush_is_due
+
+    cdef int _frame(self, Cursor* body) except -1
+    cdef int _request(self, Cursor* body, uint64_t request_id) except -1
+    cdef int _cancel(self, uint64_t request_id) except -1
+    cdef int _keep(self, Turn turn) except -1
+    cdef int _forget(self, Turn turn) except -1
+    cdef int _flush(self) except -1
+    cdef int _written(self) except -1
+
+
+cdef class Dispatcher:
+    cdef readonly object runtime     # the Python owner: every slow case leaves through one of its methods
+    cdef public object loop
+    cdef public object app_data
+    cdef readonly double lease_until # turns start, and replies leave, only before this moment
+    cdef public Py_ssize_t waiting_limit      # for each object
+    cdef public Py_ssize_t in_flight_limit    # for the node
+    cdef readonly dict tables        # type name -> TypeTable
+    cdef readonly set connections
+    cdef object _clock               # None: the system's; else a callable
+    cdef uint64_t _last_turn
+    cdef set _paused                 # activations whose turns wait for the lease
+    cdef list _unflushed             # connections with answers to write at the end of the loop's turn
+    cdef Py_ssize_t _in_flight
+    cdef readonly uint64_t calls     # requests taken
+    cdef readonly uint64_t failures  # requests answered with an error
+    cdef readonly uint64_t fenced    # turns or replies held back by the lease
+
+    cdef int _flush_soon(self, Connection connection) except -1
+    cdef double _now(self) except? -1
+    cdef int _pause(self, Turn turn) except -1
+    cdef int _expire(self, Turn turn) except -1
+    cdef int _admit(self, Turn turn) except -1
+    cdef int _start(self, Turn turn) except -1
+    cdef int _finish(self, Turn turn, object result) except -1
+    cdef int _pump(self, Activation activation) except -1
+
+
+cdef object current_turn             # a ContextVar[Turn]: which turn the running code belongs to
+cdef Turn running_turn()
+cdef double system_clock() noexcept

@@ -1,0 +1,732 @@
+# cython: language_level=3
+"""One request on its way through a server: parse, find the object, admit, take a turn, decode, call the handler, encode, write.
+
+All of that happens in one C call for everything that a read brought. A slow case (an object that is not in memory, an exception, a reply of
+an unexpected class) leaves through a method of ``runtime``, the Python owner, and comes back through a method of the turn or the activation.
+"""
+
+import asyncio
+import contextvars
+import os
+import sys
+from collections import deque
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.contextvars cimport PyContextVar_Set, get_value
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cimport cython
+
+from rio._core.frame cimport (
+    CANCEL,
+    REQUEST,
+    Cursor,
+    FrameReader,
+    FrameWriter,
+    take_array,
+    take_bin_or_nil,
+    take_str,
+    take_uint,
+)
+
+from rio._core.frame import DEFAULT_FRAME_LIMIT
+from rio.errors import (
+    BadIdentity,
+    CallTimeout,
+    Expired,
+    FrameTooLarge,
+    HandlerError,
+    OutcomeUnknown,
+    Overloaded,
+    ProtocolError,
+    UnknownMessage,
+    UnknownType,
+)
+
+
+cdef extern from "<time.h>" nogil:
+    """
+    #include <time.h>
+    #ifndef CLOCK_BOOTTIME
+    #define CLOCK_BOOTTIME CLOCK_MONOTONIC
+    #endif
+    """
+    ctypedef long time_t
+    cdef struct timespec:
+        time_t tv_sec
+        long tv_nsec
+    int CLOCK_BOOTTIME
+    int clock_gettime(int clock, timespec* result)
+
+
+cdef extern from "Python.h":
+    ctypedef struct PyObject:
+        pass
+    cdef enum:
+        PYGEN_RETURN
+    int PyIter_Send(object iterator, object value, PyObject** result) except -1
+    void Py_DECREF(PyObject* value)
+
+
+cdef enum:
+    MAX_TYPE_NAME = 128     # rio.identity says the same
+    MAX_ID = 512
+    REQUEST_FIELDS = 8
+    RESPONSE = 2
+    ROOM_FOR_HEAD = 32
+
+
+cdef object Task = asyncio.Task
+cdef bint EAGER = sys.version_info >= (3, 12)
+cdef double DEFAULT_TIMEOUT = 30.0
+
+cdef object current_turn = contextvars.ContextVar("rio_current_turn", default=None)
+
+
+cdef double system_clock() noexcept:
+    # Seconds; counts through suspend and is not moved by whoever sets the wall clock.
+    cdef timespec now
+    clock_gettime(CLOCK_BOOTTIME, &now)
+    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
+
+
+cdef Turn running_turn():
+    """The turn that the running code belongs to, or None: outside of any, or after its turn has ended."""
+    value = get_value(current_turn, None)
+    if value is None:
+        return None
+    cdef Turn turn = <Turn?>value
+    return None if turn.finished else turn
+
+
+def current():
+    """The turn that the running code belongs to, or ``None``."""
+    return running_turn()
+
+
+@cython.final
+cdef class Method:
+    """One row of the dispatch table: a handler, and how its message and reply travel."""
+
+    def __init__(self, handler, str name, *, function, decode, encode, reply_class, bint is_async, bint takes_app_data, timeout):
+        self.handler = handler
+        self.name = name
+        self._function = function
+        self._decode = decode
+        self._encode = encode
+        self._reply_class = reply_class
+        self._is_async = is_async
+        self._takes_app_data = takes_app_data
+        self._timeout = timeout or 0.0
+
+
+@cython.final
+cdef class TypeTable:
+    """What one node knows of one type: its handlers, and its objects that are in memory."""
+
+    def __init__(self, str type_name, methods):
+        self.type_name = type_name
+        self._methods = {method.name: method for method in methods}
+        self.activations = {}
+
+    @property
+    def methods(self):
+        """Message name to :class:`Method`, a copy."""
+        return dict(self._methods)
+
+
+cdef class Activation:
+    """One object in memory: at most one turn runs, the others wait in the order in which they came.
+
+    It is in its table from the moment its activation begins, so that all who ask for the object meanwhile wait for the same one.
+    """
+
+    def __init__(self, TypeTable table not None, str id not None):
+        self.table = table
+        self.id = id
+        self.instance = None
+        self.turn = None
+        self._waiting = None
+        self.open = False
+        self.closing = False
+        self.used_at = 0.0
+        table.activations[id] = self
+
+    @property
+    def waiting(self):
+        """How many turns wait."""
+        return 0 if self._waiting is None else len(self._waiting)
+
+    def begin(self, Dispatcher dispatcher not None):
+        """Take the turn for the lifecycle hooks, in the context of the caller; it ends with :meth:`opened` or :meth:`remove`."""
+        cdef Turn turn = Turn.__new__(Turn)
+        dispatcher._last_turn += 1
+        turn.number = dispatcher._last_turn
+        turn.activation = self
+        turn.table = self.table
+        turn.id = self.id
+        self.open = False
+        self.turn = turn
+        PyContextVar_Set(current_turn, turn)
+
+    def opened(self, Dispatcher dispatcher not None):
+        """The instance is ready: run what waits, and take turns from now on."""
+        self._end_lifecycle()
+        self.open = True
+        dispatcher._pump(self)
+
+    def remove(self):
+        """Leave the table, and return the turns that waited."""
+        self._end_lifecycle()
+        self.open = False
+        if self.table.activations.get(self.id) is self:
+            del self.table.activations[self.id]
+        waiting, self._waiting = self._waiting, None
+        return [] if waiting is None else [turn for turn in waiting if not (<Turn>turn)._abandoned]
+
+    cdef int _end_lifecycle(self) except -1:
+        if self.turn is not None and self.turn.method is None:
+            self.turn.finished = True
+            self.turn = None
+        return 0
+
+    cdef int _wait(self, Turn turn) except -1:
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append(turn)
+        return 0
+
+    cdef int _leave(self, Turn turn) except -1:
+        if self._waiting is not None and turn in self._waiting:
+            self._waiting.remove(turn)
+            if not self._waiting:
+                self._waiting = None
+        return 0
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Turn:
+    """One request, from its arrival until it is answered."""
+
+    @property
+    def type_name(self):
+        return self.table.type_name
+
+    @property
+    def message_name(self):
+        """The message's name; of a lifecycle hook, ``"(lifecycle)"``."""
+        return "(lifecycle)" if self.method is None else self.method.name
+
+    @property
+    def abandoned(self):
+        """Whether the caller has given up."""
+        return self._abandoned
+
+    @property
+    def running(self):
+        """Whether its handler has begun and has not ended."""
+        return not self.finished and self.activation is not None and self.activation.turn is self
+
+    def wait_for(self, Activation activation not None):
+        """Queue up for an object that is not ready yet."""
+        self.activation = activation
+        activation._wait(self)
+        self.connection._keep(self)
+
+    def nested_context(self, make):
+        """What calls made during this turn carry: ``make(turn)``, made once."""
+        if self._nested_context is None:
+            self._nested_context = make(self)
+        return self._nested_context
+
+    def fail(self, error):
+        """Answer with an error."""
+        self._end()
+        if not self._abandoned:
+            self.connection.dispatcher.failures += 1
+            self.connection.answer_error(self._request_id, error)
+
+    def cancel(self):
+        """Stop it: a handler that runs is cancelled, one that waits is not started. It is answered as soon as it has ended."""
+        if self._task is not None:
+            self._task.cancel()
+        elif not self.running:
+            self._end()
+            self._abandoned = True
+            if self.activation is not None:
+                self.activation._leave(self)
+
+    def __call__(self, task):
+        """The handler's task has ended."""
+        cdef Activation activation = self.activation
+        cdef Dispatcher dispatcher = self.connection.dispatcher
+        self._task = None
+        try:
+            if task.cancelled():
+                self._was_cancelled()
+            else:
+                error = task.exception()
+                if error is None:
+                    dispatcher._finish(self, task.result())
+                else:
+                    dispatcher.runtime.handler_failed(self, error)
+        finally:
+            self._end()
+            activation.turn = None
+            dispatcher._pump(activation)
+
+    cdef int _was_cancelled(self) except -1:
+        if self._abandoned:
+            return 0
+        if self._expired:
+            self.fail(CallTimeout(f"{self.table.type_name}/{self.id} was still handling {self.method.name} at the deadline, and was cancelled"))
+        elif self.connection.dispatcher.lease_until <= self.connection.dispatcher._now():
+            self.fail(OutcomeUnknown(f"the node lost its lease while {self.table.type_name}/{self.id} handled {self.method.name}"))
+        else:
+            self.connection.dispatcher.runtime.handler_failed(self, asyncio.CancelledError("the handler was cancelled"))
+        return 0
+
+    cdef int _end(self) except -1:
+        if not self.finished:
+            self.finished = True
+            if self.connection is not None:
+                self.connection._forget(self)
+        return 0
+
+
+cdef class Connection:
+    """The server's half of one connection, without the socket: bytes come in, turns are taken, answers go out in one write for each read.
+
+    Subclasses own the transport and answer what is rare: ``control(kind, id, body)`` gets every frame that is no request,
+    ``answer_error(id, error)`` writes an error, ``broken(error)`` is told that the peer does not speak the protocol, and ``flushed()``
+    hears of each write while ``watched``.
+    """
+
+    def __init__(self, Dispatcher dispatcher not None, Py_ssize_t frame_limit=DEFAULT_FRAME_LIMIT):
+        self.dispatcher = dispatcher
+        self.reader = FrameReader(frame_limit)
+        self.writer = FrameWriter()
+        self.transport = None
+        self._in_flight = {}
+        self.accepted = False
+        self.watched = False
+        self._reading = False
+        self._flush_is_due = False
+
+    @property
+    def in_flight(self):
+        """The turns that are waiting or running."""
+        return list(self._in_flight.values())
+
+    def get_buffer(self, Py_ssize_t size_hint):
+        """Where the transport may write: the reader's free room."""
+        return self.reader
+
+    def buffer_updated(self, Py_ssize_t size):
+        """Handle all whole frames that have arrived, and write all answers that are ready, at once."""
+        cdef Cursor body
+        self.reader.received(size)
+        self._reading = True
+        try:
+            while self.reader._next(&body):
+                self._frame(&body)
+        except (ProtocolError, FrameTooLarge) as error:
+            self.broken(error)
+        finally:
+            self._reading = False
+            PyContextVar_Set(current_turn, None)
+            self._flush()
+
+    def flush(self):
+        """Give what is written to the transport now."""
+        self._flush()
+
+    def put(self, bytes body not None):
+        """Write one frame."""
+        self.writer.put(body)
+        self._written()
+
+    def abandon(self):
+        """The peer is gone: nobody waits for the turns any more, so those that run are cancelled and those that wait never start."""
+        for turn in list(self._in_flight.values()):
+            (<Turn>turn)._abandoned = True
+            turn.cancel()
+
+    cdef int _frame(self, Cursor* body) except -1:
+        cdef const uint8_t* start = body.at
+        cdef uint32_t fields
+        cdef uint64_t kind, id
+        if take_array(body, &fields) or fields < 2 or take_uint(body, &kind) or take_uint(body, &id):
+            raise ProtocolError("a frame is not a MessagePack array that starts with its kind and its id")
+        if kind == REQUEST and self.accepted:
+            if fields != REQUEST_FIELDS:
+                raise ProtocolError(f"a request has {REQUEST_FIELDS} fields, this one has {fields}")
+            return self._request(body, id)
+        if kind == CANCEL:
+            return self._cancel(id)
+        self.control(kind, id, PyBytes_FromStringAndSize(<const char*>start, body.end - start))
+        return 0
+
+    cdef int _request(self, Cursor* body, uint64_t request_id) except -1:
+        cdef Dispatcher dispatcher = self.dispatcher
+        cdef const uint8_t* data
+        cdef Py_ssize_t size
+        cdef uint64_t timeout
+        cdef Turn turn = Turn.__new__(Turn)
+        turn.connection = self
+        turn._request_id = request_id
+        dispatcher.calls += 1
+        if take_str(body, &data, &size):
+            raise ProtocolError("a request's object type is no string")
+        type_name = text(data, size)
+        if take_str(body, &data, &size):
+            raise ProtocolError("a request's object id is no string")
+        if size == 0 or size > MAX_ID:
+            return refuse(turn, BadIdentity(f"an object id has 1 to {MAX_ID} bytes, this one has {size}"))
+        turn.id = text(data, size)
+        if take_str(body, &data, &size):
+            raise ProtocolError("a request's message name is no string")
+        message_name = text(data, size)
+        if take_uint(body, &timeout):
+            raise ProtocolError("a request's timeout is no unsigned number of milliseconds")
+        if take_bin_or_nil(body, &data, &size):
+            raise ProtocolError("a request's context is neither binary nor nil")
+        turn.context = None if data is NULL else PyBytes_FromStringAndSize(<const char*>data, size)
+        turn._payload = PyBytes_FromStringAndSize(<const char*>body.at, body.end - body.at)
+        turn.table = <TypeTable>dispatcher.tables.get(type_name)
+        if turn.table is None:
+            return refuse(turn, UnknownType(dispatcher.runtime.unknown_type(type_name)))
+        turn.method = <Method>turn.table._methods.get(message_name)
+        if turn.method is None:
+            return refuse(turn, UnknownMessage(dispatcher.runtime.unknown_message(turn.table, message_name)))
+        turn.deadline = dispatcher._now() + (<double>timeout / 1000.0 if timeout else DEFAULT_TIMEOUT)
+        return dispatcher._admit(turn)
+
+    cdef int _cancel(self, uint64_t request_id) except -1:
+        turn = self._in_flight.get(request_id)
+        if turn is None:
+            self.cancelled(request_id)
+        else:
+            (<Turn>turn)._abandoned = True
+            turn.cancel()
+        return 0
+
+    def cancelled(self, request_id):
+        """The peer no longer wants an answer to what is no turn. Subclasses that subscribe look for a subscription."""
+
+    cdef int _keep(self, Turn turn) except -1:
+        if turn._request_id not in self._in_flight:
+            self._in_flight[turn._request_id] = turn
+            self.dispatcher._in_flight += 1
+        return 0
+
+    cdef int _forget(self, Turn turn) except -1:
+        if self._in_flight and self._in_flight.pop(turn._request_id, None) is not None:
+            self.dispatcher._in_flight -= 1
+        return 0
+
+    cdef int _flush(self) except -1:
+        self._flush_is_due = False
+        if self.writer._size and self.transport is not None:
+            self.transport.write(self.writer._take())
+        if self.watched:
+            self.flushed()
+        return 0
+
+    cdef int _written(self) except -1:
+        # Something is in the writer: it leaves at the end of this read, or of this turn of the loop.
+        if not self._reading and not self._flush_is_due:
+            self._flush_is_due = True
+            self.dispatcher._flush_soon(self)
+        return 0
+
+
+cdef inline str text(const uint8_t* data, Py_ssize_t size):
+    try:
+        return PyUnicode_DecodeUTF8(<const char*>data, size, NULL)
+    except UnicodeDecodeError as error:
+        raise ProtocolError(f"a name in a request is not valid UTF-8: {error}") from error
+
+
+cdef int refuse(Turn turn, error) except -1:
+    turn.fail(error)
+    return 0
+
+
+cdef class Dispatcher:
+    """The dispatch table of one node, and the rules by which turns are taken.
+
+    ``runtime`` is asked in every slow case: ``activate(turn)``, ``undecodable(turn, error)``, ``handler_failed(turn, error)``,
+    ``encode_reply(turn, value)``, ``unencodable(value, error)``, ``cycle(turn, activation)``, ``turn_ended(activation)``, ``unknown_type(name)``,
+    ``unknown_message(table, name)``. ``clock`` replaces the system's, in seconds.
+    """
+
+    def __init__(self, runtime, tables, *, clock=None, Py_ssize_t waiting_limit=1024, Py_ssize_t in_flight_limit=8192):
+        self.runtime = runtime
+        self.tables = {table.type_name: table for table in tables}
+        self.loop = None
+        self.app_data = None
+        self.lease_until = 0.0
+        self.waiting_limit = waiting_limit
+        self.in_flight_limit = in_flight_limit
+        self.connections = set()
+        self._clock = clock
+        self._last_turn = int.from_bytes(os.urandom(8), "big") >> 1
+        self._paused = set()
+        self._unflushed = []
+
+    def now(self):
+        """Seconds on the clock of leases and deadlines."""
+        return self._now()
+
+    @property
+    def admits(self):
+        """Whether turns may start now."""
+        return self._now() < self.lease_until
+
+    @property
+    def in_flight(self):
+        """How many requests are waiting or running."""
+        return self._in_flight
+
+    @property
+    def live(self):
+        """How many objects are in memory."""
+        return sum(len((<TypeTable>table).activations) for table in self.tables.values())
+
+    def activations(self):
+        """All objects in memory, a list."""
+        return [activation for table in self.tables.values() for activation in (<TypeTable>table).activations.values()]
+
+    def set_lease(self, double until):
+        """Move the moment until which turns may start; what waited for it goes on."""
+        self.lease_until = until
+        if self._paused and self._now() < until:
+            paused, self._paused = self._paused, set()
+            for activation in paused:
+                self._pump(activation)
+            PyContextVar_Set(current_turn, None)
+
+    def sweep(self):
+        """End what is past its deadline: handlers that run are cancelled, turns that wait are answered."""
+        cdef Turn turn
+        cdef double now = self._now()
+        for connection in self.connections:
+            if (<Connection>connection)._in_flight:
+                for waiting in list((<Connection>connection)._in_flight.values()):
+                    turn = <Turn>waiting
+                    if turn.deadline < now and not turn._expired:
+                        turn._expired = True
+                        if turn.running:
+                            turn.cancel()
+                        else:
+                            self._expire(turn)
+
+    def pump(self, Activation activation not None):
+        """Start what waits for an object, if it is free."""
+        self._pump(activation)
+
+    def cancel_running(self):
+        """Cancel every handler that waits for something. Returns how many."""
+        cdef Activation activation
+        count = 0
+        for activation in self.activations():
+            if activation.turn is not None and activation.turn._task is not None:
+                activation.turn._task.cancel()
+                count += 1
+        return count
+
+    def flush(self):
+        """Write the answers that became ready outside of a read."""
+        unflushed, self._unflushed = self._unflushed, []
+        for connection in unflushed:
+            (<Connection>connection)._flush()
+
+    cdef int _flush_soon(self, Connection connection) except -1:
+        if not self._unflushed:
+            self.loop.call_soon(self.flush)
+        self._unflushed.append(connection)
+        return 0
+
+    cdef double _now(self) except? -1:
+        return system_clock() if self._clock is None else <double>self._clock()
+
+    cdef int _admit(self, Turn turn) except -1:
+        # A request has arrived whole: start it, queue it, or have its object activated.
+        cdef Activation activation = <Activation>turn.table.activations.get(turn.id)
+        if self._in_flight >= self.in_flight_limit:
+            return refuse(turn, Overloaded(f"{self.in_flight_limit} calls are waiting or running on this node already"))
+        if activation is None:
+            self.runtime.activate(turn)
+            return 0
+        turn.activation = activation
+        if activation.turn is None and activation.open and activation._waiting is None and not activation.closing:
+            return self._start(turn)
+        if turn.context is not None and activation.turn is not None:
+            error = self.runtime.cycle(turn, activation)
+            if error is not None:
+                return refuse(turn, error)
+        if activation._waiting is not None and len(activation._waiting) >= self.waiting_limit:
+            return refuse(turn, Overloaded(f"{self.waiting_limit} calls wait for {turn.table.type_name}/{turn.id} already"))
+        activation._wait(turn)
+        return turn.connection._keep(turn)
+
+    cdef int _start(self, Turn turn) except -1:
+        # The object is free: give the turn to this request. It has ended on return, or its task is under way.
+        cdef Activation activation = turn.activation
+        cdef Method method = turn.method
+        cdef double now = self._now()
+        if now >= self.lease_until:
+            return self._pause(turn)
+        if now > turn.deadline:
+            return self._expire(turn)
+        if method._timeout != 0 and now + method._timeout < turn.deadline:
+            turn.deadline = now + method._timeout
+        try:
+            message = method._decode(turn._payload)
+        except Exception as error:
+            turn.fail(self.runtime.undecodable(turn, error))
+            return 0
+        turn._payload = None
+        self._last_turn += 1
+        turn.number = self._last_turn
+        activation.used_at = now
+        activation.turn = turn
+        PyContextVar_Set(current_turn, turn)
+        try:
+            if method._takes_app_data:
+                result = method._function(activation.instance, message, self.app_data)
+            else:
+                result = method._function(activation.instance, message)
+            if method._is_async:
+                coroutine = Guard.__new__(Guard)
+                (<Guard>coroutine)._coroutine = result
+                if EAGER:
+                    task = Task(coroutine, loop=self.loop, eager_start=True)
+                else:
+                    task = Task(coroutine, loop=self.loop)
+                if not task.done():
+                    turn._task = task
+                    turn.connection._keep(turn)
+                    task.add_done_callback(turn)
+                    return 0
+                result = task.result()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self.runtime.handler_failed(turn, error)
+        else:
+            self._finish(turn, result)
+        turn._end()
+        activation.turn = None
+        if activation.closing:
+            self.runtime.turn_ended(activation)
+        return 0
+
+    cdef int _finish(self, Turn turn, object result) except -1:
+        # The handler has returned: answer, unless the node is no longer sure to be the object's owner.
+        cdef Method method = turn.method
+        cdef Connection connection = turn.connection
+        if turn._abandoned:
+            return 0
+        if self._now() >= self.lease_until:
+            self.fenced += 1
+            turn.fail(OutcomeUnknown(f"the node lost its lease while {turn.table.type_name}/{turn.id} handled {method.name}"))
+            return 0
+        try:
+            if type(result) is method._reply_class:
+                payload = <bytes>method._encode(result)
+            else:
+                payload = <bytes>self.runtime.encode_reply(turn, result)
+        except Exception as error:
+            turn.fail(self.runtime.unencodable(result, error))
+            return 0
+        if len(payload) + ROOM_FOR_HEAD > connection.reader.limit:
+            turn.fail(FrameTooLarge(
+                f"the reply of {turn.table.type_name}/{turn.id} to {method.name} takes {len(payload)} bytes, "
+                f"the frame limit is {connection.reader.limit}"))
+            return 0
+        turn._end()
+        connection.writer.put_message(RESPONSE, turn._request_id, payload)
+        return connection._written()
+
+    cdef int _pump(self, Activation activation) except -1:
+        cdef Turn turn
+        while activation.turn is None and activation.open and not activation.closing and activation._waiting is not None:
+            turn = <Turn>activation._waiting.popleft()
+            if not activation._waiting:
+                activation._waiting = None
+            if not turn._abandoned and not turn.finished:
+                self._start(turn)
+                if activation in self._paused:
+                    return 0
+        if activation.closing and activation.turn is None and activation.open:
+            self.runtime.turn_ended(activation)
+        return 0
+
+    cdef int _pause(self, Turn turn) except -1:
+        # Without the lease nothing starts; it goes on when the lease is renewed.
+        self.fenced += 1
+        if turn.activation._waiting is None:
+            turn.activation._waiting = deque()
+        turn.activation._waiting.appendleft(turn)
+        turn.connection._keep(turn)
+        self._paused.add(turn.activation)
+        return 0
+
+    cdef int _expire(self, Turn turn) except -1:
+        if turn.activation is not None:
+            turn.activation._leave(turn)
+        turn.fail(Expired(f"{turn.method.name} waited for {turn.table.type_name}/{turn.id} until its deadline, and was not started"))
+        return 0
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Guard:
+    """A handler's coroutine, from which ``sys.exit()`` does not escape: asyncio would end the whole loop with it."""
+
+    cdef object _coroutine
+
+    def __iter__(self):
+        return self
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        cdef PyObject* result = NULL
+        cdef int outcome
+        try:
+            outcome = PyIter_Send(self._coroutine, None, &result)
+        except SystemExit as error:
+            raise exited(error) from error
+        value = <object>result
+        Py_DECREF(result)
+        if outcome == PYGEN_RETURN:
+            raise StopIteration(value)
+        return value
+
+    def send(self, value):
+        try:
+            return self._coroutine.send(value)
+        except SystemExit as error:
+            raise exited(error) from error
+
+    def throw(self, *error):
+        try:
+            return self._coroutine.throw(*error)
+        except SystemExit as error:
+            raise exited(error) from error
+
+    def close(self):
+        self._coroutine.close()
+
+    def __getattr__(self, name):
+        return getattr(self._coroutine, name)     # cr_frame and the like, so that a task's stack can be read
+
+
+cdef object exited(error):
+    return HandlerError(f"the handler called sys.exit({error.code!r})", ["SystemExit", ""])

@@ -1,0 +1,178 @@
+"""One live object: its lifecycle and its state. Its turns are taken in the compiled core."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from rio import message as codec
+from rio._core import dispatch
+from rio.errors import StateCorrupt, StateNotFound, StorageError, StorageUnavailable
+from rio.identity import Address, ObjectId, type_name_of
+from rio.message import NO_REPLY_DECLARED, Message, encode_message
+from rio.ref import Ref
+from rio.state import ManagedStateField, StateStorage
+
+if TYPE_CHECKING:
+    from rio.app_data import AppData
+    from rio.registry import RegisteredType
+    from rio.service_object import LifecycleHook
+
+T = TypeVar("T")
+
+
+class ActivationHost:
+    """What activations need of their node; :class:`rio.service.Service` is it."""
+
+    dispatcher: dispatch.Dispatcher
+    app_data: AppData
+    address: Address
+    state: StateStorage
+
+    def send(self, object_type: Any, id: str, message: Any, /, *, timeout: float | None, returns: Any) -> Awaitable[Any]:
+        raise NotImplementedError
+
+    def publish(self, object_id: ObjectId, type_name: str, payload: bytes) -> None:
+        raise NotImplementedError
+
+
+class Activation(dispatch.Activation):
+    """An object in memory, from the claim of its placement to its release."""
+
+    __slots__ = ("_host", "_saving", "_versions", "failed", "registered", "shutting_down", "superseded", "token")
+
+    def __init__(self, table: dispatch.TypeTable, id: str, registered: RegisteredType, host: ActivationHost) -> None:
+        super().__init__(table, id)
+        self.registered = registered
+        self.token = 0
+        """The fencing token of the claim."""
+        self.failed = False
+        """Its memory is not to be trusted any more: it is dropped without running its shutdown hooks."""
+        self.superseded = False
+        """Another activation owns the object: there is no placement to release."""
+        self.shutting_down = False
+        """Its shutdown hook runs."""
+        self._host = host
+        self._saving: asyncio.Event | None = None
+        self._versions: dict[str, int] = {}
+
+    @property
+    def object_id(self) -> ObjectId:
+        return ObjectId(self.table.type_name, self.id)
+
+    # --- lifecycle ------------------------------------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Make the instance and bring it to life.
+
+        :raises Exception: what a hook raised.
+        """
+        instance = self.instance = self.registered.cls()
+        instance.id = self.id
+        instance.object_id = self.object_id
+        instance._activation = self
+        hooks = self.registered.hooks
+        for hook in (hooks.before_load, hooks.load, hooks.after_load):
+            await self._run(hook)
+
+    async def unload(self) -> None:
+        """Run the shutdown hooks.
+
+        :raises Exception: what a hook raised.
+        """
+        hooks = self.registered.hooks
+        await self._run(hooks.before_shutdown)
+        self.shutting_down = True
+        await self._run(hooks.shutdown)
+
+    async def _run(self, hook: LifecycleHook | None) -> None:
+        if hook is not None:
+            await hook.run(self.instance, self._host.app_data)
+
+    def drop(self, *, superseded: bool = False) -> None:
+        """Let no further turn start; the memory is dropped once the running one has ended."""
+        self.failed = True
+        self.superseded = self.superseded or superseded
+        self.closing = True
+
+    # --- what the object's own methods need -------------------------------------------------------------------------------------------------
+
+    @property
+    def app_data(self) -> AppData:
+        return self._host.app_data
+
+    @property
+    def address(self) -> Address:
+        return self._host.address
+
+    def send(
+        self, object_type: type[Any] | str, id: str, message: Any, /, *, returns: Any = NO_REPLY_DECLARED, timeout: float | None = None
+    ) -> Awaitable[Any]:
+        return self._host.send(object_type, id, message, returns=None if returns is NO_REPLY_DECLARED else returns, timeout=timeout)
+
+    def ref(self, object_type: type[T], id: str, /) -> T:
+        return cast(T, Ref(self, object_type, id))  # type: ignore[arg-type]
+
+    def publish(self, event: Message[Any], /) -> None:
+        self._host.publish(self.object_id, type_name_of(type(event)), encode_message(event))
+
+    async def shutdown(self) -> None:
+        """Ask for the object's deactivation, which starts when the running turn has ended."""
+        self.closing = True
+        self._host.dispatcher.pump(self)
+
+    # --- state ------------------------------------------------------------------------------------------------------------------------------
+
+    async def load_state(self, *attributes: str) -> None:
+        """Read these managed states, or all."""
+        for field in self._fields(attributes):
+            setattr(self.instance, field.attribute, await self._load(field))
+
+    async def save_state(self, *attributes: str) -> None:
+        """Write these managed states, or all.
+
+        Where it is not certain that all were written, memory and storage may differ: the activation is dropped after this turn, and the
+        object is loaded again by the next call.
+        """
+        while self._saving is not None:
+            await self._saving.wait()
+        self._saving = asyncio.Event()
+        try:
+            if not self._host.dispatcher.admits:
+                raise StorageUnavailable(f"{self.object_id} was not saved: the node has lost its lease")
+            for field in self._fields(attributes):
+                await self._save(field)
+        except StorageError:
+            self.drop()
+            raise
+        except asyncio.CancelledError:
+            self.drop()
+            raise
+        finally:
+            self._saving.set()
+            self._saving = None
+
+    async def _load(self, field: ManagedStateField) -> Any:
+        storage = field.storage or self._host.state
+        try:
+            stored = await storage.load_and_fence(self.object_id, field.state_name, self.token)
+        except StateNotFound:
+            self._versions[field.state_name] = 0
+            return field.state_type()
+        self._versions[field.state_name] = stored.version
+        return codec.decode(stored.data, field.state_type, failure=StateCorrupt)
+
+    async def _save(self, field: ManagedStateField) -> None:
+        storage = field.storage or self._host.state
+        data = codec.encode(getattr(self.instance, field.attribute))
+        version = self._versions[field.state_name]
+        self._versions[field.state_name] = await storage.save(self.object_id, field.state_name, self.token, version, data)
+
+    def _fields(self, attributes: tuple[str, ...]) -> list[ManagedStateField]:
+        fields = self.registered.managed_states
+        unknown = set(attributes) - {field.attribute for field in fields}
+        if unknown:
+            known = ", ".join(field.attribute for field in fields) or "none"
+            raise AttributeError(f"{self.table.type_name} has no managed state {', '.join(sorted(unknown))}; it has: {known}")
+        return [field for field in fields if not attributes or field.attribute in attributes]

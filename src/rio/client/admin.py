@@ -1,0 +1,37 @@
+"""Commands to the cluster itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from rio import protocol
+
+if TYPE_CHECKING:
+    from rio.client.client import Client
+    from rio.service_object import ServiceObject
+
+
+@dataclass(frozen=True)
+class AdminCommand:
+    """A command for :meth:`rio.Client.admin`: ``AdminCommand.shutdown(Account, "ada")`` or ``AdminCommand.server_exit("10.0.0.7:5000")``."""
+
+    object_type: type[Any] | str = ""
+    id: str = ""
+    address: str = ""
+
+    @classmethod
+    def shutdown(cls, object_type: type[ServiceObject] | str, id: str) -> Self:
+        """Deactivate an object, on whichever node it lives. Its next message brings it back."""
+        return cls(object_type=object_type, id=id)
+
+    @classmethod
+    def server_exit(cls, address: str) -> Self:
+        """Have a server drain and stop."""
+        return cls(address=address)
+
+    async def run(self, client: Client) -> None:
+        if self.address:
+            await client.ask_to_leave(self.address)
+        else:
+            await client.send(self.object_type, self.id, protocol.Shutdown())

@@ -1,0 +1,136 @@
+"""The servers that a client is connected to: one multiplexed connection for each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from rio._core.calls import Call
+from rio.errors import NotExecuted, RioError
+from rio.identity import Address
+from rio.transport import HANDSHAKE_TIMEOUT, ClientProtocol
+
+logger = logging.getLogger("rio.client")
+
+Connect = Callable[["Peer"], Awaitable[ClientProtocol]]
+
+
+class PeerOwner(Protocol):
+    """What a peer asks of its client."""
+
+    def unreachable(self, peer: Peer, call: Call, error: NotExecuted) -> None: ...
+    def given_to(self, peer: Peer, connection: ClientProtocol, call: Call) -> None: ...
+
+
+class Peer:
+    """One server: its connection, or the calls that wait for it."""
+
+    def __init__(self, address: str, owner: PeerOwner, connect: Connect) -> None:
+        self.address = address
+        self.connection: ClientProtocol | None = None
+        self.draining = False
+        """It has said that it is about to stop: new objects go elsewhere."""
+        self.failures = 0
+        """How often in a row it could not be reached."""
+        self._owner = owner
+        self._connect = connect
+        self._waiting: dict[Call, None] = {}
+        self._connecting: asyncio.Task[None] | None = None
+
+    def submit(self, call: Call) -> None:
+        """Send a call now, or as soon as the server is connected."""
+        if self.connection is not None and self.connection.usable:
+            self._owner.given_to(self, self.connection, call)
+            return
+        self._waiting[call] = None
+        self.start_connecting()
+
+    def withdraw(self, call: Call) -> None:
+        """The caller has given up a call that may be waiting here."""
+        self._waiting.pop(call, None)
+
+    @property
+    def waiting(self) -> list[Call]:
+        """The calls that wait for the connection."""
+        return list(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is lost by forgetting it."""
+        return not self._waiting and self._connecting is None and (self.connection is None or not self.connection.usable)
+
+    def start_connecting(self) -> asyncio.Task[None]:
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(self._connect_and_send(), name=f"connect to {self.address}")
+        return self._connecting
+
+    async def connected(self) -> ClientProtocol:
+        """The connection, made if necessary.
+
+        :raises NotExecuted: the server cannot be reached.
+        """
+        if self.connection is None or not self.connection.usable:
+            await asyncio.shield(self.start_connecting())
+        if self.connection is None or not self.connection.usable:
+            raise NotExecuted(f"{self.address} cannot be reached")
+        return self.connection
+
+    async def _connect_and_send(self) -> None:
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                self.connection = await self._connect(self)
+        except (OSError, RioError) as error:
+            self._failed(NotExecuted(f"{self.address} cannot be reached: {error or type(error).__name__}"))
+        except asyncio.CancelledError:
+            self._failed(NotExecuted("the client was closed"))
+            raise
+        else:
+            self._succeeded(self.connection)
+        finally:
+            self._connecting = None
+
+    def _succeeded(self, connection: ClientProtocol) -> None:
+        self.failures = 0
+        self.draining = False
+        connection.on_goaway = self._goes_away
+        waiting, self._waiting = self._waiting, {}
+        for call in waiting:
+            self._owner.given_to(self, connection, call)
+
+    def _failed(self, error: NotExecuted) -> None:
+        self.failures += 1
+        self.connection = None
+        self._connecting = None
+        waiting, self._waiting = self._waiting, {}
+        for call in waiting:
+            self._owner.unreachable(self, call, error)
+
+    def _goes_away(self) -> None:
+        self.draining = True
+
+    async def close(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        if self.connection is not None:
+            self.connection.close()
+            await self.connection.wait_closed()
+            self.connection = None
+
+
+async def open_connection(address: str, make: Callable[[], ClientProtocol]) -> ClientProtocol:
+    """Connect over TCP, and wait until the server has introduced itself.
+
+    :raises OSError: it cannot be reached.
+    :raises RioError: it does not speak our protocol.
+    """
+    host, port = Address.parse(address)
+    _, connection = await asyncio.get_running_loop().create_connection(make, host, port)
+    try:
+        await connection.ready
+    except BaseException:
+        connection.close()
+        raise
+    return connection

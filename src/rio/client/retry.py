@@ -1,0 +1,47 @@
+"""What a client does about a call that failed: the rules, without the doing."""
+
+from __future__ import annotations
+
+import random
+from enum import Enum, auto
+
+from rio.errors import Expired, NotActivated, NotExecuted, OutcomeUnknown, Redirected, RioError, UnknownType
+
+MAX_REDIRECTS = 4
+FIRST_DELAY = 0.02
+"""Seconds; doubled with each attempt."""
+LONGEST_DELAY = 1.0
+
+
+class Next(Enum):
+    """What to do with a call after an answer that is an error."""
+
+    RAISE = auto()
+    FOLLOW = auto()
+    """Go to the node that is named."""
+    ANOTHER = auto()
+    """Ask another node at once."""
+    LATER = auto()
+    """Wait, then look for a node again."""
+
+
+def decide(error: RioError, *, repeatable: bool) -> Next:
+    """``repeatable``: the message is declared idempotent or readonly, so it may be sent again although it may have run."""
+    match error:
+        case Redirected():
+            return Next.FOLLOW
+        case UnknownType():
+            return Next.ANOTHER
+        case Expired() | NotActivated():
+            return Next.RAISE
+        case NotExecuted():
+            return Next.LATER
+        case OutcomeUnknown():
+            return Next.LATER if repeatable and not isinstance(error, TimeoutError) else Next.RAISE
+        case _:
+            return Next.RAISE
+
+
+def delay(attempt: int, rng: random.Random) -> float:
+    """Seconds to wait before attempt number ``attempt`` (1 for the first repetition): full jitter, doubling, at most a second."""
+    return rng.uniform(0.0, min(LONGEST_DELAY, FIRST_DELAY * 2.0**attempt))

@@ -1,0 +1,140 @@
+"""The arithmetic of staying alive and staying single: plain state machines, without a clock, a storage or a task of their own.
+
+One side holds a lease (:class:`Lease`), the others time its silence (:class:`Observer`). Why a node has stopped admitting before anyone may
+evict it: the storage applied the last renewal after the node *sent* it, from where ``lease_local`` runs, and before the observer
+*received* the read that showed it, from where ``lease_evict`` runs; and ``lease_evict`` is longer than ``lease_local`` even if the two
+clocks run at rates that are 10 % off in opposite directions. The eviction names the counter it judged, so one that comes late fails.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from rio.cluster.config import ClusterConfig
+from rio.cluster.membership import Member, MembershipSnapshot
+
+GAP_POLLS = 2.5
+"""An observer whose reads were further apart than this many ``poll_interval`` has not observed, and starts to count anew."""
+
+MAX_ENDED_MEMBERS = 64
+"""How many members that left or died are kept in the storage, whatever their age."""
+
+
+class Lease:
+    """Until when a node may admit calls, by its own clock.
+
+    ``duration``: ``lease_local`` in seconds, or infinite where nobody watches.
+    """
+
+    def __init__(self, duration: float) -> None:
+        self._duration = duration
+        self._fenced_at = -math.inf
+        self.until = -math.inf
+        """``max(old, sent + lease_local)`` over the renewals that succeeded; ``-inf`` before the first and after a fence."""
+
+    def renewed(self, sent: float) -> float:
+        """Count a renewal that succeeded and was *sent* at ``sent``, whenever its answer came; returns :attr:`until`.
+
+        One that was sent before the node was fenced says nothing about now and is ignored.
+        """
+        if sent > self._fenced_at:
+            self.until = max(self.until, sent + self._duration)
+        return self.until
+
+    def fence(self, now: float) -> None:
+        """End the lease at once. Only a renewal sent after ``now`` brings it back."""
+        self._fenced_at = max(self._fenced_at, now)
+        self.until = -math.inf
+
+    def admits(self, now: float) -> bool:
+        """Whether a turn may start at ``now``. It pauses by itself when renewals fail and goes on with the first that succeeds."""
+        return now < self.until
+
+
+class Duties(NamedTuple):
+    """What an observer should do after a read; repeated by each read until the storage shows it done."""
+
+    evict: tuple[Member, ...]
+    """Members to declare dead, as they were read: by compare-and-set on their status *and* their lease counter. In ring order."""
+    purge: tuple[int, ...]
+    """Generations of members that ended long enough ago to be forgotten."""
+
+
+class _Seen(NamedTuple):
+    counter: int
+    since: float
+    """When the read that first showed this counter was received."""
+
+
+class Observer:
+    """What the member ``generation`` knows about the others from its own reads of the membership, by its own clock.
+
+    Two rules keep a sick observer from evicting healthy members. Where its own reads were more than ``2.5 * poll_interval`` apart, or its
+    own counter stood still for ``lease_local`` (a storage that can be read but not written), it learnt nothing: all its timers restart.
+    """
+
+    def __init__(self, generation: int, config: ClusterConfig) -> None:
+        self._generation = generation
+        self._config = config
+        self._received = -math.inf
+        self._seen: dict[int, _Seen] = {}
+        self._ended: dict[int, float] = {}
+
+    def step(self, snapshot: MembershipSnapshot, sent: float, received: float) -> Duties:
+        """Take in one successful read, asked for at ``sent`` and answered at ``received`` (seconds of the observer's clock)."""
+        if received - self._received > GAP_POLLS * self._config.poll_interval:
+            self._seen = {}
+        self._received = received
+        self._time_counters(snapshot, received)
+        self._time_ended(snapshot, received)
+        if self._silence(self._generation, sent) >= self._config.lease_local:
+            self._restart(received)
+        return Duties(self._to_evict(snapshot, sent), self._to_purge(snapshot, received))
+
+    def _time_counters(self, snapshot: MembershipSnapshot, received: float) -> None:
+        seen = {}
+        for member in snapshot.members:
+            if not member.status.terminal:
+                before = self._seen.get(member.generation)
+                unchanged = before is not None and before.counter == member.lease_counter
+                seen[member.generation] = before if before and unchanged else _Seen(member.lease_counter, received)
+        self._seen = seen
+
+    def _time_ended(self, snapshot: MembershipSnapshot, received: float) -> None:
+        ended = (member.generation for member in snapshot.members if member.status.terminal)
+        self._ended = {generation: self._ended.get(generation, received) for generation in ended}
+
+    def _silence(self, generation: int, sent: float) -> float:
+        """For how long at least the counter has been the same: from the receipt of the first read to the sending of the last."""
+        seen = self._seen.get(generation)
+        return -math.inf if seen is None else sent - seen.since
+
+    def _restart(self, received: float) -> None:
+        for generation, seen in self._seen.items():
+            if generation != self._generation:
+                self._seen[generation] = seen._replace(since=received)
+
+    def _to_evict(self, snapshot: MembershipSnapshot, sent: float) -> tuple[Member, ...]:
+        watched = watch(snapshot, self._generation, self._config.limit_monitored_members)
+        return tuple(member for member in watched if self._silence(member.generation, sent) >= self._config.lease_evict)
+
+    def _to_purge(self, snapshot: MembershipSnapshot, received: float) -> tuple[int, ...]:
+        if self._generation != min((member.generation for member in snapshot.active), default=None):
+            return ()
+        newest_first = sorted(self._ended, reverse=True)
+        return tuple(
+            generation
+            for rank, generation in enumerate(newest_first)
+            if rank >= MAX_ENDED_MEMBERS or received - self._ended[generation] >= self._config.drop_inactive_after
+        )
+
+
+def watch(snapshot: MembershipSnapshot, generation: int, limit: int | None = None) -> tuple[Member, ...]:
+    """The members that ``generation`` may evict: the next ``limit`` after itself on the ring of generations that have not ended.
+
+    With a limit each member is still watched by that many others; rio-rs watches the same first few from everywhere.
+    """
+    others = (member for member in snapshot.members if not member.status.terminal and member.generation != generation)
+    ring = sorted(others, key=lambda member: (member.generation < generation, member.generation))
+    return tuple(ring[:limit])

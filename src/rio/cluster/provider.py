@@ -1,0 +1,296 @@
+"""What stands between a server and the membership: joining, holding a lease, learning who else is there, leaving."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
+
+from rio.clock import Clock, now
+from rio.cluster.config import ClusterConfig
+from rio.cluster.lease import Lease, Observer
+from rio.cluster.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
+from rio.errors import NodeEvicted, StorageError, StorageUnavailable
+
+logger = logging.getLogger("rio.cluster")
+
+T = TypeVar("T")
+
+FIRST_RETRY = 0.05
+"""Seconds before the first retry of something that failed, at most; doubled by each further failure."""
+
+MAX_ABANDONED_CALLS = 64
+"""Storage calls that may hang on after their time-out, before new ones are refused."""
+
+
+class ClusterProvider(ABC):
+    """One node's part in the cluster. The server owns one, and calls in this order: callbacks, ``join``, ``serve``, ``drain``, ``leave``.
+
+    ``storage``: prepared by the caller, who also closes it. ``config``: :meth:`ClusterConfig.strict` unless given. ``clock``: seconds, the
+    same clock by which the server admits. ``rng``: spreads the retries.
+
+    A node admits calls while ``clock()`` is less than what :attr:`on_lease` was last told. Storage calls end within
+    ``config.storage_timeout`` even where a driver ignores both time-outs and cancellation.
+    """
+
+    def __init__(
+        self, storage: MembershipStorage, config: ClusterConfig | None = None, *, clock: Clock = now, rng: random.Random | None = None
+    ) -> None:
+        self._storage = storage
+        self._config = config or ClusterConfig()
+        self._clock = clock
+        self._rng = rng or random.Random()
+        self._calls = _StorageCalls(self._config.storage_timeout)
+        self._lease = Lease(self._lease_duration())
+        self._leaving = asyncio.Event()
+        self._observer = Observer(0, self._config)
+        self.generation = 0
+        """The identity that the storage gave this node, 0 before :meth:`join`."""
+        self.address = ""
+        """``host:port`` as joined."""
+        self.snapshot = MembershipSnapshot(0, 0)
+        """The newest membership that this node has read."""
+        self.on_lease: Callable[[float], None] = _ignore
+        """Called with ``lease_until``, a time of ``clock``, each time it moves: infinite where nobody watches, ``-inf`` for a fence."""
+        self.on_snapshot: Callable[[MembershipSnapshot], None] = _ignore
+        """Called with each snapshot whose version is new."""
+
+    async def join(self, address: str, metadata: bytes = b"") -> int:
+        """Become an active member and return its generation. To be called once the listener is bound: older members of ``address`` die.
+
+        If this raises or is cancelled, :meth:`leave` takes back what it did; without it the others evict the member, which is silent.
+
+        :raises StorageUnavailable: the storage did not answer.
+        :raises NodeEvicted: another node took the address over meanwhile.
+        """
+        self._leaving.clear()
+        self._lease = Lease(self._lease_duration())
+        registered = await self._calls.run(self._storage.register(address, metadata))
+        self.generation, self.address, self.snapshot = registered.generation, address, registered.snapshot
+        self._observer = Observer(self.generation, self._config)
+        self.on_snapshot(self.snapshot)
+        await self._renew()
+        await self._advance(MemberStatus.ACTIVE)
+        await self.refresh()
+        logger.info("%s joined as member %d", address, self.generation)
+        return self.generation
+
+    async def serve(self) -> None:
+        """Hold the lease and follow the membership until cancelled, or until :meth:`leave`. No failure of the storage ends it.
+
+        :raises NodeEvicted: this node is no longer a live member. It was fenced first; it must stop, and may start again as a new member.
+        :raises RuntimeError: the node has not joined.
+        """
+        if not self.generation:
+            raise RuntimeError("join() comes before serve()")
+        tasks = [asyncio.create_task(loop) for loop in (_until(self._leaving), *self._loops())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._calls.settle()
+
+    async def drain(self) -> None:
+        """Tell the cluster that this node activates nothing new. It stays a member and must keep being served until :meth:`leave`.
+
+        :raises StorageUnavailable: the storage did not answer; it may be tried again.
+        :raises NodeEvicted: the node is no longer a live member.
+        """
+        await self._advance(MemberStatus.DRAINING)
+
+    async def leave(self) -> None:
+        """Fence this node for good, end :meth:`serve`, and tell the cluster, so that others take its objects at once. Idempotent.
+
+        To be called when no turn runs any more; after a failed :meth:`join` and after :class:`NodeEvicted` as well.
+
+        :raises StorageUnavailable: the storage did not answer. The node is fenced all the same, and the others evict it by its silence.
+        """
+        self._leaving.set()
+        self._fence()
+        try:
+            await self._advance(MemberStatus.LEFT)
+        finally:
+            await self._calls.settle()
+
+    async def refresh(self) -> MembershipSnapshot:
+        """Read the membership now and return :attr:`snapshot`, which is this read or a newer one.
+
+        :raises StorageUnavailable: the storage did not answer.
+        :raises NodeEvicted: this node is no longer a live member; it is fenced.
+        """
+        await self._read()
+        return self.snapshot
+
+    @abstractmethod
+    def _lease_duration(self) -> float:
+        """``lease_local`` in seconds, or infinite where nobody watches."""
+
+    @abstractmethod
+    async def _renew(self) -> None:
+        """Renew the lease once, and :meth:`_extend` it."""
+
+    @abstractmethod
+    async def _evict(self, member: Member) -> None:
+        """Act on a member whose lease has run out."""
+
+    def _loops(self) -> list[Coroutine[Any, Any, None]]:
+        """What :meth:`serve` runs, side by side, until one of them raises."""
+        return [self._repeat("reading the membership", self._config.poll_interval, self._poll)]
+
+    async def _repeat(self, what: str, interval: float, action: Callable[[], Awaitable[None]]) -> None:
+        """Run ``action`` every ``interval`` seconds from start to start, sooner after a failure, whatever fails but an eviction."""
+        failures = 0
+        while True:
+            started = self._clock()
+            try:
+                await action()
+            except NodeEvicted:
+                raise
+            except Exception as error:
+                failures += 1
+                self._log_failure(what, failures, error)
+            else:
+                if failures:
+                    logger.info("member %d: %s works again after %d failure(s)", self.generation, what, failures)
+                failures = 0
+            pause = retry_delay(failures, interval, self._rng) if failures else interval
+            await asyncio.sleep(max(0.0, started + pause - self._clock()))
+
+    def _log_failure(self, what: str, failures: int, error: Exception) -> None:
+        level = logging.WARNING if failures == 1 else logging.DEBUG
+        unexpected = None if isinstance(error, StorageError) else error
+        margin = self._lease.until - self._clock()
+        logger.log(level, "member %d: %s failed, %.1f s of lease left: %r", self.generation, what, margin, error, exc_info=unexpected)
+
+    async def _poll(self) -> None:
+        """Read once, then do what the observer finds until the next read is due, at least one thing: what is left over is found again."""
+        sent = self._clock()
+        snapshot = await self._read()
+        duties = self._observer.step(snapshot, sent, self._clock())
+        for act in (*(partial(self._evict, member) for member in duties.evict), *(partial(self._purge, ended) for ended in duties.purge)):
+            await act()
+            if self._clock() >= sent + self._config.poll_interval:
+                break
+
+    async def _read(self) -> MembershipSnapshot:
+        """One read as it came; :attr:`snapshot` takes it unless a newer one has overtaken it."""
+        read = await self._calls.run(self._storage.snapshot())
+        status = read.status_of(self.generation)
+        if self.generation and status is not None and status >= MemberStatus.CONDEMNED:
+            self._lost(f"is {status.name}")
+        known = self.snapshot.version
+        if read.version >= known:
+            self.snapshot = read
+        if read.version > known:
+            self.on_snapshot(read)
+        return read
+
+    async def _purge(self, generation: int) -> None:
+        await self._calls.run(self._storage.purge(generation))
+
+    async def _advance(self, target: MemberStatus) -> None:
+        """Move this node's own status forward to ``target``, from wherever it is. Repeating it is harmless."""
+        member = self.snapshot.find(self.generation)
+        while member is not None and member.status < target:
+            member = (await self._calls.run(self._storage.set_status(self.generation, member.status, target))).member
+        status = MemberStatus.DEAD if member is None else member.status
+        if target < MemberStatus.CONDEMNED <= status:
+            self._lost(f"is {status.name}")
+
+    def _extend(self, sent: float) -> None:
+        """Take note of a renewal that succeeded and was sent at ``sent``."""
+        before = self._lease.until
+        if not self._leaving.is_set() and self._lease.renewed(sent) != before:
+            self.on_lease(self._lease.until)
+
+    def _fence(self) -> None:
+        self._lease.fence(self._clock())
+        self.on_lease(-math.inf)
+
+    def _lost(self, why: str) -> None:
+        """Fence, and raise what ends the node; a node that leaves knows already."""
+        if not self._leaving.is_set():
+            self._fence()
+            logger.error("member %d (%s) %s in the membership: it is fenced and stops", self.generation, self.address, why)
+            raise NodeEvicted(f"member {self.generation} ({self.address}) {why} in the membership")
+
+
+class LocalClusterProvider(ClusterProvider):
+    """Membership within one process: no failure is detected, so the lease never ends and nobody is evicted.
+
+    Works over any storage, for instance a file that a single server uses alone. It still follows the membership, stops when another
+    server joins at its address, and forgets old members. After a crash the server has to come back at the same address: only that tells
+    the storage that the old one is dead. Not to be mixed with other providers in one cluster: they would evict it.
+    """
+
+    def _lease_duration(self) -> float:
+        return math.inf
+
+    async def _renew(self) -> None:
+        self._extend(self._clock())
+
+    async def _evict(self, member: Member) -> None:
+        """Nobody renews here, so silence means nothing."""
+
+
+class _StorageCalls:
+    """Runs storage calls in tasks of their own, so that none can hold its caller longer than ``timeout`` seconds."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._abandoned: set[asyncio.Task[Any]] = set()
+
+    async def run(self, call: Coroutine[Any, Any, T]) -> T:
+        """The call's result. A call that outlasts the time-out, or its caller, is cancelled and left to end: its outcome is unknown.
+
+        :raises StorageUnavailable: no answer in time, or too many earlier calls still hang.
+        """
+        if len(self._abandoned) >= MAX_ABANDONED_CALLS:
+            call.close()
+            raise StorageUnavailable(f"{len(self._abandoned)} earlier calls of the storage still hang")
+        task = asyncio.create_task(call)
+        try:
+            await asyncio.wait((task,), timeout=self._timeout)
+        finally:
+            if not task.done():
+                self._abandon(task)
+        if not task.done() or task.cancelled():
+            raise StorageUnavailable(f"the storage did not answer within {self._timeout:g} s")
+        return task.result()
+
+    async def settle(self) -> None:
+        """Wait for the calls that were abandoned, as long as one call may take."""
+        if self._abandoned:
+            await asyncio.wait(self._abandoned, timeout=self._timeout)
+
+    def _abandon(self, task: asyncio.Task[Any]) -> None:
+        self._abandoned.add(task)
+        task.add_done_callback(self._end)
+        task.cancel()
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.debug("a storage call failed after it was given up: %r", task.exception())
+
+
+def retry_delay(failures: int, longest: float, rng: random.Random) -> float:
+    """Seconds before the next attempt after ``failures`` in a row: full jitter below ``min(longest, 0.05 * 2 ** (failures - 1))``."""
+    return rng.uniform(0.0, min(longest, FIRST_RETRY * 2.0 ** min(failures - 1, 32)))
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _ignore(_: object) -> None:
+    """What a callback is until the server sets it."""

@@ -1,0 +1,217 @@
+"""What is on the wire besides requests and replies, which the compiled core writes: the envelopes of ``docs/protocol.md``."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, Protocol
+
+import msgspec
+
+from rio.errors import DeadlockError, HandlerError, ProtocolError, ProtocolVersionMismatch, RioError
+from rio.message import Message
+
+VERSION = 1
+MAX_CHAIN = 64
+"""Calls within calls before the chain is taken for an endless one."""
+MAX_TRACEBACK = 16 * 1024
+
+RESERVED_PREFIX = "rio."
+"""Of the names of types and messages that are not for users."""
+
+
+class Subscribe(Message[None], type_name="rio.subscribe", idempotent=True):
+    """Every object answers it: from now on its events go to the connection on which this came."""
+
+    number: int
+    """What the sender calls the subscription."""
+
+
+class Shutdown(Message[None], type_name="rio.shutdown", idempotent=True):
+    """Every object answers it: it is deactivated after this turn."""
+
+
+class Kind(IntEnum):
+    HELLO = 0
+    REQUEST = 1
+    RESPONSE = 2
+    ERROR = 3
+    CANCEL = 4
+    END = 5
+    """Of a subscription: from the client without, from the server with a reason."""
+    EVENT = 6
+    PING = 7
+    PONG = 8
+    GOAWAY = 9
+    """From a server: it drains, send new objects elsewhere. From a client: drain and stop."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Hello(msgspec.Struct, omit_defaults=True):
+    """How the two sides introduce themselves; unknown keys are ignored, so that later versions can say more."""
+
+    version: int
+    role: str
+    """``"client"`` or ``"node"``."""
+    generation: int = 0
+    """Of a node: its member number."""
+    address: str = ""
+    """Of a node: where it can be reached."""
+
+
+def hello(hello: Hello) -> bytes:
+    return _encode((Kind.HELLO, 0, hello))
+
+
+def read_hello(body: bytes) -> Hello:
+    """:raises ProtocolError: the frame is no HELLO. :raises ProtocolVersionMismatch: of another version."""
+    kind, hello = _read(body, tuple[int, int, Hello])[::2]
+    if kind != Kind.HELLO:
+        raise ProtocolError(f"the first frame must be a HELLO, not one of kind {kind}")
+    if hello.version != VERSION:
+        raise ProtocolVersionMismatch(f"this side speaks version {VERSION} of the protocol, the peer version {hello.version}", [VERSION])
+    assert isinstance(hello, Hello)
+    return hello
+
+
+def error(id: int, error: BaseException) -> bytes:
+    """An error as the answer to request ``id``, or about the whole connection where that is 0."""
+    if not isinstance(error, RioError) or not error.code:
+        error = HandlerError(f"{type(error).__name__}: {error}", [type(error).__name__, ""])
+    try:
+        return _encode((Kind.ERROR, id, error.code, error.message, error.detail))
+    except (TypeError, ValueError, OverflowError, RecursionError) as cause:
+        text = f"{error.message} (its detail cannot be sent: {cause})"
+        return _encode((Kind.ERROR, id, error.code, text, None))
+
+
+def read_error(body: bytes) -> tuple[str, str, Any]:
+    """``(code, text, detail)`` of an ERROR. :raises ProtocolError: it is none."""
+    return _read(body, tuple[int, int, str, str, Any])[2:]
+
+
+def simple(kind: Kind, id: int) -> bytes:
+    return _encode((kind, id))
+
+
+def end(number: int, error: RioError) -> bytes:
+    """The server ends a subscription."""
+    return _encode((Kind.END, number, error.code, error.message, error.detail))
+
+
+def read_end(body: bytes) -> tuple[str, str, Any]:
+    return _read(body, tuple[int, int, str, str, Any])[2:]
+
+
+def event_tail(type_name: str, payload: bytes) -> bytes:
+    """The part of an EVENT that is the same for all subscribers."""
+    return _encode(type_name) + payload
+
+
+def event(number: int, sequence: int, tail: bytes) -> bytes:
+    """An EVENT: ``[6, number, sequence, type name, payload]``."""
+    return b"\x95\x06" + _encode(number) + _encode(sequence) + tail
+
+
+def read_event(body: bytes) -> tuple[int, str, bytes]:
+    """``(sequence, type name, payload)``."""
+    _, _, sequence, type_name, payload = _read(body, tuple[int, int, int, str, msgspec.Raw])
+    return sequence, type_name, bytes(payload)
+
+
+def goaway(text: str) -> bytes:
+    return _encode((Kind.GOAWAY, 0, text))
+
+
+def _read(body: bytes, shape: Any) -> Any:
+    try:
+        return _decoder(shape).decode(body)
+    except (msgspec.MsgspecError, RecursionError) as cause:
+        raise ProtocolError(f"a frame does not decode: {cause}") from cause
+
+
+_DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+
+
+def _decoder(shape: Any) -> msgspec.msgpack.Decoder[Any]:
+    if shape not in _DECODERS:
+        _DECODERS[shape] = msgspec.msgpack.Decoder(shape)
+    return _DECODERS[shape]
+
+
+# --- what travels with a call -----------------------------------------------------------------------------------------------------------
+
+
+class Link(msgspec.Struct, array_like=True, frozen=True):
+    """One call in a chain of calls that wait for each other."""
+
+    type_name: str
+    id: str
+    message_name: str
+    turn: int
+    """The number of the turn that makes the next call."""
+
+    def __str__(self) -> str:
+        return f"{self.type_name}/{self.id}.{self.message_name}"
+
+
+class Context(msgspec.Struct, omit_defaults=True):
+    """What travels with a call; unknown keys are ignored."""
+
+    chain: tuple[Link, ...] = ()
+    """Who waits for this call, the outermost first."""
+
+
+class RunningTurn(Protocol):
+    """What is needed of a :class:`rio._core.dispatch.Turn`."""
+
+    @property
+    def type_name(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def message_name(self) -> str: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def context(self) -> bytes | None: ...
+
+
+def read_context(context: bytes | None) -> Context:
+    """:raises ProtocolError: it does not decode."""
+    return Context() if context is None else _read(context, Context)
+
+
+def nested_context(turn: RunningTurn) -> bytes:
+    """What a call carries that is made during ``turn``.
+
+    :raises DeadlockError: the chain is longer than ``MAX_CHAIN``.
+    """
+    context = read_context(turn.context)
+    if len(context.chain) >= MAX_CHAIN:
+        raise DeadlockError(f"a chain of {MAX_CHAIN} calls within calls does not end: {' -> '.join(map(str, context.chain[-4:]))}", names(context.chain))
+    context.chain = (*context.chain, Link(turn.type_name, turn.id, turn.message_name, turn.number))
+    return _encode(context)
+
+
+def cycle(waiting: RunningTurn, holder: RunningTurn) -> DeadlockError | None:
+    """The error for a call that would wait for the turn ``holder``, if that turn waits for the call."""
+    chain = read_context(waiting.context).chain
+    for place, link in enumerate(chain):
+        if link.turn == holder.number and (link.type_name, link.id) == (holder.type_name, holder.id):
+            links = [*names(chain[place:]), f"{waiting.type_name}/{waiting.id}.{waiting.message_name}"]
+            return DeadlockError(f"the call would wait for itself: {' -> '.join(links)}", links)
+    return None
+
+
+def names(chain: Sequence[Link]) -> list[str]:
+    return [str(link) for link in chain]
+
+
+def traceback_of(error: BaseException) -> str:
+    """The end of the traceback, as text that fits into an error."""
+    return "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]
+

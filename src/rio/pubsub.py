@@ -1,0 +1,100 @@
+"""Events: who on this node's connections listens to which object."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from rio import protocol
+from rio.errors import RioError
+from rio.identity import ObjectId
+
+MAX_UNSENT = 1024 * 1024
+"""Bytes that may wait for a slow subscriber's connection before events are dropped; it is told how many."""
+
+
+class EventSink(Protocol):
+    """The connection of a subscriber."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait to be sent."""
+        ...
+
+    def put(self, body: bytes) -> None: ...
+
+
+class Listener:
+    """One subscription on one connection. A gap in the sequence tells the subscriber how many events were dropped."""
+
+    __slots__ = ("number", "object_id", "sequence", "sink")
+
+    def __init__(self, object_id: ObjectId, sink: EventSink, number: int) -> None:
+        self.object_id = object_id
+        self.sink = sink
+        self.number = number
+        self.sequence = 0
+
+    def deliver(self, tail: bytes) -> bool:
+        self.sequence += 1
+        if self.sink.unsent > MAX_UNSENT:
+            return False
+        self.sink.put(protocol.event(self.number, self.sequence, tail))
+        return True
+
+
+class MessageRouter:
+    """Delivers what objects publish. An entry exists only while somebody listens."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[ObjectId, dict[tuple[int, int], Listener]] = {}
+        self._of_sink: dict[int, dict[int, Listener]] = {}
+        self.delivered = 0
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        """How many subscriptions there are."""
+        return sum(map(len, self._listeners.values()))
+
+    def subscribe(self, object_id: ObjectId, sink: EventSink, number: int) -> None:
+        """Deliver the object's events to ``sink`` as subscription ``number``, which is the sink's own choice. Repeating it changes nothing."""
+        key = (id(sink), number)
+        listeners = self._listeners.setdefault(object_id, {})
+        if key not in listeners:
+            listeners[key] = self._of_sink.setdefault(id(sink), {})[number] = Listener(object_id, sink, number)
+
+    def unsubscribe(self, sink: EventSink, number: int) -> None:
+        """End one subscription; unknown ones are ignored, since both sides may end it at once."""
+        listener = self._of_sink.get(id(sink), {}).pop(number, None)
+        if listener is not None:
+            self._remove(listener)
+
+    def disconnect(self, sink: EventSink) -> None:
+        """End all subscriptions of a connection that is gone."""
+        for listener in self._of_sink.pop(id(sink), {}).values():
+            self._remove(listener)
+
+    def publish(self, object_id: ObjectId, type_name: str, payload: bytes) -> int:
+        """Deliver an event that is encoded already. Returns to how many."""
+        listeners = self._listeners.get(object_id)
+        if not listeners:
+            return 0
+        tail = protocol.event_tail(type_name, payload)
+        sent = sum(listener.deliver(tail) for listener in listeners.values())
+        self.delivered += sent
+        self.dropped += len(listeners) - sent
+        return sent
+
+    def end(self, object_id: ObjectId, error: RioError) -> None:
+        """The object leaves this node: tell all who listen, so that they look for it."""
+        for listener in list(self._listeners.get(object_id, {}).values()):
+            listener.sink.put(protocol.end(listener.number, error))
+            self.unsubscribe(listener.sink, listener.number)
+
+    def _remove(self, listener: Listener) -> None:
+        listeners = self._listeners[listener.object_id]
+        del listeners[(id(listener.sink), listener.number)]
+        if not listeners:
+            del self._listeners[listener.object_id]
+        of_sink = self._of_sink.get(id(listener.sink))
+        if of_sink is not None and not of_sink:
+            del self._of_sink[id(listener.sink)]

@@ -1,0 +1,133 @@
+"""The classes that a server hosts, with all that their declarations say, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from rio import hints
+from rio.errors import RegistrationError
+from rio.handler import Handler, by_message_name
+from rio.identity import type_name_of
+from rio.service_object import LifecycleHooks, ServiceObject, check_construction, hooks_of, managed_states_of
+from rio.state import ManagedStateField
+
+T = TypeVar("T", bound=type[ServiceObject])
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredType:
+    """One class of service objects, as the runtime needs it. Never changes; adding a handler makes another one."""
+
+    cls: type[ServiceObject]
+    type_name: str
+    handlers: Mapping[str, Handler[Any, Any, Any]]
+    """By the name of the message on the wire."""
+    managed_states: tuple[ManagedStateField, ...]
+    hooks: LifecycleHooks
+
+
+class Registry:
+    """The classes that a server hosts: ``rio.Registry(Account, Room)``.
+
+    :raises RegistrationError: a class or a handler breaks a rule, or two of them share a name; the text says what to change.
+    """
+
+    def __init__(self, *classes: type[ServiceObject]) -> None:
+        self._types: dict[str, RegisteredType] = {}
+        self._messages: dict[str, type] = {}
+        self._frozen = False
+        for cls in classes:
+            self.add_type(cls)
+
+    def add_type(self, cls: T) -> T:
+        """Host objects of this class. Returns it, so that this can decorate a class. Adding a class again changes nothing.
+
+        :raises RegistrationError: see the class; also when a server already uses this registry.
+        """
+        if not (isinstance(cls, type) and issubclass(cls, ServiceObject)) or cls is ServiceObject:
+            raise RegistrationError(f"a registry takes subclasses of rio.ServiceObject, got {cls!r}")
+        known = self._types.get(type_name_of(cls))
+        if known is None:
+            self._check_not_frozen(cls)
+            self._keep(_registered(cls))
+        elif known.cls is not cls:
+            raise RegistrationError(
+                f"classes {hints.qualified(known.cls)} and {hints.qualified(cls)} have one type name, {known.type_name!r}: "
+                f'give one of them another, class {cls.__name__}(rio.ServiceObject, type_name="...")'
+            )
+        return cls
+
+    def add_handler(self, cls: type[ServiceObject], function: Callable[..., Any] | Handler[Any, Any, Any]) -> Handler[Any, Any, Any]:
+        """Let objects of ``cls`` answer one more message by a function ``(instance, message)`` or ``(instance, message, app)`` that is
+        defined outside the class. The class is added if it is not there yet.
+
+        :raises RegistrationError: see the class; also when the message has a handler already, or a server already uses this registry.
+        """
+        self._check_not_frozen(cls)
+        self.add_type(cls)
+        added = function if isinstance(function, Handler) else Handler(function)
+        known = self._types[type_name_of(cls)]
+        if added in known.handlers.values():
+            return added
+        handlers = by_message_name(cls, (*known.handlers.values(), added))
+        self._keep(replace(known, handlers=MappingProxyType(handlers)))
+        return added
+
+    def freeze(self) -> None:
+        """Refuse additions from now on: a server uses the registry."""
+        self._frozen = True
+
+    def get(self, type_name: str) -> RegisteredType | None:
+        """The record of a type, if it is here."""
+        return self._types.get(type_name)
+
+    def __getitem__(self, type_name: str) -> RegisteredType:
+        return self._types[type_name]
+
+    def __contains__(self, item: object) -> bool:
+        """Whether a class, or a type name, is here."""
+        if isinstance(item, str):
+            return item in self._types
+        return any(record.cls is item for record in self._types.values())
+
+    def __iter__(self) -> Iterator[RegisteredType]:
+        return iter(self._types.values())
+
+    def __len__(self) -> int:
+        return len(self._types)
+
+    def __repr__(self) -> str:
+        return f"Registry({', '.join(record.cls.__name__ for record in self)})"
+
+    def _keep(self, record: RegisteredType) -> None:
+        messages = self._messages_with(record)
+        self._types[record.type_name] = record
+        self._messages = messages
+
+    def _messages_with(self, record: RegisteredType) -> dict[str, type]:
+        """The message classes by name, with those of ``record``; one name is one class in the whole registry."""
+        messages = dict(self._messages)
+        for name, handler in record.handlers.items():
+            message_type = handler.message_type
+            if message_type is None:
+                continue
+            known = messages.setdefault(name, message_type)
+            if known is not message_type:
+                raise RegistrationError(
+                    f"message classes {hints.qualified(known)} and {hints.qualified(message_type)} (taken by {handler!r}) have one type "
+                    f'name, {name!r}: give one of them another, class {message_type.__name__}(rio.Message, type_name="...")'
+                )
+        return messages
+
+    def _check_not_frozen(self, cls: type) -> None:
+        if self._frozen:
+            raise RegistrationError(f"{hints.qualified(cls)}: a server already uses this registry: add to it before the server starts")
+
+
+def _registered(cls: type[ServiceObject]) -> RegisteredType:
+    check_construction(cls)
+    handlers = by_message_name(cls, cls.__rio_handlers__.values())
+    return RegisteredType(cls, type_name_of(cls), MappingProxyType(handlers), managed_states_of(cls), hooks_of(cls))

@@ -1,0 +1,406 @@
+"""One node of the cluster: prepare, bind, run, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import math
+import random
+import signal
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from rio import protocol
+from rio._core.frame import DEFAULT_FRAME_LIMIT
+from rio.app_data import AppData
+from rio.client.client import Client
+from rio.client.pool import Peer
+from rio.clock import Clock
+from rio.clock import now as system_now
+from rio.cluster.config import ClusterConfig
+from rio.cluster.membership import MembershipSnapshot, MembershipStorage
+from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
+from rio.cluster.provider import ClusterProvider
+from rio.errors import BindError, ConfigurationError, NodeEvicted, StorageError
+from rio.identity import Address
+from rio.placement import ObjectPlacement
+from rio.protocol import Hello
+from rio.registry import Registry
+from rio.service import Service
+from rio.state import StateStorage
+from rio.storage import Storage, open_storage
+from rio.transport import ClientProtocol, MemoryTransport, ServerProtocol
+
+logger = logging.getLogger("rio.server")
+
+SWEEP_INTERVAL = 0.1
+"""Seconds between two looks for calls that are past their deadline."""
+FENCE_GRACE = 1.0
+"""Seconds without the lease after which handlers that still run are cancelled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerStatistics:
+    """Counters of one node at one moment."""
+
+    live_objects: int
+    calls: int
+    """Requests taken since the start."""
+    failures: int
+    """Of those, answered with an error."""
+    in_flight: int
+    """Of those, waiting or running now."""
+    fenced: int
+    """Turns and replies that were held back for want of the lease."""
+    connections: int
+    subscriptions: int
+    events_delivered: int
+    events_dropped: int
+
+
+class Server:
+    """Hosts the objects of a registry: ``async with rio.Server(registry, storage="sqlite:///app.db") as server: await server.run()``.
+
+    ``storage``: a URL or a :class:`rio.storage.Storage` for membership, placement and state; each of the three can be given a back end of
+    its own. Back ends that are given as objects are prepared here and not closed. ``address``: where to listen, ``"host:port"``; port 0
+    takes a free one. ``advertise``: the address under which the others reach this node, where that differs. ``cluster``: settings, or the
+    name of a preset (``"strict"``, ``"fast"``, ``"local"``), or a :class:`ClusterProvider` class' instance of one's own.
+    ``drain_timeout``: seconds that :meth:`stop` gives to objects that are busy.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        storage: str | Storage | None = None,
+        membership: MembershipStorage | None = None,
+        placement: ObjectPlacement | None = None,
+        state: StateStorage | None = None,
+        address: str = "127.0.0.1:0",
+        advertise: str | None = None,
+        cluster: ClusterConfig | str = "strict",
+        provider: ClusterProvider | None = None,
+        app_data: AppData | None = None,
+        timeout: float = 30.0,
+        drain_timeout: float = 20.0,
+        frame_limit: int = DEFAULT_FRAME_LIMIT,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        if not isinstance(registry, Registry):
+            raise ConfigurationError(f"a server takes a rio.Registry, got {registry!r}")
+        self._bind_address = Address.parse(address)
+        self._advertise = None if advertise is None else Address.parse(advertise)
+        self._owned_storage = open_storage(storage) if isinstance(storage, str) else None
+        self._storage = _with_roles(self._owned_storage or storage, membership, placement, state)
+        config = ClusterConfig.named(cluster) if isinstance(cluster, str) else cluster
+        self.cluster = provider or PeerToPeerClusterProvider(self._storage.membership, config, clock=clock or system_now, rng=rng)
+        self.app_data = app_data or AppData()
+        registry.freeze()
+        self._service = Service(
+            registry,
+            placement=self._storage.placement,
+            state=self._storage.state,
+            cluster=self.cluster,
+            app_data=self.app_data,
+            clock=clock,
+        )
+        self._own_states = {field.storage for registered in registry for field in registered.managed_states if field.storage is not None}
+        self._timeout = timeout
+        self._drain_timeout = drain_timeout
+        self._frame_limit = frame_limit
+        self._rng = rng
+        self.address = ""
+        """``host:port`` under which this node is known; empty before :meth:`bind`."""
+        self.hello = Hello(protocol.VERSION, "node")
+        self._listener: asyncio.Server | None = None
+        self._client: NodeClient | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._asked_to_stop = asyncio.Event()
+        self._stopped = False
+        self._evicted: NodeEvicted | None = None
+        self._fencing: asyncio.TimerHandle | None = None
+
+    # --- the life of a server -------------------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.prepare()
+            await self.bind()
+        except BaseException:
+            await self._release_resources()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def prepare(self) -> None:
+        """Open the storages.
+
+        :raises StorageError: one of them cannot be used.
+        """
+        for role in self._roles():
+            await role.prepare()
+
+    async def bind(self) -> None:
+        """Listen, join the cluster, and take requests from now on.
+
+        :raises BindError: the address is taken or is not one of this machine.
+        :raises StorageError: the membership cannot be written.
+        """
+        loop = asyncio.get_running_loop()
+        self._listener = await self._listen(loop)
+        self.address = str(self._advertised())
+        self._client = NodeClient(self)
+        self._service.start(loop, Address.parse(self.address), self._client.send)
+        self.cluster.on_lease = self._lease_moved
+        await self.cluster.join(self.address)
+        self.hello = Hello(protocol.VERSION, "node", self.cluster.generation, self.address)
+        await self._client.start()
+        self._tasks = [
+            loop.create_task(self._serve_cluster(), name="rio server: hold the lease"),
+            loop.create_task(self._sweep(), name="rio server: end what is overdue"),
+        ]
+        await self._listener.start_serving()
+        logger.info("serving %s on %s", ", ".join(self._service.dispatcher.tables), self.address)
+
+    async def run(self, *, handle_signals: bool = True) -> None:
+        """Serve until :meth:`stop` is called or, with ``handle_signals``, SIGTERM or SIGINT arrives; then drain, and return.
+
+        A second signal ends the process at once.
+
+        :raises NodeEvicted: the cluster has declared this node dead; it has stopped.
+        """
+        with self._signals() if handle_signals else _no_signals():
+            await self._asked_to_stop.wait()
+            await self.stop()
+        if self._evicted is not None:
+            raise self._evicted
+
+    def request_stop(self) -> None:
+        """Have :meth:`run` drain and return. Safe to call from a signal handler of the event loop."""
+        self._asked_to_stop.set()
+
+    async def stop(self) -> None:
+        """Drain: let objects finish, shut down and go to other nodes; then leave the cluster and close. Idempotent."""
+        if self._stopped:
+            return
+        self._stopped = True
+        self._asked_to_stop.set()
+        try:
+            if self._evicted is None and self._listener is not None:
+                await self._drain()
+        finally:
+            await self._release_resources()
+
+    async def _drain(self) -> None:
+        self._service.draining = True
+        for connection in self._service.dispatcher.connections:
+            connection.put(protocol.goaway(f"{self.address} is about to stop"))
+        try:
+            await self.cluster.drain()
+        except (StorageError, NodeEvicted) as error:
+            logger.warning("the cluster could not be told that %s drains: %s", self.address, error)
+        try:
+            async with asyncio.timeout(self._drain_timeout):
+                await self._service.deactivate_all()
+        except TimeoutError:
+            logger.warning("%d objects were still busy after %g seconds and are dropped", self._service.dispatcher.live, self._drain_timeout)
+
+    async def _release_resources(self) -> None:
+        """Close everything, in the order in which nothing is admitted any more before others may admit it."""
+        await self._service.abort()
+        if self.cluster.generation and self._evicted is None:
+            try:
+                await self.cluster.leave()
+            except (StorageError, NodeEvicted) as error:
+                logger.warning("%s could not tell the cluster that it has left: %s", self.address, error)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._fencing is not None:
+            self._fencing.cancel()
+        if self._client is not None:
+            await self._client.close()
+        for connection in list(self._service.dispatcher.connections):
+            connection.close()
+        if self._listener is not None:
+            self._listener.close()
+            await self._listener.wait_closed()
+        if self._owned_storage is not None:
+            await self._owned_storage.close()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        if getattr(self, "_listener", None) is not None and not self._stopped:
+            _warn(f"{self!r} was never stopped: use it as `async with`, or await its stop()", ResourceWarning, source=self, stacklevel=2)
+
+    # --- listening --------------------------------------------------------------------------------------------------------------------------------
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
+        host, port = self._bind_address
+        try:
+            return await loop.create_server(self.new_connection, host, port, start_serving=False)
+        except OSError as error:
+            raise BindError(f"cannot listen on {self._bind_address}: {error.strerror or error}; choose another address, or port 0 for any") from error
+
+    def new_connection(self) -> ServerProtocol:
+        """The server's side of a connection that is about to be made."""
+        return ServerProtocol(self._service.dispatcher, self, self._frame_limit)
+
+    def _advertised(self) -> Address:
+        assert self._listener is not None
+        bound = self._listener.sockets[0].getsockname()
+        if self._advertise is not None:
+            return Address(self._advertise.host, self._advertise.port or bound[1])
+        if self._bind_address.host in ("0.0.0.0", "::"):
+            raise ConfigurationError(f"{self._bind_address} is every interface: say with advertise= which address the others shall use")
+        return Address(self._bind_address.host, bound[1])
+
+    # --- what connections ask -----------------------------------------------------------------------------------------------------------------------
+
+    def unsubscribe(self, connection: ServerProtocol, number: int) -> None:
+        self._service.router.unsubscribe(connection, number)
+
+    def disconnected(self, connection: ServerProtocol) -> None:
+        self._service.router.disconnect(connection)
+
+    def leave_requested(self) -> None:
+        logger.info("%s was asked to stop", self.address)
+        self.request_stop()
+
+    # --- the cluster ----------------------------------------------------------------------------------------------------------------------------------
+
+    def _lease_moved(self, until: float) -> None:
+        dispatcher = self._service.dispatcher
+        dispatcher.set_lease(until)
+        if self._fencing is not None:
+            self._fencing.cancel()
+            self._fencing = None
+        if until < math.inf and self._listener is not None:
+            delay = max(0.0, until - dispatcher.now()) + FENCE_GRACE
+            self._fencing = asyncio.get_running_loop().call_later(delay, self._cancel_fenced)
+
+    def _cancel_fenced(self) -> None:
+        """The lease has been gone for a while: no handler may go on, others may soon own its object."""
+        count = self._service.dispatcher.cancel_running()
+        logger.warning("%s has lost its lease: %d running handlers were cancelled", self.address, count)
+
+    async def _serve_cluster(self) -> None:
+        try:
+            await self.cluster.serve()
+        except NodeEvicted as error:
+            logger.error("%s stops: %s", self.address, error)
+            self._evicted = error
+            self.request_stop()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            self._service.dispatcher.sweep()
+
+    # --- for users --------------------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Client:
+        """A client of the whole cluster that reaches this node's own objects without a socket. It lives as long as the server."""
+        if self._client is None:
+            raise RuntimeError("the server is not bound yet")
+        return self._client
+
+    def statistics(self) -> ServerStatistics:
+        """The counters of this node now."""
+        dispatcher, router = self._service.dispatcher, self._service.router
+        return ServerStatistics(
+            live_objects=dispatcher.live,
+            calls=dispatcher.calls,
+            failures=dispatcher.failures,
+            in_flight=dispatcher.in_flight,
+            fenced=dispatcher.fenced,
+            connections=len(dispatcher.connections),
+            subscriptions=len(router),
+            events_delivered=router.delivered,
+            events_dropped=router.dropped,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Server on {self.address or self._bind_address}>"
+
+    # --- odds and ends ----------------------------------------------------------------------------------------------------------------------------------
+
+    def _roles(self) -> Iterable[MembershipStorage | ObjectPlacement | StateStorage]:
+        yield self._storage.membership
+        yield self._storage.placement
+        yield self._storage.state
+        yield from self._own_states
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        installed = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                loop.add_signal_handler(number, self._signalled, number)
+            except (NotImplementedError, RuntimeError, ValueError):
+                continue  # not the main thread, or not on this platform: whoever runs us handles signals
+            installed.append(number)
+        try:
+            yield
+        finally:
+            for number in installed:
+                loop.remove_signal_handler(number)
+
+    def _signalled(self, number: int) -> None:
+        logger.info("%s received: %s drains", signal.Signals(number).name, self.address)
+        self.request_stop()
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _no_signals() -> Iterator[None]:
+    yield
+
+
+def _with_roles(
+    storage: Storage | None, membership: MembershipStorage | None, placement: ObjectPlacement | None, state: StateStorage | None
+) -> Storage:
+    """The three roles, each from where it was given."""
+    given = {"membership": membership, "placement": placement, "state": state}
+    roles: dict[str, Any] = {name: role or (getattr(storage, name) if storage is not None else None) for name, role in given.items()}
+    missing = [name for name, role in roles.items() if role is None]
+    if missing:
+        raise ConfigurationError(f"a server needs storage for {', '.join(missing)}: give storage=\"sqlite:///app.db\", or {missing[0]}=...")
+    return Storage(**roles)
+
+
+class NodeClient(Client):
+    """The client of a node's own objects: it asks its own node first, without a socket, and the others as any client does."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server._storage.membership, timeout=server._timeout, frame_limit=server._frame_limit, rng=server._rng)
+        self._server = server
+
+    async def _read_members(self) -> MembershipSnapshot:
+        return await self._server.cluster.refresh()
+
+    def _choose(self, call: Any) -> Peer | None:
+        own = self._server.address
+        if own in (call.refusals or {}) or self._server._service.draining:
+            return super()._choose(call)
+        return self._peer(own)
+
+    async def _connect(self, peer: Peer) -> ClientProtocol:
+        if peer.address != self._server.address:
+            return await super()._connect(peer)
+        connection = self._new_connection()
+        MemoryTransport.join(self.loop, connection, self._server.new_connection())
+        await connection.ready
+        return connection
+
+    def _hello(self) -> Hello:
+        return self._server.hello
+

@@ -1,0 +1,369 @@
+"""A request's slow path on a node: claim and redirect, activation and deactivation, and what is answered when something fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, NoReturn
+
+import msgspec
+
+from rio import message as codec
+from rio import protocol
+from rio._core.dispatch import Activation as CoreActivation
+from rio._core.dispatch import Dispatcher, Method, Turn, TypeTable, current
+from rio.activation import Activation, ActivationHost
+from rio.app_data import AppData
+from rio.clock import Clock
+from rio.cluster.provider import ClusterProvider
+from rio.errors import (
+    BadReply,
+    Draining,
+    HandlerError,
+    NotActivated,
+    NotExecuted,
+    OutcomeUnknown,
+    Redirected,
+    RegistrationError,
+    RioError,
+    StorageError,
+    Superseded,
+    Unavailable,
+)
+from rio.handler import Handler
+from rio.identity import Address, ObjectId, type_name_of
+from rio.message import ENCODER, ApplicationError, Message
+from rio.placement import ObjectPlacement, Placement
+from rio.pubsub import MessageRouter
+from rio.registry import RegisteredType, Registry
+from rio.state import StateStorage
+
+logger = logging.getLogger("rio.service")
+
+RELEASE_BATCH = 64
+"""Objects that are deactivated at the same time while the node drains."""
+
+
+class Service(ActivationHost):
+    """What one node does for its objects. The server owns it; the compiled dispatcher comes here whenever a request is not an ordinary one."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        placement: ObjectPlacement,
+        state: StateStorage,
+        cluster: ClusterProvider,
+        app_data: AppData,
+        clock: Clock | None,
+    ) -> None:
+        self.registry = registry
+        self.placement = placement
+        self.state = state
+        self.cluster = cluster
+        self.app_data = app_data
+        self.router = MessageRouter()
+        self.draining = False
+        self.dispatcher = Dispatcher(self, [self._table(registered) for registered in registry], clock=clock)
+        self.dispatcher.app_data = app_data
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._send: Callable[..., Awaitable[Any]] = self._not_running
+
+    def start(self, loop: asyncio.AbstractEventLoop, address: Address, send: Callable[..., Awaitable[Any]]) -> None:
+        """``send`` is how objects reach others: the send method of a client that knows the whole cluster."""
+        self.dispatcher.loop = loop
+        self.address = address
+        self._send = send
+
+    # --- what activations need ----------------------------------------------------------------------------------------------------------
+
+    def send(self, object_type: Any, id: str, message: Any, /, *, timeout: float | None, returns: Any) -> Awaitable[Any]:
+        return self._send(object_type, id, message, timeout=timeout, returns=returns)
+
+    def publish(self, object_id: ObjectId, type_name: str, payload: bytes) -> None:
+        self.router.publish(object_id, type_name, payload)
+
+    def _not_running(self, *_: Any, **__: Any) -> NoReturn:
+        raise Unavailable("the server does not run")
+
+    # --- the dispatch table -----------------------------------------------------------------------------------------------------------------
+
+    def _table(self, registered: RegisteredType) -> TypeTable:
+        if registered.type_name.startswith(protocol.RESERVED_PREFIX):
+            raise RegistrationError(f"{registered.cls.__name__}: type names that start with {protocol.RESERVED_PREFIX!r} are reserved")
+        methods = [_method(handler) for handler in registered.handlers.values()]
+        reserved = [method.name for method in methods if method.name.startswith(protocol.RESERVED_PREFIX)]
+        if reserved:
+            raise RegistrationError(f"{registered.cls.__name__} handles {reserved[0]!r}: names that start with 'rio.' are reserved")
+        return TypeTable(registered.type_name, [*methods, *self._methods_of_every_object()])
+
+    def _methods_of_every_object(self) -> Iterable[Method]:
+        yield _builtin(protocol.Subscribe, self._subscribe)
+        yield _builtin(protocol.Shutdown, self._shutdown)
+
+    def _subscribe(self, instance: Any, message: protocol.Subscribe) -> None:
+        turn = _current_turn()
+        self.router.subscribe(instance.object_id, turn.connection, message.number)
+
+    def _shutdown(self, instance: Any, _: protocol.Shutdown) -> None:
+        _current_turn().activation.closing = True
+
+    def unknown_type(self, type_name: str) -> str:
+        hosted = ", ".join(sorted(self.dispatcher.tables)) or "nothing"
+        return f"{self.address} does not host objects of type {type_name!r}; it hosts: {hosted}"
+
+    def unknown_message(self, table: TypeTable, message_name: str) -> str:
+        known = ", ".join(sorted(name for name in table.methods if not name.startswith(protocol.RESERVED_PREFIX))) or "nothing"
+        return f"{table.type_name!r} has no handler for message {message_name!r}; it handles: {known}"
+
+    # --- activation -------------------------------------------------------------------------------------------------------------------------
+
+    def activate(self, turn: Turn) -> None:
+        """A request for an object that is not in memory here."""
+        if self.draining:
+            turn.fail(Draining(f"{self.address} is about to stop"))
+        elif not self.dispatcher.admits:
+            turn.fail(Unavailable(f"{self.address} does not hold its lease at present"))
+        else:
+            activation = Activation(turn.table, turn.id, self.registry[turn.type_name], self)
+            turn.wait_for(activation)
+            self._start_lifecycle(activation, self._activate)
+
+    def _start_lifecycle(self, activation: Activation, step: Callable[[Activation], Coroutine[Any, Any, None]]) -> None:
+        activation.begin(self.dispatcher)
+        task = self.dispatcher.loop.create_task(step(activation), name=f"{step.__name__} {activation.object_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._lifecycle_ended)
+
+    def _lifecycle_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("%s failed", task.get_name(), exc_info=task.exception())
+
+    async def _activate(self, activation: Activation) -> None:
+        try:
+            placement = await self._claim(activation.object_id)
+            if placement.generation != self.cluster.generation:
+                self._refuse(activation, self._elsewhere(activation.object_id, placement))
+                return
+            activation.token = placement.token
+            await activation.load()
+        except NotExecuted as error:
+            self._refuse(activation, error)
+        except Superseded as error:
+            self._refuse(activation, Unavailable(f"{activation.object_id} was taken over by another node while it was loaded: {error}"))
+        except StorageError as error:
+            await self._abort(activation, error, Unavailable(f"{activation.object_id} could not be loaded: {type(error).__name__}: {error}"))
+        except Exception as error:
+            logger.error("%s could not be activated", activation.object_id, exc_info=error)
+            await self._abort(activation, error, _not_activated(activation.object_id, error))
+        except BaseException:
+            self._refuse(activation, Unavailable(f"{self.address} stopped while {activation.object_id} was loaded"))
+            raise
+        else:
+            activation.opened(self.dispatcher)
+
+    def _refuse(self, activation: Activation, error: RioError) -> None:
+        for turn in activation.remove():
+            turn.fail(error)
+
+    async def _abort(self, activation: Activation, cause: BaseException, answer: RioError) -> None:
+        """The activation failed: give the claim back, then say so."""
+        try:
+            await self._release(activation)
+        finally:
+            self._refuse(activation, answer)
+
+    async def _claim(self, object_id: ObjectId) -> Placement:
+        """The placement that stands: ours, or that of a member which is not known to be gone."""
+        own = self.cluster.generation
+        placement = await self.placement.claim(object_id, own)
+        while placement.generation not in (own, None) and await self._is_gone(placement.generation):
+            standing, placement = placement, await self.placement.claim(object_id, own, supersede=placement.token)
+            if placement == standing:
+                raise Unavailable(f"{object_id} could not be taken over from member {standing.generation}")
+        return placement
+
+    async def _is_gone(self, generation: int | None) -> bool:
+        assert generation is not None
+        status = self.cluster.snapshot.status_of(generation)
+        if status is None:
+            status = (await self.cluster.refresh()).status_of(generation)
+        return status is not None and status.terminal
+
+    def _elsewhere(self, object_id: ObjectId, placement: Placement) -> RioError:
+        owner = None if placement.generation is None else self.cluster.snapshot.find(placement.generation)
+        if owner is None:
+            return Unavailable(f"{object_id} belongs to member {placement.generation}, which is not known here yet")
+        return Redirected(f"{object_id} lives on {owner.address}", [owner.address, owner.generation])
+
+    async def _release(self, activation: Activation) -> None:
+        if activation.token and not activation.superseded:
+            try:
+                await self.placement.release(activation.object_id, activation.token)
+            except StorageError as error:
+                logger.warning("%s stays claimed by this node: %s", activation.object_id, error)
+
+    # --- deactivation -----------------------------------------------------------------------------------------------------------------------
+
+    def turn_ended(self, activation: CoreActivation) -> None:
+        """No turn runs and none may start: the object goes."""
+        assert isinstance(activation, Activation)
+        self._start_lifecycle(activation, self._deactivate)
+
+    async def _deactivate(self, activation: Activation) -> None:
+        try:
+            if not activation.failed:
+                await activation.unload()
+        except Exception as error:
+            logger.error("the shutdown hook of %s failed", activation.object_id, exc_info=error)
+        finally:
+            try:
+                await self._release(activation)
+            finally:
+                self._leave(activation)
+
+    def _leave(self, activation: Activation) -> None:
+        self.router.end(activation.object_id, Unavailable(f"{activation.object_id} left {self.address}"))
+        for turn in activation.remove():
+            standing = turn.table.activations.get(turn.id)
+            if standing is None:
+                self.activate(turn)
+            else:
+                turn.wait_for(standing)
+
+    async def deactivate_all(self) -> None:
+        """Let all objects finish what waits for them, run their shutdown hooks and release them. New ones are refused from now on."""
+        self.draining = True
+        while activations := self.dispatcher.activations():
+            staying = [activation for activation in activations if not activation.closing]
+            for activation in staying[: RELEASE_BATCH - len(self._tasks)]:
+                activation.closing = True
+                self.dispatcher.pump(activation)
+            await self._some_lifecycle_ends()
+
+    async def _some_lifecycle_ends(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(0.01)  # turns are running: their end starts the next lifecycle task
+
+    async def abort(self) -> None:
+        """Stop at once, saving nothing: the node is not the owner of its objects any more."""
+        self.draining = True
+        self.dispatcher.cancel_running()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for activation in self.dispatcher.activations():
+            for turn in activation.remove():
+                turn.fail(Unavailable(f"{self.address} was stopped"))
+
+    # --- what is answered when something fails ------------------------------------------------------------------------------------------------
+
+    def cycle(self, turn: Turn, activation: CoreActivation) -> RioError | None:
+        assert activation.turn is not None
+        return protocol.cycle(turn, activation.turn)
+
+    def undecodable(self, turn: Turn, error: Exception) -> RioError:
+        handler = turn.method.handler
+        return codec.decode_error(error, handler.message_type or Any)
+
+    def unencodable(self, value: Any, error: Exception) -> RioError:
+        return error if isinstance(error, RioError) else codec.encode_error(error, value)
+
+    def encode_reply(self, turn: Turn, value: Any) -> bytes:
+        """A reply whose class is not exactly the declared one.
+
+        :raises BadReply: it is not of the declared type.
+        """
+        declared = turn.method.handler.reply_type
+        if declared is Any:
+            return codec.encode_dynamic(value, failure=BadReply)
+        payload = codec.encode(value)
+        try:
+            codec.decode(payload, declared, failure=BadReply)
+        except BadReply as error:
+            kind = type(value).__name__
+            raise BadReply(f"the handler {turn.method.handler!r} returned a {kind}, which is not what it declares: {error}") from error
+        return payload
+
+    def handler_failed(self, turn: Turn, error: BaseException) -> None:
+        """The handler raised: an application error is an answer, anything else costs the object its memory."""
+        if isinstance(error, ApplicationError):
+            turn.fail(error)
+            return
+        activation = turn.activation
+        assert isinstance(activation, Activation)
+        activation.drop(superseded=isinstance(error, Superseded))
+        logger.error("%s failed in %r and is dropped from memory", activation.object_id, turn.method.handler, exc_info=error)
+        turn.fail(_answer_to(turn, error))
+
+
+def _answer_to(turn: Turn, error: BaseException) -> RioError:
+    """What the caller gets for an exception that the handler did not mean as an answer."""
+    if isinstance(error, (Superseded, protocol.DeadlockError)):
+        return error
+    if isinstance(error, StorageError):
+        return OutcomeUnknown(f"{turn.type_name}/{turn.id} may not have saved its state: {type(error).__name__}: {error}")
+    if isinstance(error, HandlerError) and isinstance(error.__cause__, SystemExit):
+        return error
+    kind = type(error).__name__
+    return HandlerError(f"{turn.type_name}/{turn.id} failed in {turn.message_name}: {kind}: {error}", [kind, protocol.traceback_of(error)])
+
+
+def _not_activated(object_id: ObjectId, error: BaseException) -> NotActivated:
+    return NotActivated(f"{object_id} could not be activated: {type(error).__name__}: {error}", [type(error).__name__, protocol.traceback_of(error)])
+
+
+def _method(handler: Handler[Any, Any, Any]) -> Method:
+    reply = handler.reply_type
+    dynamic = handler.message_type is None
+    return Method(
+        handler,
+        handler.message_name,
+        function=handler.function,
+        decode=codec.decoder_of(Any if dynamic else handler.message_type),
+        encode=ENCODER.encode,
+        reply_class=reply if isinstance(reply, type) and _is_exact(reply) else None,
+        is_async=handler.is_async,
+        takes_app_data=handler.takes_app_data,
+        timeout=handler.timeout,
+    )
+
+
+def _is_exact(reply: type) -> bool:
+    """Whether a value of exactly this class is surely of the declared type, looking no further into it than the encoder does."""
+    return reply in (type(None), bool, int, float, str, bytes) or issubclass(reply, msgspec.Struct)
+
+
+class _Builtin:
+    """What every object answers, in the place of a user's handler."""
+
+    def __init__(self, message_type: type[Message[Any]]) -> None:
+        self.message_type = message_type
+        self.reply_type = type(None)
+
+    def __repr__(self) -> str:
+        return f"<{type_name_of(self.message_type)}>"
+
+
+def _builtin(message_type: type[Message[Any]], function: Callable[[Any, Any], None]) -> Method:
+    return Method(
+        _Builtin(message_type),
+        type_name_of(message_type),
+        function=function,
+        decode=codec.decoder_of(message_type),
+        encode=ENCODER.encode,
+        reply_class=type(None),
+        is_async=False,
+        takes_app_data=False,
+        timeout=None,
+    )
+
+
+def _current_turn() -> Turn:
+    turn = current()
+    assert turn is not None
+    return turn

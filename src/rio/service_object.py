@@ -1,0 +1,362 @@
+"""What users subclass: an object with an identity, handlers, managed state and a lifecycle."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, overload
+
+from rio import hints
+from rio.app_data import AppData
+from rio.errors import RegistrationError, RioError
+from rio.handler import Handler, collect_handlers
+from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name
+from rio.message import NO_REPLY_DECLARED, DynamicMessage, Message, State, check_serialisable
+from rio.state import ManagedState, ManagedStateField, check_state_names, collect_managed_states
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+HOOK_NAMES = ("before_load", "load", "after_load", "before_shutdown", "shutdown")
+
+
+class NotAttached(RioError, RuntimeError):
+    """A service object was used that no server has activated: it can handle messages in a test, but not send, save or publish."""
+
+
+class ActivationContext(Protocol):
+    """What the runtime attaches to a live object: everything that the object's own methods need of it."""
+
+    @property
+    def app_data(self) -> AppData: ...
+    @property
+    def token(self) -> int: ...
+    @property
+    def address(self) -> Address: ...
+    @property
+    def shutting_down(self) -> bool:
+        """True while the runtime runs the object's :meth:`ServiceObject.shutdown` hook."""
+        ...
+
+    def send(
+        self, object_type: type[Any] | str, id: str, message: Any, /, *, returns: Any = NO_REPLY_DECLARED, timeout: float | None = None
+    ) -> Awaitable[Any]: ...
+    def ref(self, object_type: type[T], id: str, /) -> T: ...
+    def publish(self, event: Message[Any], /) -> None: ...
+    async def save_state(self, *attributes: str) -> None: ...
+    async def load_state(self, *attributes: str) -> None: ...
+    async def shutdown(self) -> None: ...
+
+
+class ServiceObject:
+    """An object that lives somewhere in the cluster, is found by its type and id, and handles one message at a time.
+
+    Subclass it, mark methods with :func:`rio.handler` and fields with :func:`rio.managed_state`. The runtime makes the instance, by calling
+    the class without arguments, when the first message for its id arrives; it runs :meth:`before_load`, :meth:`load` and
+    :meth:`after_load`, then the handlers, and :meth:`before_shutdown` and :meth:`shutdown` before it lets go of it. An exception in
+    one of the first three fails the activation.
+
+    ``class Room(rio.ServiceObject, type_name="chat.Room")`` sets the name by which the type is addressed; by default it is the class's.
+
+    :raises RegistrationError: a handler, a managed state or a hook in the class body breaks a rule; the text says what to change.
+    :raises BadIdentity: the type name is empty or longer than 128 bytes.
+    """
+
+    id: str
+    """Which object of its type this is. There before any hook runs."""
+    object_id: ObjectId
+    """Type name and id."""
+
+    _activation: ActivationContext | None = None
+
+    __rio_type_name__: ClassVar[str]
+    __rio_handlers__: ClassVar[dict[str, Handler[Any, Any, Any]]] = {}
+    __rio_managed_states__: ClassVar[tuple[ManagedState, ...]] = ()
+
+    def __init_subclass__(cls, *, type_name: str | None = None) -> None:
+        super().__init_subclass__()
+        cls.__rio_type_name__ = cls.__name__ if type_name is None else type_name
+        check_name(f"type name of {cls.__name__}", cls.__rio_type_name__, MAX_TYPE_NAME_BYTES)
+        cls.__rio_handlers__ = collect_handlers(cls)
+        cls.__rio_managed_states__ = collect_managed_states(cls)
+        _check_names(cls)
+        _check_hooks(cls)
+        _read_what_can_be_read(cls)
+
+    # --- lifecycle: override what you need; each may take the application's data, (self, app: rio.AppData) ----------------------------
+
+    async def before_load(self, *args: Any, **kwargs: Any) -> None:
+        """Runs first. Managed state is not there yet. Takes ``(self)`` or ``(self, app: rio.AppData)``, as the other hooks do."""
+
+    async def load(self, *args: Any, **kwargs: Any) -> None:
+        """Loads all managed states. Override it to load in another way, or something else as well."""
+        await self.load_state()
+
+    async def after_load(self, *args: Any, **kwargs: Any) -> None:
+        """Runs last before the first message."""
+
+    async def before_shutdown(self, *args: Any, **kwargs: Any) -> None:
+        """Runs first when the object is deactivated: the server drains, the object was idle, or :meth:`shutdown` was called."""
+
+    async def shutdown(self, *args: Any, **kwargs: Any) -> None:
+        """Call it to ask for this object's deactivation, which starts after the current turn.
+
+        Override it to say what is done last at every deactivation; calling ``self.shutdown()`` asks for it all the same.
+        """
+        context = self._context()
+        if not context.shutting_down:
+            await context.shutdown()
+
+    # --- the world outside ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def app_data(self) -> AppData:
+        """What the application gave to its objects."""
+        return self._context().app_data
+
+    @property
+    def token(self) -> int:
+        """The fencing token of this activation: larger than that of any activation of this object before it.
+
+        Give it to a resource of your own that compares tokens, so that a late write of an older activation is refused there.
+        """
+        return self._context().token
+
+    @property
+    def address(self) -> Address:
+        """The server on which the object lives."""
+        return self._context().address
+
+    @overload
+    def send(
+        self, object_type: type[ServiceObject] | str, id: str, message: Message[R], /, *, timeout: float | None = None
+    ) -> Awaitable[R]: ...
+    @overload
+    def send(
+        self, object_type: type[ServiceObject] | str, id: str, message: DynamicMessage, /, *, timeout: float | None = None
+    ) -> Awaitable[Any]: ...
+    @overload
+    def send(
+        self,
+        object_type: type[ServiceObject] | str,
+        id: str,
+        message: Message[Any] | DynamicMessage,
+        /,
+        *,
+        returns: type[T],
+        timeout: float | None = None,
+    ) -> Awaitable[T]: ...
+    def send(
+        self,
+        object_type: type[ServiceObject] | str,
+        id: str,
+        message: Message[Any] | DynamicMessage,
+        /,
+        *,
+        returns: Any = NO_REPLY_DECLARED,
+        timeout: float | None = None,
+    ) -> Awaitable[Any]:
+        """Send a message to another object, wherever it lives, and await the reply. ``timeout`` is in seconds.
+
+        The reply is decoded into ``returns``, else into what the message declares, else into what the handler of ``object_type`` (if that
+        is a class) returns, else into plain values.
+
+        :raises ApplicationError: as the handler raised it.
+        :raises NotExecuted: it did not run.
+        :raises OutcomeUnknown: it may have run.
+        :raises DeadlockError: the other object waits for this one.
+        """
+        return self._context().send(object_type, id, message, returns=returns, timeout=timeout)
+
+    def ref(self, object_type: type[T], id: str, /) -> T:
+        """A reference to another object: ``await self.ref(Account, "ada").deposit(Deposit(1))``."""
+        return self._context().ref(object_type, id)
+
+    def publish(self, event: Message[Any], /) -> None:
+        """Hand an event to all who subscribe to this object. It does not wait for them."""
+        self._context().publish(event)
+
+    async def save_state(self, *attributes: str) -> None:
+        """Write these managed states, or all, durably.
+
+        :raises Superseded: another activation of this object has taken over; nothing was written.
+        :raises StorageUnavailable: it is not known whether it was written.
+        """
+        await self._context().save_state(*attributes)
+
+    async def load_state(self, *attributes: str) -> None:
+        """Read these managed states, or all, again; what is not stored starts with its defaults.
+
+        :raises StorageUnavailable: the storage did not answer.
+        :raises StateCorrupt: what is stored does not decode.
+        """
+        await self._context().load_state(*attributes)
+
+    def _context(self) -> ActivationContext:
+        if self._activation is None:
+            raise NotAttached(f"{self!r} is not active: no server has brought this instance to life (rio.testing can do it in a test)")
+        return self._activation
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {getattr(self, 'id', '(no id)')!r}>"
+
+
+# --- lifecycle hooks --------------------------------------------------------------------------------------------------------------------
+
+
+class LifecycleHook(NamedTuple):
+    """A hook that a class overrides."""
+
+    name: str
+    function: Callable[..., Awaitable[None]]
+    takes_app_data: bool
+
+    def run(self, instance: Any, app_data: AppData) -> Awaitable[None]:
+        """Call it on ``instance``."""
+        return self.function(instance, app_data) if self.takes_app_data else self.function(instance)
+
+
+class LifecycleHooks(NamedTuple):
+    """The hooks of a class; ``None`` where there is nothing to run."""
+
+    before_load: LifecycleHook | None
+    load: LifecycleHook | None
+    """Never ``None`` for a class with managed state."""
+    after_load: LifecycleHook | None
+    before_shutdown: LifecycleHook | None
+    shutdown: LifecycleHook | None
+
+
+class _ShutdownHook:
+    """An overridden ``shutdown``: called by the runtime while it deactivates the object it runs, at any other time it asks for that."""
+
+    def __init__(self, function: Callable[..., Awaitable[None]]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: ServiceObject | None, owner: type | None = None) -> Any:
+        if instance is None:
+            return self.function
+        if instance._context().shutting_down:
+            return self.function.__get__(instance, owner)
+        return instance._context().shutdown
+
+
+def _check_hooks(cls: type[ServiceObject]) -> None:
+    for name in HOOK_NAMES:
+        function = cls.__dict__.get(name)
+        if function is None:
+            continue
+        where = f"{hints.qualified(cls)}.{name} ({hints.line_of(function) if callable(function) else ''})"
+        if not inspect.iscoroutinefunction(function):
+            raise RegistrationError(f"lifecycle hook {where}: write async def {name}(self)")
+        _hook_takes_app_data(function, where)
+        if name == "shutdown":
+            type.__setattr__(cls, name, _ShutdownHook(function))
+
+
+def _hook_takes_app_data(function: Callable[..., Any], where: str) -> bool:
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(parameters) > 2 or any(p.kind is p.KEYWORD_ONLY for p in parameters):
+        shown = ", ".join(str(parameter) for parameter in parameters)
+        raise RegistrationError(f"lifecycle hook {where} takes ({shown}): a hook takes (self) or (self, app: rio.AppData)")
+    return len(parameters) == 2
+
+
+def hooks_of(cls: type[ServiceObject]) -> LifecycleHooks:
+    """What the runtime has to run for objects of ``cls``.
+
+    :raises RegistrationError: a hook's second parameter is not the application's data.
+    """
+    return LifecycleHooks(*(_hook(cls, name) for name in HOOK_NAMES))
+
+
+def _hook(cls: type[ServiceObject], name: str) -> LifecycleHook | None:
+    function = getattr(cls, name)
+    if function is getattr(ServiceObject, name) and not (name == "load" and cls.__rio_managed_states__):
+        return None
+    where = f"{hints.qualified(cls)}.{name} ({hints.line_of(function)})"
+    takes_app_data = _hook_takes_app_data(function, where)
+    if takes_app_data:
+        _check_takes_app_data(function, where)
+    return LifecycleHook(name, function, takes_app_data)
+
+
+def _check_takes_app_data(function: Callable[..., Any], where: str) -> None:
+    parameter = tuple(inspect.signature(function).parameters.values())[1]
+    try:
+        annotation = hints.of_function(function).get(parameter.name)
+    except (NameError, TypeError) as problem:
+        raise RegistrationError(f"lifecycle hook {where}: an annotation cannot be read: {problem}") from problem
+    if annotation is not AppData:
+        raise RegistrationError(f"lifecycle hook {where}: its parameter is the application's data: write {parameter.name}: rio.AppData")
+
+
+# --- what a class says ------------------------------------------------------------------------------------------------------------------
+
+
+def managed_states_of(cls: type[ServiceObject]) -> tuple[ManagedStateField, ...]:
+    """The managed states of a class; its annotations are read now at the latest.
+
+    :raises RegistrationError: a state breaks a rule, or its annotation names something that is not defined.
+    """
+    fields = tuple(_managed_state(cls, marker) for marker in cls.__rio_managed_states__)
+    check_state_names(cls, fields)
+    return fields
+
+
+def _managed_state(cls: type[ServiceObject], marker: ManagedState) -> ManagedStateField:
+    try:
+        field = marker.field(State, (vars(cls),))
+        check_serialisable(field.state_type)
+    except RegistrationError:
+        raise
+    except (NameError, TypeError) as problem:
+        raise RegistrationError(f"a managed state of {hints.qualified(cls)} cannot be used: {problem}") from problem
+    return field
+
+
+def check_construction(cls: type[ServiceObject]) -> None:
+    """:raises RegistrationError: the runtime cannot make an instance of ``cls``."""
+    if inspect.isabstract(cls):
+        raise RegistrationError(f"{hints.qualified(cls)} is abstract: register a subclass that implements it")
+    try:
+        inspect.signature(cls.__init__).bind(None)
+    except TypeError as problem:
+        raise RegistrationError(
+            f"{hints.qualified(cls)}.__init__ ({hints.line_of(cls.__init__)}): {problem}. The runtime makes instances without "
+            f"arguments: set things up in after_load(self, app: rio.AppData), or give the parameters defaults"
+        ) from problem
+
+
+def _check_names(cls: type[ServiceObject]) -> None:
+    """Refuse handlers and states whose name the base class needs itself."""
+    for name in (*cls.__rio_handlers__, *(name for name, value in cls.__dict__.items() if isinstance(value, ManagedState))):
+        if hasattr(ServiceObject, name) or name in ("id", "object_id"):
+            raise RegistrationError(f"{hints.qualified(cls)}.{name}: {name!r} is taken by rio.ServiceObject, choose another name")
+
+
+def _read_what_can_be_read(cls: type[ServiceObject]) -> None:
+    """Read the annotations now, while names that are local to a function exist; names that do not exist yet are read at registration."""
+    around = hints.names_around(cls)
+    local_names = ({**around, **vars(cls)}, around)
+    for handler in cls.__rio_handlers__.values():
+        with contextlib.suppress(NameError):
+            handler.try_resolve(local_names)
+    for state in cls.__rio_managed_states__:
+        with contextlib.suppress(NameError):
+            state.field(State, local_names)
+
+
+__all__ = [
+    "HOOK_NAMES",
+    "ActivationContext",
+    "LifecycleHook",
+    "LifecycleHooks",
+    "NotAttached",
+    "ServiceObject",
+    "check_construction",
+    "hooks_of",
+    "managed_states_of",
+]

@@ -1,0 +1,351 @@
+"""The three roles over any SQL database, and the seam that a database fills.
+
+Every operation is a generator that yields statements and is sent their rows, so that one text serves a driver that runs it in a thread
+(SQLite) and one that awaits each statement (PostgreSQL). Operations are run again when a transaction must be, so all their effects are
+in SQL, and they return what happened; only the roles raise. Statements that change members touch ``rio_cluster`` last: that one order
+keeps transactions that overlap from waiting for each other in a circle.
+
+Placeholders are ``?``; a driver with another style translates them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, ClassVar, TypeVar, TypeVarTuple
+
+import msgspec
+
+from rio.cluster.membership import (
+    Member,
+    MembershipSnapshot,
+    MembershipStorage,
+    MemberStatus,
+    Registered,
+    StatusChange,
+    Vote,
+)
+from rio.errors import SchemaMismatch, StateCorrupt, StateNotFound, StorageClosed, Superseded
+from rio.identity import ObjectId
+from rio.placement import ObjectPlacement, Placement
+from rio.state import StateStorage, StoredState
+from rio.storage.local import check_forward, check_metadata, with_vote
+
+SCHEMA_VERSION = 1
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+Row = tuple[Any, ...]
+Statement = tuple[str, Sequence[Any]]
+Operation = Generator[Statement, list[Row], T]
+"""What one transaction does: yields statements, is sent their rows, returns the result."""
+
+
+def check_schema_version(where: str, found: int) -> None:
+    """:raises SchemaMismatch: the tables in ``where`` are of another version than this ``rio`` needs."""
+    if found != SCHEMA_VERSION:
+        age, remedy = ("older", "move its data to a new database") if found < SCHEMA_VERSION else ("newer", "upgrade rio")
+        raise SchemaMismatch(
+            f"{where}: the tables have schema {found}, {age} than the {SCHEMA_VERSION} of this rio: {remedy}, or choose another database"
+        )
+
+
+class SqlDatabase(ABC):
+    """What a database must offer: to be opened and closed, and to run operations in transactions.
+
+    It is open as long as at least one role that was given it is.
+    """
+
+    next_token: ClassVar[str]
+    """An SQL expression for a token larger than any before it, even when rows were deleted in between."""
+
+    def __init__(self) -> None:
+        self._users = 0
+        self._is_open = False
+        self._changing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @abstractmethod
+    async def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        """Run ``operation(*args)`` in a transaction of its own or shared with others, and return once it is durable.
+
+        :raises StorageUnavailable: it may have been done or not.
+        """
+
+    @abstractmethod
+    async def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        """Run ``operation(*args)``, which changes nothing, and which sees every write that has returned."""
+
+    @abstractmethod
+    async def _open(self) -> None:
+        """Connect, and create or check the schema."""
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Finish what waits and disconnect."""
+
+    async def join(self) -> None:
+        """Open the database for one more role."""
+        self._users += 1
+        try:
+            await self._settle()
+        except BaseException:
+            self._users -= 1
+            if self._is_open:
+                self._settle()
+            raise
+
+    async def leave(self) -> None:
+        """Close the database if this role was the last."""
+        self._users -= 1
+        await self._settle()
+
+    def _settle(self) -> asyncio.Future[None]:
+        """Have the database opened or closed by a task of its own, so that cancelling a user leaves nothing half open."""
+        task = asyncio.get_running_loop().create_task(self._open_or_close())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return asyncio.shield(task)
+
+    async def _open_or_close(self) -> None:
+        async with self._changing:
+            while bool(self._users) != self._is_open:
+                await (self._close() if self._is_open else self._open())
+                self._is_open = not self._is_open
+
+
+class _SqlRole:
+    """What the three roles share: a database that is open while they are."""
+
+    def __init__(self, database: SqlDatabase) -> None:
+        self._database = database
+        self._joined = False
+
+    async def prepare(self) -> None:
+        if self._joined:
+            return
+        await self._database.join()
+        if self._joined:  # another task was faster
+            await self._database.leave()
+        self._joined = True
+
+    async def close(self) -> None:
+        if self._joined:
+            self._joined = False
+            await self._database.leave()
+
+    async def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        self._check_open()
+        return await self._database.write(operation, *args)
+
+    async def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        self._check_open()
+        return await self._database.read(operation, *args)
+
+    def _check_open(self) -> None:
+        if not self._joined:
+            raise StorageClosed(f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'")
+
+
+# --- membership -------------------------------------------------------------------------------------------------------------------------
+
+_MEMBER = "m.generation, m.address, m.status, m.lease_counter, m.metadata, m.votes"
+_FIND = f"SELECT {_MEMBER} FROM rio_member AS m WHERE m.generation = ?"
+_SNAPSHOT = f"SELECT c.sv, c.generation_high, {_MEMBER} FROM rio_cluster AS c LEFT JOIN rio_member AS m ON 1 = 1 ORDER BY m.generation"
+_SUPERSEDE = f"UPDATE rio_member SET status = {MemberStatus.DEAD:d} WHERE address = ? AND status < {MemberStatus.LEFT:d}"
+_NEXT_GENERATION = "UPDATE rio_cluster SET sv = sv + 1, generation_high = generation_high + 1 RETURNING generation_high"
+_REGISTER = "INSERT INTO rio_member (generation, address, status, lease_counter, metadata, votes) VALUES (?, ?, ?, 0, ?, ?)"
+_RENEW = (
+    "UPDATE rio_member SET lease_counter = lease_counter + 1"
+    f" WHERE generation = ? AND status <= {MemberStatus.DRAINING:d} RETURNING generation"
+)
+_SET_STATUS = (
+    "UPDATE rio_member SET status = ?"
+    " WHERE generation = ? AND status = ? AND lease_counter = COALESCE(?, lease_counter) RETURNING generation"
+)
+_RAISE_VERSION = "UPDATE rio_cluster SET sv = sv + 1"
+_BALLOT = (
+    f"SELECT m.votes FROM rio_member AS m WHERE m.generation = ? AND m.status < {MemberStatus.LEFT:d}"
+    f" AND EXISTS (SELECT 1 FROM rio_member AS v WHERE v.generation = ? AND v.status = {MemberStatus.ACTIVE:d})"
+)
+_VOTE = "UPDATE rio_member SET votes = ? WHERE generation = ? AND votes = ? RETURNING generation"
+_PURGE = f"DELETE FROM rio_member WHERE generation = ? AND status >= {MemberStatus.LEFT:d} RETURNING generation"
+
+_encode_votes = msgspec.msgpack.Encoder().encode
+_decode_votes = msgspec.msgpack.Decoder(tuple[Vote, ...]).decode
+_NO_VOTES = _encode_votes(())
+
+
+def _member(row: Row) -> Member:
+    generation, address, status, lease_counter, metadata, votes = row
+    return Member(generation, address, MemberStatus(status), lease_counter, metadata, _decode_votes(votes))
+
+
+def _find(generation: int) -> Operation[Member | None]:
+    rows = yield _FIND, (generation,)
+    return _member(rows[0]) if rows else None
+
+
+def _snapshot() -> Operation[MembershipSnapshot]:
+    rows = yield _SNAPSHOT, ()
+    members = tuple(_member(row[2:]) for row in rows if row[2] is not None)
+    return MembershipSnapshot(rows[0][0], rows[0][1], members)
+
+
+def _register(address: str, metadata: bytes) -> Operation[Registered]:
+    yield _SUPERSEDE, (address,)
+    [(generation,)] = yield _NEXT_GENERATION, ()
+    yield _REGISTER, (generation, address, int(MemberStatus.JOINING), metadata, _NO_VOTES)
+    return Registered(generation, (yield from _snapshot()))
+
+
+def _renew(generation: int) -> Operation[bool]:
+    return bool((yield _RENEW, (generation,)))
+
+
+def _set_status(generation: int, expected: int, status: int, expected_counter: int | None) -> Operation[StatusChange]:
+    applied = bool((yield _SET_STATUS, (status, generation, expected, expected_counter)))
+    if applied:
+        yield _RAISE_VERSION, ()
+    return StatusChange(applied, (yield from _find(generation)))
+
+
+def _vote(target: int, vote: Vote) -> Operation[StatusChange]:
+    applied = False
+    while not applied and (rows := (yield _BALLOT, (target, vote.voter))):
+        votes = with_vote(_decode_votes(rows[0][0]), vote)
+        applied = bool((yield _VOTE, (_encode_votes(votes), target, rows[0][0])))
+    return StatusChange(applied, (yield from _find(target)))
+
+
+def _purge(generation: int) -> Operation[bool]:
+    purged = bool((yield _PURGE, (generation,)))
+    if purged:
+        yield _RAISE_VERSION, ()
+    return purged
+
+
+class SqlMembershipStorage(_SqlRole, MembershipStorage):
+    """Members as rows of ``rio_member``; version and highest generation in the one row of ``rio_cluster``."""
+
+    async def register(self, address: str, metadata: bytes = b"") -> Registered:
+        check_metadata(metadata)
+        return await self._write(_register, address, metadata)
+
+    async def renew(self, generation: int) -> bool:
+        return await self._write(_renew, generation)
+
+    async def snapshot(self) -> MembershipSnapshot:
+        return await self._read(_snapshot)
+
+    async def set_status(
+        self, generation: int, expected: MemberStatus, status: MemberStatus, *, expected_counter: int | None = None
+    ) -> StatusChange:
+        check_forward(expected, status)
+        return await self._write(_set_status, generation, int(expected), int(status), expected_counter)
+
+    async def vote(self, target: int, vote: Vote) -> StatusChange:
+        return await self._write(_vote, target, vote)
+
+    async def purge(self, generation: int) -> bool:
+        return await self._write(_purge, generation)
+
+
+# --- placement --------------------------------------------------------------------------------------------------------------------------
+
+_CLAIM = (
+    "INSERT INTO rio_placement AS p (type_name, id, generation, token) VALUES (?, ?, ?, {next_token})"
+    " ON CONFLICT (type_name, id) DO UPDATE SET generation = excluded.generation, token = excluded.token"
+    " WHERE p.generation IS NULL OR p.generation = excluded.generation OR p.token = ?"
+    " RETURNING generation, token"
+)
+_LOOKUP = "SELECT generation, token FROM rio_placement WHERE type_name = ? AND id = ?"
+_RELEASE = (
+    "UPDATE rio_placement SET generation = NULL WHERE type_name = ? AND id = ? AND token = ? AND generation IS NOT NULL RETURNING token"
+)
+_OWNED_BY = "SELECT type_name, id FROM rio_placement WHERE generation = ?"
+
+
+def _claim(statement: str, object_id: ObjectId, generation: int, supersede: int | None) -> Operation[Placement]:
+    rows = yield statement, (*object_id, generation, supersede)
+    if not rows:
+        rows = yield _LOOKUP, object_id
+    return Placement(*rows[0])
+
+
+def _lookup(object_id: ObjectId) -> Operation[Placement | None]:
+    rows = yield _LOOKUP, object_id
+    return Placement(*rows[0]) if rows else None
+
+
+def _release(object_id: ObjectId, token: int) -> Operation[bool]:
+    return bool((yield _RELEASE, (*object_id, token)))
+
+
+def _owned_by(generation: int) -> Operation[list[ObjectId]]:
+    rows = yield _OWNED_BY, (generation,)
+    return [ObjectId(*row) for row in rows]
+
+
+class SqlObjectPlacement(_SqlRole, ObjectPlacement):
+    """Placements as rows of ``rio_placement``. A claim is one statement, a refused claim two."""
+
+    def __init__(self, database: SqlDatabase) -> None:
+        super().__init__(database)
+        self._claim = _CLAIM.format(next_token=database.next_token)
+
+    async def claim(self, object_id: ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
+        return await self._write(_claim, self._claim, object_id, generation, supersede)
+
+    async def lookup(self, object_id: ObjectId) -> Placement | None:
+        return await self._read(_lookup, object_id)
+
+    async def release(self, object_id: ObjectId, token: int) -> bool:
+        return await self._write(_release, object_id, token)
+
+    async def owned_by(self, generation: int) -> Sequence[ObjectId]:
+        return await self._read(_owned_by, generation)
+
+
+# --- state ------------------------------------------------------------------------------------------------------------------------------
+
+_LOAD_AND_FENCE = (
+    "INSERT INTO rio_state AS s (type_name, id, state_name, version, token, data) VALUES (?, ?, ?, 0, ?, ?)"
+    " ON CONFLICT (type_name, id, state_name) DO UPDATE SET token = excluded.token WHERE s.token <= excluded.token"
+    " RETURNING version, data"
+)
+_SAVE = (
+    "UPDATE rio_state SET version = version + 1, data = ?"
+    " WHERE type_name = ? AND id = ? AND state_name = ? AND token = ? AND version = ? RETURNING version"
+)
+
+
+def _load_and_fence(object_id: ObjectId, state_name: str, token: int) -> Operation[Row | None]:
+    rows = yield _LOAD_AND_FENCE, (*object_id, state_name, token, b"")
+    return rows[0] if rows else None
+
+
+def _save(object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> Operation[bool]:
+    return bool((yield _SAVE, (data, *object_id, state_name, token, version)))
+
+
+class SqlState(_SqlRole, StateStorage):
+    """States as rows of ``rio_state``. A row of version 0 is a fence where nothing is stored yet."""
+
+    async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
+        row = await self._write(_load_and_fence, object_id, state_name, token)
+        if row is None:
+            raise Superseded(f"{state_name} of {object_id} was fenced by a token newer than {token}")
+        version, data = row
+        if not isinstance(version, int) or not isinstance(data, bytes):
+            raise StateCorrupt(f"the stored {state_name} of {object_id} is no row of rio: version {version!r}, data {type(data).__name__}")
+        if version == 0:
+            raise StateNotFound(f"no {state_name} is stored for {object_id}")
+        return StoredState(version, data)
+
+    async def save(self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
+        if not await self._write(_save, object_id, state_name, token, version, data):
+            raise Superseded(f"{state_name} of {object_id} was not saved: token {token}, version {version} is no longer what is stored")
+        return version + 1

@@ -1,0 +1,182 @@
+"""The three storages in the memory of one process: for tests, for trying things out, and as the plain statement of each contract.
+
+They keep their content over ``close()`` and a new ``prepare()``, as a file would, and lose it with the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from rio.cluster.membership import (
+    MAX_VOTES,
+    Member,
+    MembershipSnapshot,
+    MembershipStorage,
+    MemberStatus,
+    Registered,
+    StatusChange,
+    Vote,
+)
+from rio.errors import StateNotFound, StorageClosed, Superseded
+from rio.identity import ObjectId
+from rio.placement import ObjectPlacement, Placement
+from rio.state import StateStorage, StoredState
+
+MAX_METADATA_BYTES = 128
+
+
+def check_metadata(metadata: bytes) -> None:
+    """:raises ValueError: the metadata is longer than 128 bytes."""
+    if len(metadata) > MAX_METADATA_BYTES:
+        raise ValueError(f"a member's metadata is {len(metadata)} bytes long, the limit is {MAX_METADATA_BYTES}")
+
+
+def check_forward(expected: MemberStatus, status: MemberStatus) -> None:
+    """:raises ValueError: ``status`` does not come after ``expected``."""
+    if status <= expected:
+        raise ValueError(f"a member's status only moves forward: {status.name} does not come after {expected.name}")
+
+
+def with_vote(votes: Sequence[Vote], vote: Vote) -> tuple[Vote, ...]:
+    """The votes in order of arrival, with ``vote`` as the newest, one for each voter and at most 8."""
+    others = [other for other in votes if other.voter != vote.voter]
+    return tuple([*others, vote][-MAX_VOTES:])
+
+
+class _Openable:
+    """What the three share: being open or not."""
+
+    _open = False
+
+    async def prepare(self) -> None:
+        self._open = True
+
+    async def close(self) -> None:
+        self._open = False
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise StorageClosed(f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'")
+
+
+class LocalMembershipStorage(_Openable, MembershipStorage):
+    """Members in a dict. Nodes that form a cluster must be given the same instance."""
+
+    def __init__(self) -> None:
+        self._members: dict[int, Member] = {}
+        self._version = 0
+        self._generation_high = 0
+
+    async def register(self, address: str, metadata: bytes = b"") -> Registered:
+        self._check_open()
+        check_metadata(metadata)
+        for member in self._members.values():
+            if member.address == address and not member.status.terminal:
+                self._members[member.generation] = replace(member, status=MemberStatus.DEAD)
+        self._generation_high += 1
+        self._version += 1
+        self._members[self._generation_high] = Member(self._generation_high, address, MemberStatus.JOINING, metadata=metadata)
+        return Registered(self._generation_high, self._snapshot())
+
+    async def renew(self, generation: int) -> bool:
+        self._check_open()
+        member = self._members.get(generation)
+        if member is None or member.status > MemberStatus.DRAINING:
+            return False
+        self._members[generation] = replace(member, lease_counter=member.lease_counter + 1)
+        return True
+
+    async def snapshot(self) -> MembershipSnapshot:
+        self._check_open()
+        return self._snapshot()
+
+    async def set_status(
+        self, generation: int, expected: MemberStatus, status: MemberStatus, *, expected_counter: int | None = None
+    ) -> StatusChange:
+        self._check_open()
+        check_forward(expected, status)
+        member = self._members.get(generation)
+        if member is None or member.status != expected or expected_counter not in (None, member.lease_counter):
+            return StatusChange(False, member)
+        changed = self._members[generation] = replace(member, status=status)
+        self._version += 1
+        return StatusChange(True, changed)
+
+    async def vote(self, target: int, vote: Vote) -> StatusChange:
+        self._check_open()
+        member, voter = self._members.get(target), self._members.get(vote.voter)
+        if member is None or member.status.terminal or voter is None or voter.status != MemberStatus.ACTIVE:
+            return StatusChange(False, member)
+        changed = self._members[target] = replace(member, votes=with_vote(member.votes, vote))
+        return StatusChange(True, changed)
+
+    async def purge(self, generation: int) -> bool:
+        self._check_open()
+        member = self._members.get(generation)
+        if member is None or not member.status.terminal:
+            return False
+        del self._members[generation]
+        self._version += 1
+        return True
+
+    def _snapshot(self) -> MembershipSnapshot:
+        return MembershipSnapshot(self._version, self._generation_high, tuple(self._members.values()))
+
+
+class LocalObjectPlacement(_Openable, ObjectPlacement):
+    """Placements in a dict."""
+
+    def __init__(self) -> None:
+        self._placements: dict[ObjectId, Placement] = {}
+        self._token_high = 0
+
+    async def claim(self, object_id: ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
+        self._check_open()
+        placement = self._placements.get(object_id)
+        if placement is None or placement.generation in (None, generation) or placement.token == supersede:
+            self._token_high += 1
+            placement = self._placements[object_id] = Placement(generation, self._token_high)
+        return placement
+
+    async def lookup(self, object_id: ObjectId) -> Placement | None:
+        self._check_open()
+        return self._placements.get(object_id)
+
+    async def release(self, object_id: ObjectId, token: int) -> bool:
+        self._check_open()
+        placement = self._placements.get(object_id)
+        if placement is None or placement.generation is None or placement.token != token:
+            return False
+        self._placements[object_id] = Placement(None, token)
+        return True
+
+    async def owned_by(self, generation: int) -> Sequence[ObjectId]:
+        self._check_open()
+        return [object_id for object_id, placement in self._placements.items() if placement.generation == generation]
+
+
+class LocalState(_Openable, StateStorage):
+    """States in a dict. What is held is the encoded bytes, so that nothing is shared with the objects."""
+
+    def __init__(self) -> None:
+        self._states: dict[tuple[ObjectId, str], tuple[int, StoredState]] = {}
+
+    async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
+        self._check_open()
+        fence, state = self._states.get((object_id, state_name), (token, StoredState(0, b"")))
+        if fence > token:
+            raise Superseded(f"{state_name} of {object_id} was fenced by token {fence}, newer than {token}")
+        self._states[object_id, state_name] = token, state
+        if state.version == 0:
+            raise StateNotFound(f"no {state_name} is stored for {object_id}")
+        return state
+
+    async def save(self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
+        self._check_open()
+        fence, state = self._states.get((object_id, state_name), (None, StoredState(0, b"")))
+        if fence != token or state.version != version:
+            raise Superseded(f"{state_name} of {object_id} was not saved: token {token}, version {version} is no longer what is stored")
+        self._states[object_id, state_name] = token, StoredState(version + 1, bytes(data))
+        return version + 1

@@ -1,0 +1,408 @@
+"""The three roles on one SQLite file, which the processes of one machine may share.
+
+Durable means durable: WAL with ``synchronous=FULL``, so that a write has returned only once it survives a power cut. What makes that
+cheap is group commit: writes that wait at the same moment share one transaction and one trip to the thread that owns the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar, TypeVarTuple
+
+import aiosqlite
+
+from rio.errors import ConfigurationError, SchemaMismatch, StorageClosed, StorageUnavailable
+from rio.storage._sql import (
+    SCHEMA_VERSION,
+    Operation,
+    SqlDatabase,
+    SqlMembershipStorage,
+    SqlObjectPlacement,
+    SqlState,
+    check_schema_version,
+)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+MAX_BATCH = 1024
+"""Operations that one transaction takes at most, so that other processes get their turn."""
+
+_SCHEMA = (
+    """CREATE TABLE rio_cluster (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        schema_version INTEGER NOT NULL,
+        sv INTEGER NOT NULL,
+        generation_high INTEGER NOT NULL,
+        token_high INTEGER NOT NULL
+    )""",
+    f"INSERT INTO rio_cluster VALUES (1, {SCHEMA_VERSION}, 0, 0, 0)",
+    """CREATE TABLE rio_member (
+        generation INTEGER PRIMARY KEY,
+        address TEXT NOT NULL,
+        status INTEGER NOT NULL,
+        lease_counter INTEGER NOT NULL,
+        metadata BLOB NOT NULL,
+        votes BLOB NOT NULL
+    )""",
+    """CREATE TABLE rio_placement (
+        type_name TEXT NOT NULL,
+        id TEXT NOT NULL,
+        generation INTEGER,
+        token INTEGER NOT NULL,
+        PRIMARY KEY (type_name, id)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX rio_placement_generation ON rio_placement (generation)",
+    """CREATE TRIGGER rio_token_inserted AFTER INSERT ON rio_placement
+        BEGIN UPDATE rio_cluster SET token_high = NEW.token; END""",
+    """CREATE TRIGGER rio_token_updated AFTER UPDATE OF token ON rio_placement
+        BEGIN UPDATE rio_cluster SET token_high = NEW.token; END""",
+    """CREATE TABLE rio_state (
+        type_name TEXT NOT NULL,
+        id TEXT NOT NULL,
+        state_name TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        token INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        PRIMARY KEY (type_name, id, state_name)
+    )""",
+)
+
+_WHAT_TO_DO = {
+    sqlite3.SQLITE_BUSY: "another process holds its lock for longer than busy_timeout: look for a stuck process or a long transaction",
+    sqlite3.SQLITE_FULL: "the disk is full: free some space, nothing was written",
+    sqlite3.SQLITE_READONLY: "it is read-only: make the file and its directory writable for this user",
+    sqlite3.SQLITE_IOERR: "the disk or a limit on file sizes refused: look at the disk, its quota and the system's log",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: its directory must exist and be writable for this user",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: keep a copy, then restore a backup or try SQLite's .recover",
+    sqlite3.SQLITE_NOTADB: "it is no SQLite database and was left untouched: choose another file",
+    sqlite3.SQLITE_ERROR: "its tables are not those of this version of rio: choose another file, or the version that made it",
+}
+_OTHER_SCHEMA = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+
+class SqliteStatistics(NamedTuple):
+    """What a database has done since it was opened."""
+
+    writes: int
+    """Writing operations that were committed."""
+    write_transactions: int
+    """Transactions in which they were; fewer than ``writes`` where they were grouped."""
+    reads: int
+    read_transactions: int
+
+
+# --- one connection -------------------------------------------------------------------------------------------------------------------
+
+
+class _Waiting(NamedTuple):
+    """One operation, and the future of the caller who waits for it."""
+
+    operation: Callable[..., Operation[Any]]
+    args: tuple[Any, ...]
+    future: asyncio.Future[Any]
+
+    def run(self, connection: sqlite3.Connection) -> Any:
+        steps = self.operation(*self.args)
+        try:
+            statement, parameters = next(steps)
+            while True:
+                statement, parameters = steps.send(connection.execute(statement, parameters).fetchall())
+        except StopIteration as end:
+            return end.value
+
+    def settle(self, fate: Any) -> None:
+        if self.future.done():  # the caller was cancelled meanwhile
+            return
+        if isinstance(fate, BaseException):
+            self.future.set_exception(fate)
+        else:
+            self.future.set_result(fate)
+
+
+class _Lane:
+    """One connection on its own thread, and the operations that wait for it, served a batch at a time.
+
+    Callers only ever wait for a future. Cancelling one drops its operation if that has not begun, and cannot disturb a batch that has.
+    A lane must not refer to its database, or a forgotten database would never be collected.
+    """
+
+    def __init__(self, path: str, begin: str, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._path = path
+        self._begin = begin
+        self._connect = connect
+        self._connection: sqlite3.Connection
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[_Waiting] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._owner = aiosqlite.Connection(self._connect_and_keep, iter_chunk_size=64)
+        self._owner._thread.daemon = True  # private, but a thread that is not a daemon hangs the exit of who forgets close()
+        self.operations = 0
+        """Operations that were committed."""
+        self.transactions = 0
+
+    async def open(self) -> None:
+        try:
+            await self._owner
+        except Exception:
+            self._owner._thread.join()  # it is ending, and must not do so after the loop
+            raise
+
+    async def close(self) -> None:
+        """Serve all that waits, then disconnect."""
+        await self._idle.wait()
+        await self._owner.close()
+
+    def abandon(self) -> None:
+        """Disconnect and end the thread, without a loop and without waiting."""
+        self._call(self._owner.stop)
+
+    def submit(self, operation: Callable[..., Operation[Any]], args: tuple[Any, ...]) -> asyncio.Future[Any]:
+        future = self._loop.create_future()
+        self._waiting.append(_Waiting(operation, args, future))
+        if self._idle.is_set():
+            self._idle.clear()
+            self._loop.call_soon(self._send)
+        return future
+
+    def _send(self) -> None:
+        """Send what waits to the thread; one turn of the loop after the first submission, so that others can join it."""
+        taken, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        self._call(partial(self._serve, [waiting for waiting in taken if not waiting.future.done()]))
+
+    def _settle(self, batch: list[_Waiting], fates: list[Any]) -> None:
+        for waiting, fate in zip(batch, fates, strict=True):
+            waiting.settle(fate)
+        if self._waiting:
+            self._loop.call_soon(self._send)  # after those who were just answered, who may have more
+        else:
+            self._idle.set()
+
+    def _call(self, function: Callable[[], object]) -> None:
+        # The queue of the connection's thread is private, but aiosqlite has no public way to run one function there, a trip for each
+        # statement costs ten times the statement, and its own _execute() breaks the thread when the loop is closed before the answer.
+        self._owner._tx.put_nowait((None, function))
+
+    # from here on, on the connection's thread
+
+    def _connect_and_keep(self) -> sqlite3.Connection:
+        try:
+            self._connection = self._connect()
+        except sqlite3.Error as error:
+            raise _explained(self._path, error) from error
+        return self._connection
+
+    def _serve(self, batch: list[_Waiting]) -> None:
+        try:
+            fates = self._transact(batch)
+        except BaseException as error:  # whatever it is, nobody may be left waiting
+            fates = [StorageUnavailable(f"{self._path}: {error!r}; it may have been done or not") for _ in batch]
+        try:
+            self._loop.call_soon_threadsafe(self._settle, batch, fates)
+        except RuntimeError:
+            assert self._loop.is_closed()  # and with it went everyone who waited
+
+    def _transact(self, batch: list[_Waiting]) -> list[Any]:
+        """The fate of each operation: its result, or its own error."""
+        fates: list[Any] = []
+        while len(fates) < len(batch):
+            fates += self._commit(batch[len(fates) :])
+        return fates
+
+    def _commit(self, batch: list[_Waiting]) -> list[Any]:
+        """Commit all in one transaction; or, if one fails, those before it, and return the fates up to its own."""
+        try:
+            self._connection.execute(self._begin)
+            results, failure = self._run(batch)
+            if failure is None:
+                self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            return [_explained(self._path, error) for _ in batch]
+        if failure is not None:
+            self._roll_back()
+            return [*self._transact(batch[: len(results)]), failure]
+        self.transactions += 1
+        self.operations += len(batch)
+        return results
+
+    def _run(self, batch: list[_Waiting]) -> tuple[list[Any], Exception | None]:
+        """The results of the operations up to the first that fails, and its error."""
+        results: list[Any] = []
+        try:
+            for waiting in batch:
+                results.append(waiting.run(self._connection))
+        except Exception as error:
+            return results, _explained(self._path, error)
+        return results, None
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:  # SQLite has done it itself if the disk was full
+            self._connection.execute("ROLLBACK")
+
+
+def _explained(path: str, error: Exception) -> Exception:
+    """The error that callers get: sqlite3's own are translated, anything else is theirs."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return error
+    code &= 0xFF  # the primary code
+    what_to_do = _WHAT_TO_DO.get(code, "SQLite could not do it")
+    cls = SchemaMismatch if code in _OTHER_SCHEMA else StorageUnavailable
+    explained = cls(f"{path}: {what_to_do} ({error})")
+    explained.__cause__ = error
+    return explained
+
+
+def _connect_writer(path: str, busy_timeout: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+    try:
+        _switch_to_wal(connection, time.monotonic() + busy_timeout)
+        connection.execute("PRAGMA synchronous = FULL")
+        _create_schema(connection)
+        [(version,)] = connection.execute("SELECT coalesce(max(schema_version), 0) FROM rio_cluster")
+        check_schema_version(path, version)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect_reader(path: str, busy_timeout: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _switch_to_wal(connection: sqlite3.Connection, deadline: float) -> None:
+    """Try until ``deadline``: SQLite does not wait for others here, since two that switch at once could wait for each other."""
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.001, 0.02))
+
+
+def _create_schema(connection: sqlite3.Connection) -> None:
+    if _has_schema(connection):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    if not _has_schema(connection):  # another process may have been faster
+        for statement in _SCHEMA:
+            connection.execute(statement)
+    connection.execute("COMMIT")
+
+
+def _has_schema(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'rio_cluster'").fetchall())
+
+
+# --- the database and the roles on it --------------------------------------------------------------------------------------------------
+
+
+class SqliteDatabase(SqlDatabase):
+    """One SQLite file, for roles to share: a connection that writes and one that reads, each on its own thread."""
+
+    next_token = "(SELECT token_high + 1 FROM rio_cluster)"  # raised by a trigger in the same statement
+
+    def __init__(self, path: str | os.PathLike[str], /, *, busy_timeout: float = 5.0) -> None:
+        """:param busy_timeout: seconds to wait for another process to finish its transaction.
+
+        :raises ConfigurationError: the path is empty or SQLite's name for a database in memory, or the timeout is not 0 to 3600.
+        """
+        self._lanes: tuple[_Lane, _Lane] | None = None
+        super().__init__()
+        name = os.fspath(path)
+        if not name or name == ":memory:":
+            raise ConfigurationError(f"{name!r} is no file; for storages in memory use rio.storage.local, or the URL memory://")
+        if not 0 <= busy_timeout <= 3600:
+            raise ConfigurationError(f"busy_timeout must be 0 to 3600 seconds, got {busy_timeout}")
+        self.path = os.path.abspath(name)
+        self.busy_timeout = busy_timeout
+
+    def __repr__(self) -> str:
+        return f"SqliteDatabase({self.path!r})"
+
+    def statistics(self) -> SqliteStatistics:
+        """What was done since the database was opened.
+
+        :raises StorageClosed: it is not open.
+        """
+        writer, reader = self._opened()
+        return SqliteStatistics(writer.operations, writer.transactions, reader.operations, reader.transactions)
+
+    async def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        writer, _ = self._opened()
+        result: T = await writer.submit(operation, args)
+        return result
+
+    async def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        _, reader = self._opened()
+        result: T = await reader.submit(operation, args)
+        return result
+
+    def _opened(self) -> tuple[_Lane, _Lane]:
+        if self._lanes is None:
+            raise StorageClosed(f"{self!r} is not open: call prepare() on a role that uses it")
+        return self._lanes
+
+    async def _open(self) -> None:
+        writer = _Lane(self.path, "BEGIN IMMEDIATE", partial(_connect_writer, self.path, self.busy_timeout))
+        reader = _Lane(self.path, "BEGIN", partial(_connect_reader, self.path, self.busy_timeout))
+        await writer.open()
+        try:
+            await reader.open()
+        except BaseException:
+            await writer.close()
+            raise
+        self._lanes = writer, reader
+
+    async def _close(self) -> None:
+        writer, reader = self._opened()
+        self._lanes = None
+        try:
+            await writer.close()
+        finally:
+            await reader.close()
+
+    def __del__(self) -> None:
+        if self._lanes is not None:
+            for lane in self._lanes:
+                lane.abandon()
+            warnings.warn(f"{self!r} was not closed: use 'async with', or call close()", ResourceWarning, stacklevel=1, source=self)
+
+
+def _database(where: str | os.PathLike[str] | SqliteDatabase) -> SqliteDatabase:
+    return where if isinstance(where, SqliteDatabase) else SqliteDatabase(where)
+
+
+class SqliteMembershipStorage(SqlMembershipStorage):
+    """Members in a SQLite file: a path, or a database shared with other roles."""
+
+    def __init__(self, where: str | os.PathLike[str] | SqliteDatabase, /) -> None:
+        super().__init__(_database(where))
+
+
+class SqliteObjectPlacement(SqlObjectPlacement):
+    """Placements in a SQLite file: a path, or a database shared with other roles."""
+
+    def __init__(self, where: str | os.PathLike[str] | SqliteDatabase, /) -> None:
+        super().__init__(_database(where))
+
+
+class SqliteState(SqlState):
+    """States in a SQLite file: a path, or a database shared with other roles."""
+
+    def __init__(self, where: str | os.PathLike[str] | SqliteDatabase, /) -> None:
+        super().__init__(_database(where))

@@ -1,0 +1,47 @@
+"""The storages in memory keep the contracts."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from rio.cluster.membership import MembershipStorage
+from rio.placement import ObjectPlacement
+from rio.state import StateStorage
+from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
+from rio.testing.contracts import ADA, MembershipStorageContract, ObjectPlacementContract, StateStorageContract
+
+
+class TestLocalMembershipStorage(MembershipStorageContract):
+    @pytest.fixture
+    async def membership(self) -> AsyncIterator[MembershipStorage]:
+        async with LocalMembershipStorage() as membership:
+            yield membership
+
+
+class TestLocalObjectPlacement(ObjectPlacementContract):
+    @pytest.fixture
+    async def placement(self) -> AsyncIterator[ObjectPlacement]:
+        async with LocalObjectPlacement() as placement:
+            yield placement
+
+
+class TestLocalState(StateStorageContract):
+    @pytest.fixture
+    async def state(self) -> AsyncIterator[StateStorage]:
+        async with LocalState() as state:
+            yield state
+
+
+async def test_content_survives_closing_and_preparing_again() -> None:
+    placement = LocalObjectPlacement()
+    async with placement:
+        claimed = await placement.claim(ADA, 1)
+    async with placement:
+        assert await placement.lookup(ADA) == claimed
+
+
+async def test_what_is_stored_is_not_shared_with_the_writer() -> None:
+    async with LocalMembershipStorage() as membership:
+        before = await membership.snapshot()
+        await membership.register("h:1")
+        assert before.members == ()

@@ -1,0 +1,535 @@
+"""The storages on SQLite keep the contracts, and what SQLite adds: grouped commits, cancelling, closing, and a file that cannot be used."""
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from rio.cluster.membership import MembershipStorage
+from rio.errors import ConfigurationError, SchemaMismatch, StateCorrupt, StateNotFound, StorageClosed, StorageUnavailable
+from rio.identity import ObjectId
+from rio.placement import ObjectPlacement
+from rio.state import StateStorage, StoredState
+from rio.storage import open_storage
+from rio.storage.sqlite import SqliteDatabase, SqliteMembershipStorage, SqliteObjectPlacement, SqliteState
+from rio.testing.contracts import ADA, MembershipStorageContract, ObjectPlacementContract, StateStorageContract
+
+pytestmark = pytest.mark.both_loops
+
+BOB = ObjectId("Account", "bob")
+TOO_LARGE_FOR_SQLITE = 1 << 63
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "rio.db"
+
+
+@pytest.fixture
+def database(path: Path) -> SqliteDatabase:
+    return SqliteDatabase(path, busy_timeout=0.05)
+
+
+@pytest.fixture
+async def placement(database: SqliteDatabase) -> AsyncIterator[ObjectPlacement]:
+    async with SqliteObjectPlacement(database) as placement:
+        yield placement
+
+
+@pytest.fixture
+async def state(database: SqliteDatabase) -> AsyncIterator[StateStorage]:
+    async with SqliteState(database) as state:
+        yield state
+
+
+class TestSqliteMembershipStorage(MembershipStorageContract):
+    @pytest.fixture
+    async def membership(self, path: Path) -> AsyncIterator[MembershipStorage]:
+        async with SqliteMembershipStorage(path) as membership:
+            yield membership
+
+
+class TestSqliteObjectPlacement(ObjectPlacementContract):
+    @pytest.fixture
+    async def placement(self, path: Path) -> AsyncIterator[ObjectPlacement]:
+        async with SqliteObjectPlacement(path) as placement:
+            yield placement
+
+
+class TestSqliteState(StateStorageContract):
+    @pytest.fixture
+    async def state(self, path: Path) -> AsyncIterator[StateStorage]:
+        async with SqliteState(path) as state:
+            yield state
+
+
+@pytest.fixture
+def lock(path: Path) -> Iterator[Callable[[], sqlite3.Connection]]:
+    """Take the file's write lock from outside; closing the connection gives it back."""
+    connections: list[sqlite3.Connection] = []
+
+    def take_it() -> sqlite3.Connection:
+        connections.append(sqlite3.connect(path, isolation_level=None))
+        connections[-1].execute("BEGIN IMMEDIATE")
+        return connections[-1]
+
+    yield take_it
+    for connection in connections:
+        connection.close()
+
+
+def execute(path: Path, statement: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        return connection.execute(statement).fetchall()
+
+
+def run(script: str, *args: object, options: tuple[str, ...] = ("-W", "error")) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, which must end by itself."""
+    command = [sys.executable, *options, "-c", textwrap.dedent(script), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+async def fenced(state: StateStorage, object_id: ObjectId = ADA, token: int = 1) -> None:
+    with pytest.raises(StateNotFound):
+        await state.load_and_fence(object_id, "s", token)
+
+
+# --- group commit
+
+
+async def test_writes_that_wait_together_share_a_transaction(database: SqliteDatabase, placement: ObjectPlacement) -> None:
+    claims = await asyncio.gather(*(placement.claim(ObjectId("T", str(number)), 1) for number in range(100)))
+    assert len(set(claims)) == 100
+    assert database.statistics()[:2] == (100, 1)
+    await placement.claim(ADA, 1)
+    assert database.statistics()[:2] == (101, 2)
+
+
+async def test_writes_of_all_roles_share_a_transaction(database: SqliteDatabase, placement: ObjectPlacement, state: StateStorage) -> None:
+    await asyncio.gather(placement.claim(ADA, 1), fenced(state), state.save(ADA, "s", 1, 0, b"x"))
+    assert database.statistics()[:2] == (3, 1)
+
+
+async def test_a_batch_has_a_limit(database: SqliteDatabase, placement: ObjectPlacement) -> None:
+    await asyncio.gather(*(placement.claim(ADA, 1) for _ in range(3000)))
+    assert database.statistics()[:2] == (3000, 3)
+
+
+async def test_reads_that_wait_together_share_a_transaction(database: SqliteDatabase, placement: ObjectPlacement) -> None:
+    claimed = await placement.claim(ADA, 1)
+    assert await asyncio.gather(*(placement.lookup(ADA) for _ in range(50))) == [claimed] * 50
+    assert database.statistics()[2:] == (50, 1)
+
+
+@pytest.mark.parametrize("position", [0, 5, 9])
+async def test_an_operation_that_fails_fails_alone(placement: ObjectPlacement, position: int) -> None:
+    generations = [1] * 10
+    generations[position] = TOO_LARGE_FOR_SQLITE
+    objects = [ObjectId("T", str(number)) for number in range(10)]
+    fates = await asyncio.gather(*map(placement.claim, objects, generations), return_exceptions=True)
+    assert isinstance(fates.pop(position), OverflowError)
+    failed = objects.pop(position)
+    assert fates == [await placement.lookup(object_id) for object_id in objects]
+    assert await placement.lookup(failed) is None
+
+
+async def test_operations_that_all_fail_each_learn_why(placement: ObjectPlacement) -> None:
+    fates = await asyncio.gather(*(placement.claim(ADA, TOO_LARGE_FOR_SQLITE) for _ in range(1500)), return_exceptions=True)
+    assert {type(fate) for fate in fates} == {OverflowError}
+    assert (await placement.claim(ADA, 1)).generation == 1
+
+
+# --- cancelling and closing
+
+
+async def test_a_write_cancelled_before_it_began_is_not_done(placement: ObjectPlacement) -> None:
+    claiming = asyncio.create_task(placement.claim(ADA, 1))
+    neighbour = asyncio.create_task(placement.claim(BOB, 1))
+    asyncio.get_running_loop().call_soon(claiming.cancel)  # after both have asked, before anything was sent
+    assert (await neighbour).generation == 1
+    assert claiming.cancelled()
+    assert await placement.lookup(ADA) is None
+
+
+async def test_cancelling_at_any_moment_leaves_no_transaction_open_and_no_neighbour_hurt(
+    path: Path, database: SqliteDatabase, placement: ObjectPlacement
+) -> None:
+    for moment in range(60):
+        object_id = ObjectId("T", str(moment))
+        tasks = [asyncio.create_task(placement.claim(object_id, owner)) for owner in (1, 2, 3)]
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        _, second, third = await asyncio.gather(*tasks, return_exceptions=True)
+        assert second == third == await placement.lookup(object_id)
+    execute(path, "CREATE TABLE nobody_holds_a_lock (x)")
+
+
+async def test_closing_finishes_the_writes_that_wait(path: Path) -> None:
+    placement = SqliteObjectPlacement(path)
+    await placement.prepare()
+    claims = [asyncio.create_task(placement.claim(ObjectId("T", str(number)), 1)) for number in range(2500)]
+    await asyncio.sleep(0)
+    await placement.close()
+    assert len({claimed.token for claimed in await asyncio.gather(*claims)}) == 2500
+    with pytest.raises(StorageClosed):
+        await placement.claim(ADA, 1)
+
+
+async def test_closing_while_the_file_is_locked_fails_what_waits(path: Path, lock: Callable[[], sqlite3.Connection]) -> None:
+    placement = SqliteObjectPlacement(SqliteDatabase(path, busy_timeout=0.05))
+    await placement.prepare()
+    lock()
+    claim = asyncio.create_task(placement.claim(ADA, 1))
+    await asyncio.sleep(0)
+    await placement.close()
+    with pytest.raises(StorageUnavailable):
+        await claim
+
+
+async def test_a_database_closes_with_its_last_role(path: Path, database: SqliteDatabase) -> None:
+    placement, state = SqliteObjectPlacement(database), SqliteState(database)
+    await asyncio.gather(placement.prepare(), placement.prepare(), state.prepare())
+    await placement.close()
+    await placement.close()
+    await fenced(state)
+    with pytest.raises(StorageClosed):
+        await placement.lookup(ADA)
+    await state.close()
+    with pytest.raises(StorageClosed):
+        database.statistics()
+    assert not path.with_name("rio.db-wal").exists()
+
+
+async def test_a_closed_storage_can_be_prepared_again(path: Path) -> None:
+    placement = SqliteObjectPlacement(path)
+    async with placement:
+        claimed = await placement.claim(ADA, 1)
+    async with placement:
+        assert await placement.lookup(ADA) == claimed
+        assert (await placement.claim(ADA, 1)).token > claimed.token
+
+
+async def test_cancelling_prepare_at_any_moment_leaves_the_database_closed(path: Path) -> None:
+    for moment in range(30):
+        database = SqliteDatabase(path)
+        placement = SqliteObjectPlacement(database)
+        preparing = asyncio.create_task(placement.prepare())
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        preparing.cancel()
+        await asyncio.wait([preparing])
+        await placement.close()
+        async with placement:  # it waits for what the cancelled one has begun
+            assert database.statistics()[:2] == (0, 0)
+        with pytest.raises(StorageClosed):
+            database.statistics()
+
+
+async def test_tokens_grow_when_rows_are_deleted(path: Path, placement: ObjectPlacement) -> None:
+    claimed = await placement.claim(ADA, 1)
+    execute(path, "DELETE FROM rio_placement")
+    assert (await placement.claim(ADA, 1)).token > claimed.token
+
+
+def test_forgetting_to_close_warns_and_does_not_hang_the_exit(path: Path) -> None:
+    script = """
+        import asyncio, sys
+        from rio.storage import open_storage
+
+        async def main():
+            storage = open_storage("sqlite:///" + sys.argv[1])
+            await storage.prepare()
+            await storage.membership.register("h:1")
+
+        asyncio.run(main())
+    """
+    ended = run(script, path, options=("-W", "always"))
+    assert ended.returncode == 0
+    assert f"ResourceWarning: SqliteDatabase('{path}') was not closed" in ended.stderr
+    assert "was deleted before being closed" not in ended.stderr  # aiosqlite has nothing to add
+
+
+def test_a_loop_that_ends_under_a_write_leaves_a_whole_file(path: Path) -> None:
+    script = """
+        import asyncio, sys
+        from rio.identity import ObjectId
+        from rio.storage.sqlite import SqliteObjectPlacement
+
+        placement = SqliteObjectPlacement(sys.argv[1])
+
+        async def main():
+            await placement.prepare()
+            claims = [asyncio.create_task(placement.claim(ObjectId("T", str(n)), 1)) for n in range(1000)]
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+        asyncio.run(main())
+    """
+    ended = run(script, path, options=("-W", "ignore"))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert execute(path, "PRAGMA integrity_check") == [("ok",)]
+    assert execute(path, "SELECT count(*) FROM rio_placement") in ([(0,)], [(1000,)])
+
+
+# --- a file that cannot be used
+
+
+async def test_a_locked_file_is_unavailable_and_says_why(
+    path: Path, placement: ObjectPlacement, state: StateStorage, lock: Callable[[], sqlite3.Connection]
+) -> None:
+    await fenced(state)
+    holder = lock()
+    fates = await asyncio.gather(
+        placement.claim(ADA, 1), state.save(ADA, "s", 1, 0, b"x"), state.load_and_fence(ADA, "s", 1), return_exceptions=True
+    )
+    assert [type(fate) for fate in fates] == [StorageUnavailable] * 3
+    assert str(path) in str(fates[0])
+    assert "lock" in str(fates[0])
+    assert await placement.lookup(ADA) is None  # reading goes on
+    holder.close()
+    assert await state.save(ADA, "s", 1, 0, b"x") == 1
+
+
+async def test_a_write_waits_for_another_process_to_finish(path: Path, lock: Callable[[], sqlite3.Connection]) -> None:
+    async with SqliteObjectPlacement(path) as placement:
+        holder = lock()
+        claiming = asyncio.create_task(placement.claim(ADA, 1))
+        assert await placement.lookup(ADA) is None
+        holder.execute("COMMIT")
+        assert (await claiming).generation == 1
+
+
+async def test_a_new_file_that_is_locked_is_unavailable_until_it_is_not(
+    path: Path, database: SqliteDatabase, lock: Callable[[], sqlite3.Connection]
+) -> None:
+    holder = lock()
+    state = SqliteState(database)
+    with pytest.raises(StorageUnavailable, match="lock"):
+        await state.prepare()
+    holder.close()
+    async with state:
+        await fenced(state)
+
+
+FULL_DISK = """
+    import asyncio, resource, sys
+    from pathlib import Path
+    from rio.errors import StateNotFound, StorageUnavailable
+    from rio.identity import ObjectId
+    from rio.state import StoredState
+    from rio.storage.sqlite import SqliteDatabase, SqliteState
+
+    path, filler = Path(sys.argv[1]), Path(sys.argv[1] + ".filler")
+    objects = [ObjectId("T", str(number)) for number in range(8)]
+
+    def limit_file_size(limit):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    def squeeze():
+        if sys.argv[2] == "limit":
+            limit_file_size(path.with_name(path.name + "-wal").stat().st_size)
+        else:
+            try:
+                with filler.open("wb", buffering=0) as file:
+                    while True:
+                        file.write(bytes(4096))
+            except OSError:
+                pass
+
+    def relax():
+        limit_file_size(resource.RLIM_INFINITY) if sys.argv[2] == "limit" else filler.unlink()
+
+    async def main():
+        database = SqliteDatabase(path)
+        async with SqliteState(database) as state:
+            for object_id in objects:
+                try:
+                    await state.load_and_fence(object_id, "s", 1)
+                except StateNotFound:
+                    await state.save(object_id, "s", 1, 0, b"good")
+            before = database.statistics()
+            squeeze()
+            fates = await asyncio.gather(*(state.save(o, "s", 1, 1, bytes(100_000)) for o in objects), return_exceptions=True)
+            assert [type(fate) for fate in fates] == [StorageUnavailable] * 8, fates
+            assert all(str(path) in str(fate) for fate in fates), fates
+            assert database.statistics() == before
+            relax()
+            for object_id in objects:
+                assert await state.load_and_fence(object_id, "s", 1) == StoredState(1, b"good")
+                assert await state.save(object_id, "s", 1, 1, b"small") == 2
+            print(fates[0])
+
+    asyncio.run(main())
+"""
+
+
+def test_a_commit_beyond_the_file_size_limit_fails_its_whole_batch_and_loses_nothing(path: Path) -> None:
+    ended = run(FULL_DISK, path, "limit")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "a limit on file sizes" in ended.stdout
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of four megabytes."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a small disk here; the test with the file size limit runs everywhere")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="tmpfs is a file system of Linux")
+def test_a_commit_on_a_full_disk_fails_its_whole_batch_and_loses_nothing(small_disk: Path) -> None:
+    ended = run(FULL_DISK, small_disk / "rio.db", "fill")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "the disk is full" in ended.stdout
+
+
+def test_a_read_only_file_is_unavailable_and_says_what_to_do() -> None:
+    script = """
+        import asyncio, os, sys
+        from rio.errors import StorageUnavailable
+        from rio.identity import ObjectId
+        from rio.storage import open_storage
+        import rio.storage.sqlite
+
+        directory = sys.argv[1]
+
+        async def make():
+            async with open_storage(f"sqlite:///{directory}/rio.db"):
+                pass
+
+        async def use():
+            async with open_storage(f"sqlite:///{directory}/rio.db") as storage:
+                await storage.placement.claim(ObjectId("T", "1"), 1)
+
+        asyncio.run(make())
+        os.chmod(f"{directory}/rio.db", 0o444)
+        os.chmod(directory, 0o555)
+        if os.geteuid() == 0:
+            os.seteuid(65534)  # to root nothing is read-only
+        try:
+            asyncio.run(use())
+        except StorageUnavailable as error:
+            print(error)
+        finally:
+            os.seteuid(os.getuid())
+            os.chmod(directory, 0o755)
+    """
+    with tempfile.TemporaryDirectory() as directory:  # not tmp_path, into which only its owner can look
+        ended = run(script, directory)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "writable" in ended.stdout
+    assert directory in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello", b"PK\x03\x04" * 5000, b"SQLite format 3\x00" + b"z" * 5000], ids=["short", "archive", "damaged"]
+)
+async def test_a_file_that_is_no_database_is_refused_and_left_untouched(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(SchemaMismatch, match=r"rio\.db.*no SQLite database.*choose another file"):
+        await SqliteState(path).prepare()
+    assert path.read_bytes() == content
+    assert os.listdir(path.parent) == ["rio.db"]
+
+
+@pytest.mark.parametrize(("version", "text"), [(0, "older"), (2, "newer.*upgrade rio")])
+async def test_another_schema_is_refused(path: Path, version: int, text: str) -> None:
+    async with SqliteState(path) as state:
+        await fenced(state)
+    execute(path, f"UPDATE rio_cluster SET schema_version = {version}")
+    with pytest.raises(SchemaMismatch, match=text):
+        await SqliteState(path).prepare()
+    assert execute(path, "SELECT count(*) FROM rio_state") == [(1,)]
+
+
+async def test_tables_of_somebody_else_are_refused(path: Path) -> None:
+    execute(path, "CREATE TABLE rio_cluster (what INTEGER)")
+    with pytest.raises(SchemaMismatch, match="not those of this version"):
+        await SqliteState(path).prepare()
+    assert execute(path, "SELECT name FROM sqlite_schema") == [("rio_cluster",)]
+
+
+async def test_tables_that_disappear_are_a_mismatch_and_not_an_empty_state(path: Path, state: StateStorage) -> None:
+    execute(path, "DROP TABLE rio_state")
+    with pytest.raises(SchemaMismatch):
+        await state.load_and_fence(ADA, "s", 1)
+
+
+async def test_a_file_may_hold_other_tables(path: Path) -> None:
+    execute(path, "CREATE TABLE mine (x)")
+    async with SqliteState(path) as state:
+        await fenced(state)
+    execute(path, "SELECT x FROM mine")
+
+
+async def test_a_directory_that_does_not_exist_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(StorageUnavailable, match="directory must exist"):
+        await SqliteState(tmp_path / "missing" / "rio.db").prepare()
+
+
+async def test_prepare_can_be_tried_again_after_it_failed(tmp_path: Path) -> None:
+    state = SqliteState(tmp_path / "later" / "rio.db")
+    with pytest.raises(StorageUnavailable):
+        await state.prepare()
+    with pytest.raises(StorageClosed):
+        await state.load_and_fence(ADA, "s", 1)
+    (tmp_path / "later").mkdir()
+    async with state:
+        await fenced(state)
+
+
+@pytest.mark.parametrize("damage", ["data = 7", "data = 'text'", "version = 'one'"])
+async def test_a_row_that_cannot_be_read_is_corrupt_and_left_alone(path: Path, state: StateStorage, damage: str) -> None:
+    await fenced(state)
+    await state.save(ADA, "s", 1, 0, b"x")
+    execute(path, f"UPDATE rio_state SET {damage}")
+    before = execute(path, "SELECT version, data FROM rio_state")
+    with pytest.raises(StateCorrupt):
+        await state.load_and_fence(ADA, "s", 1)
+    assert execute(path, "SELECT version, data FROM rio_state") == before
+
+
+# --- one file for all, and its URL
+
+
+async def test_two_databases_on_one_path_are_one_cluster(path: Path) -> None:
+    async with open_storage(f"sqlite:///{path}") as one, open_storage(f"sqlite:///{path}") as two:
+        generation, snapshot = await one.membership.register("h:1")
+        assert await two.membership.snapshot() == snapshot
+        claimed = await two.placement.claim(ADA, generation)
+        assert await one.placement.lookup(ADA) == claimed
+        await fenced(one.state)
+        assert await two.state.save(ADA, "s", 1, 0, b"x") == 1
+        assert await one.state.load_and_fence(ADA, "s", 1) == StoredState(1, b"x")
+
+
+async def test_a_write_is_durable_once_it_has_returned(path: Path) -> None:
+    async with SqliteObjectPlacement(path) as placement:
+        await placement.claim(ADA, 1)
+        assert execute(path, "PRAGMA journal_mode") == [("wal",)]
+        assert execute(path, "SELECT type_name, id, generation FROM rio_placement") == [("Account", "ada", 1)]
+
+
+@pytest.mark.parametrize("name", ["", ":memory:"])
+def test_a_path_that_is_no_file_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="memory://"):
+        SqliteDatabase(name)
+
+
+@pytest.mark.parametrize("busy_timeout", [-1.0, float("nan"), float("inf")])
+def test_a_timeout_that_is_none_is_refused(path: Path, busy_timeout: float) -> None:
+    with pytest.raises(ConfigurationError, match="busy_timeout"):
+        SqliteDatabase(path, busy_timeout=busy_timeout)

@@ -1,0 +1,77 @@
+"""A URL names a storage, and what it does not name costs nothing."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rio.errors import ConfigurationError, StorageClosed, StorageUnavailable
+from rio.storage import Storage, open_storage
+from rio.storage.local import LocalMembershipStorage, LocalState
+from rio.storage.sqlite import SqliteMembershipStorage, SqliteObjectPlacement, SqliteState
+from rio.testing.contracts import ADA
+
+
+def test_importing_storage_loads_no_driver() -> None:
+    script = "import sys, rio.storage; print({'aiosqlite', 'sqlite3', 'asyncpg', 'redis'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    assert ended.stdout == "set()\n"
+
+
+async def test_each_memory_storage_is_another_one() -> None:
+    async with open_storage("memory://") as one, open_storage("memory://") as two:
+        await one.placement.claim(ADA, 1)
+        assert await two.placement.lookup(ADA) is None
+
+
+async def test_a_relative_path_is_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with open_storage("sqlite:///a%20b.db") as storage:
+        assert isinstance(storage.membership, SqliteMembershipStorage)
+        assert isinstance(storage.placement, SqliteObjectPlacement)
+        assert isinstance(storage.state, SqliteState)
+        monkeypatch.chdir("/")
+    assert (tmp_path / "a b.db").exists()
+
+
+async def test_an_absolute_path_has_four_slashes(tmp_path: Path) -> None:
+    async with open_storage(f"sqlite:///{tmp_path}/a.db?busy_timeout=0.5"):
+        assert (tmp_path / "a.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("mongodb://host/db", "memory://, sqlite://"),
+        ("bank.db", "memory://, sqlite://"),
+        ("", "memory://, sqlite://"),
+        ("memory://shared", "nothing may follow"),
+        ("sqlite://bank.db", "sqlite:///relative.db"),
+        ("sqlite:///", "sqlite:///relative.db"),
+        ("sqlite:///:memory:", "memory://"),
+        ("sqlite:///bank.db?timeout=5", "there is busy_timeout"),
+        ("sqlite:///bank.db?busy_timeout=soon", "seconds"),
+        ("sqlite:///bank.db?busy_timeout=-1", "busy_timeout"),
+    ],
+)
+def test_a_url_that_names_no_storage_is_refused_with_what_would(url: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        open_storage(url)
+
+
+async def test_one_role_can_live_elsewhere(tmp_path: Path) -> None:
+    async with replace(open_storage(f"sqlite:///{tmp_path}/a.db"), state=LocalState()) as storage:
+        generation, _ = await storage.membership.register("h:1")
+        assert (await storage.placement.claim(ADA, generation)).generation == generation
+
+
+async def test_a_role_that_cannot_be_prepared_leaves_none_open(tmp_path: Path) -> None:
+    membership = LocalMembershipStorage()
+    state = SqliteState(tmp_path / "missing" / "a.db")
+    storage = Storage(membership, open_storage("memory://").placement, state)
+    with pytest.raises(StorageUnavailable):
+        await storage.prepare()
+    with pytest.raises(StorageClosed):
+        await membership.snapshot()

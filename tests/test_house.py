@@ -1,0 +1,111 @@
+"""The rules of the house that a machine can hold: imports point down, the faces are thin, and data never becomes code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import rio
+
+PACKAGE = Path(rio.__file__).parent
+
+# A module imports only from lower floors, or from its own folder. A folder stands for all that it holds and that is not listed apart.
+FLOORS = [
+    ["errors", "clock", "hints"],
+    ["_core", "identity", "observability"],
+    ["protocol", "app_data", "message", "state", "placement", "cluster.membership", "cluster.config", "cluster.lease"],
+    ["cluster.provider", "handler", "pubsub"],
+    ["service_object"],
+    ["registry", "ref", "transport", "storage"],
+    ["activation"],
+    ["client"],
+    ["cluster"],
+    ["service"],
+    ["server"],
+    ["cli", "web", "testing", "asgi", "sync", ""],
+    ["__main__"],
+]
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+HOMELESS = {"utils", "helpers", "common", "base", "types", "constants"}
+CODE_FROM_DATA = {"pickle", "marshal", "shelve", "eval", "exec"}
+
+# "cluster/config.py" is "cluster.config", "cluster/__init__.py" is "cluster", "__init__.py" is ""
+FILES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    for suffix in ("pyx", "py")
+    for path in sorted(PACKAGE.rglob(f"*.{suffix}"))
+}
+
+
+def floor_of(name: str) -> int:
+    while name not in FLOOR_OF and "." in name:
+        name = name.rpartition(".")[0]
+    assert name in FLOOR_OF, f"rio.{name} has no floor"
+    return FLOOR_OF[name]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Full names of what a file imports, wherever the import stands."""
+    if path.suffix == ".pyx":
+        return set(re.findall(r"^\s*(?:from|c?import) +([\w.]+)", path.read_text(), re.MULTILINE))
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & {f"rio.{name}" for name in FILES}
+            found |= submodules or {str(node.module)}
+    return found
+
+
+def test_imports_point_down() -> None:
+    upward = [
+        f"{name or 'rio'} imports {imported}"
+        for name, path in FILES.items()
+        for imported in imports_of(path)
+        if imported.partition(".")[0] == "rio"
+        and imported.split(".")[1:2] != name.split(".")[:1]
+        and floor_of(imported[4:]) >= floor_of(name)
+    ]
+    assert upward == []
+
+
+def test_every_file_is_named_after_the_thing_it_holds() -> None:
+    assert [name for name in FILES if name.rpartition(".")[2] in HOMELESS] == []
+
+
+def test_data_never_becomes_code() -> None:
+    for name, path in FILES.items():
+        assert not imports_of(path) & CODE_FROM_DATA, name
+        assert not re.search(r"(?<![\w.])(eval|exec)\(", path.read_text()), name
+
+
+@pytest.mark.parametrize("face", ["", "_core"])
+def test_a_face_holds_imports_and_all_only(face: str) -> None:
+    for statement in ast.parse(FILES[face].read_text()).body:
+        is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+        is_all = isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__"
+        assert is_docstring or is_all or isinstance(statement, ast.Import | ast.ImportFrom), f"line {statement.lineno}"
+
+
+def test_all_lists_exactly_the_public_names() -> None:
+    public = {name for name, value in vars(rio).items() if not name.startswith("_") and not isinstance(value, ModuleType)}
+    assert sorted(public) == sorted(name for name in rio.__all__ if not isinstance(getattr(rio, name), ModuleType))
+
+
+def test_importing_rio_loads_no_driver_and_touches_no_event_loop_policy() -> None:
+    program = """
+import asyncio, sys
+before = asyncio.events._event_loop_policy
+import rio
+print({"aiosqlite", "sqlite3", "asyncpg", "redis", "hiredis", "uvloop", "rich"} & set(sys.modules) or "no driver")
+print("policy untouched" if asyncio.events._event_loop_policy is before else "policy set")
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["no driver", "policy untouched"]

@@ -1,0 +1,208 @@
+"""What type checkers must accept, and infer, without a plugin. Never run; see test_typing.py."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar, assert_type
+
+import msgspec
+
+from rio.app_data import AppData
+from rio.handler import BoundHandler, Handler, handler
+from rio.message import ApplicationError, DynamicMessage, Message, State
+from rio.ref import Sender, ref
+from rio.registry import Registry
+from rio.service_object import ServiceObject
+from rio.state import managed_state
+
+R = TypeVar("R")
+
+
+# --- messages -------------------------------------------------------------------------------------------------------------------------
+
+
+class Balance(Message):
+    amount: int
+
+
+class Deposit(Message[Balance], type_name="bank.Deposit", idempotent=True):
+    amount: int
+    note: str = ""
+
+
+class Peek(Message[Balance], readonly=True, frozen=True):
+    pass
+
+
+class Forget(Message[None]):
+    pass
+
+
+class Undeclared(Message, kw_only=True, rename="camel"):
+    amount: int = 0
+    tags: list[str] = msgspec.field(default_factory=list)
+
+
+class Early(Message["Late"]):
+    pass
+
+
+class Late(Message):
+    pass
+
+
+class Query(Message[R], Generic[R]):
+    text: str
+
+
+class Names(Query[list[str]]):
+    limit: int = 10
+
+
+Deposit(1)
+Deposit(amount=1, note="x")
+Names("ada", limit=3)
+assert_type(Deposit(1).amount, int)
+
+
+# --- errors, state, application data --------------------------------------------------------------------------------------------------
+
+
+class InsufficientFunds(ApplicationError, type_name="bank.InsufficientFunds"):
+    missing: int
+    message: str = "not enough money"
+
+
+class Closed(InsufficientFunds):
+    reasons: list[str] = msgspec.field(default_factory=list)
+
+
+def raising() -> None:
+    try:
+        raise InsufficientFunds(missing=3)
+    except InsufficientFunds as error:
+        assert_type(error.missing, int)
+        assert_type(error.message, str)
+    InsufficientFunds(3)
+    InsufficientFunds(3, "none at all")
+    assert_type(Closed(3, reasons=["holiday"]).reasons, list[str])
+
+
+class Ledger(State):
+    balance: int = 0
+
+
+class Clock:
+    def now(self) -> float:
+        return 0.0
+
+
+def application_data(app: AppData) -> None:
+    app.set(Clock())
+    app.set(Clock(), as_type=object)
+    assert_type(app.get(Clock), Clock)
+    assert_type(app.get_or_default(Clock), Clock)
+
+
+# --- objects --------------------------------------------------------------------------------------------------------------------------
+
+
+class Account(ServiceObject, type_name="bank.Account"):
+    ledger: Ledger = managed_state()
+    audit: Ledger = managed_state(name="log")
+
+    async def before_load(self) -> None: ...
+
+    async def load(self, app: AppData) -> None:
+        await super().load()
+        await self.load_state("audit")
+
+    async def shutdown(self) -> None:
+        await super().shutdown()
+
+    @handler
+    async def deposit(self, message: Deposit) -> Balance:
+        assert_type(self.ledger, Ledger)
+        await self.save_state("ledger")
+        self.publish(Balance(1))
+        assert_type(self.send("bank.Account", "bob", Deposit(1)), Awaitable[Balance])
+        assert_type(await self.ref(Account, "bob").peek(Peek()), Balance)
+        assert_type(await self.peek(Peek()), Balance)
+        assert_type(self.id, str)
+        assert_type(self.token, int)
+        return Balance(1)
+
+    @handler
+    def peek(self, message: Peek) -> Balance:
+        return Balance(1)
+
+    @handler(timeout=5.0)
+    async def forget(self, message: Forget, app: AppData) -> None:
+        await self.shutdown()
+
+    @handler
+    def undeclared(self, message: Undeclared, app: AppData) -> list[str]:
+        return []
+
+    @handler()
+    def names(self, message: Names) -> list[str]:
+        return []
+
+    @handler("legacy.Set")
+    async def legacy_set(self, value: Any) -> Any:
+        return value
+
+    @handler("legacy.Get", timeout=1)
+    def legacy_get(self, value: Any, app: AppData) -> int:
+        return 1
+
+
+class Savings(Account):
+    @handler
+    async def deposit(self, message: Deposit) -> Balance:
+        return await super().deposit(message)
+
+
+assert_type(Account.deposit, Handler[Account, Deposit, Balance])
+assert_type(Account.peek, Handler[Account, Peek, Balance])
+assert_type(Account.forget, Handler[Account, Forget, None])
+assert_type(Account.legacy_get, Handler[Account, Any, int])
+
+
+async def through_a_reference(sender: Sender) -> None:
+    account = ref(sender, Account, "ada")
+    assert_type(account, Account)
+    assert_type(account.deposit, BoundHandler[Deposit, Balance])
+    assert_type(account.deposit(Deposit(1)), Awaitable[Balance])
+    assert_type(account.peek(Peek()), Awaitable[Balance])
+    assert_type(await account.deposit(Deposit(1)), Balance)
+    assert_type(await account.peek(Peek(), timeout=2.0), Balance)
+    assert_type(await account.undeclared(Undeclared(amount=1)), list[str])
+    assert_type(await account.names(Names("a")), list[str])
+    assert_type(await account.legacy_set({"any": "thing"}), Any)
+    assert_type(await account.legacy_get(3), int)
+    await account.forget(Forget())
+    assert_type(await ref(sender, Savings, "ada").deposit(Deposit(1)), Balance)
+
+
+async def sending(sender: Sender) -> None:
+    assert_type(sender.send("bank.Account", "ada", Deposit(1)), Awaitable[Balance])
+    assert_type(sender.send(Account, "ada", Deposit(1), timeout=1.5), Awaitable[Balance])
+    assert_type(await sender.send(Account, "ada", Names("a")), list[str])
+    assert_type(await sender.send(Account, "ada", Early()), Late)
+    await sender.send(Account, "ada", Forget())
+    assert_type(sender.send("bank.Account", "ada", Undeclared(), returns=list[str]), Awaitable[list[str]])
+    assert_type(sender.send("bank.Account", "ada", Undeclared()), Awaitable[Any])
+    assert_type(sender.send("bank.Account", "ada", DynamicMessage("legacy.Set", 1)), Awaitable[Any])
+    assert_type(await sender.send("bank.Account", "ada", DynamicMessage("legacy.Get"), returns=int), int)
+
+
+def an_object_sends_as_a_client_does(account: Account) -> Sender:
+    return account
+
+
+def from_outside(account: Account, message: Forget) -> None: ...
+
+
+registry = Registry(Account, Savings)
+registry.add_handler(Account, from_outside)
+assert_type(registry.add_type(Account), type[Account])
+plain: Callable[[Deposit], Awaitable[Balance]] = Account().deposit
