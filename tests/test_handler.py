@@ -68,7 +68,7 @@ class Account(ServiceObject):
         return len(value)
 
     @handler("legacy.Get", timeout=1)
-    def legacy_get(self, value):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def legacy_get(self, value):  # type: ignore[no-untyped-def]
         return value
 
     @handler()
@@ -131,7 +131,7 @@ def test_names_may_be_local_to_a_function_or_to_the_class() -> None:
         def ping(self, message: Ping) -> None: ...
 
         @handler
-        def join(self, message: Join) -> Joined:  # noqa: F821
+        def join(self, message: Join) -> Joined:
             return self.Joined()
 
     assert (Room.ping.message_type, Room.join.message_type, Room.join.reply_type) == (Ping, Room.Join, Room.Joined)
@@ -293,22 +293,22 @@ def test_a_handler_cannot_have_the_name_of_a_method_that_the_object_needs() -> N
 # --- what is refused ------------------------------------------------------------------------------------------------------------------
 
 
-def no_annotation(self, message) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
+def no_annotation(self, message) -> None: ...  # type: ignore[no-untyped-def]
 def no_message(self: Any, message: str) -> None: ...
 def any_message(self: Any, message: Message) -> None: ...
 def a_union(self: Any, message: Deposit | Forget) -> None: ...
 def parametrised(self: Any, message: Wrap[int]) -> int: ...  # type: ignore[empty-body]
-def no_return(self: Any, message: Deposit): ...  # type: ignore[no-untyped-def]  # noqa: ANN201
-def no_return_for_none(self: Any, message: Forget): ...  # type: ignore[no-untyped-def]  # noqa: ANN201
-def no_return_undeclared(self: Any, message: Undeclared): ...  # type: ignore[no-untyped-def]  # noqa: ANN201
+def no_return(self: Any, message: Deposit): ...  # type: ignore[no-untyped-def]
+def no_return_for_none(self: Any, message: Forget): ...  # type: ignore[no-untyped-def]
+def no_return_undeclared(self: Any, message: Undeclared): ...  # type: ignore[no-untyped-def]
 def wrong_return(self: Any, message: Deposit) -> int: ...  # type: ignore[empty-body]
 def wrong_return_none(self: Any, message: Deposit) -> None: ...
 def promised(self: Any, message: Deposit) -> Awaitable[Balance]: ...  # type: ignore[empty-body]
 def opaque_reply(self: Any, message: Undeclared) -> Opaque: ...  # type: ignore[empty-body]
 def not_data(self: Any, message: Forget, app: int) -> None: ...
-def untyped_data(self: Any, message: Forget, app) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
+def untyped_data(self: Any, message: Forget, app) -> None: ...  # type: ignore[no-untyped-def]
 def only_for_checkers(self: Any, message: Undeclared) -> Decimal: ...  # type: ignore[empty-body]
-def no_type(self: Any, message: Deposit) -> "1 +": ...  # type: ignore[valid-type, empty-body]  # noqa: F722, UP037
+def no_type(self: Any, message: Deposit) -> "1 +": ...  # type: ignore[valid-type, empty-body]  # noqa: F722
 
 
 @pytest.mark.parametrize(

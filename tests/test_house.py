@@ -19,7 +19,8 @@ PACKAGE = Path(rio.__file__).parent
 FLOORS = [
     ["errors", "clock", "hints"],
     ["_core", "identity", "observability"],
-    ["protocol", "app_data", "message", "state", "placement", "cluster.membership", "cluster.config", "cluster.lease"],
+    ["message"],
+    ["protocol", "app_data", "state", "placement", "cluster.membership", "cluster.config", "cluster.lease"],
     ["cluster.provider", "handler", "pubsub"],
     ["service_object"],
     ["registry", "ref", "transport", "storage"],

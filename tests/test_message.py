@@ -63,7 +63,7 @@ class Late(Message):
     pass
 
 
-class Lost(Message["Nowhere"]):  # type: ignore[name-defined]  # noqa: F821
+class Lost(Message["Nowhere"]):  # type: ignore[name-defined]
     pass
 
 
@@ -93,7 +93,7 @@ def test_a_message_is_made_by_position_and_by_keyword_and_compares_by_its_fields
 
 def test_a_message_is_a_map_on_the_wire() -> None:
     assert msgpack.unpackb(encode(Deposit(1, "x"))) == {"amount": 1, "note": "x"}
-    with pytest.raises(RegistrationError, match="Listed.*array_like"):
+    with pytest.raises(RegistrationError, match=r"Listed.*array_like"):
         type(Message)("Listed", (Message,), {}, array_like=True)
 
 
@@ -449,7 +449,7 @@ def test_a_value_that_contains_itself_is_an_error() -> None:
     endless: list[Any] = []
     endless.append(endless)
     for encoder in (encode, encode_dynamic):
-        with pytest.raises((BadReply, BadMessage), match="nested too deeply|recursion"):
+        with pytest.raises((BadReply, BadMessage), match=r"nested too deeply|recursion"):
             encoder(endless)
 
 
@@ -496,7 +496,7 @@ plain_values = st.recursive(
     | st.floats(allow_nan=False)
     | st.text()
     | st.binary()
-    | st.datetimes(timezones=st.just(UTC), min_value=datetime(1971, 1, 1)),  # noqa: DTZ001
+    | st.datetimes(timezones=st.just(UTC), min_value=datetime(1971, 1, 1)),
     lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers(0, 9), inner),
     max_leaves=10,
 )

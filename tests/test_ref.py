@@ -123,7 +123,7 @@ def test_an_id_that_does_not_fit_is_refused(id: Any) -> None:
 
 @pytest.mark.parametrize("object_type", ["bank.Account", int, Deposit])
 def test_a_reference_needs_a_class_of_service_objects(object_type: Any) -> None:
-    with pytest.raises(TypeError, match="needs a subclass of rio.ServiceObject"):
+    with pytest.raises(TypeError, match=r"needs a subclass of rio.ServiceObject"):
         Ref(SENDER, object_type, "ada")
 
 
@@ -140,7 +140,7 @@ def test_a_reference_needs_a_class_of_service_objects(object_type: Any) -> None:
         (Account, DynamicMessage("legacy.Set"), (), int),
         (Account, DynamicMessage("Deposit"), (), Balance),
         (Account, Undeclared(), (str,), str),
-        (Account, Deposit(1), (None,), type(None)),
+        (Account, Deposit(1), (None,), Balance),
     ],
 )
 def test_the_reply_is_what_the_caller_says_else_the_message_else_the_handler(

@@ -99,8 +99,7 @@ def test_two_classes_with_one_type_name_are_refused_by_both_names() -> None:
     class Imposter(ServiceObject, type_name="chat.Room"):
         pass
 
-    expected = r"classes .*test_registry\.Room and .*Imposter have one type name, 'chat\.Room'.*class Imposter\(rio\.ServiceObject, type_name="
-    with pytest.raises(RegistrationError, match=expected):
+    with pytest.raises(RegistrationError, match=r"test_registry\.Room and .*Imposter have one type name, 'chat\.Room'.*type_name="):
         Registry(Room, Imposter)
 
 
@@ -149,7 +148,7 @@ def test_a_dynamic_handler_and_a_typed_one_cannot_share_a_message() -> None:
 
 @pytest.mark.parametrize("thing", [ServiceObject, Ping, "Room", None])
 def test_what_is_no_service_object_is_refused(thing: Any) -> None:
-    with pytest.raises(RegistrationError, match="subclasses of rio.ServiceObject, got"):
+    with pytest.raises(RegistrationError, match=r"subclasses of rio.ServiceObject, got"):
         Registry(thing)
 
 
@@ -183,7 +182,7 @@ def test_a_handler_from_outside_obeys_the_same_rules() -> None:
     registry = Registry(Room)
     with pytest.raises(RegistrationError, match=r"handler wrong \(.*\): it returns int, but Ping is answered with str"):
         registry.add_handler(Room, wrong)
-    with pytest.raises(RegistrationError, match="two handlers for message 'Ping', <handler Room.ping .* and <handler ping_again"):
+    with pytest.raises(RegistrationError, match=r"two handlers for message 'Ping', <handler Room.ping .* and <handler ping_again"):
         registry.add_handler(Room, ping_again)
 
 

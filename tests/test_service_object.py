@@ -10,7 +10,7 @@ import pytest
 from rio.app_data import AppData
 from rio.errors import BadIdentity, RegistrationError, RioError
 from rio.identity import Address, ObjectId, type_name_of
-from rio.message import NO_REPLY_DECLARED, DynamicMessage, Message, State
+from rio.message import DynamicMessage, Message, State
 from rio.service_object import HOOK_NAMES, ActivationContext, NotAttached, ServiceObject, check_construction, hooks_of
 from rio.state import managed_state
 
@@ -109,7 +109,7 @@ async def test_an_object_hands_its_requests_to_the_runtime() -> None:
     await room.load_state()
     await room.shutdown()
     assert runtime.calls == [
-        ("send", ("Other", "bob", Ping()), {"returns": NO_REPLY_DECLARED, "timeout": 2.0}),
+        ("send", ("Other", "bob", Ping()), {"returns": None, "timeout": 2.0}),
         ("send", (Room, "bob", DynamicMessage("x")), {"returns": int, "timeout": None}),
         ("ref", Room, "bob"),
         ("publish", Ping()),
@@ -239,7 +239,7 @@ def test_a_hook_with_other_parameters_is_refused(function: Any) -> None:
 
 
 async def not_data(self: Any, app: int) -> None: ...
-async def untyped(self: Any, app) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
+async def untyped(self: Any, app) -> None: ...  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("function", [not_data, untyped])

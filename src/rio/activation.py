@@ -10,7 +10,7 @@ from rio import message as codec
 from rio._core import dispatch
 from rio.errors import StateCorrupt, StateNotFound, StorageError, StorageUnavailable
 from rio.identity import Address, ObjectId, type_name_of
-from rio.message import NO_REPLY_DECLARED, Message, encode_message
+from rio.message import Message, encode_message
 from rio.ref import Ref
 from rio.state import ManagedStateField, StateStorage
 
@@ -107,9 +107,9 @@ class Activation(dispatch.Activation):
         return self._host.address
 
     def send(
-        self, object_type: type[Any] | str, id: str, message: Any, /, *, returns: Any = NO_REPLY_DECLARED, timeout: float | None = None
+        self, object_type: type[Any] | str, id: str, message: Any, /, *, returns: Any = None, timeout: float | None = None
     ) -> Awaitable[Any]:
-        return self._host.send(object_type, id, message, returns=None if returns is NO_REPLY_DECLARED else returns, timeout=timeout)
+        return self._host.send(object_type, id, message, returns=returns, timeout=timeout)
 
     def ref(self, object_type: type[T], id: str, /) -> T:
         return cast(T, Ref(self, object_type, id))  # type: ignore[arg-type]

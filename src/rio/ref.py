@@ -123,14 +123,14 @@ class RefMethod:
         return f"<{self._handler.name} of {self._ref!r}>"
 
 
-def expected_reply(object_type: type[ServiceObject] | str, message: Message[Any] | DynamicMessage, returns: Any = NO_REPLY_DECLARED) -> Any:
+def expected_reply(object_type: type[ServiceObject] | str, message: Message[Any] | DynamicMessage, returns: Any = None) -> Any:
     """The type into which the reply is decoded: ``returns`` if it is given, else what the message declares, else what the handler of
     ``object_type`` returns if that is a class, else ``Any``.
 
     :raises NameError: the message declares a reply that is not defined.
     """
-    if returns is not NO_REPLY_DECLARED:
-        return type(None) if returns is None else returns
+    if returns is not None and returns is not NO_REPLY_DECLARED:
+        return returns
     if isinstance(message, DynamicMessage):
         return _reply_of_handler(object_type, message.type_name)
     declared = reply_type_of(type(message))

@@ -131,6 +131,7 @@ class Server:
             await self.prepare()
             await self.bind()
         except BaseException:
+            self._stopped = True
             await self._release_resources()
             raise
         return self
@@ -147,7 +148,7 @@ class Server:
             await role.prepare()
 
     async def bind(self) -> None:
-        """Listen, join the cluster, and take requests from now on.
+        """Listen, join the cluster, and take requests from now on; those that come before it has joined are told to come again.
 
         :raises BindError: the address is taken or is not one of this machine.
         :raises StorageError: the membership cannot be written.
@@ -165,7 +166,6 @@ class Server:
             loop.create_task(self._serve_cluster(), name="rio server: hold the lease"),
             loop.create_task(self._sweep(), name="rio server: end what is overdue"),
         ]
-        await self._listener.start_serving()
         logger.info("serving %s on %s", ", ".join(self._service.dispatcher.tables), self.address)
 
     async def run(self, *, handle_signals: bool = True) -> None:
@@ -226,13 +226,16 @@ class Server:
             self._fencing.cancel()
         if self._client is not None:
             await self._client.close()
-        for connection in list(self._service.dispatcher.connections):
-            connection.close()
+        self._close_connections()
         if self._listener is not None:
             self._listener.close()
             await self._listener.wait_closed()
         if self._owned_storage is not None:
             await self._owned_storage.close()
+
+    def _close_connections(self) -> None:
+        for connection in list(self._service.dispatcher.connections):
+            connection.close()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_listener", None) is not None and not self._stopped:
@@ -243,7 +246,7 @@ class Server:
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
         host, port = self._bind_address
         try:
-            return await loop.create_server(self.new_connection, host, port, start_serving=False)
+            return await loop.create_server(self.new_connection, host, port)
         except OSError as error:
             raise BindError(f"cannot listen on {self._bind_address}: {error.strerror or error}; choose another address, or port 0 for any") from error
 
@@ -295,6 +298,8 @@ class Server:
         except NodeEvicted as error:
             logger.error("%s stops: %s", self.address, error)
             self._evicted = error
+            await self._service.abort()
+            self._close_connections()
             self.request_stop()
 
     async def _sweep(self) -> None:
@@ -385,7 +390,10 @@ class NodeClient(Client):
         self._server = server
 
     async def _read_members(self) -> MembershipSnapshot:
-        return await self._server.cluster.refresh()
+        try:
+            return await self._server.cluster.refresh()
+        except NodeEvicted:
+            return self._server.cluster.snapshot  # the server hears of it itself, and stops
 
     def _choose(self, call: Any) -> Peer | None:
         own = self._server.address

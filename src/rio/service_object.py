@@ -12,7 +12,7 @@ from rio.app_data import AppData
 from rio.errors import RegistrationError, RioError
 from rio.handler import Handler, collect_handlers
 from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name
-from rio.message import NO_REPLY_DECLARED, DynamicMessage, Message, State, check_serialisable
+from rio.message import DynamicMessage, Message, State, check_serialisable
 from rio.state import ManagedState, ManagedStateField, check_state_names, collect_managed_states
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class ActivationContext(Protocol):
         ...
 
     def send(
-        self, object_type: type[Any] | str, id: str, message: Any, /, *, returns: Any = NO_REPLY_DECLARED, timeout: float | None = None
+        self, object_type: type[Any] | str, id: str, message: Any, /, *, returns: Any = None, timeout: float | None = None
     ) -> Awaitable[Any]: ...
     def ref(self, object_type: type[T], id: str, /) -> T: ...
     def publish(self, event: Message[Any], /) -> None: ...
@@ -154,7 +154,7 @@ class ServiceObject:
         message: Message[Any] | DynamicMessage,
         /,
         *,
-        returns: Any = NO_REPLY_DECLARED,
+        returns: Any = None,
         timeout: float | None = None,
     ) -> Awaitable[Any]:
         """Send a message to another object, wherever it lives, and await the reply. ``timeout`` is in seconds.

@@ -434,13 +434,14 @@ def test_a_read_only_file_is_unavailable_and_says_what_to_do() -> None:
     assert directory in ended.stdout
 
 
-@pytest.mark.parametrize(
-    "content", [b"hello", b"PK\x03\x04" * 5000, b"SQLite format 3\x00" + b"z" * 5000], ids=["short", "archive", "damaged"]
-)
-async def test_a_file_that_is_no_database_is_refused_and_left_untouched(path: Path, content: bytes) -> None:
+NO_DATABASES = {"short": b"hello", "archive": b"PK\x03\x04" * 5000, "damaged": b"SQLite format 3\x00" + b"z" * 5000}
+
+
+@pytest.mark.parametrize("content", NO_DATABASES.values(), ids=NO_DATABASES.keys())
+def test_a_file_that_is_no_database_is_refused_and_left_untouched(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(SchemaMismatch, match=r"rio\.db.*no SQLite database.*choose another file"):
-        await SqliteState(path).prepare()
+        asyncio.run(SqliteState(path).prepare())
     assert path.read_bytes() == content
     assert os.listdir(path.parent) == ["rio.db"]
 

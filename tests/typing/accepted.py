@@ -5,13 +5,9 @@ from typing import Any, Generic, TypeVar, assert_type
 
 import msgspec
 
-from rio.app_data import AppData
-from rio.handler import BoundHandler, Handler, handler
-from rio.message import ApplicationError, DynamicMessage, Message, State
+import rio
+from rio.handler import BoundHandler, Handler
 from rio.ref import Sender, ref
-from rio.registry import Registry
-from rio.service_object import ServiceObject
-from rio.state import managed_state
 
 R = TypeVar("R")
 
@@ -19,37 +15,37 @@ R = TypeVar("R")
 # --- messages -------------------------------------------------------------------------------------------------------------------------
 
 
-class Balance(Message):
+class Balance(rio.Message):
     amount: int
 
 
-class Deposit(Message[Balance], type_name="bank.Deposit", idempotent=True):
+class Deposit(rio.Message[Balance], type_name="bank.Deposit", idempotent=True):
     amount: int
     note: str = ""
 
 
-class Peek(Message[Balance], readonly=True, frozen=True):
+class Peek(rio.Message[Balance], readonly=True, frozen=True):
     pass
 
 
-class Forget(Message[None]):
+class Forget(rio.Message[None]):
     pass
 
 
-class Undeclared(Message, kw_only=True, rename="camel"):
+class Undeclared(rio.Message, kw_only=True, rename="camel"):
     amount: int = 0
     tags: list[str] = msgspec.field(default_factory=list)
 
 
-class Early(Message["Late"]):
+class Early(rio.Message["Late"]):
     pass
 
 
-class Late(Message):
+class Late(rio.Message):
     pass
 
 
-class Query(Message[R], Generic[R]):
+class Query(rio.Message[R], Generic[R]):
     text: str
 
 
@@ -66,7 +62,7 @@ assert_type(Deposit(1).amount, int)
 # --- errors, state, application data --------------------------------------------------------------------------------------------------
 
 
-class InsufficientFunds(ApplicationError, type_name="bank.InsufficientFunds"):
+class InsufficientFunds(rio.ApplicationError, type_name="bank.InsufficientFunds"):
     missing: int
     message: str = "not enough money"
 
@@ -86,7 +82,7 @@ def raising() -> None:
     assert_type(Closed(3, reasons=["holiday"]).reasons, list[str])
 
 
-class Ledger(State):
+class Ledger(rio.State):
     balance: int = 0
 
 
@@ -95,7 +91,7 @@ class Clock:
         return 0.0
 
 
-def application_data(app: AppData) -> None:
+def application_data(app: rio.AppData) -> None:
     app.set(Clock())
     app.set(Clock(), as_type=object)
     assert_type(app.get(Clock), Clock)
@@ -105,20 +101,20 @@ def application_data(app: AppData) -> None:
 # --- objects --------------------------------------------------------------------------------------------------------------------------
 
 
-class Account(ServiceObject, type_name="bank.Account"):
-    ledger: Ledger = managed_state()
-    audit: Ledger = managed_state(name="log")
+class Account(rio.ServiceObject, type_name="bank.Account"):
+    ledger: Ledger = rio.managed_state()
+    audit: Ledger = rio.managed_state(name="log")
 
     async def before_load(self) -> None: ...
 
-    async def load(self, app: AppData) -> None:
+    async def load(self, app: rio.AppData) -> None:
         await super().load()
         await self.load_state("audit")
 
     async def shutdown(self) -> None:
         await super().shutdown()
 
-    @handler
+    @rio.handler
     async def deposit(self, message: Deposit) -> Balance:
         assert_type(self.ledger, Ledger)
         await self.save_state("ledger")
@@ -130,33 +126,33 @@ class Account(ServiceObject, type_name="bank.Account"):
         assert_type(self.token, int)
         return Balance(1)
 
-    @handler
+    @rio.handler
     def peek(self, message: Peek) -> Balance:
         return Balance(1)
 
-    @handler(timeout=5.0)
-    async def forget(self, message: Forget, app: AppData) -> None:
+    @rio.handler(timeout=5.0)
+    async def forget(self, message: Forget, app: rio.AppData) -> None:
         await self.shutdown()
 
-    @handler
-    def undeclared(self, message: Undeclared, app: AppData) -> list[str]:
+    @rio.handler
+    def undeclared(self, message: Undeclared, app: rio.AppData) -> list[str]:
         return []
 
-    @handler()
+    @rio.handler()
     def names(self, message: Names) -> list[str]:
         return []
 
-    @handler("legacy.Set")
+    @rio.handler("legacy.Set")
     async def legacy_set(self, value: Any) -> Any:
         return value
 
-    @handler("legacy.Get", timeout=1)
-    def legacy_get(self, value: Any, app: AppData) -> int:
+    @rio.handler("legacy.Get", timeout=1)
+    def legacy_get(self, value: Any, app: rio.AppData) -> int:
         return 1
 
 
 class Savings(Account):
-    @handler
+    @rio.handler
     async def deposit(self, message: Deposit) -> Balance:
         return await super().deposit(message)
 
@@ -191,18 +187,30 @@ async def sending(sender: Sender) -> None:
     await sender.send(Account, "ada", Forget())
     assert_type(sender.send("bank.Account", "ada", Undeclared(), returns=list[str]), Awaitable[list[str]])
     assert_type(sender.send("bank.Account", "ada", Undeclared()), Awaitable[Any])
-    assert_type(sender.send("bank.Account", "ada", DynamicMessage("legacy.Set", 1)), Awaitable[Any])
-    assert_type(await sender.send("bank.Account", "ada", DynamicMessage("legacy.Get"), returns=int), int)
+    assert_type(sender.send("bank.Account", "ada", rio.DynamicMessage("legacy.Set", 1)), Awaitable[Any])
+    assert_type(await sender.send("bank.Account", "ada", rio.DynamicMessage("legacy.Get"), returns=int), int)
 
 
 def an_object_sends_as_a_client_does(account: Account) -> Sender:
     return account
 
 
+def the_client_sends_as_an_object_does(client: rio.Client) -> Sender:
+    return client
+
+
+async def through_the_client(client: rio.Client) -> None:
+    assert_type(client.send("bank.Account", "ada", Deposit(1)), Awaitable[Balance])
+    assert_type(client.send(Account, "ada", Deposit(1)), Awaitable[Balance])
+    assert_type(client.send("bank.Account", "ada", Undeclared(), returns=int), Awaitable[int])
+    assert_type(client.ref(Account, "ada").deposit(Deposit(1)), Awaitable[Balance])
+    assert_type(await client.ref(Account, "ada").peek(Peek()), Balance)
+
+
 def from_outside(account: Account, message: Forget) -> None: ...
 
 
-registry = Registry(Account, Savings)
+registry = rio.Registry(Account, Savings)
 registry.add_handler(Account, from_outside)
 assert_type(registry.add_type(Account), type[Account])
 plain: Callable[[Deposit], Awaitable[Balance]] = Account().deposit

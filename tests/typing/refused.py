@@ -7,59 +7,54 @@ Both checkers complain of an ignore that was not needed, so that nothing here is
 
 from typing import Any
 
-from rio.app_data import AppData
-from rio.handler import handler
-from rio.message import ApplicationError, DynamicMessage, Message, State
+import rio
 from rio.ref import Sender, ref
-from rio.registry import Registry
-from rio.service_object import ServiceObject
-from rio.state import managed_state
 
 
-class Balance(Message):
+class Balance(rio.Message):
     amount: int
 
 
-class Deposit(Message[Balance]):
+class Deposit(rio.Message[Balance]):
     amount: int
 
 
-class Withdraw(Message[Balance]):
+class Withdraw(rio.Message[Balance]):
     amount: int
 
 
-class InsufficientFunds(ApplicationError):
+class InsufficientFunds(rio.ApplicationError):
     missing: int
 
 
-class Ledger(State):
+class Ledger(rio.State):
     balance: int = 0
 
 
-class Account(ServiceObject):
-    ledger: Ledger = managed_state()
+class Account(rio.ServiceObject):
+    ledger: Ledger = rio.managed_state()
 
-    @handler
+    @rio.handler
     async def deposit(self, message: Deposit) -> Balance:
         self.publish("text")  # type: ignore # pyright: ignore # an event is a message
         self.ledger.balance = "much"  # type: ignore # pyright: ignore # a state's field has its type
         return Balance(1)
 
-    @handler
+    @rio.handler
     def withdraw(self, message: Withdraw) -> Balance:
         return Balance(1)
 
-    @handler("legacy.Set")
+    @rio.handler("legacy.Set")
     def legacy_set(self, value: Any) -> int:
         return 1
 
 
-class Wrong(ServiceObject):
-    @handler  # type: ignore # pyright: ignore # the parameter is no message
+class Wrong(rio.ServiceObject):
+    @rio.handler  # type: ignore # pyright: ignore # the parameter is no message
     async def text(self, message: str) -> str:
         return message
 
-    @handler(timeout="long")  # type: ignore # pyright: ignore # a timeout is a number
+    @rio.handler(timeout="long")  # type: ignore # pyright: ignore # a timeout is a number
     async def late(self, message: Deposit) -> Balance:
         return Balance(1)
 
@@ -71,17 +66,17 @@ Deposit(1).size  # type: ignore # pyright: ignore # there is no such field
 InsufficientFunds("three")  # type: ignore # pyright: ignore # the field is an int
 InsufficientFunds()  # type: ignore # pyright: ignore # the field is missing
 InsufficientFunds(missing=3, other=4)  # type: ignore # pyright: ignore # there is no such field
-ApplicationError("text")  # type: ignore # pyright: ignore # subclass it
+rio.ApplicationError("text")  # type: ignore # pyright: ignore # subclass it
 Ledger(balance="much")  # type: ignore # pyright: ignore # the field is an int
-Registry(Ledger)  # type: ignore # pyright: ignore # it is no service object
+rio.Registry(Ledger)  # type: ignore # pyright: ignore # it is no service object
 
 
-async def sending(sender: Sender, app: AppData) -> None:
+async def sending(sender: Sender, app: rio.AppData) -> None:
     reply: str = await sender.send("Account", "ada", Deposit(1))  # type: ignore # pyright: ignore # it is answered with a Balance
-    given: str = await sender.send("Account", "ada", DynamicMessage("x"), returns=int)  # type: ignore # pyright: ignore # returns= says int
+    given: str = await sender.send("Account", "ada", rio.DynamicMessage("x"), returns=int)  # type: ignore # pyright: ignore # returns= says int
     sender.send(Ledger, "ada", Deposit(1))  # type: ignore # pyright: ignore # it is no service object
     sender.send("Account", 7, Deposit(1))  # type: ignore # pyright: ignore # an id is a string
-    sender.send("Account", "ada", "text")  # type: ignore # pyright: ignore # a message is a Message
+    sender.send("Account", "ada", "text")  # type: ignore # pyright: ignore # a message is a rio.Message
     sender.send("Account", "ada", Deposit(1), timeout="1")  # type: ignore # pyright: ignore # a timeout is a number
     account = ref(sender, Account, "ada")
     await account.deposit(Withdraw(1))  # type: ignore # pyright: ignore # it is another handler's message

@@ -244,7 +244,7 @@ class Client(Caller):
         )
 
     def reply_decoder(self, message: Any, object_type: type[Any] | str, returns: Any) -> Callable[[bytes], Any]:
-        return codec.decoder_of(expected_reply(object_type, message, NO_REPLY_DECLARED if returns is None else returns))
+        return codec.decoder_of(expected_reply(object_type, message, returns))
 
     def unencodable(self, message: Any, error: Exception) -> RioError:
         return error if isinstance(error, RioError) else codec.encode_error(error, message, errors.BadMessage)
@@ -298,8 +298,9 @@ class Client(Caller):
         peers = [self._peer(member.address) for member in self._members.active if member.address not in refusals]
         if not peers:
             return None
-        best = min((peer.draining, peer.failures) for peer in peers)
-        return self._rng.choice([peer for peer in peers if (peer.draining, peer.failures) == best])
+        moment = now()
+        best = min(peer.rank(moment) for peer in peers)
+        return self._rng.choice([peer for peer in peers if peer.rank(moment) == best])
 
     def _submit(self, peer: Peer, call: Call) -> None:
         self._offline[call] = peer
@@ -352,6 +353,9 @@ class Client(Caller):
 
     def _failed(self, call: Call, error: RioError, connection: ClientProtocol) -> None:
         if call.future.done():
+            return
+        if self.loop is None:
+            call.fail(error)
             return
         match retry.decide(error, repeatable=call.repeatable):
             case Next.FOLLOW:
@@ -437,6 +441,9 @@ class Client(Caller):
 
     def _use(self, snapshot: MembershipSnapshot) -> None:
         if snapshot.version >= self._members.version:
+            for member in snapshot.members:
+                if member.generation > self._members.generation_high and member.address in self._peers:
+                    self._peers[member.address].renewed()
             self._members = snapshot
         listed = {member.address for member in self._members.members if not member.status.terminal}
         for address in [address for address, peer in self._peers.items() if address not in listed and peer.idle]:
@@ -466,15 +473,14 @@ class Client(Caller):
         if subscription is not None:
             subscription.ended()
 
-    async def attach(self, subscription: Subscription[Any], object_type: type[Any] | str, id: str) -> None:
-        """Have an object's events sent to ``subscription``, under a new number."""
+    async def attach(self, subscription: Subscription[Any], object_type: type[Any] | str, id: str) -> ClientProtocol | None:
+        """Have an object's events sent to ``subscription``, under a new number. Returns the connection on which they come."""
         self._subscriptions.pop(subscription.number, None)
         self._last_subscription += 1
         subscription.number = self._last_subscription
         self._subscriptions[subscription.number] = subscription
         await self.send(object_type, id, protocol.Subscribe(subscription.number))
-        connection = self.known(self.name_of(object_type), id)
-        subscription.attached(connection)
+        return cast("ClientProtocol | None", self.known(self.name_of(object_type), id))
 
     def detach(self, subscription: Subscription[Any]) -> None:
         """Deliver nothing to ``subscription`` any more."""

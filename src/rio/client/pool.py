@@ -8,11 +8,15 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from rio._core.calls import Call
+from rio.clock import now
 from rio.errors import NotExecuted, RioError
 from rio.identity import Address
 from rio.transport import HANDSHAKE_TIMEOUT, ClientProtocol
 
 logger = logging.getLogger("rio.client")
+
+LONGEST_AVOIDANCE = 5.0
+"""Seconds for which new objects are kept away from a server that could not be reached, at most."""
 
 Connect = Callable[["Peer"], Awaitable[ClientProtocol]]
 
@@ -34,6 +38,7 @@ class Peer:
         """It has said that it is about to stop: new objects go elsewhere."""
         self.failures = 0
         """How often in a row it could not be reached."""
+        self._avoid_until = 0.0
         self._owner = owner
         self._connect = connect
         self._waiting: dict[Call, None] = {}
@@ -55,6 +60,16 @@ class Peer:
     def waiting(self) -> list[Call]:
         """The calls that wait for the connection."""
         return list(self._waiting)
+
+    def rank(self, moment: float) -> tuple[bool, bool]:
+        """What a new object is better not sent to sorts last: a server that drains, or that could not be reached a short while ago."""
+        return self.draining, moment < self._avoid_until
+
+    def renewed(self) -> None:
+        """Another server has taken over the address."""
+        self.failures = 0
+        self._avoid_until = 0.0
+        self.draining = False
 
     @property
     def idle(self) -> bool:
@@ -82,18 +97,16 @@ class Peer:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 self.connection = await self._connect(self)
         except (OSError, RioError) as error:
-            self._failed(NotExecuted(f"{self.address} cannot be reached: {error or type(error).__name__}"))
-        except asyncio.CancelledError:
-            self._failed(NotExecuted("the client was closed"))
+            self._failed(NotExecuted(f"{self.address} cannot be reached: {str(error) or type(error).__name__}"))
+        except BaseException as error:
+            self._failed(NotExecuted(f"{self.address} was not connected to: {type(error).__name__}: {error}"))
             raise
         else:
             self._succeeded(self.connection)
-        finally:
-            self._connecting = None
 
     def _succeeded(self, connection: ClientProtocol) -> None:
-        self.failures = 0
-        self.draining = False
+        self._connecting = None
+        self.renewed()
         connection.on_goaway = self._goes_away
         waiting, self._waiting = self._waiting, {}
         for call in waiting:
@@ -101,6 +114,7 @@ class Peer:
 
     def _failed(self, error: NotExecuted) -> None:
         self.failures += 1
+        self._avoid_until = now() + min(LONGEST_AVOIDANCE, 0.1 * 2.0**self.failures)
         self.connection = None
         self._connecting = None
         waiting, self._waiting = self._waiting, {}

@@ -113,13 +113,6 @@ class Subscription(Generic[E_co]):
             self._failure = error
         self._arrived.set()
 
-    def attached(self, connection: ClientProtocol | None) -> None:
-        """The object has been found."""
-        if connection is None or not connection.usable:
-            self.ended()
-        else:
-            self.connection = connection
-
     def ended(self) -> None:
         """The object, or the connection to it, has gone away: look for it again."""
         self.connection = None
@@ -132,8 +125,10 @@ class Subscription(Generic[E_co]):
             self.ended()
 
     async def _attach(self) -> None:
-        self._sequence = 0
-        await self._client.attach(self, self._object_type, self._id)
+        """Find the object; again if the connection on which it was found is gone by now."""
+        while self.connection is None and not self._closed:
+            self._sequence = 0
+            self.connection = await self._client.attach(self, self._object_type, self._id)
 
     async def _attach_again(self) -> None:
         try:
