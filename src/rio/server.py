@@ -214,7 +214,7 @@ class Server:
     async def _release_resources(self) -> None:
         """Close everything, in the order in which nothing is admitted any more before others may admit it."""
         await self._service.abort()
-        if self.cluster.generation and self._evicted is None:
+        if self.cluster.generation:
             try:
                 await self.cluster.leave()
             except (StorageError, NodeEvicted) as error:

@@ -699,7 +699,7 @@ def test_the_same_program_takes_the_same_steps() -> None:
         loop = asyncio.get_running_loop()
         for node in await cluster.started(4):
             rng = random.Random(node.generation)
-            node.storage.delay = lambda rng=rng: rng.random()  # type: ignore[misc]
+            node.storage.delay = lambda rng=rng: rng.random()
             node.provider.on_lease = lambda lease, node=node: steps.append((loop.time(), node.generation, lease))  # type: ignore[misc]
         await asyncio.sleep(60.0)
         await cluster.stop()

@@ -311,7 +311,7 @@ cdef class Caller:
     cdef dict _older_routes                  # those before; forgotten when _routes is full
     cdef Py_ssize_t _route_count
 
-    def __init__(self, *, double default_timeout=30.0, Py_ssize_t route_limit=200_000):
+    def __init__(self, double default_timeout=30.0, Py_ssize_t route_limit=200_000):
         self.loop = None
         self.default_timeout = default_timeout
         self.route_limit = route_limit

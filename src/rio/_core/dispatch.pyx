@@ -78,6 +78,8 @@ cdef enum:
 
 
 cdef object Task = asyncio.Task
+cdef object enter_task = asyncio.tasks._enter_task
+cdef object leave_task = asyncio.tasks._leave_task
 cdef bint EAGER = sys.version_info >= (3, 12)
 cdef double DEFAULT_TIMEOUT = 30.0
 
@@ -603,10 +605,7 @@ cdef class Dispatcher:
             if method._is_async:
                 coroutine = Guard.__new__(Guard)
                 (<Guard>coroutine)._coroutine = result
-                if EAGER:
-                    task = Task(coroutine, loop=self.loop, eager_start=True)
-                else:
-                    task = Task(coroutine, loop=self.loop)
+                task = Task(coroutine, loop=self.loop, eager_start=True) if EAGER else started_task(coroutine, self.loop)
                 if not task.done():
                     turn._task = task
                     turn.connection._keep(turn)
@@ -726,6 +725,46 @@ cdef class Guard:
 
     def __getattr__(self, name):
         return getattr(self._coroutine, name)     # cr_frame and the like, so that a task's stack can be read
+
+
+@cython.final
+cdef class FirstStep:
+    """Stands in for ``loop.call_soon`` while a task is made, and keeps what the task would have had called."""
+
+    cdef object step
+    cdef object context
+
+    def __call__(self, step, *, context=None):
+        self.step = step
+        self.context = context
+
+
+cdef FirstStep first_step = FirstStep()
+
+
+cdef object started_task(coroutine, loop):
+    # What Task(eager_start=True) does from Python 3.12 on: an ordinary task whose first step is made now and not in the loop's next turn,
+    # which would cost more than all the rest of a short call.
+    try:
+        loop.call_soon = first_step
+    except AttributeError:
+        return Task(coroutine, loop=loop)     # a loop that takes no attributes
+    try:
+        task = Task(coroutine, loop=loop)
+    finally:
+        del loop.call_soon
+    step, context = first_step.step, first_step.context
+    first_step.step = first_step.context = None
+    outer = asyncio.current_task(loop)
+    if outer is None:
+        context.run(step)
+        return task
+    leave_task(loop, outer)
+    try:
+        context.run(step)
+    finally:
+        enter_task(loop, outer)
+    return task
 
 
 cdef object exited(error):
