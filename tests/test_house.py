@@ -17,7 +17,7 @@ PACKAGE = Path(rio.__file__).parent
 
 # A module imports only from lower floors, or from its own folder. A folder stands for all that it holds and that is not listed apart.
 FLOORS = [
-    ["errors", "clock", "hints"],
+    ["errors", "clock", "hints", "running"],
     ["_core", "identity", "observability"],
     ["message"],
     ["protocol", "app_data", "state", "placement", "cluster.membership", "cluster.config", "cluster.lease"],

@@ -1,4 +1,4 @@
-"""Distributed stateful services: objects with an identity, found anywhere in a cluster, that handle one message at a time and keep state."""
+"""Distributed stateful services: objects with an identity, found anywhere in a cluster, that take one message at a time and keep state."""
 
 from rio.app_data import AppData
 from rio.client.admin import AdminCommand
@@ -15,6 +15,7 @@ from rio.message import ApplicationError, DynamicMessage, Message, State
 from rio.placement import ObjectPlacement
 from rio.pubsub import MessageRouter
 from rio.registry import Registry
+from rio.running import run
 from rio.server import Server
 from rio.service_object import ServiceObject
 from rio.state import StateLoader, StateSaver, StateStorage, managed_state
@@ -50,4 +51,5 @@ __all__ = [
     "handler",
     "managed_state",
     "open_storage",
+    "run",
 ]

@@ -61,7 +61,7 @@ class Activation(dispatch.Activation):
     def object_id(self) -> ObjectId:
         return ObjectId(self.table.type_name, self.id)
 
-    # --- lifecycle ------------------------------------------------------------------------------------------------------------------------
+    # --- lifecycle ----------------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
         """Make the instance and bring it to life.
@@ -96,7 +96,7 @@ class Activation(dispatch.Activation):
         self.superseded = self.superseded or superseded
         self.closing = True
 
-    # --- what the object's own methods need -------------------------------------------------------------------------------------------------
+    # --- what the object's own methods need ---------------------------------------------------------------------------
 
     @property
     def app_data(self) -> AppData:
@@ -122,7 +122,7 @@ class Activation(dispatch.Activation):
         self.closing = True
         self._host.dispatcher.pump(self)
 
-    # --- state ------------------------------------------------------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------------------------
 
     async def load_state(self, *attributes: str) -> None:
         """Read these managed states, or all."""

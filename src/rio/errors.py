@@ -1,7 +1,7 @@
 """Everything that ``rio`` raises, as one tree under :class:`RioError`.
 
-The first question after a failed call is "may it have run?", so the tree is cut there: :class:`NotExecuted` (it did not, calling again is
-safe), :class:`OutcomeUnknown` (it may have), and :class:`CallRefused` / :class:`CallFailed` (it was answered; calling again changes nothing).
+The first question after a failed call is "may it have run?", so the tree is cut there: :class:`NotExecuted` (it did not, calling again
+is safe), :class:`OutcomeUnknown` (it may have), and :class:`CallRefused` / :class:`CallFailed` (it was answered; calling again changes nothing).
 
 A class that can arrive from a server has a ``code``, its name on the wire; a code maps to one class, and a code that this version does
 not know arrives as :class:`UnknownError`, which keeps it.
@@ -39,7 +39,7 @@ class RioError(Exception):
 _CLASS_OF_CODE: dict[str, type[RioError]] = {}
 
 
-# --- said while a program is put together ------------------------------------------------------------------------------------------
+# --- said while a program is put together -----------------------------------------------------------------------------
 
 
 class ConfigurationError(RioError, ValueError):
@@ -64,7 +64,7 @@ class BindError(RioError, OSError):
     """The server could not listen on its address."""
 
 
-# --- a call that was not executed: calling again is safe ----------------------------------------------------------------------------
+# --- a call that was not executed: calling again is safe --------------------------------------------------------------
 
 
 class NotExecuted(RioError):
@@ -119,11 +119,11 @@ class UnknownType(NotExecuted):
     code = "unknown_type"
 
 
-# --- a call that may have run -------------------------------------------------------------------------------------------------------
+# --- a call that may have run -----------------------------------------------------------------------------------------
 
 
 class OutcomeUnknown(RioError):
-    """The call may or may not have run, so it was not sent again. Declare its message ``idempotent`` or ``readonly`` to have it repeated."""
+    """The call may or may not have run, so it was not sent again. To have it repeated, declare its message ``idempotent`` or ``readonly``."""
 
     code = "outcome_unknown"
 
@@ -144,7 +144,7 @@ class Superseded(OutcomeUnknown):
     code = "superseded"
 
 
-# --- a call that was answered: calling again changes nothing --------------------------------------------------------------------------
+# --- a call that was answered: calling again changes nothing ----------------------------------------------------------
 
 
 class CallRefused(RioError):
@@ -202,7 +202,7 @@ class UnknownError(CallFailed):
     """An error whose code or class this program does not know. ``detail``: ``[code, detail]`` as received."""
 
 
-# --- the wire -------------------------------------------------------------------------------------------------------------------------
+# --- the wire ---------------------------------------------------------------------------------------------------------
 
 
 class ProtocolError(RioError):
@@ -217,7 +217,7 @@ class ProtocolVersionMismatch(ProtocolError):
     code = "protocol_version"
 
 
-# --- storage --------------------------------------------------------------------------------------------------------------------------
+# --- storage ----------------------------------------------------------------------------------------------------------
 
 
 class StorageError(RioError):
@@ -244,7 +244,7 @@ class StorageClosed(StorageError):
     """The storage was used before ``prepare()`` or after ``close()``."""
 
 
-# --- membership -----------------------------------------------------------------------------------------------------------------------
+# --- membership -------------------------------------------------------------------------------------------------------
 
 
 class NodeEvicted(RioError):

@@ -75,7 +75,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
         self._owner = owner
         self._where = f"{hints.short(owner)}.{name} ({hints.line_of(self.function)})"
 
-    # --- what the annotations say -------------------------------------------------------------------------------------------------
+    # --- what the annotations say -------------------------------------------------------------------------------------
 
     @property
     def message_name(self) -> str:
@@ -179,7 +179,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
         except TypeError as problem:
             raise self._refusal(f"its {what} {hints.short(wanted)} cannot travel: {problem}") from problem
 
-    # --- what the function is ---------------------------------------------------------------------------------------------------
+    # --- what the function is -----------------------------------------------------------------------------------------
 
     def _check_kind(self) -> None:
         if not callable(self.function) or isinstance(self.function, (type, staticmethod, classmethod)):
@@ -207,7 +207,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
     def _refusal(self, problem: str) -> RegistrationError:
         return RegistrationError(f"handler {self._where}: {problem}")
 
-    # --- as a descriptor ----------------------------------------------------------------------------------------------------------
+    # --- as a descriptor ----------------------------------------------------------------------------------------------
 
     @overload
     def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
@@ -263,7 +263,7 @@ async def _within(timeout: float, result: Awaitable[Any]) -> Any:
         return await result
 
 
-# --- the decorator --------------------------------------------------------------------------------------------------------------------
+# --- the decorator ----------------------------------------------------------------------------------------------------
 
 
 class HandlerDecorator(Protocol):
@@ -326,7 +326,7 @@ def handler(function_or_name: Any = None, /, *, timeout: float | None = None) ->
     return Handler(function_or_name, None, timeout)
 
 
-# --- the handlers of a class --------------------------------------------------------------------------------------------------------
+# --- the handlers of a class ------------------------------------------------------------------------------------------
 
 
 def collect_handlers(cls: type) -> dict[str, Handler[Any, Any, Any]]:

@@ -46,7 +46,7 @@ NO_REPLY_DECLARED: Final = NoReply.DECLARED
 """What :func:`reply_type_of` says of a message that does not tell what it is answered with."""
 
 
-# --- messages -----------------------------------------------------------------------------------------------------------------------
+# --- messages ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass_transform(field_specifiers=(msgspec.field,))  # on the metaclass, so that a message may be frozen although its base is not
@@ -192,7 +192,7 @@ class State(msgspec.Struct):
     """The base of what an object remembers. Every field has a default, because an object that was never saved starts with them."""
 
 
-# --- application errors ---------------------------------------------------------------------------------------------------------------
+# --- application errors -----------------------------------------------------------------------------------------------
 
 
 class _Field(NamedTuple):
@@ -410,7 +410,7 @@ class UnknownApplicationError(ApplicationError, type_name="rio.UnknownApplicatio
         return f"application error {self.type_name!r} with {self.fields!r:.500}" + (f": {self.reason}" if self.reason else "")
 
 
-# --- the codec ------------------------------------------------------------------------------------------------------------------------
+# --- the codec --------------------------------------------------------------------------------------------------------
 
 ENCODER: Final = msgspec.msgpack.Encoder()
 """The one encoder of typed values. The compiled core calls it directly, and :func:`encode_error` when it fails."""

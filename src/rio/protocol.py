@@ -142,7 +142,7 @@ def _decoder(shape: Any) -> msgspec.msgpack.Decoder[Any]:
     return _DECODERS[shape]
 
 
-# --- what travels with a call -----------------------------------------------------------------------------------------------------------
+# --- what travels with a call -----------------------------------------------------------------------------------------
 
 
 class Link(msgspec.Struct, array_like=True, frozen=True):
@@ -192,7 +192,8 @@ def nested_context(turn: RunningTurn) -> bytes:
     """
     context = read_context(turn.context)
     if len(context.chain) >= MAX_CHAIN:
-        raise DeadlockError(f"a chain of {MAX_CHAIN} calls within calls does not end: {' -> '.join(map(str, context.chain[-4:]))}", names(context.chain))
+        links = names(context.chain)
+        raise DeadlockError(f"a chain of {MAX_CHAIN} calls within calls does not end: ... -> {' -> '.join(links[-4:])}", links)
     context.chain = (*context.chain, Link(turn.type_name, turn.id, turn.message_name, turn.number))
     return _encode(context)
 

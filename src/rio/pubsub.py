@@ -56,7 +56,7 @@ class MessageRouter:
         return sum(map(len, self._listeners.values()))
 
     def subscribe(self, object_id: ObjectId, sink: EventSink, number: int) -> None:
-        """Deliver the object's events to ``sink`` as subscription ``number``, which is the sink's own choice. Repeating it changes nothing."""
+        """Deliver the object's events to ``sink`` as subscription ``number``, which is the sink's choice. Repeating it changes nothing."""
         key = (id(sink), number)
         listeners = self._listeners.setdefault(object_id, {})
         if key not in listeners:

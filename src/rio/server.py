@@ -124,7 +124,7 @@ class Server:
         self._evicted: NodeEvicted | None = None
         self._fencing: asyncio.TimerHandle | None = None
 
-    # --- the life of a server -------------------------------------------------------------------------------------------------------------------
+    # --- the life of a server -----------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         try:
@@ -209,7 +209,8 @@ class Server:
             async with asyncio.timeout(self._drain_timeout):
                 await self._service.deactivate_all()
         except TimeoutError:
-            logger.warning("%d objects were still busy after %g seconds and are dropped", self._service.dispatcher.live, self._drain_timeout)
+            busy = self._service.dispatcher.live
+            logger.warning("%d objects were still busy after %g seconds and are dropped", busy, self._drain_timeout)
 
     async def _release_resources(self) -> None:
         """Close everything, in the order in which nothing is admitted any more before others may admit it."""
@@ -241,14 +242,15 @@ class Server:
         if getattr(self, "_listener", None) is not None and not self._stopped:
             _warn(f"{self!r} was never stopped: use it as `async with`, or await its stop()", ResourceWarning, source=self, stacklevel=2)
 
-    # --- listening --------------------------------------------------------------------------------------------------------------------------------
+    # --- listening ----------------------------------------------------------------------------------------------------
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
         host, port = self._bind_address
         try:
             return await loop.create_server(self.new_connection, host, port)
         except OSError as error:
-            raise BindError(f"cannot listen on {self._bind_address}: {error.strerror or error}; choose another address, or port 0 for any") from error
+            reason = error.strerror or error
+            raise BindError(f"cannot listen on {self._bind_address}: {reason}; choose another address, or port 0 for any") from error
 
     def new_connection(self) -> ServerProtocol:
         """The server's side of a connection that is about to be made."""
@@ -263,7 +265,7 @@ class Server:
             raise ConfigurationError(f"{self._bind_address} is every interface: say with advertise= which address the others shall use")
         return Address(self._bind_address.host, bound[1])
 
-    # --- what connections ask -----------------------------------------------------------------------------------------------------------------------
+    # --- what connections ask -----------------------------------------------------------------------------------------
 
     def unsubscribe(self, connection: ServerProtocol, number: int) -> None:
         self._service.router.unsubscribe(connection, number)
@@ -275,7 +277,7 @@ class Server:
         logger.info("%s was asked to stop", self.address)
         self.request_stop()
 
-    # --- the cluster ----------------------------------------------------------------------------------------------------------------------------------
+    # --- the cluster --------------------------------------------------------------------------------------------------
 
     def _lease_moved(self, until: float) -> None:
         dispatcher = self._service.dispatcher
@@ -307,7 +309,7 @@ class Server:
             await asyncio.sleep(SWEEP_INTERVAL)
             self._service.dispatcher.sweep()
 
-    # --- for users --------------------------------------------------------------------------------------------------------------------------------------
+    # --- for users ----------------------------------------------------------------------------------------------------
 
     @property
     def client(self) -> Client:
@@ -334,7 +336,7 @@ class Server:
     def __repr__(self) -> str:
         return f"<Server on {self.address or self._bind_address}>"
 
-    # --- odds and ends ----------------------------------------------------------------------------------------------------------------------------------
+    # --- odds and ends ------------------------------------------------------------------------------------------------
 
     def _roles(self) -> Iterable[MembershipStorage | ObjectPlacement | StateStorage]:
         yield self._storage.membership

@@ -46,7 +46,7 @@ RELEASE_BATCH = 64
 
 
 class Service(ActivationHost):
-    """What one node does for its objects. The server owns it; the compiled dispatcher comes here whenever a request is not an ordinary one."""
+    """What one node does for its objects. The server owns it; the compiled dispatcher comes here when a request is not an ordinary one."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Service(ActivationHost):
         self.address = address
         self._send = send
 
-    # --- what activations need ----------------------------------------------------------------------------------------------------------
+    # --- what activations need ----------------------------------------------------------------------------------------
 
     def send(self, object_type: Any, id: str, message: Any, /, *, timeout: float | None, returns: Any) -> Awaitable[Any]:
         return self._send(object_type, id, message, timeout=timeout, returns=returns)
@@ -87,7 +87,7 @@ class Service(ActivationHost):
     def _not_running(self, *_: Any, **__: Any) -> NoReturn:
         raise Unavailable("the server does not run")
 
-    # --- the dispatch table -----------------------------------------------------------------------------------------------------------------
+    # --- the dispatch table -------------------------------------------------------------------------------------------
 
     def _table(self, registered: RegisteredType) -> TypeTable:
         if registered.type_name.startswith(protocol.RESERVED_PREFIX):
@@ -117,7 +117,7 @@ class Service(ActivationHost):
         known = ", ".join(sorted(name for name in table.methods if not name.startswith(protocol.RESERVED_PREFIX))) or "nothing"
         return f"{table.type_name!r} has no handler for message {message_name!r}; it handles: {known}"
 
-    # --- activation -------------------------------------------------------------------------------------------------------------------------
+    # --- activation ---------------------------------------------------------------------------------------------------
 
     def activate(self, turn: Turn) -> None:
         """A request for an object that is not in memory here."""
@@ -154,10 +154,11 @@ class Service(ActivationHost):
         except Superseded as error:
             self._refuse(activation, Unavailable(f"{activation.object_id} was taken over by another node while it was loaded: {error}"))
         except StorageError as error:
-            await self._abort(activation, error, Unavailable(f"{activation.object_id} could not be loaded: {type(error).__name__}: {error}"))
+            reason = f"{type(error).__name__}: {error}"
+            await self._abort(activation, Unavailable(f"{activation.object_id} could not be loaded: {reason}"))
         except Exception as error:
             logger.error("%s could not be activated", activation.object_id, exc_info=error)
-            await self._abort(activation, error, _not_activated(activation.object_id, error))
+            await self._abort(activation, _not_activated(activation.object_id, error))
         except BaseException:
             self._refuse(activation, Unavailable(f"{self.address} stopped while {activation.object_id} was loaded"))
             raise
@@ -168,7 +169,7 @@ class Service(ActivationHost):
         for turn in activation.remove():
             turn.fail(error)
 
-    async def _abort(self, activation: Activation, cause: BaseException, answer: RioError) -> None:
+    async def _abort(self, activation: Activation, answer: RioError) -> None:
         """The activation failed: give the claim back, then say so."""
         try:
             await self._release(activation)
@@ -205,7 +206,7 @@ class Service(ActivationHost):
             except StorageError as error:
                 logger.warning("%s stays claimed by this node: %s", activation.object_id, error)
 
-    # --- deactivation -----------------------------------------------------------------------------------------------------------------------
+    # --- deactivation -------------------------------------------------------------------------------------------------
 
     def turn_ended(self, activation: CoreActivation) -> None:
         """No turn runs and none may start: the object goes."""
@@ -260,7 +261,7 @@ class Service(ActivationHost):
             for turn in activation.remove():
                 turn.fail(Unavailable(f"{self.address} was stopped"))
 
-    # --- what is answered when something fails ------------------------------------------------------------------------------------------------
+    # --- what is answered when something fails ------------------------------------------------------------------------
 
     def cycle(self, turn: Turn, activation: CoreActivation) -> RioError | None:
         assert activation.turn is not None
@@ -314,7 +315,8 @@ def _answer_to(turn: Turn, error: BaseException) -> RioError:
 
 
 def _not_activated(object_id: ObjectId, error: BaseException) -> NotActivated:
-    return NotActivated(f"{object_id} could not be activated: {type(error).__name__}: {error}", [type(error).__name__, protocol.traceback_of(error)])
+    kind = type(error).__name__
+    return NotActivated(f"{object_id} could not be activated: {kind}: {error}", [kind, protocol.traceback_of(error)])
 
 
 def _method(handler: Handler[Any, Any, Any]) -> Method:

@@ -84,7 +84,7 @@ class ServiceObject:
         _check_hooks(cls)
         _read_what_can_be_read(cls)
 
-    # --- lifecycle: override what you need; each may take the application's data, (self, app: rio.AppData) ----------------------------
+    # --- lifecycle: override what you need; each may take the application's data, (self, app: rio.AppData) ------------
 
     async def before_load(self, *args: Any, **kwargs: Any) -> None:
         """Runs first. Managed state is not there yet. Takes ``(self)`` or ``(self, app: rio.AppData)``, as the other hooks do."""
@@ -108,7 +108,7 @@ class ServiceObject:
         if not context.shutting_down:
             await context.shutdown()
 
-    # --- the world outside ----------------------------------------------------------------------------------------------------------
+    # --- the world outside --------------------------------------------------------------------------------------------
 
     @property
     def app_data(self) -> AppData:
@@ -202,7 +202,7 @@ class ServiceObject:
         return f"<{type(self).__name__} {getattr(self, 'id', '(no id)')!r}>"
 
 
-# --- lifecycle hooks --------------------------------------------------------------------------------------------------------------------
+# --- lifecycle hooks --------------------------------------------------------------------------------------------------
 
 
 class LifecycleHook(NamedTuple):
@@ -293,7 +293,7 @@ def _check_takes_app_data(function: Callable[..., Any], where: str) -> None:
         raise RegistrationError(f"lifecycle hook {where}: its parameter is the application's data: write {parameter.name}: rio.AppData")
 
 
-# --- what a class says ------------------------------------------------------------------------------------------------------------------
+# --- what a class says ------------------------------------------------------------------------------------------------
 
 
 def managed_states_of(cls: type[ServiceObject]) -> tuple[ManagedStateField, ...]:

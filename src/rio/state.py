@@ -73,7 +73,7 @@ class StateStorage(StateLoader, StateSaver):
         await self.close()
 
 
-# --- fields of an object that are state -----------------------------------------------------------------------------------------------
+# --- fields of an object that are state -------------------------------------------------------------------------------
 
 
 def managed_state(*, name: str | None = None, storage: StateStorage | None = None) -> Any:

@@ -50,7 +50,7 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
         self.peer: Hello | None = None
         """Who is at the other end, once it has said so."""
 
-    # --- what the transport tells -------------------------------------------------------------------------------------------------------
+    # --- what the transport tells -------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -82,7 +82,7 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
         if self.transport is not None:
             self.transport.resume_reading()
 
-    # --- what the core leaves to us -------------------------------------------------------------------------------------------------------
+    # --- what the core leaves to us -----------------------------------------------------------------------------------
 
     def control(self, kind: int, id: int, body: bytes) -> None:
         if not self.accepted:
@@ -113,7 +113,7 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
         self.answer_error(0, error)
         self.close()
 
-    # --- for the node ---------------------------------------------------------------------------------------------------------------------
+    # --- for the node -------------------------------------------------------------------------------------------------
 
     @property
     def unsent(self) -> int:
@@ -174,7 +174,7 @@ class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
         """Who the server is, once it has said so; or why it would not."""
         self.on_goaway: Callable[[], None] = _nothing
 
-    # --- what the transport tells -------------------------------------------------------------------------------------------------------
+    # --- what the transport tells -------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -195,7 +195,7 @@ class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self.congested = False
 
-    # --- what the core leaves to us -------------------------------------------------------------------------------------------------------
+    # --- what the core leaves to us -----------------------------------------------------------------------------------
 
     def control(self, kind: int, id: int, body: bytes) -> None:
         if kind == Kind.HELLO:
@@ -226,7 +226,7 @@ class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
             self.ready.set_exception(error)
         self._lose(ConnectionLost(f"the connection was given up: {error}"))
 
-    # --- for the client -------------------------------------------------------------------------------------------------------------------
+    # --- for the client -----------------------------------------------------------------------------------------------
 
     async def request(self, kind: Kind) -> None:
         """Send a PING or a GOAWAY, and wait until it is answered.

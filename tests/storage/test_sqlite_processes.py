@@ -82,19 +82,22 @@ def race(start: Start, script: str) -> list[Any]:
     return answers
 
 
-def test_processes_that_prepare_a_new_file_at_once_all_succeed(start: Start, path: Path) -> None:
+def test_processes_that_prepare_a_new_file_at_once_all_succeed(start: Start) -> None:
     answers = race(
         start,
         """
-        async def main():
-            async with open_storage(url) as storage:
+        async def join(file):
+            async with open_storage(url.replace("rio.db", f"{file}.db")) as storage:
                 return (await storage.membership.register(f"h:{number}")).generation
 
-        wait_for_start()
+        async def main():
+            wait_for_start()
+            return [await join(file) for file in range(40)]
+
         answer(asyncio.run(main()))
         """,
     )
-    assert sorted(answers) == [1, 2, 3, 4]
+    assert [sorted(generations) for generations in zip(*answers, strict=True)] == [[1, 2, 3, 4]] * 40
 
 
 async def test_no_object_is_owned_twice_and_none_is_unowned(start: Start, path: Path) -> None:
@@ -145,6 +148,31 @@ async def test_of_processes_that_set_a_status_one_wins_each_time(start: Start, p
         assert sum(applied for applied, _ in told) == 1
         assert {status for _, status in told} == {snapshot.status_of(generation)}
     assert snapshot.version == 600
+
+
+async def test_no_vote_is_lost_among_processes(start: Start, path: Path) -> None:
+    async with open_storage(f"sqlite:///{path}") as storage:
+        for port in range(50):
+            generation, _ = await storage.membership.register(f"h:{port}")
+            await storage.membership.set_status(generation, MemberStatus.JOINING, MemberStatus.ACTIVE)
+    answers = race(
+        start,
+        """
+        from rio.cluster.membership import Vote
+
+        async def main():
+            async with open_storage(url) as storage:
+                wait_for_start()
+                changes = [await storage.membership.vote(target, Vote(number, 1.0)) for target in range(5, 51)]
+                return all(change.applied for change in changes)
+
+        answer(asyncio.run(main()))
+        """,
+    )
+    assert answers == [True] * PROCESSES
+    async with open_storage(f"sqlite:///{path}") as storage:
+        snapshot = await storage.membership.snapshot()
+    assert {frozenset(vote.voter for vote in member.votes) for member in snapshot.members[4:]} == {frozenset(range(1, PROCESSES + 1))}
 
 
 async def test_a_killed_writer_loses_nothing_that_was_acknowledged(start: Start, path: Path) -> None:

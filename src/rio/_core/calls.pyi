@@ -2,9 +2,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, final, overload
 
+from typing_extensions import disjoint_base
+
 from rio._core.frame import DEFAULT_FRAME_LIMIT as DEFAULT_FRAME_LIMIT
 from rio._core.frame import FrameReader, FrameWriter
-from typing_extensions import disjoint_base
 
 @final
 class MessageCodec:

@@ -2,10 +2,11 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, final
 
+from typing_extensions import disjoint_base
+
 from rio._core.frame import DEFAULT_FRAME_LIMIT as DEFAULT_FRAME_LIMIT
 from rio._core.frame import FrameReader, FrameWriter
 from rio.errors import RioError
-from typing_extensions import disjoint_base
 
 __pyx_capi__: dict[str, object]  # what rio._core.calls uses in C
 

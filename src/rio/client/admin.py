@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdminCommand:
-    """A command for :meth:`rio.Client.admin`: ``AdminCommand.shutdown(Account, "ada")`` or ``AdminCommand.server_exit("10.0.0.7:5000")``."""
+    """A command for :meth:`rio.Client.admin`: ``AdminCommand.shutdown(Account, "ada")``, ``AdminCommand.server_exit("10.0.0.7:5000")``."""
 
     object_type: type[Any] | str = ""
     id: str = ""

@@ -52,8 +52,8 @@ PATIENCE = 5
 class Client(Caller):
     """Sends messages to objects. Safe to share between all tasks of one event loop; use it as ``async with rio.Client(storage) as client``.
 
-    ``storage``: a URL, or a :class:`rio.storage.Storage` or :class:`MembershipStorage` of one's own, which the client only reads; one that is
-    given as an object is not closed. ``timeout``: seconds that a call may take, unless it says otherwise itself. ``refresh_interval``:
+    ``storage``: a URL, or a :class:`rio.storage.Storage` or :class:`MembershipStorage` of one's own, which the client only reads; one that
+    is given as an object is not closed. ``timeout``: seconds that a call may take, unless it says otherwise itself. ``refresh_interval``:
     seconds between two reads of the membership; it is read at once when a server cannot be reached.
     """
 
@@ -83,7 +83,7 @@ class Client(Caller):
         self._refreshing: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
-    # --- opening and closing ----------------------------------------------------------------------------------------------------------------
+    # --- opening and closing ------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -131,7 +131,7 @@ class Client(Caller):
     def not_started(self) -> None:
         raise RuntimeError("this client is not open: use it as `async with rio.Client(...) as client`, or await client.start()")
 
-    # --- sending ------------------------------------------------------------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------------------------------
 
     if TYPE_CHECKING:
 
@@ -180,13 +180,19 @@ class Client(Caller):
         self, object_type: type[ServiceObject] | str, id: str, /, *events: type[E], limit: int = 1024, overflow: Overflow = "raise"
     ) -> Subscription[E]: ...
     def subscribe(
-        self, object_type: type[ServiceObject] | str, id: str, /, *events: type[Message[Any]], limit: int = 1024, overflow: Overflow = "raise"
+        self,
+        object_type: type[ServiceObject] | str,
+        id: str,
+        /,
+        *events: type[Message[Any]],
+        limit: int = 1024,
+        overflow: Overflow = "raise",
     ) -> Subscription[Any]:
         """What an object publishes: ``async for event in client.subscribe(Room, "lobby", Joined, Left)``.
 
         Only events of the given classes are delivered; with none given, all are, as :class:`DynamicMessage`. At most ``limit`` events wait
-        for a slow reader; then ``overflow`` says what happens: ``"raise"`` drops the oldest and raises :class:`rio.errors.Lagged` at the next
-        read, after which reading can go on; ``"drop_oldest"`` and ``"drop_newest"`` count in :attr:`Subscription.missed`. The subscription
+        for a slow reader; then ``overflow`` says what happens: ``"raise"`` drops the oldest and raises :class:`rio.errors.Lagged` at the
+        next read, after which reading can go on; ``"drop_oldest"`` and ``"drop_newest"`` count in :attr:`Subscription.missed`. The subscription
         follows the object when it moves. Enter it (``async with``) to be sure that it stands, or just read.
         """
         return Subscription(self, object_type, id, events, limit, overflow)
@@ -220,7 +226,7 @@ class Client(Caller):
         """The membership as this client knows it."""
         return self._members
 
-    # --- what the core asks ---------------------------------------------------------------------------------------------------------------------
+    # --- what the core asks -------------------------------------------------------------------------------------------
 
     def name_of(self, object_type: type[Any] | str) -> str:
         name = object_type if isinstance(object_type, str) else type_name_of(object_type)
@@ -272,14 +278,15 @@ class Client(Caller):
         for call in list(self._offline):
             if call.deadline <= moment:
                 self._withdraw(call)
-                call.fail(Expired(f"{call.message_name} to {call.type_name}/{call.id} found no server that could take it in time{_why(call)}"))
+                what = f"{call.message_name} to {call.type_name}/{call.id}"
+                call.fail(Expired(f"{what} found no server that could take it in time{_why(call)}"))
             else:
                 earliest = min(earliest, call.deadline)
         self.rearm(earliest)
         if earliest < math.inf:
             self.arm(earliest)
 
-    # --- finding a server -----------------------------------------------------------------------------------------------------------------------
+    # --- finding a server ---------------------------------------------------------------------------------------------
 
     def route(self, call: Call) -> None:
         """Send a call whose object's place is not known."""
@@ -337,12 +344,13 @@ class Client(Caller):
     def _hello(self) -> Hello:
         return Hello(protocol.VERSION, "client")
 
-    # --- after an answer that is an error -----------------------------------------------------------------------------------------------------------
+    # --- after an answer that is an error -----------------------------------------------------------------------------
 
     def refused(self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol) -> None:
         """A server has answered with an error."""
         code, text, detail = error
-        self._failed(call, ApplicationError.from_wire(detail) if code == ApplicationError.code else errors.from_code(code, text, detail), connection)
+        is_application_error = code == ApplicationError.code
+        self._failed(call, ApplicationError.from_wire(detail) if is_application_error else errors.from_code(code, text, detail), connection)
 
     def lost(self, connection: ClientProtocol, calls: list[Call], error: ConnectionLost) -> None:
         """A connection is gone, and with it the answers to these calls."""
@@ -412,7 +420,7 @@ class Client(Caller):
         elif place is not None:
             place.cancel()
 
-    # --- the membership ---------------------------------------------------------------------------------------------------------------------------
+    # --- the membership -----------------------------------------------------------------------------------------------
 
     async def _read_members(self) -> MembershipSnapshot:
         return await self._membership.snapshot()
@@ -456,10 +464,10 @@ class Client(Caller):
             if peer is not None:
                 self._submit(peer, call)
             else:
-                known = f"the membership cannot be read: {failure}" if failure else f"the membership lists no active server ({_listed(self._members.members)})"
-                call.fail(NoServersAvailable(known))
+                known = f"lists no active server ({_listed(self._members.members)})"
+                call.fail(NoServersAvailable(f"the membership {f'cannot be read: {failure}' if failure else known}"))
 
-    # --- subscriptions ----------------------------------------------------------------------------------------------------------------------------
+    # --- subscriptions ------------------------------------------------------------------------------------------------
 
     def event(self, connection: ClientProtocol, number: int, body: bytes) -> None:
         """An event has arrived."""
@@ -494,7 +502,8 @@ class Client(Caller):
 
 
 def _listed(members: tuple[Member, ...]) -> str:
-    return ", ".join(f"{member.address} is {member.status.name}" for member in members) or "it is empty: has a server been started on this storage?"
+    listed = ", ".join(f"{member.address} is {member.status.name}" for member in members)
+    return listed or "it is empty: has a server been started on this storage?"
 
 
 def _why(call: Call) -> str:

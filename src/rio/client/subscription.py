@@ -53,7 +53,7 @@ class Subscription(Generic[E_co]):
         self._failure: BaseException | None = None
         self._closed = False
 
-    # --- reading ----------------------------------------------------------------------------------------------------------------------------
+    # --- reading ------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         await self._attach()
@@ -92,7 +92,7 @@ class Subscription(Generic[E_co]):
             self._attaching.cancel()
             await asyncio.gather(self._attaching, return_exceptions=True)
 
-    # --- what the client tells --------------------------------------------------------------------------------------------------------------
+    # --- what the client tells ----------------------------------------------------------------------------------------
 
     def receive(self, connection: ClientProtocol, sequence: int, type_name: str, payload: bytes) -> None:
         """An event has arrived."""

@@ -149,7 +149,7 @@ class _SqlRole:
             raise StorageClosed(f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'")
 
 
-# --- membership -------------------------------------------------------------------------------------------------------------------------
+# --- membership -------------------------------------------------------------------------------------------------------
 
 _MEMBER = "m.generation, m.address, m.status, m.lease_counter, m.metadata, m.votes"
 _FIND = f"SELECT {_MEMBER} FROM rio_member AS m WHERE m.generation = ?"
@@ -253,7 +253,7 @@ class SqlMembershipStorage(_SqlRole, MembershipStorage):
         return await self._write(_purge, generation)
 
 
-# --- placement --------------------------------------------------------------------------------------------------------------------------
+# --- placement --------------------------------------------------------------------------------------------------------
 
 _CLAIM = (
     "INSERT INTO rio_placement AS p (type_name, id, generation, token) VALUES (?, ?, ?, {next_token})"
@@ -309,7 +309,7 @@ class SqlObjectPlacement(_SqlRole, ObjectPlacement):
         return await self._read(_owned_by, generation)
 
 
-# --- state ------------------------------------------------------------------------------------------------------------------------------
+# --- state ------------------------------------------------------------------------------------------------------------
 
 _LOAD_AND_FENCE = (
     "INSERT INTO rio_state AS s (type_name, id, state_name, version, token, data) VALUES (?, ?, ?, 0, ?, ?)"

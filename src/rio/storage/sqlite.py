@@ -99,7 +99,7 @@ class SqliteStatistics(NamedTuple):
     read_transactions: int
 
 
-# --- one connection -------------------------------------------------------------------------------------------------------------------
+# --- one connection ---------------------------------------------------------------------------------------------------
 
 
 class _Waiting(NamedTuple):
@@ -308,7 +308,7 @@ def _has_schema(connection: sqlite3.Connection) -> bool:
     return bool(connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'rio_cluster'").fetchall())
 
 
-# --- the database and the roles on it --------------------------------------------------------------------------------------------------
+# --- the database and the roles on it ---------------------------------------------------------------------------------
 
 
 class SqliteDatabase(SqlDatabase):
