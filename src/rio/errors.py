@@ -1,7 +1,8 @@
 """Everything that ``rio`` raises, as one tree under :class:`RioError`.
 
 The first question after a failed call is "may it have run?", so the tree is cut there: :class:`NotExecuted` (it did not, calling again
-is safe), :class:`OutcomeUnknown` (it may have), and :class:`CallRefused` / :class:`CallFailed` (it was answered; calling again changes nothing).
+is safe), :class:`OutcomeUnknown` (it may have), and :class:`CallRefused` or :class:`CallFailed` (it was answered, calling again changes
+nothing).
 
 A class that can arrive from a server has a ``code``, its name on the wire; a code maps to one class, and a code that this version does
 not know arrives as :class:`UnknownError`, which keeps it.
@@ -123,7 +124,7 @@ class UnknownType(NotExecuted):
 
 
 class OutcomeUnknown(RioError):
-    """The call may or may not have run, so it was not sent again. To have it repeated, declare its message ``idempotent`` or ``readonly``."""
+    """The call may or may not have run, so it was not sent again. To have it repeated, declare its message idempotent or readonly."""
 
     code = "outcome_unknown"
 

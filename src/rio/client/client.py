@@ -192,8 +192,8 @@ class Client(Caller):
 
         Only events of the given classes are delivered; with none given, all are, as :class:`DynamicMessage`. At most ``limit`` events wait
         for a slow reader; then ``overflow`` says what happens: ``"raise"`` drops the oldest and raises :class:`rio.errors.Lagged` at the
-        next read, after which reading can go on; ``"drop_oldest"`` and ``"drop_newest"`` count in :attr:`Subscription.missed`. The subscription
-        follows the object when it moves. Enter it (``async with``) to be sure that it stands, or just read.
+        next read, after which reading can go on; ``"drop_oldest"`` and ``"drop_newest"`` count in :attr:`Subscription.missed`. The
+        subscription follows the object when it moves. Enter it (``async with``) to be sure that it stands, or just read.
         """
         return Subscription(self, object_type, id, events, limit, overflow)
 
