@@ -112,7 +112,7 @@ class Activation(dispatch.Activation):
         return self._host.send(object_type, id, message, returns=returns, timeout=timeout)
 
     def ref(self, object_type: type[T], id: str, /) -> T:
-        return cast(T, Ref(self, object_type, id))  # type: ignore[arg-type]
+        return cast(T, Ref(self, object_type, id))
 
     def publish(self, event: Message[Any], /) -> None:
         self._host.publish(self.object_id, type_name_of(type(event)), encode_message(event))

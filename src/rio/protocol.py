@@ -90,7 +90,8 @@ def error(id: int, error: BaseException) -> bytes:
 
 def read_error(body: bytes) -> tuple[str, str, Any]:
     """``(code, text, detail)`` of an ERROR. :raises ProtocolError: it is none."""
-    return _read(body, tuple[int, int, str, str, Any])[2:]
+    _, _, code, text, detail = _read(body, tuple[int, int, str, str, Any])
+    return code, text, detail
 
 
 def simple(kind: Kind, id: int) -> bytes:
@@ -103,7 +104,8 @@ def end(number: int, error: RioError) -> bytes:
 
 
 def read_end(body: bytes) -> tuple[str, str, Any]:
-    return _read(body, tuple[int, int, str, str, Any])[2:]
+    _, _, code, text, detail = _read(body, tuple[int, int, str, str, Any])
+    return code, text, detail
 
 
 def event_tail(type_name: str, payload: bytes) -> bytes:

@@ -94,8 +94,9 @@ class Server:
             raise ConfigurationError(f"a server takes a rio.Registry, got {registry!r}")
         self._bind_address = Address.parse(address)
         self._advertise = None if advertise is None else Address.parse(advertise)
-        self._owned_storage = open_storage(storage) if isinstance(storage, str) else None
-        self._storage = _with_roles(self._owned_storage or storage, membership, placement, state)
+        opened = open_storage(storage) if isinstance(storage, str) else storage
+        self._owned_storage = opened if isinstance(storage, str) else None
+        self._storage = _with_roles(opened, membership, placement, state)
         config = ClusterConfig.named(cluster) if isinstance(cluster, str) else cluster
         self.cluster = provider or PeerToPeerClusterProvider(self._storage.membership, config, clock=clock or system_now, rng=rng)
         self.app_data = app_data or AppData()

@@ -19,6 +19,7 @@ from rio.clock import Clock
 from rio.cluster.provider import ClusterProvider
 from rio.errors import (
     BadReply,
+    DeadlockError,
     Draining,
     HandlerError,
     NotActivated,
@@ -304,7 +305,7 @@ class Service(ActivationHost):
 
 def _answer_to(turn: Turn, error: BaseException) -> RioError:
     """What the caller gets for an exception that the handler did not mean as an answer."""
-    if isinstance(error, (Superseded, protocol.DeadlockError)):
+    if isinstance(error, (Superseded, DeadlockError)):
         return error
     if isinstance(error, StorageError):
         return OutcomeUnknown(f"{turn.type_name}/{turn.id} may not have saved its state: {type(error).__name__}: {error}")

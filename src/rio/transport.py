@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from rio import protocol
 from rio._core.calls import Call, ClientConnection
@@ -280,8 +280,8 @@ class MemoryTransport:
         """Connect two protocols."""
         first, second = cls(loop, one, other), cls(loop, other, one)
         first.peer, second.peer = second, first
-        one.connection_made(first)  # type: ignore[arg-type]  # a transport by its methods
-        other.connection_made(second)  # type: ignore[arg-type]
+        one.connection_made(cast(asyncio.BaseTransport, first))  # a transport by its methods
+        other.connection_made(cast(asyncio.BaseTransport, second))
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)

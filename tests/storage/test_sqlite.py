@@ -320,6 +320,17 @@ async def test_a_new_file_that_is_locked_is_unavailable_until_it_is_not(
         await fenced(state)
 
 
+async def test_preparing_waits_for_the_lock_on_a_new_file(path: Path, lock: Callable[[], sqlite3.Connection]) -> None:
+    holder = lock()
+    state = SqliteState(SqliteDatabase(path, busy_timeout=30))
+    preparing = asyncio.create_task(state.prepare())
+    done, _ = await asyncio.wait([preparing], timeout=0.1)
+    assert not done
+    holder.close()
+    await preparing
+    await state.close()
+
+
 FULL_DISK = """
     import asyncio, resource, sys
     from pathlib import Path

@@ -152,14 +152,14 @@ cdef class ClientConnection:
         """How many calls wait for their answer."""
         return len(self._calls)
 
-    def get_buffer(self, Py_ssize_t size_hint):
+    def get_buffer(self, Py_ssize_t sizehint):
         """Where the transport may write: the reader's free room."""
         return self.reader
 
-    def buffer_updated(self, Py_ssize_t size):
+    def buffer_updated(self, Py_ssize_t nbytes):
         """Handle all whole frames that have arrived."""
         cdef Cursor body
-        self.reader.received(size)
+        self.reader.received(nbytes)
         try:
             while self.reader._next(&body):
                 self._frame(&body)

@@ -322,14 +322,14 @@ cdef class Connection:
         """The turns that are waiting or running."""
         return list(self._in_flight.values())
 
-    def get_buffer(self, Py_ssize_t size_hint):
+    def get_buffer(self, Py_ssize_t sizehint):
         """Where the transport may write: the reader's free room."""
         return self.reader
 
-    def buffer_updated(self, Py_ssize_t size):
+    def buffer_updated(self, Py_ssize_t nbytes):
         """Handle all whole frames that have arrived, and write all answers that are ready, at once."""
         cdef Cursor body
-        self.reader.received(size)
+        self.reader.received(nbytes)
         self._reading = True
         try:
             while self.reader._next(&body):

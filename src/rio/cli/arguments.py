@@ -145,7 +145,7 @@ def _add_run(command: CommandParser) -> None:
         "--cluster", metavar="PRESET", default="strict", type=_preset, help="strict, fast or local: how soon a dead server is noticed"
     )
     command.option(
-        "--workers", metavar="N", default="1", type=_count, help="server processes; a port other than 0 is that of the first, the next has the next"
+        "--workers", metavar="N", default="1", type=_count, help="server processes; those after the first take the ports after --address"
     )
     command.option("--log-level", metavar="LEVEL", default="info", type=_log_level, help=f"{', '.join(LOG_LEVELS)}: what goes to stderr")
 

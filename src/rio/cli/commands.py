@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import msgspec
 
@@ -18,7 +19,7 @@ from rio.client.admin import AdminCommand
 from rio.client.client import Client
 from rio.cluster.membership import Member
 from rio.errors import ConfigurationError, NodeEvicted, RioError
-from rio.message import DynamicMessage
+from rio.message import DynamicMessage, UnknownApplicationError
 from rio.running import run
 from rio.storage import open_storage
 
@@ -40,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: RioError, code: int) -> int:
-    print(f"rio: {type(error).__name__}: {error.message}", file=sys.stderr)
+    name, text = type(error).__name__, error.message
+    if isinstance(error, UnknownApplicationError):  # an application's own error: its class is in the server's program, not in this one
+        name, text = error.type_name, msgspec.json.encode(error.fields).decode()
+    print(f"rio: {name}: {text}", file=sys.stderr)
     return code
 
 
@@ -54,10 +58,8 @@ def run_command(arguments: Arguments) -> int:
     if arguments.workers > 1:
         return _run_workers(arguments)
     registry = load_registry(arguments.target)
-    try:
+    with suppress(asyncio.CancelledError):  # it was stopped before it had started
         run(serve(registry, arguments))
-    except asyncio.CancelledError:
-        pass  # it was stopped before it had started
     return 0
 
 

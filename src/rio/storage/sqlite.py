@@ -315,13 +315,14 @@ class SqliteDatabase(SqlDatabase):
     """One SQLite file, for roles to share: a connection that writes and one that reads, each on its own thread."""
 
     next_token = "(SELECT token_high + 1 FROM rio_cluster)"  # raised by a trigger in the same statement
+    _lanes: tuple[_Lane, _Lane] | None = None
+    """The connection that writes and the one that reads, while the database is open."""
 
     def __init__(self, path: str | os.PathLike[str], /, *, busy_timeout: float = 5.0) -> None:
         """:param busy_timeout: seconds to wait for another process to finish its transaction.
 
         :raises ConfigurationError: the path is empty or SQLite's name for a database in memory, or the timeout is not 0 to 3600.
         """
-        self._lanes: tuple[_Lane, _Lane] | None = None
         super().__init__()
         name = os.fspath(path)
         if not name or name == ":memory:":

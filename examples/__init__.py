@@ -1,0 +1,1 @@
+"""Programs that use rio, each as a user would write it."""

@@ -1,0 +1,1 @@
+"""Metrics that aggregate points, and tags that gather metrics."""

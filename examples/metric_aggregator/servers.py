@@ -1,0 +1,71 @@
+"""Server processes of the demo, started as one would start them by hand: with ``python -m rio run``."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+ROOT = Path(__file__).parents[2]
+REGISTRY = "examples.metric_aggregator.service:registry"
+START_TIMEOUT = 30.0
+STOP_TIMEOUT = 20.0
+
+
+class Server:
+    """One server process."""
+
+    def __init__(self, name: str, process: Process, address: str, log: Path) -> None:
+        self.name = name
+        self.address = address
+        """Where it listens, as it said itself."""
+        self.log = log
+        self._process = process
+
+    @classmethod
+    async def start(cls, name: str, storage: str, directory: Path) -> Self:
+        """Start one, and wait until it can be used.
+
+        :raises RuntimeError: it has ended, or says nothing for long; the text holds its log.
+        """
+        log = directory / f"{name}.log"
+        command = (sys.executable, "-m", "rio", "run", REGISTRY, "--storage", storage, "--cluster", "local")
+        with log.open("wb") as errors:
+            process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=DEVNULL, stdout=PIPE, stderr=errors)
+        assert process.stdout is not None
+        line = b""
+        with suppress(TimeoutError):
+            line = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT)
+        listening = re.match(r"listening on (\S+)", line.decode())
+        if listening is None:
+            await _end(process)
+            raise RuntimeError(f"{name} did not start:\n{log.read_text()}")
+        return cls(name, process, listening[1], log)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def kill(self) -> None:
+        """End it with SIGKILL: it has no time to say a word, as in a power cut."""
+        self._process.kill()
+        await self._process.wait()
+
+    async def stop(self) -> None:
+        """End it as one should: with SIGTERM, so that it drains."""
+        if self.alive:
+            self._process.terminate()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT)
+        await _end(self._process)
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
+    await process.wait()

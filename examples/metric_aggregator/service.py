@@ -1,0 +1,126 @@
+"""A metric aggregates the points it is sent, and tells the tags that a point carries.
+
+Nothing here locks: an object handles one message at a time, in one place of the cluster. Nothing here is lost: a call is answered when
+the state that it made is on disk.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+import rio
+
+
+class Summary(rio.Message):
+    """What a metric has seen so far."""
+
+    count: int
+    sum: float
+    minimum: float
+    maximum: float
+
+
+class Recorded(rio.Message):
+    """The answer to a point: it is on disk."""
+
+    summary: Summary
+    server: str
+    """Where the metric lives at present."""
+
+
+class Record(rio.Message[Recorded]):
+    """One point of a metric."""
+
+    value: float
+    number: int = 0
+    """Of the sender's choosing; kept, so that it can be checked that each point was counted once."""
+    tags: tuple[str, ...] = ()
+
+
+class Report(rio.Message):
+    summary: Summary
+    numbers: tuple[int, ...]
+    """The number of each point, in the order in which they were counted."""
+    server: str
+
+
+class Read(rio.Message[Report], readonly=True):
+    """Ask a metric for all it knows."""
+
+
+class Statistics(rio.State):
+    """What a metric remembers."""
+
+    count: int = 0
+    sum: float = 0.0
+    minimum: float = math.inf
+    maximum: float = -math.inf
+    numbers: list[int] = msgspec.field(default_factory=list)
+
+    def add(self, value: float, number: int) -> None:
+        self.count += 1
+        self.sum += value
+        self.minimum = min(self.minimum, value)
+        self.maximum = max(self.maximum, value)
+        self.numbers.append(number)
+
+    def summary(self) -> Summary:
+        return Summary(self.count, self.sum, self.minimum, self.maximum)
+
+
+class Metric(rio.ServiceObject):
+    statistics: Statistics = rio.managed_state()
+
+    @rio.handler
+    async def record(self, message: Record) -> Recorded:
+        self.statistics.add(message.value, message.number)
+        await self.save_state()
+        summary = self.statistics.summary()
+        for tag in message.tags:
+            await self.send(Tag, tag, Tagged(self.id, summary))
+        return Recorded(summary, str(self.address))
+
+    @rio.handler
+    def read(self, message: Read) -> Report:
+        return Report(self.statistics.summary(), tuple(self.statistics.numbers), str(self.address))
+
+
+class Tagged(rio.Message[None], idempotent=True):
+    """A metric's news for a tag. To hear it twice does no harm, so it may be sent again when an answer is lost."""
+
+    metric: str
+    summary: Summary
+
+
+class Overview(rio.Message):
+    metrics: dict[str, Summary]
+
+
+class ReadTag(rio.Message[Overview], readonly=True):
+    """Ask a tag for its metrics."""
+
+
+class Members(rio.State):
+    """What a tag remembers: the newest summary of each metric that carries it."""
+
+    metrics: dict[str, Summary] = msgspec.field(default_factory=dict)
+
+
+class Tag(rio.ServiceObject):
+    members: Members = rio.managed_state()
+
+    @rio.handler
+    async def tagged(self, message: Tagged) -> None:
+        known = self.members.metrics.get(message.metric)
+        if known is None or known.count < message.summary.count:
+            self.members.metrics[message.metric] = message.summary
+            await self.save_state()
+
+    @rio.handler
+    def read(self, message: ReadTag) -> Overview:
+        return Overview(self.members.metrics)
+
+
+registry = rio.Registry(Metric, Tag)

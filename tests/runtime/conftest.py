@@ -1,0 +1,37 @@
+"""A cluster for each test, and the watch over what asyncio would only log."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+import rio
+from tests.runtime.harness import Cluster, Probe
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_is_swallowed() -> AsyncIterator[None]:
+    """What asyncio reports to its exception handler (a callback that failed, an exception nobody took) fails the test."""
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    yield
+    gc.collect()
+    await asyncio.sleep(0)
+    assert not reported, reported
+
+
+@pytest.fixture
+def probe() -> Probe:
+    return Probe()
+
+
+@pytest.fixture
+async def cluster(_nothing_is_swallowed: None, probe: Probe) -> AsyncIterator[Cluster]:
+    """No server yet: the test says which."""
+    async with rio.open_storage("memory://") as storage, AsyncExitStack() as stack:
+        yield Cluster(storage, probe, stack)

@@ -1,0 +1,163 @@
+"""What the tests of the running system share: a cluster in one process, and objects that tell the test what they do and wait for its word."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import rio
+from rio.protocol import VERSION, Hello, Kind, hello
+from rio.storage import Storage
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Wait for a condition; the time limit of the test is the limit."""
+    while not condition():
+        await asyncio.sleep(0.002)  # noqa: ASYNC110  # the conditions are properties of a system that notifies nobody
+
+
+class Probe:
+    """What the objects of one test have done, and the gates at which they wait."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self._gates: dict[str, asyncio.Event] = {}
+
+    def note(self, what: str) -> None:
+        self.log.append(what)
+
+    def count(self, what: str) -> int:
+        return self.log.count(what)
+
+    def gate(self, name: str) -> asyncio.Event:
+        return self._gates.setdefault(name, asyncio.Event())
+
+    async def noted(self, what: str, times: int = 1) -> None:
+        await until(lambda: self.count(what) >= times)
+
+
+class Cluster:
+    """Servers and clients of one storage, stopped and closed in the right order."""
+
+    def __init__(self, storage: Storage, probe: Probe, stack: AsyncExitStack) -> None:
+        self.storage = storage
+        self.probe = probe
+        self.servers: list[rio.Server] = []
+        self._stack = stack
+
+    def app_data(self) -> rio.AppData:
+        data = rio.AppData()
+        data.set(self.probe)
+        return data
+
+    async def server(self, *classes: type[rio.ServiceObject], registry: rio.Registry | None = None, **options: Any) -> rio.Server:
+        options = {"storage": self.storage, "cluster": "local", "app_data": self.app_data(), **options}
+        server = rio.Server(registry or rio.Registry(*classes), **options)
+        await self._stack.enter_async_context(server)
+        self.servers.append(server)
+        return server
+
+    async def nodes(self, count: int, *classes: type[rio.ServiceObject], **options: Any) -> list[rio.Server]:
+        return [await self.server(*classes, **options) for _ in range(count)]
+
+    async def client(self, **options: Any) -> rio.Client:
+        return await self._stack.enter_async_context(rio.Client(self.storage, **options))
+
+    def calls(self) -> int:
+        """Requests that all servers have taken."""
+        return sum(server.statistics().calls for server in self.servers)
+
+    def home(self, object_type: type[rio.ServiceObject], id: str) -> rio.Server | None:
+        """The server in whose memory an object is."""
+        homes = [server for server in self.servers if id in activations(server, object_type)]
+        assert len(homes) <= 1, f"{id} is active on {homes}"
+        return homes[0] if homes else None
+
+    async def activated_on(self, server: rio.Server, object_type: type[rio.ServiceObject], message: rio.Message[Any], prefix: str = "on") -> str:
+        """The id of an object that lives on ``server``; it is brought to life by ``message``."""
+        for number in range(1000):
+            id = f"{prefix}{number}"
+            if self.home(object_type, id) is None:
+                await server.client.send(object_type, id, message)
+                assert self.home(object_type, id) is server
+                return id
+        raise AssertionError("no free id")
+
+
+def activations(server: rio.Server, object_type: type[rio.ServiceObject]) -> dict[str, Any]:
+    """The objects of a type in a server's memory, by id."""
+    return server._service.dispatcher.tables[object_type.__rio_type_name__].activations
+
+
+def activation(server: rio.Server, object_type: type[rio.ServiceObject], id: str) -> Any:
+    return activations(server, object_type)[id]
+
+
+def instance(server: rio.Server, object_type: type[rio.ServiceObject], id: str) -> Any:
+    """The object itself, as it lies in memory."""
+    return activation(server, object_type, id).instance
+
+
+def sever(server: rio.Server) -> int:
+    """Cut all connections of a server at once, as its death would. Returns how many."""
+    cut = [connection.transport for connection in list(server._service.dispatcher.connections) if connection.transport is not None]
+    for transport in cut:
+        transport.abort()
+    return len(cut)
+
+
+# --- a peer that speaks bytes -----------------------------------------------------------------------------------------------------------
+
+
+class RawPeer:
+    """A socket, and frames by hand."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def connect(cls, server: rio.Server, *, greet: bool = True) -> RawPeer:
+        host, port = rio.Address.parse(server.address)
+        peer = cls(*await asyncio.open_connection(host, port))
+        if greet:
+            peer.send(hello(Hello(VERSION, "client")))
+            assert (await peer.frame())[0] == Kind.HELLO
+        return peer
+
+    def send(self, body: bytes) -> None:
+        self.writer.write(len(body).to_bytes(4, "big") + body)
+
+    async def frame(self) -> list[Any]:
+        """The next frame, decoded.
+
+        :raises asyncio.IncompleteReadError: the server has closed. :raises ConnectionError: the same.
+        """
+        import msgspec
+
+        size = int.from_bytes(await self.reader.readexactly(4), "big")
+        return msgspec.msgpack.decode(await self.reader.readexactly(size))
+
+    async def closed(self) -> bool:
+        """Wait until the server has closed; what still arrives is dropped."""
+        try:
+            while await self.reader.read(65536):
+                pass
+        except ConnectionError:
+            pass
+        return True
+
+    async def close(self) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except ConnectionError:
+            pass
+
+    async def __aenter__(self) -> RawPeer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
