@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,9 +13,9 @@ from examples.metric_aggregator.service import Metric, Record
 
 CALL_TIMEOUT = 30.0
 """Seconds; longer than it takes to notice a dead server, so that calls ride that out."""
-TAGS = ("cpu", "disk", "network", "eu", "us")
-TAGGED = 0.05
-"""One call in twenty carries a tag."""
+TAGS = ("cpu", "disk", "network")
+TAGGED = 6
+"""One metric in so many carries a tag. Its calls wait for the tag's server too, so not all of them do."""
 
 
 def value_of(number: int) -> float:
@@ -25,89 +24,102 @@ def value_of(number: int) -> float:
 
 
 @dataclass
-class Ledger:
-    """The client's own books: what it was told about each call. Calls are known by their number."""
+class Book:
+    """What one writer was told about its calls, which it numbers from 1."""
 
-    acknowledged: dict[str, set[int]] = field(default_factory=dict)
-    """By metric: answered, so they must be found in its state exactly once."""
-    unknown: dict[str, set[int]] = field(default_factory=dict)
-    """By metric: neither answered nor refused (the connection broke), so they may be there once or not at all."""
-    refused: dict[str, set[int]] = field(default_factory=dict)
-    """By metric: not executed, as the client was told, so they must not be there."""
-    errors: dict[str, int] = field(default_factory=dict)
-    """How often each class of error was met."""
+    metric: str
+    sender: str
+    tags: tuple[str, ...] = ()
+    sent: int = 0
+    acknowledged: set[int] = field(default_factory=set)
+    """Answered: these must be found in the metric's state, once."""
+    unknown: set[int] = field(default_factory=set)
+    """Neither answered nor refused (the connection broke): these may be found there, once."""
+    refused: set[int] = field(default_factory=set)
+    """Not executed: these must not be found there."""
+
+    def next_number(self) -> int:
+        self.sent += 1
+        return self.sent
+
+
+@dataclass
+class Tally:
+    """What all writers together have met."""
+
     latencies: list[float] = field(default_factory=list)
     """Seconds of each acknowledged call."""
+    errors: dict[str, int] = field(default_factory=dict)
+    """How often each class of error was met."""
     homes: dict[str, str] = field(default_factory=dict)
-    """The server that answered last for each metric."""
+    """By metric: the server that answered last."""
 
     @property
     def calls(self) -> int:
         return len(self.latencies)
 
-    def acknowledge(self, metric: str, number: int, server: str, seconds: float) -> None:
-        self.acknowledged.setdefault(metric, set()).add(number)
-        self.latencies.append(seconds)
-        self.homes[metric] = server
-
-    def fail(self, metric: str, number: int, error: rio.RioError) -> None:
-        book = self.refused if isinstance(error, rio.errors.NotExecuted) else self.unknown
-        book.setdefault(metric, set()).add(number)
+    def met(self, error: rio.RioError) -> None:
         name = type(error).__name__
         self.errors[name] = self.errors.get(name, 0) + 1
 
 
 class Recovery:
-    """How long the objects of a killed server are away."""
+    """How long the objects of a killed server are away. Make it just before the kill."""
 
     def __init__(self, lost: set[str]) -> None:
-        self.killed_at = time.monotonic()
         self.lost = lost
         self.back: dict[str, float] = {}
-        """Seconds after the kill at which each was seen to answer a call that was made after the kill."""
+        """By metric: seconds from the kill until it was seen to answer a call that was sent when the server was dead."""
         self.complete = asyncio.Event()
+        self._began = time.monotonic()
+        self._dead_since = float("inf")
 
-    def answered(self, metric: str, began: float) -> None:
-        if metric in self.lost and metric not in self.back and began >= self.killed_at:
-            self.back[metric] = time.monotonic() - self.killed_at
+    def died(self) -> None:
+        """The server is gone: answers to calls from now on come from another."""
+        self._dead_since = time.monotonic()
+
+    def answered(self, metric: str, sent: float) -> None:
+        if metric in self.lost and metric not in self.back and sent >= self._dead_since:
+            self.back[metric] = time.monotonic() - self._began
             if len(self.back) == len(self.lost):
                 self.complete.set()
 
 
 class Load:
-    """Many tasks that send points without a pause, each to one metric; several share a metric, and several share a client."""
+    """Many writers that send points without a pause, each to one metric; several share a metric, and many share a client."""
 
     def __init__(self, clients: Sequence[rio.Client], metrics: Sequence[str], writers_per_metric: int) -> None:
-        self.ledger = Ledger()
+        tags = {metric: (TAGS[index % len(TAGS)],) for index, metric in enumerate(metrics[::TAGGED])}
+        self.books = [Book(metric, f"writer {number}", tags.get(metric, ())) for metric in metrics for number in range(writers_per_metric)]
+        self.tally = Tally()
         self.recovery: Recovery | None = None
-        self._numbers = itertools.count(1)
-        self._rng = random.Random(2026)
+        self._clients = clients
         self._stopping = False
-        turns = itertools.cycle(clients)
-        self._writers = [(next(turns), metric) for metric in metrics for _ in range(writers_per_metric)]
 
     async def run(self) -> None:
         """Send until :meth:`stop`, and await the last answers."""
         async with asyncio.TaskGroup() as group:
-            for client, metric in self._writers:
-                group.create_task(self._write(client, metric))
+            for client, book in zip(itertools.cycle(self._clients), self.books, strict=False):
+                group.create_task(self._write(client, book))
 
     def stop(self) -> None:
         self._stopping = True
 
-    async def _write(self, client: rio.Client, metric: str) -> None:
+    async def _write(self, client: rio.Client, book: Book) -> None:
         while not self._stopping:
-            number = next(self._numbers)
-            message = Record(value_of(number), number, self._tags())
-            began = time.monotonic()
+            number, sent = book.next_number(), time.monotonic()
+            message = Record(value_of(number), book.tags, book.sender, number)
             try:
-                recorded = await client.send(Metric, metric, message, timeout=CALL_TIMEOUT)
+                recorded = await client.send(Metric, book.metric, message, timeout=CALL_TIMEOUT)
             except rio.RioError as error:
-                self.ledger.fail(metric, number, error)
-                continue
-            self.ledger.acknowledge(metric, number, recorded.server, time.monotonic() - began)
-            if self.recovery is not None:
-                self.recovery.answered(metric, began)
+                (book.refused if isinstance(error, rio.errors.NotExecuted) else book.unknown).add(number)
+                self.tally.met(error)
+            else:
+                book.acknowledged.add(number)
+                self._count(book.metric, recorded.server, sent)
 
-    def _tags(self) -> tuple[str, ...]:
-        return (self._rng.choice(TAGS),) if self._rng.random() < TAGGED else ()
+    def _count(self, metric: str, server: str, sent: float) -> None:
+        self.tally.latencies.append(time.monotonic() - sent)
+        self.tally.homes[metric] = server
+        if self.recovery is not None:
+            self.recovery.answered(metric, sent)

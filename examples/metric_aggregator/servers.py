@@ -23,7 +23,7 @@ class Server:
         self.name = name
         self.address = address
         """Where it listens, as it said itself."""
-        self.log = log
+        self._log = log
         self._process = process
 
     @classmethod
@@ -49,6 +49,10 @@ class Server:
     @property
     def alive(self) -> bool:
         return self._process.returncode is None
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return f"{self.name}:\n{self._log.read_text()[-1000:]}"
 
     async def kill(self) -> None:
         """End it with SIGKILL: it has no time to say a word, as in a power cut."""

@@ -34,15 +34,38 @@ class Record(rio.Message[Recorded]):
     """One point of a metric."""
 
     value: float
-    number: int = 0
-    """Of the sender's choosing; kept, so that it can be checked that each point was counted once."""
     tags: tuple[str, ...] = ()
+    sender: str = ""
+    number: int = 0
+    """A sender may count its points, 1, 2, 3..., to find out in the end whether each was taken once."""
+
+
+class Receipts(rio.Message):
+    """Which points of one sender were taken: all up to number ``last`` but the ``missing`` ones."""
+
+    last: int = 0
+    missing: list[int] = msgspec.field(default_factory=list)
+    repeated: int = 0
+    """Points that were taken again."""
+
+    def add(self, number: int) -> None:
+        if number > self.last:
+            self.missing.extend(range(self.last + 1, number))
+            self.last = number
+        elif number in self.missing:
+            self.missing.remove(number)
+        else:
+            self.repeated += 1
+
+    @property
+    def taken(self) -> set[int]:
+        return set(range(1, self.last + 1)).difference(self.missing)
 
 
 class Report(rio.Message):
     summary: Summary
-    numbers: tuple[int, ...]
-    """The number of each point, in the order in which they were counted."""
+    receipts: dict[str, Receipts]
+    """By sender."""
     server: str
 
 
@@ -57,14 +80,13 @@ class Statistics(rio.State):
     sum: float = 0.0
     minimum: float = math.inf
     maximum: float = -math.inf
-    numbers: list[int] = msgspec.field(default_factory=list)
+    receipts: dict[str, Receipts] = msgspec.field(default_factory=dict)
 
-    def add(self, value: float, number: int) -> None:
+    def add(self, value: float) -> None:
         self.count += 1
         self.sum += value
         self.minimum = min(self.minimum, value)
         self.maximum = max(self.maximum, value)
-        self.numbers.append(number)
 
     def summary(self) -> Summary:
         return Summary(self.count, self.sum, self.minimum, self.maximum)
@@ -75,7 +97,9 @@ class Metric(rio.ServiceObject):
 
     @rio.handler
     async def record(self, message: Record) -> Recorded:
-        self.statistics.add(message.value, message.number)
+        self.statistics.add(message.value)
+        if message.number:
+            self.statistics.receipts.setdefault(message.sender, Receipts()).add(message.number)
         await self.save_state()
         summary = self.statistics.summary()
         for tag in message.tags:
@@ -84,7 +108,7 @@ class Metric(rio.ServiceObject):
 
     @rio.handler
     def read(self, message: Read) -> Report:
-        return Report(self.statistics.summary(), tuple(self.statistics.numbers), str(self.address))
+        return Report(self.statistics.summary(), self.statistics.receipts, str(self.address))
 
 
 class Tagged(rio.Message[None], idempotent=True):

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import rio
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -151,7 +153,12 @@ class Shell:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"},
+            env={
+                **os.environ,
+                "PATH": f"{tools}:{os.environ['PATH']}",
+                "PYTHONPATH": str(Path(rio.__file__).parents[1]),
+                "PYTHONUNBUFFERED": "1",
+            },
             start_new_session=True,
         )
 

@@ -67,6 +67,8 @@ cdef class Connection:
     cdef public object transport     # anything with write(bytes); None once it is gone
     cdef dict _in_flight             # request id -> Turn, for those that did not end at once
     cdef public bint accepted        # the handshake is over: requests are taken
+    cdef TypeTable _table            # what the last request named
+    cdef Method _method
     cdef public bint watched         # tell flushed() after each write
     cdef bint _reading
     cdef bint _flush_is_due
@@ -82,7 +84,8 @@ cdef class Connection:
 
 cdef class Dispatcher:
     cdef readonly object runtime     # the Python owner: every slow case leaves through one of its methods
-    cdef public object loop
+    cdef object _loop
+    cdef dict _task_options          # the keywords with which a handler's task is made
     cdef public object app_data
     cdef readonly double lease_until # turns start, and replies leave, only before this moment
     cdef public Py_ssize_t waiting_limit      # for each object

@@ -13,8 +13,9 @@ from collections import deque
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.contextvars cimport PyContextVar_Set, get_value
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 
 cimport cython
 
@@ -63,10 +64,12 @@ cdef extern from "<time.h>" nogil:
 cdef extern from "Python.h":
     ctypedef struct PyObject:
         pass
-    cdef enum:
-        PYGEN_RETURN
+    ctypedef struct AsyncMethods "PyAsyncMethods":
+        int (*am_send)(PyObject*, PyObject*, PyObject**) except -1
+    ctypedef struct TypeWithSend "PyTypeObject":
+        AsyncMethods* tp_as_async
     int PyIter_Send(object iterator, object value, PyObject** result) except -1
-    void Py_DECREF(PyObject* value)
+    object PyObject_Call(object function, tuple args, dict options)
 
 
 cdef enum:
@@ -160,14 +163,18 @@ cdef class Activation:
         """How many turns wait."""
         return 0 if self._waiting is None else len(self._waiting)
 
-    def begin(self, Dispatcher dispatcher not None):
-        """Take the turn for the lifecycle hooks, in the context of the caller; it ends with :meth:`opened` or :meth:`remove`."""
+    def begin(self, Dispatcher dispatcher not None, context=None):
+        """Take the turn for the lifecycle hooks, in the context of the caller; it ends with :meth:`opened` or :meth:`remove`.
+
+        ``context``: that of the request because of which they run, whose callers wait for them.
+        """
         cdef Turn turn = Turn.__new__(Turn)
         dispatcher._last_turn += 1
         turn.number = dispatcher._last_turn
         turn.activation = self
         turn.table = self.table
         turn.id = self.id
+        turn.context = context
         self.open = False
         self.turn = turn
         PyContextVar_Set(current_turn, turn)
@@ -314,6 +321,8 @@ cdef class Connection:
         self._in_flight = {}
         self.accepted = False
         self.watched = False
+        self._table = None
+        self._method = None
         self._reading = False
         self._flush_is_due = False
 
@@ -366,7 +375,7 @@ cdef class Connection:
             if fields != REQUEST_FIELDS:
                 raise ProtocolError(f"a request has {REQUEST_FIELDS} fields, this one has {fields}")
             return self._request(body, id)
-        if kind == CANCEL:
+        if kind == CANCEL and self.accepted:
             return self._cancel(id)
         self.control(kind, id, PyBytes_FromStringAndSize(<const char*>start, body.end - start))
         return 0
@@ -377,12 +386,22 @@ cdef class Connection:
         cdef Py_ssize_t size
         cdef uint64_t timeout
         cdef Turn turn = Turn.__new__(Turn)
+        if self._in_flight and request_id in self._in_flight:
+            raise ProtocolError(f"request id {request_id} is in use by a call that has not ended")
         turn.connection = self
         turn._request_id = request_id
         dispatcher.calls += 1
         if take_str(body, &data, &size):
             raise ProtocolError("a request's object type is no string")
-        type_name = text(data, size)
+        if size == 0 or size > MAX_TYPE_NAME:
+            return refuse(turn, BadIdentity(f"a type name has 1 to {MAX_TYPE_NAME} bytes, this one has {size}"))
+        if self._table is None or not same(self._table.type_name, data, size):
+            type_name = text(data, size)
+            self._table = <TypeTable>dispatcher.tables.get(type_name)
+            self._method = None
+            if self._table is None:
+                return refuse(turn, UnknownType(dispatcher.runtime.unknown_type(type_name)))
+        turn.table = self._table
         if take_str(body, &data, &size):
             raise ProtocolError("a request's object id is no string")
         if size == 0 or size > MAX_ID:
@@ -390,19 +409,20 @@ cdef class Connection:
         turn.id = text(data, size)
         if take_str(body, &data, &size):
             raise ProtocolError("a request's message name is no string")
-        message_name = text(data, size)
+        if size == 0 or size > MAX_TYPE_NAME:
+            return refuse(turn, BadIdentity(f"a message's name has 1 to {MAX_TYPE_NAME} bytes, this one has {size}"))
+        if self._method is None or not same(self._method.name, data, size):
+            message_name = text(data, size)
+            self._method = <Method>self._table._methods.get(message_name)
+            if self._method is None:
+                return refuse(turn, UnknownMessage(dispatcher.runtime.unknown_message(self._table, message_name)))
+        turn.method = self._method
         if take_uint(body, &timeout):
             raise ProtocolError("a request's timeout is no unsigned number of milliseconds")
         if take_bin_or_nil(body, &data, &size):
             raise ProtocolError("a request's context is neither binary nor nil")
         turn.context = None if data is NULL else PyBytes_FromStringAndSize(<const char*>data, size)
         turn._payload = PyBytes_FromStringAndSize(<const char*>body.at, body.end - body.at)
-        turn.table = <TypeTable>dispatcher.tables.get(type_name)
-        if turn.table is None:
-            return refuse(turn, UnknownType(dispatcher.runtime.unknown_type(type_name)))
-        turn.method = <Method>turn.table._methods.get(message_name)
-        if turn.method is None:
-            return refuse(turn, UnknownMessage(dispatcher.runtime.unknown_message(turn.table, message_name)))
         turn.deadline = dispatcher._now() + (<double>timeout / 1000.0 if timeout else DEFAULT_TIMEOUT)
         return dispatcher._admit(turn)
 
@@ -452,6 +472,13 @@ cdef inline str text(const uint8_t* data, Py_ssize_t size):
         raise ProtocolError(f"a name in a request is not valid UTF-8: {error}") from error
 
 
+cdef inline bint same(str known, const uint8_t* data, Py_ssize_t size) except -1:
+    # Most requests of a connection name what the one before named: comparing bytes is cheaper than making and hashing a string.
+    cdef Py_ssize_t known_size
+    cdef const char* known_data = PyUnicode_AsUTF8AndSize(known, &known_size)
+    return known_size == size and memcmp(known_data, data, size) == 0
+
+
 cdef int refuse(Turn turn, error) except -1:
     turn.fail(error)
     return 0
@@ -468,7 +495,8 @@ cdef class Dispatcher:
     def __init__(self, runtime, tables, *, clock=None, Py_ssize_t waiting_limit=1024, Py_ssize_t in_flight_limit=8192):
         self.runtime = runtime
         self.tables = {table.type_name: table for table in tables}
-        self.loop = None
+        self._loop = None
+        self._task_options = None
         self.app_data = None
         self.lease_until = 0.0
         self.waiting_limit = waiting_limit
@@ -478,6 +506,16 @@ cdef class Dispatcher:
         self._last_turn = int.from_bytes(os.urandom(8), "big") >> 1
         self._paused = set()
         self._unflushed = []
+
+    @property
+    def loop(self):
+        """The event loop on which handlers run."""
+        return self._loop
+
+    @loop.setter
+    def loop(self, loop):
+        self._loop = loop
+        self._task_options = {"loop": loop, "eager_start": True}
 
     def now(self):
         """Seconds on the clock of leases and deadlines."""
@@ -531,14 +569,14 @@ cdef class Dispatcher:
         self._pump(activation)
 
     def cancel_running(self):
-        """Cancel every handler that waits for something. Returns how many."""
+        """Cancel every handler that waits for something. Returns their tasks."""
         cdef Activation activation
-        count = 0
+        tasks = []
         for activation in self.activations():
             if activation.turn is not None and activation.turn._task is not None:
                 activation.turn._task.cancel()
-                count += 1
-        return count
+                tasks.append(activation.turn._task)
+        return tasks
 
     def flush(self):
         """Write the answers that became ready outside of a read."""
@@ -548,7 +586,7 @@ cdef class Dispatcher:
 
     cdef int _flush_soon(self, Connection connection) except -1:
         if not self._unflushed:
-            self.loop.call_soon(self.flush)
+            self._loop.call_soon(self.flush)
         self._unflushed.append(connection)
         return 0
 
@@ -605,7 +643,7 @@ cdef class Dispatcher:
             if method._is_async:
                 coroutine = Guard.__new__(Guard)
                 (<Guard>coroutine)._coroutine = result
-                task = Task(coroutine, loop=self.loop, eager_start=True) if EAGER else started_task(coroutine, self.loop)
+                task = PyObject_Call(Task, (coroutine,), self._task_options) if EAGER else started_task(coroutine, self._loop)
                 if not task.done():
                     turn._task = task
                     turn.connection._keep(turn)
@@ -696,17 +734,7 @@ cdef class Guard:
         return self
 
     def __next__(self):
-        cdef PyObject* result = NULL
-        cdef int outcome
-        try:
-            outcome = PyIter_Send(self._coroutine, None, &result)
-        except SystemExit as error:
-            raise exited(error) from error
-        value = <object>result
-        Py_DECREF(result)
-        if outcome == PYGEN_RETURN:
-            raise StopIteration(value)
-        return value
+        return self.send(None)
 
     def send(self, value):
         try:
@@ -728,6 +756,7 @@ cdef class Guard:
 
 
 @cython.final
+@cython.freelist(64)
 cdef class FirstStep:
     """Stands in for ``loop.call_soon`` while a task is made, and keeps what the task would have had called."""
 
@@ -739,12 +768,10 @@ cdef class FirstStep:
         self.context = context
 
 
-cdef FirstStep first_step = FirstStep()
-
-
 cdef object started_task(coroutine, loop):
     # What Task(eager_start=True) does from Python 3.12 on: an ordinary task whose first step is made now and not in the loop's next turn,
     # which would cost more than all the rest of a short call.
+    cdef FirstStep first_step = FirstStep.__new__(FirstStep)
     try:
         loop.call_soon = first_step
     except AttributeError:
@@ -754,7 +781,6 @@ cdef object started_task(coroutine, loop):
     finally:
         del loop.call_soon
     step, context = first_step.step, first_step.context
-    first_step.step = first_step.context = None
     outer = asyncio.current_task(loop)
     if outer is None:
         context.run(step)
@@ -765,6 +791,17 @@ cdef object started_task(coroutine, loop):
     finally:
         enter_task(loop, outer)
     return task
+
+
+cdef int guard_send(PyObject* guard, PyObject* value, PyObject** result) except -1:
+    # Whoever sends looks for this first: a handler that ends hands its result over without a StopIteration being made for it.
+    try:
+        return PyIter_Send((<Guard>guard)._coroutine, <object>value, result)
+    except SystemExit as error:
+        raise exited(error) from error
+
+
+(<TypeWithSend*>Guard).tp_as_async.am_send = guard_send
 
 
 cdef object exited(error):

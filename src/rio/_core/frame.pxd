@@ -74,6 +74,7 @@ cdef inline int take_array(Cursor* body, uint32_t* length) noexcept nogil:
 
 
 cdef inline int take_uint(Cursor* body, uint64_t* value) noexcept nogil:
+    # Of any width; the signed forms too, which some encoders choose for every number, if the number is not negative.
     if body.at >= body.end:
         return -1
     cdef uint8_t head = body.at[0]
@@ -81,10 +82,10 @@ cdef inline int take_uint(Cursor* body, uint64_t* value) noexcept nogil:
         value[0] = head
         body.at += 1
         return 0
-    if head < 0xcc or head > 0xcf:
+    if head < 0xcc or head > 0xd3:
         return -1
-    cdef int size = 1 << (head - 0xcc)
-    if body.end - body.at < 1 + size:
+    cdef int size = 1 << (head & 3)     # cc to cf unsigned, d0 to d3 signed
+    if body.end - body.at < 1 + size or (head >= 0xd0 and body.at[1] & 0x80):
         return -1
     value[0] = big_endian(body.at + 1, size)
     body.at += 1 + size

@@ -26,8 +26,8 @@ HARD_FRAME_LIMIT = 64 * 1024 * 1024
 cdef class FrameReader:
     """Cuts a stream of bytes into frames, wherever the reads happen to split it.
 
-    It is its own buffer: a transport writes into it through the buffer protocol (``memoryview(reader)`` is the free room) and then
-    tells with :meth:`received` how much. ``limit`` is the largest body that is taken, in bytes.
+    It is its own buffer: a transport writes into it through the buffer protocol (``memoryview(reader)`` is the free room, until the next
+    call of any method) and then tells with :meth:`received` how much. ``limit`` is the largest body that is taken, in bytes.
     """
 
     def __cinit__(self, Py_ssize_t limit=DEFAULT_FRAME_LIMIT):
@@ -165,10 +165,10 @@ cdef class FrameWriter:
         at = put_big_endian(at, size, HEADER)
         self._commit(put_raw(at, PyBytes_AS_STRING(body), size))
 
-    def put_message(self, int kind, uint64_t id, bytes payload not None):
+    def put_message(self, uint8_t kind, uint64_t id, bytes payload not None):
         """Add a frame whose body is the array ``[kind, id, payload]``, the payload being MessagePack already."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
-        cdef uint8_t* start = self._reserve(HEADER + 11 + size)
+        cdef uint8_t* start = self._reserve(HEADER + 12 + size)
         cdef uint8_t* at = start + HEADER
         at[0] = 0x93
         at = put_uint(put_uint(at + 1, kind), id)

@@ -1,0 +1,1 @@
+"""Who is online, kept up by heartbeats and told to all who subscribe."""

@@ -1,0 +1,124 @@
+"""Users send heartbeats; rooms know who is online, and publish each change.
+
+Presence is kept in memory alone: when a room moves to another server, the next heartbeats fill it again. A user remembers the rooms that
+it has entered, so that is saved.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+import rio
+
+SILENCE = 2.0
+"""Seconds without a heartbeat after which a user counts as offline."""
+
+
+# --- rooms ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Changed(rio.Message):
+    """What a room publishes: somebody came or went."""
+
+    user: str
+    online: bool
+
+
+class Seen(rio.Message[None], idempotent=True):
+    """A user of the room is there."""
+
+    user: str
+
+
+class Gone(rio.Message[None], idempotent=True):
+    """A user has left the room."""
+
+    user: str
+
+
+class Online(rio.Message):
+    users: list[str]
+
+
+class WhoIsOnline(rio.Message[Online], readonly=True):
+    """Ask a room who is there."""
+
+
+class Room(rio.ServiceObject):
+    async def before_load(self) -> None:
+        self.last_seen: dict[str, float] = {}
+
+    @rio.handler
+    def seen(self, message: Seen) -> None:
+        came = message.user not in self.last_seen
+        self.last_seen[message.user] = time.monotonic()
+        if came:
+            self.publish(Changed(message.user, online=True))
+        self._drop_the_silent()
+
+    @rio.handler
+    def gone(self, message: Gone) -> None:
+        self._forget(message.user)
+
+    @rio.handler
+    def who_is_online(self, message: WhoIsOnline) -> Online:
+        self._drop_the_silent()
+        return Online(sorted(self.last_seen))
+
+    def _drop_the_silent(self) -> None:
+        earliest = time.monotonic() - SILENCE
+        for user in [user for user, seen in self.last_seen.items() if seen < earliest]:
+            self._forget(user)
+
+    def _forget(self, user: str) -> None:
+        if self.last_seen.pop(user, None) is not None:
+            self.publish(Changed(user, online=False))
+
+
+# --- users ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Enter(rio.Message[None], idempotent=True):
+    room: str
+
+
+class Heartbeat(rio.Message[None], idempotent=True):
+    """The user's program is alive."""
+
+
+class Leave(rio.Message[None], idempotent=True):
+    """Leave all rooms."""
+
+
+class Entered(rio.State):
+    """What a user remembers."""
+
+    rooms: list[str] = msgspec.field(default_factory=list)
+
+
+class User(rio.ServiceObject):
+    entered: Entered = rio.managed_state()
+
+    @rio.handler
+    async def enter(self, message: Enter) -> None:
+        if message.room not in self.entered.rooms:
+            self.entered.rooms.append(message.room)
+            await self.save_state()
+        await self.send(Room, message.room, Seen(self.id))
+
+    @rio.handler
+    async def heartbeat(self, message: Heartbeat) -> None:
+        for room in self.entered.rooms:
+            await self.send(Room, room, Seen(self.id))
+
+    @rio.handler
+    async def leave(self, message: Leave) -> None:
+        for room in self.entered.rooms:
+            await self.send(Room, room, Gone(self.id))
+        self.entered.rooms.clear()
+        await self.save_state()
+
+
+registry = rio.Registry(Room, User)
