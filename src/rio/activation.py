@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rio import message as codec
 from rio._core import dispatch
-from rio.errors import StateCorrupt, StateNotFound, StorageError, StorageUnavailable
+from rio.errors import HandlerError, StateCorrupt, StateNotFound, StorageError, StorageUnavailable, Superseded
 from rio.identity import Address, ObjectId, type_name_of
 from rio.message import Message, encode_message
 from rio.ref import Ref
@@ -87,14 +87,23 @@ class Activation(dispatch.Activation):
         await self._run(hooks.shutdown)
 
     async def _run(self, hook: LifecycleHook | None) -> None:
-        if hook is not None:
+        if hook is None:
+            return
+        try:
             await hook.run(self.instance, self._host.app_data)
+        except SystemExit as error:  # it would end the event loop
+            raise HandlerError(f"the hook {hook.name} called sys.exit({error.code!r})") from error
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                raise
+            raise HandlerError(f"the hook {hook.name} was cancelled by something it awaited") from error
 
     def drop(self, *, superseded: bool = False) -> None:
-        """Let no further turn start; the memory is dropped once the running one has ended."""
+        """Let no further turn start; the memory is dropped now, or once the running turn has ended."""
         self.failed = True
         self.superseded = self.superseded or superseded
         self.closing = True
+        self._host.dispatcher.pump(self)
 
     # --- what the object's own methods need ---------------------------------------------------------------------------
 
@@ -126,8 +135,12 @@ class Activation(dispatch.Activation):
 
     async def load_state(self, *attributes: str) -> None:
         """Read these managed states, or all."""
-        for field in self._fields(attributes):
-            setattr(self.instance, field.attribute, await self._load(field))
+        try:
+            for field in self._fields(attributes):
+                setattr(self.instance, field.attribute, await self._load(field))
+        except Superseded:
+            self.drop(superseded=True)
+            raise
 
     async def save_state(self, *attributes: str) -> None:
         """Write these managed states, or all.
@@ -143,11 +156,8 @@ class Activation(dispatch.Activation):
                 raise StorageUnavailable(f"{self.object_id} was not saved: the node has lost its lease")
             for field in self._fields(attributes):
                 await self._save(field)
-        except StorageError:
-            self.drop()
-            raise
-        except asyncio.CancelledError:
-            self.drop()
+        except (StorageError, Superseded, asyncio.CancelledError) as error:
+            self.drop(superseded=isinstance(error, Superseded))
             raise
         finally:
             self._saving.set()
@@ -176,3 +186,9 @@ class Activation(dispatch.Activation):
             known = ", ".join(field.attribute for field in fields) or "none"
             raise AttributeError(f"{self.table.type_name} has no managed state {', '.join(sorted(unknown))}; it has: {known}")
         return [field for field in fields if not attributes or field.attribute in attributes]
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants the running task to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -15,7 +15,8 @@ from rio.message import Message
 VERSION = 1
 MAX_CHAIN = 64
 """Calls within calls before the chain is taken for an endless one."""
-MAX_TRACEBACK = 16 * 1024
+MAX_TEXT = 16 * 1024
+"""Characters of an exception's text, and of its traceback, that are sent."""
 
 RESERVED_PREFIX = "rio."
 """Of the names of types and messages that are not for users."""
@@ -80,12 +81,11 @@ def read_hello(body: bytes) -> Hello:
 def error(id: int, error: BaseException) -> bytes:
     """An error as the answer to request ``id``, or about the whole connection where that is 0."""
     if not isinstance(error, RioError) or not error.code:
-        error = HandlerError(f"{type(error).__name__}: {error}", [type(error).__name__, ""])
+        error = HandlerError(text_of(error), [type(error).__name__, ""])
     try:
         return _encode((Kind.ERROR, id, error.code, error.message, error.detail))
-    except (TypeError, ValueError, OverflowError, RecursionError) as cause:
-        text = f"{error.message} (its detail cannot be sent: {cause})"
-        return _encode((Kind.ERROR, id, error.code, text, None))
+    except Exception as cause:  # an application's error class may do anything
+        return _encode((Kind.ERROR, id, error.code, f"{text_of(error)} (its detail cannot be sent: {text_of(cause)})", None))
 
 
 def read_error(body: bytes) -> tuple[str, str, Any]:
@@ -214,7 +214,21 @@ def names(chain: Sequence[Link]) -> list[str]:
     return [str(link) for link in chain]
 
 
+def text_of(error: BaseException) -> str:
+    """An exception's class and text, as text that fits into an error, whatever the exception does."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:
+        return f"{type(error).__name__} (its text cannot be read)"
+    return _sendable(text[:MAX_TEXT])
+
+
 def traceback_of(error: BaseException) -> str:
     """The end of the traceback, as text that fits into an error."""
-    return "".join(traceback.format_exception(error))[-MAX_TRACEBACK:]
+    return _sendable("".join(traceback.format_exception(error))[-MAX_TEXT:])
+
+
+def _sendable(text: str) -> str:
+    """Text without the halves of characters that file names and the like may hold, and that have no encoding."""
+    return text.encode(errors="backslashreplace").decode()
 

@@ -292,8 +292,8 @@ class Server:
 
     def _cancel_fenced(self) -> None:
         """The lease has been gone for a while: no handler may go on, others may soon own its object."""
-        count = self._service.dispatcher.cancel_running()
-        logger.warning("%s has lost its lease: %d running handlers were cancelled", self.address, count)
+        cancelled = self._service.cancel_running()
+        logger.warning("%s has lost its lease: %d running handlers and hooks were cancelled", self.address, len(cancelled))
 
     async def _serve_cluster(self) -> None:
         try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, NoReturn
 
@@ -22,6 +24,7 @@ from rio.errors import (
     DeadlockError,
     Draining,
     HandlerError,
+    NodeEvicted,
     NotActivated,
     NotExecuted,
     OutcomeUnknown,
@@ -29,6 +32,7 @@ from rio.errors import (
     RegistrationError,
     RioError,
     StorageError,
+    StorageUnavailable,
     Superseded,
     Unavailable,
 )
@@ -44,6 +48,8 @@ logger = logging.getLogger("rio.service")
 
 RELEASE_BATCH = 64
 """Objects that are deactivated at the same time while the node drains."""
+ABORT_TIMEOUT = 1.0
+"""Seconds that handlers and hooks which were cancelled have to end."""
 
 
 class Service(ActivationHost):
@@ -129,11 +135,16 @@ class Service(ActivationHost):
         else:
             activation = Activation(turn.table, turn.id, self.registry[turn.type_name], self)
             turn.wait_for(activation)
-            self._start_lifecycle(activation, self._activate)
+            self._start_lifecycle(activation, self._activate, turn.context)
 
-    def _start_lifecycle(self, activation: Activation, step: Callable[[Activation], Coroutine[Any, Any, None]]) -> None:
-        activation.begin(self.dispatcher)
-        task = self.dispatcher.loop.create_task(step(activation), name=f"{step.__name__} {activation.object_id}")
+    def _start_lifecycle(
+        self, activation: Activation, step: Callable[[Activation], Coroutine[Any, Any, None]], caller: bytes | None = None
+    ) -> None:
+        """``caller``: the context of the request for which it is done."""
+        context = contextvars.copy_context()
+        context.run(activation.begin, self.dispatcher, caller)
+        name = f"{step.__name__} {activation.object_id}"
+        task = self.dispatcher.loop.create_task(step(activation), name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._lifecycle_ended)
 
@@ -144,38 +155,54 @@ class Service(ActivationHost):
 
     async def _activate(self, activation: Activation) -> None:
         try:
-            placement = await self._claim(activation.object_id)
-            if placement.generation != self.cluster.generation:
-                self._refuse(activation, self._elsewhere(activation.object_id, placement))
-                return
-            activation.token = placement.token
-            await activation.load()
-        except NotExecuted as error:
-            self._refuse(activation, error)
-        except Superseded as error:
-            self._refuse(activation, Unavailable(f"{activation.object_id} was taken over by another node while it was loaded: {error}"))
-        except StorageError as error:
-            reason = f"{type(error).__name__}: {error}"
-            await self._abort(activation, Unavailable(f"{activation.object_id} could not be loaded: {reason}"))
-        except Exception as error:
-            logger.error("%s could not be activated", activation.object_id, exc_info=error)
-            await self._abort(activation, _not_activated(activation.object_id, error))
+            refusal = await self._claim_for(activation) or await self._load(activation)
         except BaseException:
             self._refuse(activation, Unavailable(f"{self.address} stopped while {activation.object_id} was loaded"))
             raise
-        else:
+        if refusal is None:
             activation.opened(self.dispatcher)
+        else:
+            self._refuse(activation, refusal)
 
     def _refuse(self, activation: Activation, error: RioError) -> None:
         for turn in activation.remove():
             turn.fail(error)
 
-    async def _abort(self, activation: Activation, answer: RioError) -> None:
-        """The activation failed: give the claim back, then say so."""
+    async def _claim_for(self, activation: Activation) -> RioError | None:
+        """Claim the object; or what to answer, because it is not ours."""
         try:
-            await self._release(activation)
-        finally:
-            self._refuse(activation, answer)
+            placement = await self._claim(activation.object_id)
+        except NotExecuted as error:
+            return error
+        except (StorageError, NodeEvicted) as error:
+            return Unavailable(f"{activation.object_id} could not be claimed: {protocol.text_of(error)}")
+        if placement.generation != self.cluster.generation:
+            return self._elsewhere(activation.object_id, placement)
+        activation.token = placement.token
+        return None if self.dispatcher.admits else Unavailable(f"{self.address} lost its lease while it claimed {activation.object_id}")
+
+    async def _load(self, activation: Activation) -> RioError | None:
+        """Bring the object to life; or give the claim back, and what to answer."""
+        try:
+            await activation.load()
+        except Exception as error:
+            answer = self._not_loaded(activation, error)
+        else:
+            if not activation.failed:
+                return None
+            answer = Unavailable(f"{activation.object_id} may not have saved its state while it was loaded")
+        await self._release(activation)
+        return answer
+
+    def _not_loaded(self, activation: Activation, error: Exception) -> RioError:
+        text = protocol.text_of(error)
+        if activation.superseded:
+            return Unavailable(f"{activation.object_id} was taken over by another node while it was loaded: {text}")
+        if isinstance(error, StorageUnavailable):
+            return Unavailable(f"{activation.object_id} could not be loaded: {text}")
+        logger.error("%s could not be activated", activation.object_id, exc_info=error)
+        detail = [type(error).__name__, protocol.traceback_of(error)]
+        return NotActivated(f"{activation.object_id} could not be activated: {text}", detail)
 
     async def _claim(self, object_id: ObjectId) -> Placement:
         """The placement that stands: ours, or that of a member which is not known to be gone."""
@@ -251,13 +278,25 @@ class Service(ActivationHost):
         else:
             await asyncio.sleep(0.01)  # turns are running: their end starts the next lifecycle task
 
+    def cancel_running(self) -> list[asyncio.Task[Any]]:
+        """Cancel all handlers and lifecycle hooks that wait for something. Returns their tasks."""
+        tasks = [*self.dispatcher.cancel_running(), *self._tasks]
+        for task in self._tasks:
+            task.cancel()
+        return tasks
+
     async def abort(self) -> None:
         """Stop at once, saving nothing: the node is not the owner of its objects any more."""
         self.draining = True
-        self.dispatcher.cancel_running()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.dispatcher.set_lease(-math.inf)
+        for activation in self.dispatcher.activations():
+            activation.failed = True
+        try:
+            async with asyncio.timeout(ABORT_TIMEOUT):
+                while tasks := self.cancel_running():
+                    await asyncio.wait(tasks)
+        except TimeoutError:
+            logger.error("handlers or hooks were cancelled and do not end: %s", self.cancel_running())
         for activation in self.dispatcher.activations():
             for turn in activation.remove():
                 turn.fail(Unavailable(f"{self.address} was stopped"))
@@ -298,7 +337,7 @@ class Service(ActivationHost):
             return
         activation = turn.activation
         assert isinstance(activation, Activation)
-        activation.drop(superseded=isinstance(error, Superseded))
+        activation.drop()
         logger.error("%s failed in %r and is dropped from memory", activation.object_id, turn.method.handler, exc_info=error)
         turn.fail(_answer_to(turn, error))
 
@@ -307,17 +346,13 @@ def _answer_to(turn: Turn, error: BaseException) -> RioError:
     """What the caller gets for an exception that the handler did not mean as an answer."""
     if isinstance(error, (Superseded, DeadlockError)):
         return error
+    text = protocol.text_of(error)
     if isinstance(error, StorageError):
-        return OutcomeUnknown(f"{turn.type_name}/{turn.id} may not have saved its state: {type(error).__name__}: {error}")
+        return OutcomeUnknown(f"{turn.type_name}/{turn.id} may not have saved its state: {text}")
     if isinstance(error, HandlerError) and isinstance(error.__cause__, SystemExit):
         return error
-    kind = type(error).__name__
-    return HandlerError(f"{turn.type_name}/{turn.id} failed in {turn.message_name}: {kind}: {error}", [kind, protocol.traceback_of(error)])
-
-
-def _not_activated(object_id: ObjectId, error: BaseException) -> NotActivated:
-    kind = type(error).__name__
-    return NotActivated(f"{object_id} could not be activated: {kind}: {error}", [kind, protocol.traceback_of(error)])
+    detail = [type(error).__name__, protocol.traceback_of(error)]
+    return HandlerError(f"{turn.type_name}/{turn.id} failed in {turn.message_name}: {text}", detail)
 
 
 def _method(handler: Handler[Any, Any, Any]) -> Method:

@@ -40,6 +40,11 @@ cdef enum:
     HEAD = 64               # more than all heads and numbers of a request take
     UNSENT_LIMIT = 64 * 1024 * 1024
 
+cdef extern from "Python.h":
+    object PyObject_Call(object function, tuple args, dict options)
+
+
+cdef object Future = asyncio.Future
 cdef double INFINITY = float("inf")
 
 
@@ -85,6 +90,7 @@ cdef class Call:
     cdef object _decode
     cdef ClientConnection _connection # where it waits for its answer; None: nowhere
     cdef uint64_t _request_id
+    cdef bint _is_routed              # it was sent where its object was found before
 
     def __call__(self, future):
         """The caller gave up: its future was cancelled."""
@@ -184,7 +190,8 @@ cdef class ClientConnection:
 
     def submit(self, Call call not None):
         """Write a call, and wait for its answer."""
-        self._submit(call)
+        call._is_routed = False
+        self._submit(call, system_clock())
 
     def take_calls(self):
         """All calls that wait, which this connection forgets."""
@@ -206,13 +213,13 @@ cdef class ClientConnection:
                 earliest = call.deadline
         return late, earliest
 
-    cdef int _submit(self, Call call) except -1:
+    cdef int _submit(self, Call call, double now) except -1:
         cdef Py_ssize_t type_size, id_size, name_size, payload_size = PyBytes_GET_SIZE(call.payload)
         cdef Py_ssize_t context_size = 0 if call.context is None else PyBytes_GET_SIZE(call.context)
         cdef const char* type_name = PyUnicode_AsUTF8AndSize(call.type_name, &type_size)
         cdef const char* id = PyUnicode_AsUTF8AndSize(call.id, &id_size)
         cdef const char* name = PyUnicode_AsUTF8AndSize(call.message_name, &name_size)
-        cdef double left = call.deadline - system_clock()
+        cdef double left = call.deadline - now
         cdef Py_ssize_t room = HEAD + type_size + id_size + name_size + context_size + payload_size
         if room > self.reader.limit:
             raise FrameTooLarge(
@@ -289,7 +296,8 @@ cdef class ClientConnection:
             return 0
         call.future.remove_done_callback(call)
         call.future.set_result(reply)
-        call.owner._learn(call, self)
+        if not call._is_routed:
+            call.owner._learn(call, self)
         return 0
 
 
@@ -301,7 +309,8 @@ cdef class Caller:
     ``given_up(call)`` hears of cancelled callers, ``context_of(turn)`` makes what a nested call carries.
     """
 
-    cdef public object loop
+    cdef object _loop
+    cdef dict _future_options                # the keywords with which a call's future is made
     cdef public double default_timeout       # seconds
     cdef public Py_ssize_t route_limit       # objects whose place is remembered
     cdef readonly double armed_for           # the earliest deadline that the owner's timer watches
@@ -312,7 +321,7 @@ cdef class Caller:
     cdef Py_ssize_t _route_count
 
     def __init__(self, double default_timeout=30.0, Py_ssize_t route_limit=200_000):
-        self.loop = None
+        self._loop = None
         self.default_timeout = default_timeout
         self.route_limit = route_limit
         self.armed_for = INFINITY
@@ -322,12 +331,22 @@ cdef class Caller:
         self._older_routes = {}
         self._route_count = 0
 
+    @property
+    def loop(self):
+        """The event loop on which calls are made; ``None`` while the client is not open."""
+        return self._loop
+
+    @loop.setter
+    def loop(self, loop):
+        self._loop = loop
+        self._future_options = {"loop": loop}
+
     def send(self, object_type, str id not None, message, /, *, timeout=None, returns=None):
         cdef Call call = Call.__new__(Call)
         cdef MessageCodec codec
         cdef Turn turn = running_turn()
         cdef ClientConnection connection
-        if self.loop is None:
+        if self._loop is None:
             self.not_started()
         type_name = self._names.get(object_type)
         call.type_name = <str>(self._new_name(object_type) if type_name is None else type_name)
@@ -345,12 +364,13 @@ cdef class Caller:
             call._decode = self.reply_decoder(message, object_type, returns)
         call.repeatable = codec.repeatable
         call.owner = self
-        call.deadline = system_clock() + (self.default_timeout if timeout is None else <double>timeout)
+        cdef double now = system_clock()
+        call.deadline = now + (self.default_timeout if timeout is None else <double>timeout)
         if turn is not None:
             if turn.deadline != 0 and turn.deadline < call.deadline:
                 call.deadline = turn.deadline
             call.context = turn.nested_context(self.context_of)
-        call.future = self.loop.create_future()
+        call.future = PyObject_Call(Future, (), self._future_options)
         call.future.add_done_callback(call)
         if call.deadline < self.armed_for:
             self.armed_for = call.deadline
@@ -359,7 +379,8 @@ cdef class Caller:
         if connection is None:
             self.route(call)
         else:
-            connection._submit(call)
+            call._is_routed = True
+            connection._submit(call, now)
         return call.future
 
     def learn(self, str type_name not None, str id not None, ClientConnection connection not None):

@@ -116,7 +116,8 @@ cdef class FrameReader:
         return 1
 
     cdef int _make_room(self) except -1:
-        # Leave room for the rest of the frame that has begun, and at least for one read.
+        # Leave room for the rest of the frame that has begun, and at least for one read; but never for much more than was received: what
+        # a header announces costs nothing until it comes.
         cdef Py_ssize_t have = self._end - self._start, need = LEAST_ROOM
         if have == 0:
             self._start = self._end = 0
@@ -125,7 +126,7 @@ cdef class FrameReader:
             return 0
         if have >= HEADER:
             need = min(HEADER + <Py_ssize_t>big_endian(self._data + self._start, HEADER), HEADER + self.limit) - have
-            need = max(need, LEAST_ROOM)
+            need = max(min(need, max(have, ROOMY)), LEAST_ROOM)
         if self._capacity - self._end >= need:
             return 0
         memmove(self._data, self._data + self._start, have)
