@@ -163,4 +163,7 @@ def quantile(ordered: list[float], share: float) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=14.0, help="how long the load lasts (default: 14)")
-    sys.exit(0 if rio.run(demo(parser.parse_args().seconds)) else 1)
+    try:
+        sys.exit(0 if rio.run(demo(parser.parse_args().seconds)) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)

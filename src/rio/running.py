@@ -16,8 +16,18 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
 
     :raises RuntimeError: an event loop already runs in this thread.
     """
+    if _loop_runs():
+        raise RuntimeError("rio.run() cannot be called where an event loop already runs: await the coroutine instead")
     with asyncio.Runner(debug=debug, loop_factory=_fastest_loop()) as runner:
         return runner.run(main)
+
+
+def _loop_runs() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -1,4 +1,4 @@
-"""Sockets on one side, the compiled core on the other: handshake, back-pressure, half-closed and broken connections.
+"""Sockets on one side, the compiled core on the other: handshake, back-pressure, broken connections.
 
 :class:`MemoryTransport` joins the two halves in one process, so that an object calls its neighbour, and a test a whole cluster, through the
 same code as over TCP.
@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 from rio import protocol
 from rio._core.calls import Call, ClientConnection
 from rio._core.dispatch import Connection, Dispatcher
-from rio.errors import ConnectionLost, ProtocolError, RioError, from_code
+from rio.errors import ConnectionLost, FrameTooLarge, ProtocolError, RioError, from_code
 from rio.protocol import Hello, Kind
 
 logger = logging.getLogger("rio.transport")
@@ -46,7 +46,6 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
         super().__init__(dispatcher, frame_limit)
         self._owner = owner
         self._timer: asyncio.TimerHandle | None = None
-        self._half_closed = False
         self.peer: Hello | None = None
         """Who is at the other end, once it has said so."""
 
@@ -66,9 +65,10 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
         self._owner.disconnected(self)
 
     def eof_received(self) -> bool:
-        """The peer has said all that it will: answer what is under way, then close."""
-        self._half_closed = self.watched = bool(self.in_flight)
-        return self._half_closed
+        """The peer is gone; one that only stopped sending cannot be told from it. Stop its work, send what is written, and close."""
+        self.abandon()
+        self.close()
+        return False
 
     def pause_writing(self) -> None:
         """The peer does not read its answers: take no more requests from it, and do not wait for ever."""
@@ -78,7 +78,7 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._clear_timer()
-        self.watched = self._half_closed
+        self.watched = False
         if self.transport is not None:
             self.transport.resume_reading()
 
@@ -104,8 +104,12 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
         self.put(protocol.hello(self._owner.hello))
 
     def answer_error(self, id: int, error: BaseException) -> None:
-        if self.transport is not None:
-            self.put(protocol.error(id, error))
+        if self.transport is None:
+            return
+        body = protocol.error(id, error)
+        if len(body) > self.reader.limit:
+            body = protocol.error(id, FrameTooLarge(f"the answer was a {type(error).__name__} that takes {len(body)} bytes"))
+        self.put(body)
 
     def broken(self, error: RioError) -> None:
         """The bytes are no frames of ours: say so, and close."""
@@ -122,17 +126,16 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
         return waiting if self.transport is None else waiting + int(self.transport.get_write_buffer_size())
 
     def flushed(self) -> None:
-        if self._half_closed and not self.in_flight:
-            self.close()
-        elif self.unsent > MAX_UNSENT:
+        if self.unsent > MAX_UNSENT:
             self._cut_off("the peer does not read what it is sent")
 
     def close(self) -> None:
-        """Send what is written, then close."""
+        """Send what is written, then close; at once if the peer does not read it."""
         self.watched = False
         self.flush()
         if self.transport is not None:
             self.transport.close()
+            self._set_timer(STALL_TIMEOUT, "the peer does not read what it is sent")
 
     def _set_timer(self, delay: float, reason: str) -> None:
         self._clear_timer()

@@ -1,4 +1,4 @@
-"""The compiled core again, in plain Python over the ``msgpack`` package: what it is held against, and the yardstick of the benchmarks.
+"""The compiled core again, in plain Python over the ``msgpack`` package: what it is held against, and what benchmarks compare it with.
 
 Everything here is written for reading. The names are those of :mod:`rio._core.frame` and :mod:`rio._core.dispatch`, so that one test can run
 on either.
@@ -28,6 +28,7 @@ from rio.errors import (
 
 REQUEST, RESPONSE, CANCEL = 1, 2, 4
 DEFAULT_TIMEOUT = 30.0
+MAX_NAME = 128
 MAX_ID = 512
 ROOM_FOR_HEAD = 32
 
@@ -93,10 +94,12 @@ class Fields:
             raise ProtocolError("no unsigned number")
         return value
 
-    def text(self) -> str:
+    def name(self, what: str, limit: int) -> str:
         value = self._read(self._unpacker.unpack)
         if not isinstance(value, str):
-            raise ProtocolError("no string")
+            raise ProtocolError(f"the {what} is no string")
+        if not 1 <= len(value.encode()) <= limit:
+            raise BadIdentity(f"the {what} is empty or too long")
         return value
 
     def binary_or_nil(self) -> bytes | None:
@@ -311,6 +314,7 @@ class Connection:
         self.transport: Any = None
         self.turns: dict[int, Turn] = {}
         self.accepted = False
+        self._flush_is_due = False
 
     @property
     def in_flight(self) -> list[Turn]:
@@ -326,12 +330,18 @@ class Connection:
         self.flush()
 
     def flush(self) -> None:
+        self._flush_is_due = False
         if len(self.writer) and self.transport is not None:
             self.transport.write(self.writer.take())
 
     def put(self, body: bytes) -> None:
         self.writer.put(body)
-        self.dispatcher.loop.call_soon(self.flush)
+        self.written()
+
+    def written(self) -> None:
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self.dispatcher.loop.call_soon(self.flush)
 
     def abandon(self) -> None:
         for turn in self.in_flight:
@@ -358,11 +368,11 @@ class Connection:
             if fields.count != 8:
                 raise ProtocolError("a request has 8 fields")
             self._request(id, fields)
-        elif kind == CANCEL and id in self.turns:
+        elif kind == CANCEL and self.accepted and id in self.turns:
             turn = self.turns[id]
             turn.abandoned = True
             turn.cancel()
-        elif kind == CANCEL:
+        elif kind == CANCEL and self.accepted:
             self.cancelled(id)
         else:
             self.control(kind, id, body)
@@ -373,17 +383,19 @@ class Connection:
         dispatcher = self.dispatcher
         dispatcher.calls += 1
         turn = Turn(self, request_id)
-        type_name = fields.text()
-        turn.id = fields.text()
-        if not 1 <= len(turn.id.encode()) <= MAX_ID:
-            return turn.fail(BadIdentity("the id is empty or too long"))
-        message_name, timeout, turn.context, turn.payload = fields.text(), fields.uint(), fields.binary_or_nil(), fields.rest()
-        turn.table = dispatcher.tables.get(type_name)
-        if turn.table is None:
-            return turn.fail(UnknownType(dispatcher.runtime.unknown_type(type_name)))
-        turn.method = turn.table.methods.get(message_name)
-        if turn.method is None:
-            return turn.fail(UnknownMessage(dispatcher.runtime.unknown_message(turn.table, message_name)))
+        try:
+            type_name = fields.name("type name", MAX_NAME)
+            turn.table = dispatcher.tables.get(type_name)
+            if turn.table is None:
+                raise UnknownType(dispatcher.runtime.unknown_type(type_name))
+            turn.id = fields.name("object id", MAX_ID)
+            message_name = fields.name("message name", MAX_NAME)
+            turn.method = turn.table.methods.get(message_name)
+            if turn.method is None:
+                raise UnknownMessage(dispatcher.runtime.unknown_message(turn.table, message_name))
+        except (BadIdentity, UnknownType, UnknownMessage) as error:
+            return turn.fail(error)
+        timeout, turn.context, turn.payload = fields.uint(), fields.binary_or_nil(), fields.rest()
         turn.deadline = dispatcher.now() + (timeout / 1000 if timeout else DEFAULT_TIMEOUT)
         dispatcher.admit(turn)
         return None
@@ -427,7 +439,7 @@ class Dispatcher:
 
     def set_lease(self, until: float) -> None:
         self.lease_until = until
-        for activation in self.activations():
+        for activation in self.activations() if self.admits else ():
             self.pump(activation)
 
     def sweep(self) -> None:
@@ -439,19 +451,20 @@ class Dispatcher:
                 else:
                     self._expire(turn)
 
-    def cancel_running(self) -> int:
-        running = [a.turn for a in self.activations() if isinstance(a.turn, Turn)]
+    def cancel_running(self) -> list[Turn]:
+        running = [activation.turn for activation in self.activations() if isinstance(activation.turn, Turn)]
         for turn in running:
             turn.cancel()
-        return len(running)
+        return running
 
     def admit(self, turn: Turn) -> None:
         activation = turn.table.activations.get(turn.id)
+        is_free = activation is not None and activation.turn is None and activation.open and not activation.queue and not activation.closing
         if self.in_flight >= self.in_flight_limit:
             turn.fail(Overloaded("too many calls on this node"))
         elif activation is None:
             self.runtime.activate(turn)
-        elif activation.turn is None and activation.open and not activation.queue and not activation.closing and self.admits:
+        elif is_free and self.admits:
             turn.activation = activation
             self._start(turn)
         elif turn.context is not None and activation.turn is not None and (error := self.runtime.cycle(turn, activation)):
@@ -459,7 +472,7 @@ class Dispatcher:
         elif len(activation.queue) >= self.waiting_limit:
             turn.fail(Overloaded("too many calls wait for this object"))
         else:
-            self.fenced += activation.turn is None and not activation.queue
+            self.fenced += is_free
             turn.wait_for(activation)
 
     def pump(self, activation: Activation) -> None:
@@ -512,7 +525,7 @@ class Dispatcher:
             return turn.fail(FrameTooLarge("the reply is too large"))
         turn.end()
         turn.connection.writer.put_message(RESPONSE, turn.request_id, payload)
-        self.loop.call_soon(turn.connection.flush)
+        turn.connection.written()
         return None
 
     def _expire(self, turn: Turn) -> None:

@@ -144,7 +144,7 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         tools = folder / ".tools"
         tools.mkdir()
-        for name, arguments in (("python", ""), ("rio", "-m rio.cli")):
+        for name, arguments in (("python", ""), ("rio", "-m rio")):
             (tools / name).write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
             (tools / name).chmod(0o755)
         self._process = subprocess.Popen(

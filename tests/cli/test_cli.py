@@ -1,0 +1,409 @@
+"""The command ``rio``, run as processes: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import rio as package
+from rio.cli import main
+from rio.cli.arguments import parse
+from rio.cli.supervisor import commands
+from rio.cluster.membership import MemberStatus
+from tests.cli.processes import ROOT, Running, rio, until
+
+COUNTERS = """
+import os
+import rio
+
+class Value(rio.Message):
+    saved: int
+    in_memory: int
+    pid: int
+
+class Add(rio.Message[Value]):
+    amount: int = 1
+
+class Crash(rio.Message[None]):
+    pass
+
+class TooMuch(rio.ApplicationError):
+    limit: int
+
+class Total(rio.State):
+    value: int = 0
+
+class Counter(rio.ServiceObject):
+    total: Total = rio.managed_state()
+    in_memory = 0
+
+    @rio.handler
+    async def add(self, message: Add) -> Value:
+        if message.amount > 100:
+            raise TooMuch(limit=100)
+        self.in_memory += message.amount
+        self.total.value += message.amount
+        await self.save_state()
+        return Value(self.total.value, self.in_memory, os.getpid())
+
+    @rio.handler
+    async def crash(self, message: Crash) -> None:
+        raise ValueError("on purpose")
+
+registry = rio.Registry(Counter)
+not_a_registry = 7
+"""
+BROKEN = "import a_module_that_is_not_installed"
+WRONG = "import rio\nregistry = rio.Registry(int)"
+FAST = ("--cluster", "local", "--log-level", "warning")
+
+
+def fill(directory: Path) -> Path:
+    """What a user's directory holds."""
+    (directory / "counters.py").write_text(COUNTERS)
+    (directory / "broken.py").write_text(BROKEN)
+    (directory / "wrong.py").write_text(WRONG)
+    return directory
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A directory with programs in it, and nothing running."""
+    return fill(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory in which a server runs on ``shared.db``."""
+    directory = fill(tmp_path_factory.mktemp("cluster"))
+    with Running("run", "counters:registry", "--storage", "sqlite:///shared.db", *FAST, cwd=directory) as server:
+        server.address()
+        yield directory
+
+
+# --- run --------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_says_where_it_listens_and_ends_with_0_when_a_signal_asks_for_it(shop: Path, number: signal.Signals) -> None:
+    with Running("run", "counters:registry", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as server:
+        assert re.fullmatch(r"listening on 127\.0\.0\.1:\d+ \(member 1\)", server.line())
+        server.signal(number)
+        assert server.ended() == 0
+        assert server.errors() == ""
+
+
+def test_a_stopped_server_has_left_the_cluster(shop: Path) -> None:
+    with Running("run", "counters", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as server:
+        server.line()
+        server.signal(signal.SIGTERM)
+        server.ended()
+    assert "left" in rio("members", "--storage", "sqlite:///c.db", cwd=shop).stdout
+
+
+def test_every_option_of_run_can_come_from_the_environment(shop: Path) -> None:
+    environ = {
+        "RIO_STORAGE": "sqlite:///c.db",
+        "RIO_ADDRESS": "localhost:0",
+        "RIO_ADVERTISE": "127.0.0.1:0",
+        "RIO_CLUSTER": "local",
+        "RIO_WORKERS": "2",
+        "RIO_LOG_LEVEL": "debug",
+    }
+    with Running("run", "counters:registry", cwd=shop, environ=environ) as server:
+        addresses = {server.address(), server.address()}
+        assert {address.partition(":")[0] for address in addresses} == {"127.0.0.1"}
+        assert len(addresses) == 2
+        assert "DEBUG" in server.errors()
+
+
+def test_a_server_that_the_cluster_declares_dead_ends_with_70(shop: Path) -> None:
+    with Running("run", "counters:registry", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as server:
+        server.line()
+        declare_dead(shop / "c.db", 1)
+        assert server.ended() == 70
+        assert "rio: NodeEvicted: " in server.errors()
+
+
+def test_an_address_in_use_is_one_clear_line(shop: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        ended = rio("run", "counters:registry", "--storage", "memory://", "--address", taken, "--log-level", "error", cwd=shop)
+    assert_one_line(ended.stderr, f"rio: BindError: cannot listen on {taken}: ", "in use")
+    assert ended.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("nowhere:registry", "there is no module 'nowhere'"),
+        ("counters.nowhere:registry", "there is no module 'counters.nowhere'"),
+        ("counters:registy", "module 'counters' has no 'registy'; did you mean counters:registry?"),
+        ("counters:not_a_registry", "counters:not_a_registry is no rio.Registry but of type int; did you mean counters:registry?"),
+        ("counters.py", "there is no module 'counters.py'"),
+        ("counters-registry", "write MODULE:REGISTRY"),
+        ("broken:registry", "module 'broken' cannot be imported: No module named 'a_module_that_is_not_installed'"),
+        ("wrong:registry", "int"),
+    ],
+)
+def test_a_registry_that_cannot_be_had_is_one_clear_line(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str, text: str
+) -> None:
+    monkeypatch.chdir(shop)
+    monkeypatch.setattr(sys, "path", [str(shop), *sys.path])
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    assert main(["run", target, "--storage", "memory://"]) == 1
+    assert_one_line(capsys.readouterr().err, text)
+
+
+def test_what_the_module_itself_raises_is_shown_as_it_is(shop: Path) -> None:
+    (shop / "divided.py").write_text("1 / 0")
+    ended = rio("run", "divided:registry", "--storage", "memory://", cwd=shop)
+    assert ended.returncode == 1
+    assert "ZeroDivisionError" in ended.stderr
+    assert "divided.py" in ended.stderr
+
+
+# --- run --workers ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_all_workers_drain_when_the_parent_gets_sigterm(shop: Path) -> None:
+    with Running("run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as servers:
+        assert servers.address() != servers.address()
+        servers.signal(signal.SIGTERM)
+        assert servers.ended() == 0
+    assert statuses(shop / "c.db") == ["LEFT", "LEFT"]
+
+
+def test_a_worker_that_is_killed_is_started_again(shop: Path) -> None:
+    with Running("run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as servers:
+        addresses = {servers.address(), servers.address()}
+        os.kill(pid_of_a_worker(shop), signal.SIGKILL)
+        assert servers.address() not in addresses
+        assert "was ended by SIGKILL; it starts again" in servers.errors()
+
+
+def test_a_worker_that_the_cluster_declares_dead_is_started_again(shop: Path) -> None:
+    with Running("run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as servers:
+        servers.line(), servers.line()
+        declare_dead(shop / "c.db", 2)
+        assert servers.line().endswith("(member 3)")
+
+
+def test_a_worker_that_cannot_start_is_not_tried_again(shop: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        arguments = ("run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", "--address", taken, *FAST)
+        with Running(*arguments, cwd=shop) as servers:
+            servers.line()  # the one on the next port
+            until(lambda: "server 1 ended with exit code 1" in servers.errors())
+            servers.signal(signal.SIGTERM)
+            assert servers.ended() == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
+def test_workers_drain_when_the_parent_is_killed(shop: Path) -> None:
+    with Running("run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as servers:
+        servers.line(), servers.line()
+        servers.signal(signal.SIGKILL)
+        until(lambda: statuses(shop / "c.db") == ["LEFT", "LEFT"])
+
+
+def test_workers_take_the_ports_after_the_given_one() -> None:
+    given = parse(["run", "m:r", "--storage", "s", "--workers", "3", "--address", "[::1]:7000", "--advertise", "a.example:80"], {})
+    lines = [" ".join(command) for command in commands(given)]
+    assert [re.findall(r"--ad\w+ (\S+)", line) for line in lines] == [[f"[::1]:{7000 + n}", f"a.example:{80 + n}"] for n in range(3)]
+
+
+def test_workers_with_port_0_each_take_a_free_one() -> None:
+    given = parse(["run", "m:r", "--storage", "s", "--workers", "2"], {})
+    assert all("--address 127.0.0.1:0 " in " ".join(command) for command in commands(given))
+
+
+def test_memory_is_refused_for_workers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    assert main(["run", "counters:registry", "--storage", "memory://", "--workers", "2"]) == 1
+    assert_one_line(capsys.readouterr().err, "memory:// cannot be shared")
+
+
+# --- members, send, shutdown, stop --------------------------------------------------------------------------------------------------------
+
+
+def test_members_are_listed_with_their_address_and_status(cluster: Path) -> None:
+    listed = rio("members", "--storage", "sqlite:///shared.db", cwd=cluster)
+    assert re.fullmatch(r"MEMBER +ADDRESS +STATUS\n +1  127\.0\.0\.1:\d+  active\n", listed.stdout)
+    assert listed.returncode == 0
+
+
+def test_an_empty_cluster_says_so(shop: Path) -> None:
+    listed = rio("members", "--storage", "sqlite:///new.db", cwd=shop)
+    assert listed.stdout == ""
+    assert "no members" in listed.stderr
+    assert listed.returncode == 0
+
+
+def test_the_reply_to_a_message_is_printed_as_json(cluster: Path) -> None:
+    sent = rio("send", "Counter", "json", "Add", '{"amount": 5}', "--storage", "sqlite:///shared.db", cwd=cluster)
+    reply = json.loads(sent.stdout)
+    assert (reply["saved"], reply["in_memory"]) == (5, 5)
+    assert sent.returncode == 0
+
+
+def test_a_message_without_fields_needs_no_payload(cluster: Path) -> None:
+    sent = rio("send", "Counter", "bare", "Add", cwd=cluster, environ={"RIO_STORAGE": "sqlite:///shared.db", "RIO_TIMEOUT": "9"})
+    assert json.loads(sent.stdout)["saved"] == 1
+
+
+def test_shutdown_has_an_object_leave_memory_but_not_the_disk(cluster: Path) -> None:
+    storage = ("--storage", "sqlite:///shared.db")
+    rio("send", "Counter", "sleepy", "Add", '{"amount": 5}', *storage, cwd=cluster)
+    assert rio("shutdown", "Counter", "sleepy", *storage, cwd=cluster).returncode == 0
+    reply = json.loads(rio("send", "Counter", "sleepy", "Add", '{"amount": 2}', *storage, cwd=cluster).stdout)
+    assert (reply["saved"], reply["in_memory"]) == (7, 2)
+
+
+def test_stop_has_a_server_end_with_0(shop: Path) -> None:
+    with Running("run", "counters:registry", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as server:
+        assert rio("stop", server.address(), "--storage", "sqlite:///c.db", cwd=shop).returncode == 0
+        assert server.ended() == 0
+
+
+def test_an_application_error_is_shown_with_its_fields(cluster: Path) -> None:
+    sent = rio("send", "Counter", "x", "Add", '{"amount": 101}', "--storage", "sqlite:///shared.db", cwd=cluster)
+    assert (sent.returncode, sent.stdout, sent.stderr) == (1, "", 'rio: TooMuch: {"limit":100}\n')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("Counter", "x", "Add", '{"amount": "many"}'), "rio: BadMessage: "),
+        (("Counter", "x", "Crash"), "rio: HandlerError: Counter/x failed in Crash: ValueError: on purpose"),
+        (("Counter", "x", "Subtract"), "rio: UnknownMessage: 'Counter' has no handler for message 'Subtract'; it handles: Add, Crash"),
+        (("Abacus", "x", "Add"), "rio: UnknownType: "),
+        (("Counter", "", "Add"), "rio: BadIdentity: "),
+    ],
+)
+def test_a_failed_call_is_one_clear_line(cluster: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], text: str) -> None:
+    assert main(["send", *arguments, "--storage", f"sqlite:///{cluster}/shared.db"]) == 1
+    assert_one_line(capsys.readouterr().err, text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("members", "--storage", "nosuch://host"), "'nosuch://host' is no storage URL"),
+        (("run", "counters:registry", "--storage", "nosuch://host"), "'nosuch://host' is no storage URL"),
+        (("members", "--storage", "memory://"), "memory:// belongs to one process"),
+        (("send", "Counter", "x", "Add", "--storage", "sqlite:///new.db"), "rio: NoServersAvailable: "),
+        (("stop", "127.0.0.1:1", "--storage", "sqlite:///new.db"), "rio: NotExecuted: "),
+        (("members", "--storage", "sqlite:////no/such/directory/x.db"), "rio: Storage"),
+    ],
+)
+def test_a_cluster_that_cannot_be_reached_is_one_clear_line(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], text: str
+) -> None:
+    monkeypatch.chdir(shop)
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
+    assert main(arguments) == 1
+    assert_one_line(capsys.readouterr().err, text)
+
+
+# --- usage ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "text"),
+    [
+        ((), {}, "COMMAND"),
+        (("members",), {}, "--storage"),
+        (("run", "--storage", "memory://"), {}, "MODULE:REGISTRY"),
+        (("run", "m:r", "--storage", "s", "--workers", "0"), {}, "'0' is not a number of at least 1"),
+        (("run", "m:r", "--storage", "s"), {"RIO_WORKERS": "many"}, "'many' is not a number of at least 1"),
+        (("run", "m:r", "--storage", "s", "--address", "here"), {}, "write HOST:PORT"),
+        (("run", "m:r", "--storage", "s"), {"RIO_CLUSTER": "slow"}, "there is no preset 'slow': choose one of strict, fast, local"),
+        (("run", "m:r", "--storage", "s", "--log-level", "loud"), {}, "'loud' is not one of debug, info, warning, error"),
+        (("send", "T", "i", "M", "{", "--storage", "s"), {}, "'{' is not JSON"),
+        (("send", "T", "i", "M", "--storage", "s", "--timeout", "-1"), {}, "'-1' is not a number of seconds above 0"),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_what_is_wrong(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], environ: dict[str, str], text: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(list(arguments), environ)
+    assert ended.value.code == 2
+    assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "members", "send", "shutdown", "stop"])
+def test_the_help_of_each_command_has_an_example_and_names_the_environment(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([command, "--help"], {})
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"\n  rio {command} " in shown
+    assert "RIO_STORAGE" in shown
+    assert all("RIO_" in option for option in re.split(r"\n  --", shown)[1:])
+
+
+def test_the_overview_has_an_example_of_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"], {})
+    shown = capsys.readouterr().out
+    assert all(f"\n  rio {command} " in shown for command in ["run", "members", "send", "shutdown", "stop"])
+
+
+def test_the_line_wins_over_the_environment() -> None:
+    assert parse(["members", "--storage", "a"], {"RIO_STORAGE": "b"}).storage == "a"
+
+
+def test_an_empty_variable_counts_as_none() -> None:
+    assert parse(["run", "m:r"], {"RIO_STORAGE": "b", "RIO_WORKERS": ""}).workers == 1
+
+
+def test_the_installed_command_is_this_one() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"rio": "rio.cli:main"}
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------------------------
+
+
+def assert_one_line(errors: str, *texts: str) -> None:
+    assert errors.startswith("rio: ")
+    assert errors.count("\n") == 1, errors
+    for text in texts:
+        assert text in errors
+
+
+def declare_dead(database: Path, generation: int) -> None:
+    async def declare() -> None:
+        async with package.open_storage(f"sqlite:///{database}") as storage:
+            change = await storage.membership.set_status(generation, MemberStatus.ACTIVE, MemberStatus.DEAD)
+            assert change.applied
+
+    asyncio.run(declare())
+
+
+def statuses(database: Path) -> list[str]:
+    async def read() -> list[str]:
+        async with package.open_storage(f"sqlite:///{database}") as storage:
+            return [member.status.name for member in (await storage.membership.snapshot()).members]
+
+    return asyncio.run(read())
+
+
+def pid_of_a_worker(directory: Path) -> int:
+    """The process in which some object lives."""
+    pid: int = json.loads(rio("send", "Counter", "x", "Add", "--storage", "sqlite:///c.db", cwd=directory).stdout)["pid"]
+    return pid
