@@ -114,7 +114,7 @@ async def show_progress(load: Load, servers: list[Server]) -> None:
 
 def progress_line(seconds: float, calls: int, rate: float, servers: list[Server], recovery: Recovery | None) -> str:
     alive = sum(server.alive for server in servers)
-    back = f", {len(recovery.back)} of {len(recovery.lost)} objects are back" if recovery else ""
+    back = f", {len(recovery.back)} of {len(recovery.lost)} objects are back" if recovery and recovery.begun else ""
     return f"  {seconds:4.1f} s  {calls:>7,} calls  {rate:>6,.0f}/s  {alive} servers{back}"
 
 

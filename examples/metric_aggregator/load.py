@@ -78,6 +78,10 @@ class Recovery:
         """The server is gone: answers to calls from now on come from another."""
         self._dead_since = time.monotonic()
 
+    @property
+    def begun(self) -> bool:
+        return self._dead_since < float("inf")
+
     def answered(self, metric: str, sent: float) -> None:
         if metric in self.lost and metric not in self.back and sent >= self._dead_since:
             self.back[metric] = time.monotonic() - self._began

@@ -73,13 +73,14 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The peer does not read its answers: take no more requests from it, and do not wait for ever."""
         self.watched = True
-        self.transport.pause_reading()
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
         self._set_timer(STALL_TIMEOUT, "the peer does not read what it is sent")
 
     def resume_writing(self) -> None:
-        self._clear_timer()
-        self.watched = False
-        if self.transport is not None:
+        if self.transport is not None and not self.transport.is_closing():
+            self._clear_timer()
+            self.watched = False
             self.transport.resume_reading()
 
     # --- what the core leaves to us -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A node for the tests of the dispatcher: a connection whose bytes are looked at, a small runtime, and objects that wait for the test's word.
+"""A node for the tests of the dispatcher: connections whose bytes are looked at, a small runtime, objects that wait for the test's word.
 
 It runs on the compiled core and on its twin alike.
 """
@@ -135,7 +135,7 @@ class Node:
         """The messages of an object of which the log says ``what``."""
         return [n for where, noted, n in self.log if (where, noted) == (object, what)]
 
-    # --- what the dispatcher asks of a runtime ----------------------------------------------------------------------------------------------
+    # --- what the dispatcher asks of a runtime ------------------------------------------------------------------------------------------
 
     def activate(self, turn: Any) -> None:
         activation = self.core.Activation(turn.table, turn.id)
@@ -222,7 +222,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-# --- the objects --------------------------------------------------------------------------------------------------------------------------
+# --- the objects ------------------------------------------------------------------------------------------------------------------------
 
 
 class Thing:
@@ -278,5 +278,3 @@ async def wait(thing: Thing, message: Note) -> Any:
             return Echo(message.n)
         raise
     return thing.end(message)
-
-

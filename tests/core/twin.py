@@ -1,7 +1,7 @@
-"""The compiled core again, in plain Python over the ``msgpack`` package: what it is held against, and what benchmarks compare it with.
+"""The compiled core again, in plain Python over the ``msgpack`` package: what it is held against, in tests and in benchmarks.
 
-Everything here is written for reading. The names are those of :mod:`rio._core.frame` and :mod:`rio._core.dispatch`, so that one test can run
-on either.
+Everything here is written for reading. The names are those of :mod:`rio._core.frame` and :mod:`rio._core.dispatch`, so that one test
+can run on either.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_ID = 512
 ROOM_FOR_HEAD = 32
 
 
-# --- frames -------------------------------------------------------------------------------------------------------------------------------
+# --- frames -----------------------------------------------------------------------------------------------------------------------------
 
 
 class FrameReader:
@@ -118,7 +118,7 @@ class Fields:
             raise ProtocolError("no MessagePack") from error
 
 
-# --- the dispatch table -------------------------------------------------------------------------------------------------------------------
+# --- the dispatch table -----------------------------------------------------------------------------------------------------------------
 
 
 class Method:
@@ -191,7 +191,7 @@ LIFECYCLE = object()
 """In the place of a turn while the hooks of an activation run."""
 
 
-# --- one request --------------------------------------------------------------------------------------------------------------------------
+# --- one request ------------------------------------------------------------------------------------------------------------------------
 
 
 class Turn:
@@ -303,7 +303,7 @@ class Steps:
         self._waits_for.cancel()
 
 
-# --- one connection, one node -------------------------------------------------------------------------------------------------------------
+# --- one connection, one node -----------------------------------------------------------------------------------------------------------
 
 
 class Connection:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from examples.metric_aggregator.audit import audit
+from examples.metric_aggregator.load import Book, value_of
+from examples.metric_aggregator.service import Receipts, Report, Summary
 from tests.cli.processes import ROOT, Running, python
 
 
@@ -32,6 +36,44 @@ def test_what_an_object_saved_outlives_its_server(tmp_path: Path) -> None:
             server.address()
             counts += python("-m", "examples.ping_pong.client", *storage(tmp_path), cwd=ROOT).stdout.split()[-1:]
     assert counts == ["2", "4"]
+
+
+class Reader:
+    """In the place of a client that reads one metric."""
+
+    def __init__(self, receipts: Receipts, summary: Summary) -> None:
+        self._report = Report(summary, {"writer": receipts}, "127.0.0.1:1")
+
+    def ref(self, *_: Any) -> Reader:
+        return self
+
+    async def read(self, _: Any) -> Report:
+        return self._report
+
+
+@pytest.mark.parametrize(
+    ("taken", "found"),
+    [
+        ([1, 2, 3], {}),
+        ([1, 3, 2], {}),
+        ([1, 2], {}),  # 3 is of unknown outcome
+        ([1, 3], {"lost": 1}),
+        ([1, 2, 2], {"twice": 1, "wrong_sums": 1}),
+        ([1, 2, 3, 3], {"twice": 1, "wrong_sums": 1}),
+        ([1, 2, 4], {"ghosts": 1}),  # 4 was refused
+        ([1, 2, 5], {"ghosts": 1}),  # 5 was never sent
+    ],
+)
+async def test_the_audit_of_the_demo_finds_what_is_wrong(taken: list[int], found: dict[str, int]) -> None:
+    receipts = Receipts()
+    for number in taken:
+        receipts.add(number)
+    summary = Summary(len(taken), sum(map(value_of, taken)), 0, 0)
+    book = Book("metric", "writer", sent=4, acknowledged={1, 2}, unknown={3}, refused={4})
+    verdict, _ = await audit(Reader(receipts, summary), [book])  # type: ignore[arg-type]
+    named = ("lost", "twice", "ghosts", "wrong_sums")
+    assert {name: getattr(verdict, name) for name in named} == {**dict.fromkeys(named, 0), **found}
+    assert verdict.good == (not found)
 
 
 def test_the_demo_loses_nothing_when_a_server_is_killed() -> None:

@@ -234,7 +234,7 @@ cdef class ClientConnection:
         at[0] = 0x98
         at = put_uint(put_uint(at + 1, REQUEST), call._request_id)
         at = put_str(put_str(put_str(at, type_name, type_size), id, id_size), name, name_size)
-        at = put_uint(at, 1 if left < 0.001 else <uint64_t>(left * 1000.0))
+        at = put_uint(at, milliseconds(left))
         if call.context is None:
             at[0] = 0xc0
             at += 1
@@ -446,6 +446,13 @@ cdef class Caller:
         codec = self.describe(message)
         self._codecs[type(message)] = codec
         return codec
+
+
+cdef inline uint64_t milliseconds(double seconds) noexcept nogil:
+    # At least 1, since 0 would leave the time to the server.
+    if not seconds >= 0.001:
+        return 1
+    return <uint64_t>(seconds * 1000.0) if seconds < 1e12 else <uint64_t>1000000000000000u
 
 
 cdef inline int check_id(str id) except -1:

@@ -452,10 +452,20 @@ class Client(Caller):
             for member in snapshot.members:
                 if member.generation > self._members.generation_high and member.address in self._peers:
                     self._peers[member.address].renewed()
+            changed = snapshot.version > self._members.version
             self._members = snapshot
+            if changed:
+                self._hurry()
         listed = {member.address for member in self._members.members if not member.status.terminal}
         for address in [address for address, peer in self._peers.items() if address not in listed and peer.idle]:
             del self._peers[address]
+
+    def _hurry(self) -> None:
+        """Somebody came or went: what waits for its next attempt need not wait longer."""
+        for call, place in list(self._offline.items()):
+            if place is not None and not isinstance(place, Peer):
+                place.cancel()
+                self._again(call)
 
     def _send_what_waits(self, failure: StorageError | None) -> None:
         for call in [call for call, place in self._offline.items() if place is None]:

@@ -6,13 +6,16 @@ by its generation, a number that the storage issues once and never again: a rest
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple, Self
 
 import msgspec
 
 MAX_VOTES = 8
+MAX_METADATA_BYTES = 128
 
 
 class MemberStatus(IntEnum):
@@ -51,14 +54,14 @@ class Member(msgspec.Struct, frozen=True):
     metadata: bytes = b""
     """At most 128 bytes that the member tells about itself."""
     votes: tuple[Vote, ...] = ()
-    """At most 8, one for each voter."""
+    """At most 8, one for each voter, in the order in which they arrived."""
 
 
 class MembershipSnapshot(msgspec.Struct, frozen=True):
     """All members at one instant, from one statement."""
 
     version: int
-    """Raised by each change of a status; renewals do not touch it."""
+    """Raised by each change of who is there and in which status: a registration, a status, a purge. Not by renewals and votes."""
     generation_high: int
     """The highest generation issued so far. A member that is absent and not above it was purged, and is dead."""
     members: tuple[Member, ...] = ()
@@ -112,6 +115,8 @@ class MembershipStorage(ABC):
         """Add a member as ``JOINING`` under a new generation, after its listener is bound.
 
         Older members of the same address become ``DEAD``: that this one could bind the address proves that they closed it.
+
+        :raises ValueError: the metadata is longer than 128 bytes.
         """
 
     @abstractmethod
@@ -133,11 +138,22 @@ class MembershipStorage(ABC):
 
     @abstractmethod
     async def vote(self, target: int, vote: Vote) -> StatusChange:
-        """Add or replace one active voter's vote on a member that is not terminal; the oldest goes when there would be more than 8."""
+        """Add or replace one active voter's vote on a member that is not terminal. The snapshot's version stays.
+
+        The vote becomes the newest. Where there would be more than 8 the oldest goes: the one that arrived first, whatever its ``at`` says.
+        """
 
     @abstractmethod
     async def purge(self, generation: int) -> bool:
-        """Forget a terminal member. ``False`` if it is not terminal, or not there."""
+        """Forget a terminal member, which raises the snapshot's version. ``False`` if it is not terminal, or not there."""
+
+    async def wait_for_change(self, version: int, timeout: float) -> None:
+        """Return when the snapshot's version may be above ``version``, and after ``timeout`` seconds at the latest.
+
+        It is a hint of when to read and no more: it may return early, and a back end that hears of nothing simply sleeps, which is what
+        this default does. It raises nothing of its own, so that a loop that reads and waits falls back to polling by itself.
+        """
+        await asyncio.sleep(timeout)
 
     async def __aenter__(self) -> Self:
         await self.prepare()
@@ -145,3 +161,21 @@ class MembershipStorage(ABC):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def check_metadata(metadata: bytes) -> None:
+    """:raises ValueError: the metadata is longer than 128 bytes."""
+    if len(metadata) > MAX_METADATA_BYTES:
+        raise ValueError(f"a member's metadata is {len(metadata)} bytes long, the limit is {MAX_METADATA_BYTES}")
+
+
+def check_forward(expected: MemberStatus, status: MemberStatus) -> None:
+    """:raises ValueError: ``status`` does not come after ``expected``."""
+    if status <= expected:
+        raise ValueError(f"a member's status only moves forward: {status.name} does not come after {expected.name}")
+
+
+def with_vote(votes: Sequence[Vote], vote: Vote) -> tuple[Vote, ...]:
+    """The votes in order of arrival, with ``vote`` as the newest, one for each voter and at most 8."""
+    others = [other for other in votes if other.voter != vote.voter]
+    return tuple([*others, vote][-MAX_VOTES:])

@@ -25,12 +25,14 @@ from rio.cluster.membership import (
     Registered,
     StatusChange,
     Vote,
+    check_forward,
+    check_metadata,
+    with_vote,
 )
 from rio.errors import SchemaMismatch, StateCorrupt, StateNotFound, StorageClosed, Superseded
 from rio.identity import ObjectId
 from rio.placement import ObjectPlacement, Placement
 from rio.state import StateStorage, StoredState
-from rio.storage.local import check_forward, check_metadata, with_vote
 
 SCHEMA_VERSION = 1
 
@@ -73,6 +75,14 @@ class SqlDatabase(ABC):
 
         :raises StorageUnavailable: it may have been done or not.
         """
+
+    async def write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        """Like :meth:`write`, for an operation whose statements need not share a transaction: each may be in one of its own."""
+        return await self.write(operation, *args)
+
+    async def write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        """Like :meth:`write_each`, past everything that waits where the database can: for a lease that must not run out meanwhile."""
+        return await self.write(operation, *args)
 
     @abstractmethod
     async def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
@@ -139,6 +149,14 @@ class _SqlRole:
     async def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         self._check_open()
         return await self._database.write(operation, *args)
+
+    async def _write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        self._check_open()
+        return await self._database.write_each(operation, *args)
+
+    async def _write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        self._check_open()
+        return await self._database.write_apart(operation, *args)
 
     async def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         self._check_open()
@@ -235,7 +253,7 @@ class SqlMembershipStorage(_SqlRole, MembershipStorage):
         return await self._write(_register, address, metadata)
 
     async def renew(self, generation: int) -> bool:
-        return await self._write(_renew, generation)
+        return await self._write_apart(_renew, generation)
 
     async def snapshot(self) -> MembershipSnapshot:
         return await self._read(_snapshot)
@@ -255,38 +273,44 @@ class SqlMembershipStorage(_SqlRole, MembershipStorage):
 
 # --- placement --------------------------------------------------------------------------------------------------------
 
-_CLAIM = (
+CLAIM = (
     "INSERT INTO rio_placement AS p (type_name, id, generation, token) VALUES (?, ?, ?, {next_token})"
     " ON CONFLICT (type_name, id) DO UPDATE SET generation = excluded.generation, token = excluded.token"
     " WHERE p.generation IS NULL OR p.generation = excluded.generation OR p.token = ?"
     " RETURNING generation, token"
 )
-_LOOKUP = "SELECT generation, token FROM rio_placement WHERE type_name = ? AND id = ?"
-_RELEASE = (
+LOOKUP = "SELECT generation, token FROM rio_placement WHERE type_name = ? AND id = ?"
+RELEASE = (
     "UPDATE rio_placement SET generation = NULL WHERE type_name = ? AND id = ? AND token = ? AND generation IS NOT NULL RETURNING token"
 )
 _OWNED_BY = "SELECT type_name, id FROM rio_placement WHERE generation = ?"
 
 
 def _claim(statement: str, object_id: ObjectId, generation: int, supersede: int | None) -> Operation[Placement]:
-    rows = yield statement, (*object_id, generation, supersede)
-    if not rows:
-        rows = yield _LOOKUP, object_id
-    return Placement(*rows[0])
+    while True:
+        rows = (yield statement, (*object_id, generation, supersede)) or (yield LOOKUP, object_id)
+        if rows and rows[0][0] is not None:
+            return Placement(*rows[0])
+        # it was refused because of an owner that has given it up since
 
 
 def _lookup(object_id: ObjectId) -> Operation[Placement | None]:
-    rows = yield _LOOKUP, object_id
+    rows = yield LOOKUP, object_id
     return Placement(*rows[0]) if rows else None
 
 
 def _release(object_id: ObjectId, token: int) -> Operation[bool]:
-    return bool((yield _RELEASE, (*object_id, token)))
+    return bool((yield RELEASE, (*object_id, token)))
 
 
 def _owned_by(generation: int) -> Operation[list[ObjectId]]:
     rows = yield _OWNED_BY, (generation,)
-    return [ObjectId(*row) for row in rows]
+    return [ObjectId(*map(_text, row)) for row in rows]
+
+
+def _text(value: str | bytes) -> str:
+    """A name as it was given: a database whose text cannot hold NUL keeps names as bytes."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
 class SqlObjectPlacement(_SqlRole, ObjectPlacement):
@@ -294,16 +318,16 @@ class SqlObjectPlacement(_SqlRole, ObjectPlacement):
 
     def __init__(self, database: SqlDatabase) -> None:
         super().__init__(database)
-        self._claim = _CLAIM.format(next_token=database.next_token)
+        self._claim = CLAIM.format(next_token=database.next_token)
 
     async def claim(self, object_id: ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
-        return await self._write(_claim, self._claim, object_id, generation, supersede)
+        return await self._write_each(_claim, self._claim, object_id, generation, supersede)
 
     async def lookup(self, object_id: ObjectId) -> Placement | None:
         return await self._read(_lookup, object_id)
 
     async def release(self, object_id: ObjectId, token: int) -> bool:
-        return await self._write(_release, object_id, token)
+        return await self._write_each(_release, object_id, token)
 
     async def owned_by(self, generation: int) -> Sequence[ObjectId]:
         return await self._read(_owned_by, generation)
@@ -311,31 +335,31 @@ class SqlObjectPlacement(_SqlRole, ObjectPlacement):
 
 # --- state ------------------------------------------------------------------------------------------------------------
 
-_LOAD_AND_FENCE = (
+LOAD_AND_FENCE = (
     "INSERT INTO rio_state AS s (type_name, id, state_name, version, token, data) VALUES (?, ?, ?, 0, ?, ?)"
     " ON CONFLICT (type_name, id, state_name) DO UPDATE SET token = excluded.token WHERE s.token <= excluded.token"
     " RETURNING version, data"
 )
-_SAVE = (
+SAVE = (
     "UPDATE rio_state SET version = version + 1, data = ?"
     " WHERE type_name = ? AND id = ? AND state_name = ? AND token = ? AND version = ? RETURNING version"
 )
 
 
 def _load_and_fence(object_id: ObjectId, state_name: str, token: int) -> Operation[Row | None]:
-    rows = yield _LOAD_AND_FENCE, (*object_id, state_name, token, b"")
+    rows = yield LOAD_AND_FENCE, (*object_id, state_name, token, b"")
     return rows[0] if rows else None
 
 
 def _save(object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> Operation[bool]:
-    return bool((yield _SAVE, (data, *object_id, state_name, token, version)))
+    return bool((yield SAVE, (data, *object_id, state_name, token, version)))
 
 
 class SqlState(_SqlRole, StateStorage):
     """States as rows of ``rio_state``. A row of version 0 is a fence where nothing is stored yet."""
 
     async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
-        row = await self._write(_load_and_fence, object_id, state_name, token)
+        row = await self._write_each(_load_and_fence, object_id, state_name, token)
         if row is None:
             raise Superseded(f"{state_name} of {object_id} was fenced by a token newer than {token}")
         version, data = row
@@ -346,6 +370,6 @@ class SqlState(_SqlRole, StateStorage):
         return StoredState(version, data)
 
     async def save(self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
-        if not await self._write(_save, object_id, state_name, token, version, data):
+        if not await self._write_each(_save, object_id, state_name, token, version, data):
             raise Superseded(f"{state_name} of {object_id} was not saved: token {token}, version {version} is no longer what is stored")
         return version + 1

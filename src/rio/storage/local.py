@@ -5,12 +5,12 @@ They keep their content over ``close()`` and a new ``prepare()``, as a file woul
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from msgspec.structs import replace
 
 from rio.cluster.membership import (
-    MAX_VOTES,
     Member,
     MembershipSnapshot,
     MembershipStorage,
@@ -18,32 +18,14 @@ from rio.cluster.membership import (
     Registered,
     StatusChange,
     Vote,
+    check_forward,
+    check_metadata,
+    with_vote,
 )
 from rio.errors import StateNotFound, StorageClosed, Superseded
 from rio.identity import ObjectId
 from rio.placement import ObjectPlacement, Placement
 from rio.state import StateStorage, StoredState
-
-MAX_METADATA_BYTES = 128
-
-
-def check_metadata(metadata: bytes) -> None:
-    """:raises ValueError: the metadata is longer than 128 bytes."""
-    if len(metadata) > MAX_METADATA_BYTES:
-        raise ValueError(f"a member's metadata is {len(metadata)} bytes long, the limit is {MAX_METADATA_BYTES}")
-
-
-def check_forward(expected: MemberStatus, status: MemberStatus) -> None:
-    """:raises ValueError: ``status`` does not come after ``expected``."""
-    if status <= expected:
-        raise ValueError(f"a member's status only moves forward: {status.name} does not come after {expected.name}")
-
-
-def with_vote(votes: Sequence[Vote], vote: Vote) -> tuple[Vote, ...]:
-    """The votes in order of arrival, with ``vote`` as the newest, one for each voter and at most 8."""
-    others = [other for other in votes if other.voter != vote.voter]
-    return tuple([*others, vote][-MAX_VOTES:])
-
 
 class _Openable:
     """What the three share: being open or not."""
@@ -68,6 +50,7 @@ class LocalMembershipStorage(_Openable, MembershipStorage):
         self._members: dict[int, Member] = {}
         self._version = 0
         self._generation_high = 0
+        self._waiting: set[asyncio.Future[None]] = set()
 
     async def register(self, address: str, metadata: bytes = b"") -> Registered:
         self._check_open()
@@ -76,7 +59,7 @@ class LocalMembershipStorage(_Openable, MembershipStorage):
             if member.address == address and not member.status.terminal:
                 self._members[member.generation] = replace(member, status=MemberStatus.DEAD)
         self._generation_high += 1
-        self._version += 1
+        self._raise_version()
         self._members[self._generation_high] = Member(self._generation_high, address, MemberStatus.JOINING, metadata=metadata)
         return Registered(self._generation_high, self._snapshot())
 
@@ -101,7 +84,7 @@ class LocalMembershipStorage(_Openable, MembershipStorage):
         if member is None or member.status != expected or expected_counter not in (None, member.lease_counter):
             return StatusChange(False, member)
         changed = self._members[generation] = replace(member, status=status)
-        self._version += 1
+        self._raise_version()
         return StatusChange(True, changed)
 
     async def vote(self, target: int, vote: Vote) -> StatusChange:
@@ -118,8 +101,23 @@ class LocalMembershipStorage(_Openable, MembershipStorage):
         if member is None or not member.status.terminal:
             return False
         del self._members[generation]
-        self._version += 1
+        self._raise_version()
         return True
+
+    async def wait_for_change(self, version: int, timeout: float) -> None:
+        if self._version <= version:
+            change = asyncio.get_running_loop().create_future()
+            self._waiting.add(change)
+            try:
+                await asyncio.wait((change,), timeout=timeout)
+            finally:
+                self._waiting.discard(change)
+
+    def _raise_version(self) -> None:
+        self._version += 1
+        for change in self._waiting:
+            if not change.done():
+                change.set_result(None)
 
     def _snapshot(self) -> MembershipSnapshot:
         return MembershipSnapshot(self._version, self._generation_high, tuple(self._members.values()))

@@ -134,9 +134,10 @@ class _Lane:
     A lane must not refer to its database, or a forgotten database would never be collected.
     """
 
-    def __init__(self, path: str, begin: str, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(self, path: str, begin: str, patience: float, connect: Callable[[], sqlite3.Connection]) -> None:
         self._path = path
         self._begin = begin
+        self._patience = patience
         self._connect = connect
         self._connection: sqlite3.Connection
         self._loop = asyncio.get_running_loop()
@@ -220,7 +221,7 @@ class _Lane:
     def _commit(self, batch: list[_Waiting]) -> list[Any]:
         """Commit all in one transaction; or, if one fails, those before it, and return the fates up to its own."""
         try:
-            self._connection.execute(self._begin)
+            self._begin_transaction()
             results, failure = self._run(batch)
             if failure is None:
                 self._connection.execute("COMMIT")
@@ -233,6 +234,22 @@ class _Lane:
         self.transactions += 1
         self.operations += len(batch)
         return results
+
+    def _begin_transaction(self) -> None:
+        """Begin, and wait for other processes where they are writing.
+
+        SQLite's own handler sleeps longer and longer, up to 0.1 s, while those who have just written write again; short random waits let
+        every process have its turn.
+        """
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                self._connection.execute(self._begin)
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0.0002, 0.002))
 
     def _run(self, batch: list[_Waiting]) -> tuple[list[Any], Exception | None]:
         """The results of the operations up to the first that fails, and its error."""
@@ -270,6 +287,7 @@ def _connect_writer(path: str, busy_timeout: float) -> sqlite3.Connection:
         _create_schema(connection)
         [(version,)] = connection.execute("SELECT coalesce(max(schema_version), 0) FROM rio_cluster")
         check_schema_version(path, version)
+        connection.execute("PRAGMA busy_timeout = 0")  # from here on the lane waits itself
     except BaseException:
         connection.close()
         raise
@@ -359,8 +377,8 @@ class SqliteDatabase(SqlDatabase):
         return self._lanes
 
     async def _open(self) -> None:
-        writer = _Lane(self.path, "BEGIN IMMEDIATE", partial(_connect_writer, self.path, self.busy_timeout))
-        reader = _Lane(self.path, "BEGIN", partial(_connect_reader, self.path, self.busy_timeout))
+        writer = _Lane(self.path, "BEGIN IMMEDIATE", self.busy_timeout, partial(_connect_writer, self.path, self.busy_timeout))
+        reader = _Lane(self.path, "BEGIN", self.busy_timeout, partial(_connect_reader, self.path, self.busy_timeout))
         await writer.open()
         try:
             await reader.open()

@@ -1,0 +1,218 @@
+"""The objects of these tests: they save before they answer, and log when each of their turns begins and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+import rio
+
+LOG = "RIO_TEST_LOG"
+"""Environment: the file in which a server process logs."""
+LOG_SIZE = 64 * 1024 * 1024
+
+
+class Event(msgspec.Struct, omit_defaults=True):
+    """One line of a server's log."""
+
+    what: str
+    """``loaded`` and ``unloaded``; ``begin`` and ``end`` of a turn; ``refused`` for a save that the storage did not accept any more."""
+    at: float
+    """``CLOCK_MONOTONIC``, which is the same for all processes of one machine."""
+    object: str
+    token: int
+    turn: int = 0
+    """A number within the process."""
+    caller: str = ""
+    number: int = 0
+    """The caller's number of the message."""
+    outcome: str = ""
+    """Of an ``end``: the class of what the handler raised."""
+
+
+class Log:
+    """A file of JSON lines. It is mapped into memory, so that neither SIGKILL nor a full disk loses a line."""
+
+    def __init__(self, path: str) -> None:
+        with open(path, "x+b") as file:
+            file.truncate(LOG_SIZE)
+            self._map = mmap.mmap(file.fileno(), LOG_SIZE)
+        self._end = 0
+
+    def write(self, event: Event) -> None:
+        line = msgspec.json.encode(event) + b"\n"
+        self._map[self._end : self._end + len(line)] = line
+        self._end += len(line)
+
+
+def read_log(path: Path) -> list[Event]:
+    """What has been logged so far; a last line that is not whole yet is left out."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
+        written = data[: max(0, data.find(b"\0"))]
+    return [msgspec.json.decode(line, type=Event) for line in written[: written.rfind(b"\n") + 1].splitlines()]
+
+
+_log = Log(os.environ[LOG]) if LOG in os.environ else None
+_turns = itertools.count(1)
+
+
+def note(what: str, object_id: rio.ObjectId, token: int, **more: str | int) -> None:
+    """Log something, in a server process."""
+    assert _log is not None
+    _log.write(msgspec.convert({"what": what, "at": time.monotonic(), "object": str(object_id), "token": token, **more}, Event))
+
+
+def reach(point: str, id: str) -> None:
+    """A place at which a server process can be killed; see ``node.py``."""
+
+
+# --- messages -----------------------------------------------------------------------------------------------------------------------------
+
+
+class Value(rio.Message):
+    value: int
+
+
+class Elements(rio.Message):
+    elements: list[int]
+
+
+class Owners(rio.Message):
+    """Object id to the process that has its memory."""
+
+    processes: dict[str, int]
+
+
+class Add(rio.Message[Value]):
+    """Add one, save, and answer with the sum. Not to be repeated: if it were, it would count twice."""
+
+    caller: str
+    number: int
+
+
+class Get(rio.Message[Value], readonly=True):
+    pass
+
+
+class Put(rio.Message[None]):
+    caller: str
+    number: int
+    element: int
+
+
+class Read(rio.Message[Elements], readonly=True):
+    pass
+
+
+class Block(rio.Message[Value]):
+    """Add one, hold up the whole event loop for ``seconds``, and save."""
+
+    seconds: float
+
+
+class Owner(rio.Message[Value], readonly=True):
+    """Which process has the object in its memory."""
+
+
+class AskOwners(rio.Message[Owners]):
+    """Ask all these counters for their owner, at once."""
+
+    ids: list[str]
+
+
+# --- objects ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Logged(rio.ServiceObject):
+    async def after_load(self) -> None:
+        note("loaded", self.object_id, self.token)
+        reach("after load", self.id)
+
+    async def before_shutdown(self) -> None:
+        note("unloaded", self.object_id, self.token)
+
+    @contextmanager
+    def turn(self, caller: str = "", number: int = 0) -> Iterator[None]:
+        turn, token, outcome = next(_turns), self.token, ""
+        note("begin", self.object_id, token, turn=turn, caller=caller, number=number)
+        try:
+            yield
+        except BaseException as error:
+            outcome = type(error).__name__
+            raise
+        finally:
+            note("end", self.object_id, token, turn=turn, caller=caller, number=number, outcome=outcome)
+
+
+class Sum(rio.State):
+    value: int = 0
+
+
+class Counter(Logged):
+    sum: Sum = rio.managed_state()
+
+    @rio.handler
+    async def add(self, message: Add) -> Value:
+        with self.turn(message.caller, message.number):
+            self.sum.value += 1
+            reach("before save", self.id)
+            await self.save_state()
+            reach("after save", self.id)
+            return Value(self.sum.value)
+
+    @rio.handler
+    async def get(self, _: Get) -> Value:
+        with self.turn():
+            return Value(self.sum.value)
+
+    @rio.handler
+    async def block(self, message: Block) -> Value:
+        with self.turn():
+            self.sum.value += 1
+            time.sleep(message.seconds)  # noqa: ASYNC251  # this is the fault
+            await self.save_state()
+            return Value(self.sum.value)
+
+    @rio.handler
+    async def owner(self, _: Owner) -> Value:
+        with self.turn():
+            await asyncio.sleep(0)
+            return Value(os.getpid())
+
+
+class Content(rio.State):
+    elements: list[int] = []
+
+
+class Bag(Logged):
+    content: Content = rio.managed_state()
+
+    @rio.handler
+    async def put(self, message: Put) -> None:
+        with self.turn(message.caller, message.number):
+            self.content.elements.append(message.element)
+            await self.save_state()
+
+    @rio.handler
+    async def read(self, _: Read) -> Elements:
+        with self.turn():
+            return Elements(self.content.elements)
+
+
+class Asker(Logged):
+    @rio.handler
+    async def ask(self, message: AskOwners) -> Owners:
+        owners = await asyncio.gather(*(self.send(Counter, id, Owner()) for id in message.ids))
+        return Owners({id: owner.value for id, owner in zip(message.ids, owners, strict=True)})
+
+    @rio.handler
+    async def owner(self, _: Owner) -> Value:
+        return Value(os.getpid())

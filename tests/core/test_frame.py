@@ -1,0 +1,214 @@
+"""Frames: the same whatever way the bytes are split, at every size, from whoever sends them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT, FrameReader, FrameWriter
+from rio.errors import FrameTooLarge
+from tests.core import twin
+from tests.core.node import frames
+
+LIMIT = 70_000
+ROOMY = 256 * 1024  # the same as in frame.pyx
+SIZES = [0, 1, 2, 15, 16, 31, 32, 127, 128, 255, 256, 4095, 4096, 16_379, 16_380, 16_384, 65_535, 65_536, LIMIT - 1, LIMIT]
+
+examples = settings(max_examples=80, deadline=None)
+bodies = st.lists(st.one_of(st.binary(max_size=40), st.sampled_from(SIZES).map(bytes)), max_size=12)
+
+
+def pieces(stream: bytes, cuts: Iterable[int]) -> list[bytes]:
+    """The stream, cut at these places."""
+    places = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
+    return [stream[start:end] for start, end in pairwise(places)]
+
+
+def through_the_buffer(reader: FrameReader, data: bytes, sizes: Iterable[int]) -> list[bytes]:
+    """As a transport does it: write into the reader's own room, at most so many bytes at a time, and tell it."""
+    found, wanted = [], iter(sizes)
+    while data:
+        room = memoryview(reader)
+        taken = min(len(room), len(data), next(wanted, len(data)))
+        room[:taken] = data[:taken]
+        room.release()
+        reader.received(taken)
+        found += list(reader)
+        data = data[taken:]
+    return found
+
+
+@given(bodies, st.lists(st.integers(0, 2**20), max_size=20))
+@examples
+def test_any_split_yields_the_same_frames(bodies: list[bytes], cuts: list[int]) -> None:
+    reader, plain = FrameReader(LIMIT), twin.FrameReader(LIMIT)
+    found = []
+    for piece in pieces(frames(*bodies), cuts):
+        complete = reader.feed(piece)
+        assert complete == plain.feed(piece)
+        assert reader.buffered == plain.buffered
+        found += complete
+    assert found == bodies
+
+
+@given(bodies, st.lists(st.integers(1, 9000), max_size=20))
+@examples
+def test_any_sizes_of_reads_into_the_readers_own_buffer_yield_the_same_frames(bodies: list[bytes], sizes: list[int]) -> None:
+    reader = FrameReader(LIMIT)
+    assert through_the_buffer(reader, frames(*bodies), sizes) == bodies
+    assert reader.buffered == 0
+
+
+def test_one_byte_at_a_time() -> None:
+    reader = FrameReader(LIMIT)
+    wanted = [bytes([size % 251]) * size for size in (0, 1, 5, 300, 17_000)]
+    stream = frames(*wanted)
+    assert [body for at in range(len(stream)) for body in reader.feed(stream[at : at + 1])] == wanted
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_frame_of_any_size_up_to_the_limit_is_taken(size: int) -> None:
+    body = bytes(at % 256 for at in range(size))
+    assert FrameReader(LIMIT).feed(frames(body, b"next")) == [body, b"next"]
+
+
+@pytest.mark.parametrize("split", [1, 3, 4, 5])
+@pytest.mark.parametrize("size", [LIMIT + 1, 2**31 - 1, 2**31, 2**32 - 1])
+def test_a_header_that_announces_more_than_the_limit_is_refused_before_its_body(size: int, split: int) -> None:
+    reader = FrameReader(LIMIT)
+    stream = frames(b"first") + size.to_bytes(4, "big") + b"x" * 100
+    start = len(frames(b"first")) + split
+    with pytest.raises(FrameTooLarge, match=f"{size} bytes"):
+        assert reader.feed(stream[:start]) + reader.feed(stream[start:]) == []
+    with pytest.raises(FrameTooLarge):
+        next(reader)
+    assert reader.capacity <= ROOMY
+
+
+def test_what_a_header_announces_takes_no_memory_until_it_comes() -> None:
+    reader = FrameReader(HARD_FRAME_LIMIT)
+    assert reader.feed(HARD_FRAME_LIMIT.to_bytes(4, "big") + b"x") == []
+    assert len(memoryview(reader)) > 0
+    assert reader.capacity <= 2 * ROOMY
+
+
+@pytest.mark.parametrize("size", [20_000, 300_000, 3_000_000])
+def test_memory_is_given_back_after_a_large_frame(size: int) -> None:
+    reader = FrameReader(DEFAULT_FRAME_LIMIT)
+    for piece in pieces(frames(bytes(size)), range(0, size, 65_536)):
+        reader.feed(piece)
+        assert reader.capacity <= max(2 * ROOMY, 2 * size)
+    assert len(memoryview(reader)) > 0
+    assert reader.capacity <= ROOMY
+
+
+@given(bodies, st.lists(st.integers(1, 200_000), max_size=30))
+@examples
+def test_memory_stays_bounded_by_the_limit_whatever_comes(bodies: list[bytes], sizes: list[int]) -> None:
+    reader = FrameReader(LIMIT)
+    data = frames(*bodies) * 3
+    for size in [*sizes, len(data)]:
+        through_the_buffer(reader, data[:size], [])
+        data = data[size:]
+        assert reader.capacity <= 2 * ROOMY
+
+
+@given(bodies, st.integers(1, 2**20))
+@examples
+def test_a_truncated_frame_is_kept_until_its_rest_comes(bodies: list[bytes], cut: int) -> None:
+    stream = frames(*bodies, b"last one")
+    missing = 1 + cut % len(frames(b"last one"))
+    reader = FrameReader(LIMIT)
+    assert reader.feed(stream[:-missing]) == bodies
+    assert reader.buffered == len(frames(b"last one")) - missing
+    assert reader.feed(stream[-missing:]) == [b"last one"]
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=5))
+@settings(max_examples=300, deadline=None)
+def test_garbage_is_frames_or_too_large_and_never_anything_else(garbage: bytes, cuts: list[int]) -> None:
+    found: list[list[object]] = []
+    for reader in FrameReader(LIMIT), twin.FrameReader(LIMIT):
+        outcome: list[object] = []
+        for piece in pieces(garbage, cuts):
+            try:
+                outcome += reader.feed(piece)
+            except FrameTooLarge as error:
+                outcome.append(error.message)
+                break
+        found.append(outcome)
+    compiled, plain = found
+    assert compiled[-1:] == plain[-1:]
+
+
+@pytest.mark.parametrize("data", [b"\x00\x00\x00\x01x", bytearray(b"\x00\x00\x00\x01x"), memoryview(b"\x00\x00\x00\x01x")])
+def test_anything_with_bytes_in_a_row_can_be_fed(data: bytes) -> None:
+    assert FrameReader().feed(data) == [b"x"]
+
+
+def test_what_is_no_row_of_bytes_is_refused() -> None:
+    with pytest.raises((TypeError, BufferError)):
+        FrameReader().feed("text")  # type: ignore[arg-type]
+    with pytest.raises((TypeError, BufferError)):
+        FrameReader().feed(memoryview(b"abcd")[::2])
+
+
+@pytest.mark.parametrize("limit", [0, -1, HARD_FRAME_LIMIT + 1])
+def test_a_limit_that_cannot_be_is_refused(limit: int) -> None:
+    with pytest.raises(ValueError, match="frame limit"):
+        FrameReader(limit)
+
+
+@pytest.mark.parametrize("size", [-1, 10**9])
+def test_bytes_that_cannot_have_been_written_are_refused(size: int) -> None:
+    with pytest.raises(ValueError, match="cannot have been written"):
+        FrameReader().received(size)
+
+
+def test_a_frame_may_be_as_large_as_the_hard_limit() -> None:
+    reader = FrameReader(HARD_FRAME_LIMIT)
+    body = bytes(HARD_FRAME_LIMIT)
+    [found] = through_the_buffer(reader, frames(body), [])
+    assert found == body
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------------------------
+
+values = st.one_of(st.none(), st.integers(-(2**63), 2**64 - 1), st.text(max_size=300), st.binary(max_size=300))
+messages = st.tuples(st.integers(0, 255), st.integers(0, 2**64 - 1), values)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=100), st.sampled_from(SIZES).map(bytes), messages)))
+@examples
+def test_frames_leave_in_one_piece_and_the_twin_writes_the_same(wanted: list[bytes | tuple[int, int, object]]) -> None:
+    writers = FrameWriter(), twin.FrameWriter()
+    for frame in wanted:
+        for writer in writers:
+            if isinstance(frame, bytes):
+                writer.put(frame)
+            else:
+                writer.put_message(*frame[:2], msgpack.packb(frame[2]))
+    sizes = [len(writer) for writer in writers]
+    compiled, plain = (writer.take() for writer in writers)
+    assert compiled == plain
+    assert sizes == [len(compiled)] * 2
+    assert (len(writers[0]), writers[0].take()) == (0, b"")
+    found = FrameReader().feed(compiled)
+    assert [body if isinstance(frame, bytes) else tuple(msgpack.unpackb(body)) for frame, body in zip(wanted, found, strict=True)] == wanted
+
+
+@pytest.mark.parametrize("kind", [-1, 256])
+def test_a_kind_that_fits_in_no_byte_is_refused(kind: int) -> None:
+    with pytest.raises(OverflowError):
+        FrameWriter().put_message(kind, 2**64 - 1, b"")
+
+
+@pytest.mark.parametrize("id", [-1, 2**64])
+def test_an_id_that_fits_in_no_64_bits_is_refused(id: int) -> None:
+    with pytest.raises(OverflowError):
+        FrameWriter().put_message(2, id, b"")

