@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
@@ -285,9 +285,23 @@ def launch(command: list[str], log: Path, user: tuple[int, int]) -> subprocess.P
 
 def children(pid: int) -> list[int]:
     """The pids of the children; those of PostgreSQL have sessions of their own."""
-    found = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    pairs = [(int(child), int(parent)) for child, parent in (line.split() for line in found.splitlines())]
-    return [child for child, parent in pairs if parent == pid]
+    return [child for child, parent in (parents_on_linux() if Path("/proc/self").exists() else parents_by_ps()) if parent == pid]
+
+
+def parents_on_linux() -> Iterator[tuple[int, int]]:
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            after_name = (process / "stat").read_text().rpartition(")")[2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        yield int(process.name), int(after_name.split()[1])
+
+
+def parents_by_ps() -> Iterator[tuple[int, int]]:
+    lines = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.splitlines()
+    for line in lines:
+        child, parent = line.split()
+        yield int(child), int(parent)
 
 
 def signal_if_alive(pid: int, number: signal.Signals) -> None:

@@ -163,6 +163,7 @@ class Server:
         await self.cluster.join(self.address)
         self.hello = Hello(protocol.VERSION, "node", self.cluster.generation, self.address)
         await self._client.start()
+        self.cluster.on_snapshot = self._client.use_members
         self._tasks = [
             loop.create_task(self._serve_cluster(), name="rio server: hold the lease"),
             loop.create_task(self._sweep(), name="rio server: end what is overdue"),

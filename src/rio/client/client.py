@@ -9,6 +9,7 @@ import random
 import warnings
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
+from zlib import crc32
 
 from rio import errors, protocol
 from rio import message as codec
@@ -300,14 +301,18 @@ class Client(Caller):
             self._submit(peer, call)
 
     def _choose(self, call: Call) -> Peer | None:
-        """A server that may take an object that is nowhere yet, or knows where it is."""
+        """A server that may take an object that is nowhere yet, or knows where it is.
+
+        Every client makes the same choice for an object, so that its first calls meet on one server, in their order, without a redirect.
+        """
         refusals = call.refusals or {}
         peers = [self._peer(member.address) for member in self._members.active if member.address not in refusals]
         if not peers:
             return None
         moment = now()
         best = min(peer.rank(moment) for peer in peers)
-        return self._rng.choice([peer for peer in peers if peer.rank(moment) == best])
+        peers = [peer for peer in peers if peer.rank(moment) == best]
+        return peers[(crc32(f"{call.type_name}/{call.id}".encode()) + call.attempts) % len(peers)]
 
     def _submit(self, peer: Peer, call: Call) -> None:
         self._offline[call] = peer
@@ -349,8 +354,11 @@ class Client(Caller):
     def refused(self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol) -> None:
         """A server has answered with an error."""
         code, text, detail = error
-        is_application_error = code == ApplicationError.code
-        self._failed(call, ApplicationError.from_wire(detail) if is_application_error else errors.from_code(code, text, detail), connection)
+        if code == ApplicationError.code:
+            self.learn(call.type_name, call.id, connection)
+            call.fail(ApplicationError.from_wire(detail))
+        else:
+            self._failed(call, errors.from_code(code, text, detail), connection)
 
     def lost(self, connection: ClientProtocol, calls: list[Call], error: ConnectionLost) -> None:
         """A connection is gone, and with it the answers to these calls."""
@@ -390,11 +398,8 @@ class Client(Caller):
 
     def _ask_another(self, call: Call, error: RioError, connection: ClientProtocol) -> None:
         call.refusals = {**(call.refusals or {}), self._address_of(connection): error.message}
-        peer = self._choose(call)
-        if peer is None:
-            call.fail(error)
-        else:
-            self._submit(peer, call)
+        call.last_error = error
+        self.route(call)
 
     def _address_of(self, connection: ClientProtocol) -> str:
         return next((peer.address for peer in self._peers.values() if peer.connection is connection), "")
@@ -438,7 +443,7 @@ class Client(Caller):
     async def _refresh(self) -> None:
         """Read the membership, and send what waited for it."""
         try:
-            self._use(await self._read_members())
+            self.use_members(await self._read_members())
         except StorageError as error:
             logger.warning("the membership cannot be read: %s", error)
             self._send_what_waits(error)
@@ -447,7 +452,8 @@ class Client(Caller):
         finally:
             self._refreshing = None
 
-    def _use(self, snapshot: MembershipSnapshot) -> None:
+    def use_members(self, snapshot: MembershipSnapshot) -> None:
+        """Take note of a membership that has been read."""
         if snapshot.version >= self._members.version:
             for member in snapshot.members:
                 if member.generation > self._members.generation_high and member.address in self._peers:
@@ -473,6 +479,8 @@ class Client(Caller):
             peer = self._choose(call)
             if peer is not None:
                 self._submit(peer, call)
+            elif call.refusals:
+                call.fail(call.last_error)  # every server was asked
             else:
                 known = f"lists no active server ({_listed(self._members.members)})"
                 call.fail(NoServersAvailable(f"the membership {f'cannot be read: {failure}' if failure else known}"))

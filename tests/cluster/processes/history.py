@@ -88,8 +88,9 @@ def set_full(calls: Iterable[Call]) -> list[str]:
     found = []
     for read in reads:
         elements = set(read.value)
+        lost = [element for element, since in known.items() if since < read.began and element not in elements]
         found += [f"element {element} was read twice in one read" for element, times in Counter(read.value).items() if times > 1]
-        found += [f"element {lost} is missing in a later read" for lost, since in known.items() if since < read.began and lost not in elements]
+        found += [f"element {element} is missing in a later read" for element in lost]
         found += [f"element {element} was read: {problem}" for element in elements if (problem := _unexpected(puts.get(element), read))]
         for element in elements:
             known[element] = min(known.get(element, read.ended), read.ended)
@@ -129,7 +130,8 @@ def fifo(turns: Iterable[Turn]) -> list[str]:
             if turn.caller:
                 numbers[turn.caller].append(turn.number)
         for caller, handled in numbers.items():
-            found += [f"{name}: number {later} of {caller} was handled after number {first}" for first, later in pairwise(handled) if later <= first]
+            disorder = [(first, later) for first, later in pairwise(handled) if later <= first]
+            found += [f"{name}: number {later} of {caller} was handled after number {first}" for first, later in disorder]
     return found
 
 

@@ -189,7 +189,7 @@ class Counter(Logged):
 
 
 class Content(rio.State):
-    elements: list[int] = []
+    elements: list[int] = msgspec.field(default_factory=list)
 
 
 class Bag(Logged):

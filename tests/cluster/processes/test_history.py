@@ -47,12 +47,10 @@ def test_a_counter_whose_unknown_addition_counted_or_not_is_right(final: int) ->
         pytest.param([add(0, 1, 1), UNKNOWN], 3, "the counter stands at 3", id="counted twice"),
         pytest.param([add(0, 1, 1), NOT_EXECUTED], 2, "the counter stands at 2", id="counted although it was not executed"),
         pytest.param([add(0, 1, 2), UNKNOWN], 1, "value 2 was answered", id="answered before it was saved"),
-        pytest.param([add(0, 1, 2), add(2, 3, 1)], 2, "a call (add) that began after 2 had been answered was answered with 1", id="stale"),
-        pytest.param([add(0, 1, 1), get(2, 3, 0)], 1, "a call (get) that began after 1 had been answered was answered with 0", id="stale get"),
-        pytest.param([get(0, 1, 1), add(2, 3, 1)], 1, "a call (add) that began after 1 had been answered was answered with 1", id="seen before"),
-        pytest.param(
-            [add(0, 1, 1), add(2, 9, 2), add(3, 4, 3), add(5, 6, 2)], 4, "a call (add) that began after 3 had been answered", id="hidden stale"
-        ),
+        pytest.param([add(0, 1, 2), add(2, 3, 1)], 2, "(add) that began after 2 had been answered was answered with 1", id="stale"),
+        pytest.param([add(0, 1, 1), get(2, 3, 0)], 1, "(get) that began after 1 had been answered was answered with 0", id="stale get"),
+        pytest.param([get(0, 1, 1), add(2, 3, 1)], 1, "(add) that began after 1 had been answered was answered with 1", id="seen before"),
+        pytest.param([add(0, 1, 1), add(2, 9, 2), add(3, 4, 3), add(5, 6, 2)], 4, "(add) that began after 3 had been", id="hidden stale"),
     ],
 )
 def test_a_counter_that_lost_or_doubled_something_is_found(calls: list[Call], final: int, finding: str) -> None:

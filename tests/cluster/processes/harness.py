@@ -1,0 +1,393 @@
+"""Server processes on one SQLite file, what can be done to them, and callers that keep them busy meanwhile.
+
+Nothing here sleeps to wait: conditions are watched until they hold, and a test that waits in vain fails at a deadline that is far away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sqlite3
+import sys
+import textwrap
+import time
+from collections import Counter as Multiset
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, closing
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+import rio
+from rio.cluster.config import ClusterConfig
+from rio.cluster.membership import MembershipSnapshot, MemberStatus
+from rio.errors import NotExecuted, OutcomeUnknown
+from tests.cluster.processes import history
+from tests.cluster.processes.history import Call, Turn
+from tests.cluster.processes.objects import LOG, Add, Bag, Counter, Event, Get, Put, Read, read_log
+
+ROOT = Path(__file__).parents[3]
+PATIENCE = 45.0
+"""Seconds after which a condition that does not hold fails its test. Far more than anything takes, even where the machine is busy."""
+
+
+async def until(condition: Callable[[], Any], what: str = "") -> None:
+    """Watch a condition until it holds. It may be a coroutine function.
+
+    :raises AssertionError: it did not within :data:`PATIENCE`.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while not (await answer if isinstance(answer := condition(), Awaitable) else answer):
+        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s in vain for: {what or condition}"
+        await asyncio.sleep(0.01)  # noqa: ASYNC110  # other processes notify nobody
+
+
+# --- one server ---------------------------------------------------------------------------------------------------------------------------
+
+
+class Node:
+    """A server process: ``rio run`` with the objects of these tests."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path, cluster: str) -> None:
+        self.process = process
+        self.cluster = cluster
+        """Its preset."""
+        self.address = ""
+        self.generation = 0
+        self.output: list[str] = []
+        """What it printed and logged, by line."""
+        self.killed_at = 0.0
+        self._log = log
+        self._stopped: list[tuple[float, float]] = []
+        self._listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read(), name=f"read the output of {process.pid}")
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            self.output.append(line.decode().rstrip())
+            if self.output[-1].startswith("listening on ") and not self._listening.done():
+                _, _, self.address, _, generation = self.output[-1].split()
+                self.generation = int(generation.rstrip(")"))
+                self._listening.set_result(None)
+
+    async def listening(self) -> Self:
+        """Wait until it serves."""
+        await asyncio.wait((self._listening, self._reader), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        assert self._listening.done(), f"no server: {self.output}"
+        return self
+
+    @property
+    def alive(self) -> bool:
+        return self.process.returncode is None
+
+    async def ended(self) -> int:
+        """Wait until the process has ended, and return its exit code."""
+        async with asyncio.timeout(PATIENCE):
+            code = await self.process.wait()
+            await self._reader
+        return code
+
+    async def kill(self) -> None:
+        """SIGKILL, now."""
+        if self.alive:
+            self.killed_at = time.monotonic()
+            self.process.kill()
+        await self.ended()
+
+    def terminate(self) -> None:
+        """SIGTERM: ask it to drain."""
+        self.process.terminate()
+
+    async def stop(self, database: Path) -> None:
+        """SIGSTOP, at a moment at which it does not hold the lock of the database: that would be an outage for all others, not a fault of
+        this one."""
+        while True:
+            began = time.monotonic()
+            self.process.send_signal(signal.SIGSTOP)
+            await until(lambda: self._state() == "T", "a stopped process")
+            if await asyncio.to_thread(_can_write, database):
+                self._stopped.append((began, float("inf")))
+                return
+            self.process.send_signal(signal.SIGCONT)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        began, _ = self._stopped[-1]
+        self._stopped[-1] = (began, time.monotonic())
+        self.process.send_signal(signal.SIGCONT)
+
+    def _state(self) -> str:
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    def said(self, text: str) -> bool:
+        """Whether it has logged this."""
+        return any(text in line for line in self.output)
+
+    @property
+    def events(self) -> list[Event]:
+        return read_log(self._log) if self._log.exists() else []
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The turns that it has run. One that was cut off by its death ends with the last that is known of the process, one that was under
+        way when it was stopped with the stop: it did not run then."""
+        turns: dict[int, Turn] = {}
+        events = self.events
+        for event in events:
+            if event.what == "begin":
+                turns[event.turn] = Turn(
+                    object=event.object,
+                    generation=self.generation,
+                    token=event.token,
+                    began=event.at,
+                    ended=events[-1].at,
+                    caller=event.caller,
+                    number=event.number,
+                )
+            elif event.what == "end":
+                turns[event.turn].ended = event.at
+        for turn in turns.values():
+            turn.ended = min(turn.ended, *(stopped for stopped, _ in self._stopped if stopped > turn.began), turn.ended)
+        return list(turns.values())
+
+
+def _can_write(database: Path) -> bool:
+    """Whether nobody holds the lock for longer than a transaction takes."""
+    with closing(sqlite3.connect(database, timeout=0.5, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            return False
+    return True
+
+
+# --- all of them --------------------------------------------------------------------------------------------------------------------------
+
+
+class Cluster:
+    """The server processes of one test."""
+
+    def __init__(self, directory: Path, cluster: str) -> None:
+        self.database = directory / "rio.db"
+        self.url = f"sqlite:///{self.database}"
+        self.config = ClusterConfig.named(cluster)
+        self.nodes: list[Node] = []
+        """All that were ever started."""
+        self.client: rio.Client
+        self._directory = directory
+        self._cluster = cluster
+
+    async def start(self, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None) -> Node:
+        """Start one server, and wait until it serves."""
+        log = self._directory / f"node-{len(self.nodes)}.jsonl"
+        own = {name: value for name, value in os.environ.items() if not name.startswith("RIO_")}
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "rio", "run", "tests.cluster.processes.node:registry"),
+            *("--storage", self.url, "--address", address, "--cluster", self._cluster),
+            cwd=ROOT,
+            env={**own, LOG: str(log), "RIO_TEST_PARENT": str(os.getpid()), **(environ or {})},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        node = Node(process, log, self._cluster)
+        self.nodes.append(node)
+        return await node.listening()
+
+    async def start_all(self, number: int) -> list[Node]:
+        return list(await asyncio.gather(*(self.start() for _ in range(number))))
+
+    async def end(self) -> None:
+        """Kill what still runs."""
+        for node in self.nodes:
+            await node.kill()
+            print(f"--- member {node.generation}, {node.address}, process {node.process.pid}, exit code {node.process.returncode}")
+            print("\n".join(node.output[-30:]))
+
+    async def members(self) -> MembershipSnapshot:
+        async with rio.open_storage(self.url).membership as membership:
+            return await membership.snapshot()
+
+    async def status(self, node: Node) -> MemberStatus | None:
+        return (await self.members()).status_of(node.generation)
+
+    async def dead(self, node: Node) -> None:
+        """Wait until the cluster has declared a server dead."""
+
+        async def is_dead() -> bool:
+            return await self.status(node) == MemberStatus.DEAD
+
+        await until(is_dead, f"the eviction of member {node.generation}")
+
+    @property
+    def evictions(self) -> list[str]:
+        return [line for node in self.nodes for line in node.output if " evicted member " in line]
+
+    @property
+    def turns(self) -> list[Turn]:
+        return [turn for node in self.nodes for turn in node.turns]
+
+    def owner(self, object: str) -> Node:
+        """Who ran the last turn of an object."""
+        _, node = max(((turn.began, node) for node in self.nodes for turn in node.turns if turn.object == object), key=lambda found: found[0])
+        return node
+
+    async def value(self, id: str) -> int:
+        """What a counter says, as soon as it answers."""
+        return (await self.client.send(Counter, id, Get(), timeout=PATIENCE)).value
+
+    @asynccontextmanager
+    async def unusable(self, how: str) -> AsyncIterator[None]:
+        """Another process makes the database unusable for all: ``"writing"`` for writers, ``"reading and writing"`` for everybody."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", LOCK[how], str(self.database)), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        try:
+            assert await process.stdout.readline() == b"locked\n"
+            yield
+        finally:
+            await process.communicate(b"\n")
+
+
+_UNTIL_TOLD = """
+print("locked", flush=True)
+sys.stdin.readline()
+"""
+LOCK = {
+    "writing": textwrap.dedent("""
+        import sqlite3, sys
+        connection = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+        connection.execute("BEGIN EXCLUSIVE")
+    """)
+    + _UNTIL_TOLD,
+    # the locks of readers, writers, checkpoints and recovery are bytes 120 to 127 of the file that all connections share
+    "reading and writing": textwrap.dedent("""
+        import fcntl, sys
+        shared = open(sys.argv[1] + "-shm", "r+b")
+        fcntl.lockf(shared, fcntl.LOCK_EX, 8, 120)
+    """)
+    + _UNTIL_TOLD,
+}
+
+
+# --- callers ------------------------------------------------------------------------------------------------------------------------------
+
+
+class Load:
+    """Callers, each of which sends one message after the other, and what they saw.
+
+    ``burst``: how many messages a caller sends to one object before it waits for their answers. ``pause``: seconds between two of them.
+    """
+
+    def __init__(self, client: rio.Client, *, callers: int = 24, counters: int = 48, bags: int = 4, burst: int = 1, pause: float = 0.01) -> None:
+        self.calls: list[Call] = []
+        self.errors: list[str] = []
+        """What was answered that is neither an acknowledgement nor "not executed" nor "unknown"."""
+        self.counters = [f"counter-{number}" for number in range(counters)]
+        self.bags = [f"bag-{number}" for number in range(bags)]
+        self._client = client
+        self._callers = callers
+        self._burst = burst
+        self._pause = pause
+        self._numbers = count(1)
+        self._over = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        await self.warm_up()
+        self._tasks = [asyncio.create_task(self._call(f"caller-{number}")) for number in range(self._callers)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._over = True
+        await asyncio.gather(*self._tasks)
+
+    async def warm_up(self) -> None:
+        """Bring all objects to life."""
+        await asyncio.gather(*(self._get(id) for id in self.counters), *(self._read(id) for id in self.bags))
+
+    async def _call(self, caller: str) -> None:
+        rng = random.Random(caller)
+        while not self._over:
+            await asyncio.gather(*self._some_calls(caller, rng))
+            await asyncio.sleep(rng.uniform(0.0, 2 * self._pause))
+
+    def _some_calls(self, caller: str, rng: random.Random) -> Iterable[Awaitable[None]]:
+        choice = rng.random()
+        if choice < 0.1 and self.bags:
+            return [self._put(caller, rng.choice(self.bags))]
+        if choice < 0.15 and self.bags:
+            return [self._read(rng.choice(self.bags))]
+        id = rng.choice(self.counters)
+        return [self._add(caller, id) for _ in range(self._burst)]
+
+    async def _add(self, caller: str, id: str) -> None:
+        call = Call(kind="add", object=f"Counter/{id}", began=time.monotonic(), ended=0.0, outcome="unknown", caller=caller)
+        await self._record(call, self._client.send(Counter, id, Add(caller, next(self._numbers))), lambda reply: reply.value)
+
+    async def _get(self, id: str) -> None:
+        call = Call(kind="get", object=f"Counter/{id}", began=time.monotonic(), ended=0.0, outcome="unknown")
+        await self._record(call, self._client.send(Counter, id, Get()), lambda reply: reply.value)
+
+    async def _put(self, caller: str, id: str) -> None:
+        element = next(self._numbers)
+        call = Call(kind="put", object=f"Bag/{id}", began=time.monotonic(), ended=0.0, outcome="unknown", caller=caller)
+        await self._record(call, self._client.send(Bag, id, Put(caller, element, element)), lambda _: element)
+        call.value = element
+
+    async def _read(self, id: str) -> None:
+        call = Call(kind="read", object=f"Bag/{id}", began=time.monotonic(), ended=0.0, outcome="unknown")
+        await self._record(call, self._client.send(Bag, id, Read()), lambda reply: reply.elements)
+
+    async def _record(self, call: Call, answer: Awaitable[Any], value: Callable[[Any], Any]) -> None:
+        try:
+            reply = await answer
+        except NotExecuted as error:
+            call.outcome = "not executed"
+            self.errors.append(f"{type(error).__name__}: {error}")
+        except OutcomeUnknown as error:
+            self.errors.append(f"{type(error).__name__}: {error}")
+        except rio.RioError as error:
+            self.errors.append(f"UNEXPECTED {type(error).__name__}: {error}")
+        else:
+            call.outcome, call.value = "acknowledged", value(reply)
+        call.ended = time.monotonic()
+        self.calls.append(call)
+
+    def acknowledged(self, since: float = 0.0) -> int:
+        """Calls that began after ``since`` and were acknowledged."""
+        return sum(call.outcome == "acknowledged" and call.began >= since for call in self.calls)
+
+    async def more(self, number: int = 200) -> None:
+        """Wait for so many acknowledgements of calls that begin from now on."""
+        began = time.monotonic()
+        await until(lambda: self.acknowledged(began) >= number, f"{number} acknowledgements")
+
+    @property
+    def outcomes(self) -> str:
+        counted = Multiset(call.outcome for call in self.calls)
+        return ", ".join(f"{number} {outcome}" for outcome, number in sorted(counted.items()))
+
+    def slowest(self, since: float = 0.0) -> float:
+        """Seconds that the slowest acknowledged call took."""
+        return max(call.ended - call.began for call in self.calls if call.outcome == "acknowledged" and call.ended >= since)
+
+    async def violations(self, cluster: Cluster) -> list[str]:
+        """What is wrong with this run: H1, H3 and H4, and answers that should not exist."""
+        await self.warm_up()  # what a last read says belongs to the history
+        found = [error for error in self.errors if error.startswith("UNEXPECTED")]
+        for id in self.counters:
+            of_counter = [call for call in self.calls if call.object == f"Counter/{id}"]
+            found += [f"Counter/{id}: {problem}" for problem in history.counter(of_counter, await cluster.value(id))]
+        for id in self.bags:
+            found += [f"Bag/{id}: {problem}" for problem in history.set_full(call for call in self.calls if call.object == f"Bag/{id}")]
+        return found + history.single_activation(cluster.turns)
+
+
+def report(text: str) -> None:
+    """Print a figure where it is seen even if the test passes: with ``pytest -rP`` or ``-s``."""
+    print(f"\nFIGURE {text}")

@@ -1,0 +1,29 @@
+"""SIGTERM: a server hands its objects over, and nobody notices."""
+
+from __future__ import annotations
+
+import time
+
+from rio.cluster.membership import MemberStatus
+from tests.cluster.processes.conftest import MakeCluster
+from tests.cluster.processes.harness import Load, report
+
+
+async def test_all_servers_are_replaced_one_by_one_and_no_call_fails(make_cluster: MakeCluster) -> None:
+    cluster = await make_cluster("strict", 3)
+    gaps, drains = [], []
+    async with Load(cluster.client, counters=200, callers=40) as load:
+        await load.more(500)
+        for old in cluster.nodes[:3]:
+            await cluster.start()
+            began = time.monotonic()
+            old.terminate()
+            assert await old.ended() == 0
+            drains.append(time.monotonic() - began)
+            await load.more()
+            gaps.append(load.slowest(began))
+            assert await cluster.status(old) == MemberStatus.LEFT
+    assert load.errors == []
+    assert await load.violations(cluster) == []
+    assert all(not any(turn.ended > time.monotonic() for turn in node.turns) for node in cluster.nodes)
+    report(f"SIGTERM x 3: the slowest call took {max(gaps):.3f} s, a drain {max(drains):.2f} s; {load.outcomes}")

@@ -1,0 +1,106 @@
+"""A process that does not run for a while: stopped by a signal, or held up by its own handler."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from rio.cluster.membership import MemberStatus
+from rio.errors import OutcomeUnknown
+from tests.cluster.processes.conftest import MakeCluster
+from tests.cluster.processes.harness import Cluster, Load, Node, report, until
+from tests.cluster.processes.history import fifo, single_activation
+from tests.cluster.processes.objects import Add, Block, Counter
+
+EVICTED = 70
+
+
+async def test_a_pause_that_is_shorter_than_the_lease_costs_nothing(make_cluster: MakeCluster) -> None:
+    cluster = await make_cluster("strict", 3)
+    async with Load(cluster.client, burst=3) as load:
+        await load.more(300)
+        node = cluster.nodes[0]
+        renewed = await lease_counters(cluster)
+        await node.stop(cluster.database)
+        # the others have renewed their leases twice: about two seconds
+        await until(lambda: others_renewed(cluster, renewed, node, 2), "renewals of the others")
+        node.resume()
+        await load.more()
+    assert load.errors == []
+    assert await load.violations(cluster) == []
+    assert fifo(cluster.turns) == []
+    assert cluster.evictions == []
+    assert [await cluster.status(node) for node in cluster.nodes] == [MemberStatus.ACTIVE] * 3
+
+
+async def lease_counters(cluster: Cluster) -> dict[int, int]:
+    return {member.generation: member.lease_counter for member in (await cluster.members()).members}
+
+
+async def others_renewed(cluster: Cluster, before: dict[int, int], stopped: Node, times: int) -> bool:
+    after = await lease_counters(cluster)
+    return all(after[generation] >= before[generation] + times for generation in before if generation != stopped.generation)
+
+
+async def test_a_pause_that_is_longer_than_the_lease_ends_the_server_and_its_late_save_is_refused(make_cluster: MakeCluster) -> None:
+    cluster = await make_cluster("local", 3)
+    client = cluster.client
+    assert (await client.send(Counter, "settled", Add("test", 1))).value == 1
+    async with Load(client) as load:
+        await load.more(300)
+        late = asyncio.gather(*(client.send(Counter, "late", Add("test", number)) for number in (1, 2)), return_exceptions=True)
+        await until(lambda: any(turn.object == "Counter/late" for turn in cluster.turns), "the save that will be late")
+        node = cluster.owner("Counter/late")
+        await node.stop(cluster.database)
+        stopped = time.monotonic()
+        await cluster.dead(node)
+        assert await cluster.value("late") == 0  # it has been claimed, and loaded as it was before the save
+        for id in load.counters:
+            await cluster.value(id)
+        elsewhere = time.monotonic() - stopped
+        node.resume()
+        assert await node.ended() == EVICTED
+        await load.more()
+        answers = await late
+    assert [event.object for event in node.events if event.what == "refused"] == ["Counter/late"]
+    assert all(isinstance(answer, OutcomeUnknown) for answer in answers[:1]), answers
+    assert await cluster.value("late") == sum(not isinstance(answer, BaseException) for answer in answers)
+    assert await load.violations(cluster) == []
+    assert node.said("it is fenced and stops")
+    report(f"SIGSTOP beyond the lease: all objects answer elsewhere after {elsewhere:.2f} s; {load.outcomes}")
+
+
+async def test_a_handler_that_blocks_the_loop_beyond_the_lease_is_not_acknowledged_and_its_server_stops(make_cluster: MakeCluster) -> None:
+    cluster = await make_cluster("local", 3)
+    async with Load(cluster.client) as load:
+        await load.more(200)
+        await cluster.value("blocking")
+        node = cluster.owner("Counter/blocking")
+        blocked = asyncio.create_task(cluster.client.send(Counter, "blocking", Block(2 * cluster.config.failover_bound)))
+        await cluster.dead(node)
+        assert await cluster.value("blocking") == 0
+        with pytest.raises(OutcomeUnknown):
+            await blocked
+        assert await node.ended() == EVICTED
+        await load.more()
+    assert await cluster.value("blocking") == 0
+    assert (await cluster.client.send(Counter, "blocking", Add("test", 1))).value == 1
+    assert [problem for problem in await load.violations(cluster) if "Counter/blocking" not in problem] == []
+    # nothing can stop code that does not await; but it was alone until its lease ended, and nothing began there after it
+    of_object = [turn for turn in cluster.turns if turn.object == "Counter/blocking"]
+    assert single_activation(turn for turn in of_object if turn.ended - turn.began < cluster.config.lease_evict) == []
+
+
+async def test_a_lone_server_that_was_blocked_beyond_its_lease_recovers(make_cluster: MakeCluster) -> None:
+    cluster = await make_cluster("local", 1)
+    async with Load(cluster.client, callers=8) as load:
+        await load.more(100)
+        with pytest.raises(OutcomeUnknown):
+            await cluster.client.send(Counter, "blocking", Block(1.5 * cluster.config.lease_local))
+        await load.more(100)
+    assert await load.violations(cluster) == []
+    assert await cluster.value("blocking") == 0
+    assert (await cluster.client.send(Counter, "blocking", Add("test", 1))).value == 1
+    assert cluster.nodes[0].alive

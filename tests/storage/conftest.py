@@ -1,0 +1,53 @@
+"""Servers for the tests of storages: one of each kind for a test run, and an empty place on it for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from itertools import count
+
+import asyncpg
+import pytest
+
+from tests.servers import PostgresServer, RedisServer, Server, ServerMissing
+
+numbers = count(1)
+
+
+def serve(kind: type[PostgresServer] | type[RedisServer], name: str) -> Iterator[Server]:
+    """A running server. Where there is none to run, this fails: a test that was skipped has shown nothing."""
+    if os.environ.get(f"RIO_TEST_{name}") == "off":
+        if os.environ.get("CI"):
+            pytest.fail(f"RIO_TEST_{name}=off is not allowed in CI", pytrace=False)
+        pytest.skip(f"switched off by RIO_TEST_{name}=off")
+    try:
+        server = kind()
+    except ServerMissing as problem:
+        pytest.fail(str(problem), pytrace=False)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    yield from serve(PostgresServer, "POSTGRES")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    yield from serve(RedisServer, "REDIS")
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server) -> str:
+    """The URL of an empty schema of this test's own."""
+    schema = f"test_{next(numbers)}"
+    asyncio.run(create_schema(postgres_server.url, schema))
+    return f"{postgres_server.url}?search_path={schema}"
+
+
+async def create_schema(url: str, schema: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"CREATE SCHEMA {schema}")
+    await connection.close()
