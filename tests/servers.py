@@ -23,6 +23,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
@@ -305,10 +306,8 @@ def parents_by_ps() -> Iterator[tuple[int, int]]:
 
 
 def signal_if_alive(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass  # it has ended meanwhile, which is what most callers want
 
 
 def free_port() -> int:

@@ -108,6 +108,7 @@ class Server:
             cluster=self.cluster,
             app_data=self.app_data,
             clock=clock,
+            frame_limit=frame_limit,
         )
         self._own_states = {field.storage for registered in registry for field in registered.managed_states if field.storage is not None}
         self._timeout = timeout

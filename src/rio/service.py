@@ -15,6 +15,7 @@ from rio import message as codec
 from rio import protocol
 from rio._core.dispatch import Activation as CoreActivation
 from rio._core.dispatch import Dispatcher, Method, Turn, TypeTable, current
+from rio._core.frame import DEFAULT_FRAME_LIMIT
 from rio.activation import Activation, ActivationHost
 from rio.app_data import AppData
 from rio.clock import Clock
@@ -23,6 +24,7 @@ from rio.errors import (
     BadReply,
     DeadlockError,
     Draining,
+    FrameTooLarge,
     HandlerError,
     NodeEvicted,
     NotActivated,
@@ -48,6 +50,8 @@ logger = logging.getLogger("rio.service")
 
 RELEASE_BATCH = 64
 """Objects that are deactivated at the same time while the node drains."""
+ROOM_FOR_EVENT_HEAD = 160
+"""Bytes that an event takes at most besides its payload."""
 ABORT_TIMEOUT = 1.0
 """Seconds that handlers and hooks which were cancelled have to end."""
 
@@ -64,12 +68,14 @@ class Service(ActivationHost):
         cluster: ClusterProvider,
         app_data: AppData,
         clock: Clock | None,
+        frame_limit: int = DEFAULT_FRAME_LIMIT,
     ) -> None:
         self.registry = registry
         self.placement = placement
         self.state = state
         self.cluster = cluster
         self.app_data = app_data
+        self.frame_limit = frame_limit
         self.router = MessageRouter()
         self.draining = False
         self.dispatcher = Dispatcher(self, [self._table(registered) for registered in registry], clock=clock)
@@ -89,6 +95,8 @@ class Service(ActivationHost):
         return self._send(object_type, id, message, timeout=timeout, returns=returns)
 
     def publish(self, object_id: ObjectId, type_name: str, payload: bytes) -> None:
+        if len(payload) + ROOM_FOR_EVENT_HEAD > self.frame_limit:
+            raise FrameTooLarge(f"{type_name} of {object_id} takes {len(payload)} bytes, the frame limit is {self.frame_limit}")
         self.router.publish(object_id, type_name, payload)
 
     def _not_running(self, *_: Any, **__: Any) -> NoReturn:

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+import msgspec
+
 import rio
+from rio.errors import NodeEvicted
 from rio.protocol import VERSION, Hello, Kind, hello
 from rio.storage import Storage
 
@@ -108,6 +111,18 @@ def sever(server: rio.Server) -> int:
     return len(cut)
 
 
+async def crash(server: rio.Server) -> None:
+    """Have a server vanish as SIGKILL would: its socket is closed, its tasks end, and nobody is told."""
+
+
+    async def tell_nobody() -> None: ...
+
+    server._evicted = NodeEvicted("crashed by the test")  # it skips the draining
+    server.cluster.leave = tell_nobody  # type: ignore[method-assign]
+    sever(server)
+    await server.stop()
+
+
 # --- a peer that speaks bytes -----------------------------------------------------------------------------------------------------------
 
 
@@ -135,8 +150,6 @@ class RawPeer:
 
         :raises asyncio.IncompleteReadError: the server has closed. :raises ConnectionError: the same.
         """
-        import msgspec
-
         size = int.from_bytes(await self.reader.readexactly(4), "big")
         return msgspec.msgpack.decode(await self.reader.readexactly(size))
 

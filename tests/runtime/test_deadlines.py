@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 
 import rio
@@ -180,8 +181,6 @@ async def test_a_call_that_waited_until_its_deadline_is_not_started(server: rio.
 
 
 async def test_the_server_itself_ends_what_waits_too_long(server: rio.Server, cluster: Cluster, probe: Probe) -> None:
-    import msgspec
-
     client = await cluster.client()
     first = asyncio.ensure_future(client.send(Sleeper, "a", Wait("go")))
     await probe.noted("a waits")

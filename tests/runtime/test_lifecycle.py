@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import ClassVar
 
+import msgspec
 import pytest
 
 import rio
@@ -336,8 +337,6 @@ async def test_calls_behind_a_failing_handler_are_answered_by_the_next_activatio
 async def test_stopping_while_an_object_is_being_activated_leaves_nothing_behind(cluster: Cluster, probe: Probe) -> None:
     server = await cluster.server(Living, drain_timeout=0.05)
     async with await RawPeer.connect(server) as peer:
-        import msgspec
-
         peer.send(msgspec.msgpack.encode((1, 1, "Living", "slow", "Get", 60_000, None, {})))
         await probe.noted("slow before_load")
         await server.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 import rio
@@ -189,8 +190,6 @@ async def test_more_than_the_limit_of_waiting_calls_is_overloaded_and_the_rest_i
     queued = [asyncio.ensure_future(client.send(Worker, "a", Step(n))) for n in (1, 2)]
     await until(lambda: server.statistics().in_flight == 3)
     async with await RawPeer.connect(server) as peer:
-        import msgspec
-
         peer.send(msgspec.msgpack.encode((1, 7, "Worker", "a", "Step", 1000, None, {"number": 9})))
         kind, id, code, text, _ = await peer.frame()
         assert (kind, id, code) == (3, 7, "overloaded")

@@ -47,6 +47,12 @@ def postgres_url(postgres_server: Server) -> str:
     return f"{postgres_server.url}?search_path={schema}"
 
 
+@pytest.fixture
+def redis_url(redis_server: Server) -> str:
+    """The URL of an empty namespace of this test's own."""
+    return f"{redis_server.url}?namespace=test_{next(numbers)}"
+
+
 async def create_schema(url: str, schema: str) -> None:
     connection = await asyncpg.connect(url)
     await connection.execute(f"CREATE SCHEMA {schema}")

@@ -13,7 +13,7 @@ from zlib import crc32
 
 from rio import errors, protocol
 from rio import message as codec
-from rio._core.calls import Call, Caller, MessageCodec
+from rio._core.calls import Call, Caller, ClientConnection, MessageCodec
 from rio._core.frame import DEFAULT_FRAME_LIMIT
 from rio.client import retry
 from rio.client.admin import AdminCommand
@@ -30,7 +30,6 @@ from rio.errors import (
     NoServersAvailable,
     NotExecuted,
     RioError,
-    StorageError,
 )
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name, type_name_of
 from rio.message import ENCODER, NO_REPLY_DECLARED, ApplicationError, DynamicMessage, Message, reply_type_of
@@ -444,7 +443,7 @@ class Client(Caller):
         """Read the membership, and send what waited for it."""
         try:
             self.use_members(await self._read_members())
-        except StorageError as error:
+        except RioError as error:  # a StorageError, or the NodeEvicted of the node whose client this is
             logger.warning("the membership cannot be read: %s", error)
             self._send_what_waits(error)
         else:
@@ -473,13 +472,13 @@ class Client(Caller):
                 place.cancel()
                 self._again(call)
 
-    def _send_what_waits(self, failure: StorageError | None) -> None:
+    def _send_what_waits(self, failure: RioError | None) -> None:
         for call in [call for call, place in self._offline.items() if place is None]:
             del self._offline[call]
             peer = self._choose(call)
             if peer is not None:
                 self._submit(peer, call)
-            elif call.refusals:
+            elif call.refusals and call.last_error is not None:
                 call.fail(call.last_error)  # every server was asked
             else:
                 known = f"lists no active server ({_listed(self._members.members)})"
@@ -492,6 +491,8 @@ class Client(Caller):
         subscription = self._subscriptions.get(number)
         if subscription is not None:
             subscription.receive(connection, *protocol.read_event(body))
+        elif connection.usable:
+            connection.put(protocol.simple(Kind.END, number))  # its caller gave up before it stood
 
     def stream_ended(self, number: int) -> None:
         """A server has ended a subscription."""
@@ -505,15 +506,22 @@ class Client(Caller):
         self._last_subscription += 1
         subscription.number = self._last_subscription
         self._subscriptions[subscription.number] = subscription
-        await self.send(object_type, id, protocol.Subscribe(subscription.number))
-        return cast("ClientProtocol | None", self.known(self.name_of(object_type), id))
+        name = self.name_of(object_type)
+        try:
+            await self.send(name, id, protocol.Subscribe(subscription.number))
+        except BaseException:
+            self._detach(subscription.number, self.known(name, id))
+            raise
+        return cast("ClientProtocol | None", self.known(name, id))
 
     def detach(self, subscription: Subscription[Any]) -> None:
         """Deliver nothing to ``subscription`` any more."""
-        self._subscriptions.pop(subscription.number, None)
-        connection = subscription.connection
+        self._detach(subscription.number, subscription.connection)
+
+    def _detach(self, number: int, connection: ClientConnection | None) -> None:
+        self._subscriptions.pop(number, None)
         if connection is not None and connection.usable:
-            connection.put(protocol.simple(Kind.END, subscription.number))
+            connection.put(protocol.simple(Kind.END, number))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self._members.active)} active servers>"

@@ -50,6 +50,8 @@ class Subscription(Generic[E_co]):
         self._sequence = 0
         self._arrived = asyncio.Event()
         self._attaching: asyncio.Task[None] | None = None
+        self._is_looking = False
+        self._has_ended = False
         self._failure: BaseException | None = None
         self._closed = False
 
@@ -116,7 +118,8 @@ class Subscription(Generic[E_co]):
     def ended(self) -> None:
         """The object, or the connection to it, has gone away: look for it again."""
         self.connection = None
-        if not self._closed and self._attaching is None:
+        self._has_ended = True
+        if not self._closed and self._attaching is None and not self._is_looking:
             self.moves += 1
             self._attaching = asyncio.get_running_loop().create_task(self._attach_again(), name=f"subscribe again to {self._id}")
 
@@ -125,10 +128,16 @@ class Subscription(Generic[E_co]):
             self.ended()
 
     async def _attach(self) -> None:
-        """Find the object; again if the connection on which it was found is gone by now."""
-        while self.connection is None and not self._closed:
-            self._sequence = 0
-            self.connection = await self._client.attach(self, self._object_type, self._id)
+        """Find the object; again if it, or the connection on which it was found, is gone by now."""
+        self._is_looking = True
+        try:
+            while self.connection is None and not self._closed:
+                self._sequence = 0
+                self._has_ended = False
+                connection = await self._client.attach(self, self._object_type, self._id)
+                self.connection = None if self._has_ended else connection
+        finally:
+            self._is_looking = False
 
     async def _attach_again(self) -> None:
         try:

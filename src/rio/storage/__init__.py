@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Self
+from importlib import import_module
+from typing import Any, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from rio.cluster.membership import MembershipStorage
@@ -93,6 +94,47 @@ def _open_sqlite(url: str, parts: SplitResult) -> Storage:
     return Storage(sqlite.SqliteMembershipStorage(database), sqlite.SqliteObjectPlacement(database), sqlite.SqliteState(database))
 
 
+def _open_postgres(url: str, parts: SplitResult) -> Storage:
+    postgres = _driver("rio.storage.postgres", "postgres")
+    database = postgres.PostgresDatabase(url)
+    return Storage(
+        postgres.PostgresMembershipStorage(database), postgres.PostgresObjectPlacement(database), postgres.PostgresState(database)
+    )
+
+
+def _open_redis(url: str, parts: SplitResult) -> Storage:
+    redis = _driver("rio.storage.redis", "redis")
+    database = redis.open_database(url)
+    return Storage(redis.RedisMembershipStorage(database), redis.RedisObjectPlacement(database), redis.RedisState(database))
+
+
+def _open_http(url: str, parts: SplitResult) -> Storage:
+    from rio.storage.http import HttpMembershipStorage
+
+    return Storage(HttpMembershipStorage(url), _Nowhere(url), _Nowhere(url))
+
+
+class _Nowhere(LocalObjectPlacement, LocalState):
+    """The roles that a URL does not have. A client has no need of them; a server is told so when it prepares them."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def prepare(self) -> None:
+        raise ConfigurationError(f"{self._url} holds no placements and no states: it is for clients, a server needs the storage itself")
+
+
+def _driver(module: str, extra: str) -> Any:
+    """The module of a back end.
+
+    :raises ConfigurationError: its driver is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigurationError(f"{extra}:// needs its driver ({error}): pip install 'rio-actors[{extra}]'") from error
+
+
 def _seconds(url: str, parts: SplitResult, known: set[str]) -> dict[str, float]:
     """The options of a URL, all of which are seconds."""
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -104,4 +146,13 @@ def _seconds(url: str, parts: SplitResult, known: set[str]) -> dict[str, float]:
         raise ConfigurationError(f"{url!r}: options are seconds: {error}") from error
 
 
-_OPENERS: dict[str, Callable[[str, SplitResult], Storage]] = {"memory": _open_memory, "sqlite": _open_sqlite}
+_OPENERS: dict[str, Callable[[str, SplitResult], Storage]] = {
+    "memory": _open_memory,
+    "sqlite": _open_sqlite,
+    "postgres": _open_postgres,
+    "postgresql": _open_postgres,
+    "redis": _open_redis,
+    "rediss": _open_redis,
+    "http": _open_http,
+    "https": _open_http,
+}

@@ -10,8 +10,7 @@ Placeholders are ``?``; a driver with another style translates them.
 
 from __future__ import annotations
 
-import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, ClassVar, TypeVar, TypeVarTuple
 
@@ -29,10 +28,11 @@ from rio.cluster.membership import (
     check_metadata,
     with_vote,
 )
-from rio.errors import SchemaMismatch, StateCorrupt, StateNotFound, StorageClosed, Superseded
+from rio.errors import SchemaMismatch, StateCorrupt, StateNotFound, Superseded
 from rio.identity import ObjectId
 from rio.placement import ObjectPlacement, Placement
 from rio.state import StateStorage, StoredState
+from rio.storage._sharing import SharedDatabase, SharingRole
 
 SCHEMA_VERSION = 1
 
@@ -54,20 +54,11 @@ def check_schema_version(where: str, found: int) -> None:
         )
 
 
-class SqlDatabase(ABC):
-    """What a database must offer: to be opened and closed, and to run operations in transactions.
-
-    It is open as long as at least one role that was given it is.
-    """
+class SqlDatabase(SharedDatabase):
+    """What a database must offer besides being opened and closed: to run operations in transactions."""
 
     next_token: ClassVar[str]
     """An SQL expression for a token larger than any before it, even when rows were deleted in between."""
-
-    def __init__(self) -> None:
-        self._users = 0
-        self._is_open = False
-        self._changing = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @abstractmethod
     async def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
@@ -88,63 +79,13 @@ class SqlDatabase(ABC):
     async def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         """Run ``operation(*args)``, which changes nothing, and which sees every write that has returned."""
 
-    @abstractmethod
-    async def _open(self) -> None:
-        """Connect, and create or check the schema."""
 
-    @abstractmethod
-    async def _close(self) -> None:
-        """Finish what waits and disconnect."""
-
-    async def join(self) -> None:
-        """Open the database for one more role."""
-        self._users += 1
-        try:
-            await self._settle()
-        except BaseException:
-            self._users -= 1
-            if self._is_open:
-                self._settle()
-            raise
-
-    async def leave(self) -> None:
-        """Close the database if this role was the last."""
-        self._users -= 1
-        await self._settle()
-
-    def _settle(self) -> asyncio.Future[None]:
-        """Have the database opened or closed by a task of its own, so that cancelling a user leaves nothing half open."""
-        task = asyncio.get_running_loop().create_task(self._open_or_close())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return asyncio.shield(task)
-
-    async def _open_or_close(self) -> None:
-        async with self._changing:
-            while bool(self._users) != self._is_open:
-                await (self._close() if self._is_open else self._open())
-                self._is_open = not self._is_open
-
-
-class _SqlRole:
-    """What the three roles share: a database that is open while they are."""
+class _SqlRole(SharingRole):
+    """What the three roles share: running their operations."""
 
     def __init__(self, database: SqlDatabase) -> None:
+        super().__init__(database)
         self._database = database
-        self._joined = False
-
-    async def prepare(self) -> None:
-        if self._joined:
-            return
-        await self._database.join()
-        if self._joined:  # another task was faster
-            await self._database.leave()
-        self._joined = True
-
-    async def close(self) -> None:
-        if self._joined:
-            self._joined = False
-            await self._database.leave()
 
     async def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         self._check_open()
@@ -161,10 +102,6 @@ class _SqlRole:
     async def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         self._check_open()
         return await self._database.read(operation, *args)
-
-    def _check_open(self) -> None:
-        if not self._joined:
-            raise StorageClosed(f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'")
 
 
 # --- membership -------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from rio.identity import ObjectId
 from rio.placement import ObjectPlacement, Placement
 from rio.state import StateStorage, StoredState
 
+
 class _Openable:
     """What the three share: being open or not."""
 

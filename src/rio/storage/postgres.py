@@ -1,7 +1,7 @@
 """The three roles on PostgreSQL.
 
-What waits at the same moment goes to the server as one statement: a lane for each of the frequent statements (claim, look up, release,
-load and fence, save) gathers its callers into arrays, and each caller learns its own fate. A lease has a connection of its own, so that
+What waits at the same moment goes to the server as one statement: callers of the frequent statements (claim, look up, release, load and
+fence, save) are gathered into arrays, and each learns its own fate. A lease has a connection of its own, so that
 no queue can make it run out. Changes of the membership are heard of by ``LISTEN`` within milliseconds.
 
 Every step has a deadline, on the server and here, and nothing waits for a connection whose server is gone: it is dropped and replaced.
@@ -16,7 +16,8 @@ import random
 import socket
 import warnings
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -24,6 +25,7 @@ import asyncpg
 
 from rio.errors import ConfigurationError, RioError, SchemaMismatch, StorageClosed, StorageUnavailable
 from rio.storage import _sql
+from rio.storage._circuit import PAUSE, WAIT_TIMEOUT, Circuit
 from rio.storage._sql import (
     SCHEMA_VERSION,
     Operation,
@@ -45,12 +47,8 @@ CONNECT_TIMEOUT = 3.0
 """Seconds for one attempt to connect."""
 COMMAND_TIMEOUT = 2.0
 """Seconds for one statement. The server cancels it a little earlier, which leaves the connection usable."""
-WAIT_TIMEOUT = 2.0
-"""Seconds to wait for one's turn, and for a server that refuses connections to come back."""
 GRACE = 1.0
 """Seconds that a connection whose time is up may take to say so before it is dropped."""
-CIRCUIT_PAUSE = 1.0
-"""Seconds in which nobody tries to connect after a server has refused for ``WAIT_TIMEOUT``."""
 MAX_BATCH = 256
 """Rows of one statement."""
 MAX_BATCH_BYTES = 1 << 22
@@ -104,10 +102,12 @@ _SETTINGS = {
 # --- statements for many at once --------------------------------------------------------------------------------------
 
 
-class _Batch(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Batch:
     """A statement of :mod:`rio.storage._sql` for arrays of its parameters. It returns the rows' keys, then what the single one returns."""
 
     sql: str
+    role: str
     key: slice
     """Which parameters are the row's key. A key is in a batch only once."""
     repeatable: bool
@@ -153,11 +153,11 @@ _SAVE = """
     RETURNING s.type_name, s.id, s.state_name, s.version
 """
 _BATCHES = {
-    _sql.CLAIM.format(next_token=_NEXT_TOKEN): _Batch(_CLAIM, slice(0, 2), repeatable=True),
-    _sql.LOOKUP: _Batch(_LOOKUP, slice(0, 2), repeatable=True),
-    _sql.RELEASE: _Batch(_RELEASE, slice(0, 2), repeatable=False),
-    _sql.LOAD_AND_FENCE: _Batch(_LOAD_AND_FENCE, slice(0, 3), repeatable=True),
-    _sql.SAVE: _Batch(_SAVE, slice(1, 4), repeatable=False),
+    _sql.CLAIM.format(next_token=_NEXT_TOKEN): _Batch(_CLAIM, "placement", slice(0, 2), repeatable=True),
+    _sql.LOOKUP: _Batch(_LOOKUP, "placement", slice(0, 2), repeatable=True),
+    _sql.RELEASE: _Batch(_RELEASE, "placement", slice(0, 2), repeatable=False),
+    _sql.LOAD_AND_FENCE: _Batch(_LOAD_AND_FENCE, "state", slice(0, 3), repeatable=True),
+    _sql.SAVE: _Batch(_SAVE, "state", slice(1, 4), repeatable=False),
 }
 
 
@@ -185,32 +185,26 @@ _WHAT_TO_DO = {
 _LOST_CONNECTION = ("08", "25", "57P")
 """Beginnings of the SQLSTATEs after which a connection is of no more use."""
 _NO_CONNECTION = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError)
-_IN_THE_PARAMETERS = ("22", "40")
-"""Beginnings of SQLSTATEs that only concern one row of a batch: a bad value, a circle of locks."""
 
 
-def _sqlstate(error: BaseException) -> str:
+def _sqlstate(error: BaseException | None) -> str:
     return getattr(error, "sqlstate", None) or ""
 
 
 def _explained(where: str, error: Exception) -> Exception:
     """The error that callers get: those of the driver are translated, anything else is theirs."""
     state = _sqlstate(error)
-    if isinstance(error, RioError) or isinstance(error, asyncpg.DataError) or state.startswith("22"):
+    if isinstance(error, RioError | asyncpg.DataError) or state.startswith("22"):
         return error
-    explained: RioError
     if state.startswith("42"):
-        explained = SchemaMismatch(f"{where}: its tables are not those of this version of rio, or not for this user ({error})")
-    elif state.startswith("3F"):
-        explained = ConfigurationError(f"{where}: the search_path names no schema that exists: create it first ({error})")
-    elif state:
-        explained = StorageUnavailable(f"{where}: {_WHAT_TO_DO.get(state[:2], 'PostgreSQL could not do it')} ({error})")
-    elif isinstance(error, _NO_CONNECTION):
-        explained = StorageUnavailable(f"{where}: the connection was lost or too slow; it may have been done or not ({error!r})")
-    else:
-        return error
-    explained.__cause__ = error
-    return explained
+        return SchemaMismatch(f"{where}: its tables are not those of this version of rio, or not for this user ({error})")
+    if state.startswith("3F"):
+        return ConfigurationError(f"{where}: the search_path names no schema that exists: create it first ({error})")
+    if state:
+        return StorageUnavailable(f"{where}: {_WHAT_TO_DO.get(state[:2], 'PostgreSQL could not do it')} ({error})")
+    if isinstance(error, _NO_CONNECTION):
+        return StorageUnavailable(f"{where}: the connection was lost or too slow; it may have been done or not ({error!r})")
+    return error
 
 
 # --- connections ------------------------------------------------------------------------------------------------------
@@ -300,10 +294,10 @@ class _Pool:
     """At most ``size`` connections, made when they are needed. One that is lost is replaced by whoever needs the next."""
 
     def __init__(self, target: _Target, size: int) -> None:
-        self._target = target
+        self._where = target.where
+        self._circuit = Circuit(target.where, target.dial, _NOT_NOW)
         self._idle: list[Any] = []
         self._turns = asyncio.Semaphore(size)
-        self._refused_until = 0.0
 
     async def run(self, action: Callable[[Any], Awaitable[T]], *, repeatable: bool = False) -> T:
         """``await action(connection)``, which is not cancelled from outside. A repeatable one is done again if the connection was lost.
@@ -317,18 +311,24 @@ class _Pool:
             finally:
                 self._turns.release()
         except Exception as error:
-            raise _explained(self._target.where, error) from error.__cause__
+            explained = _explained(self._where, error)
+            if explained is error:
+                raise
+            raise explained from error
 
     async def close(self) -> None:
         idle, self._idle = self._idle, []
         await asyncio.gather(*map(_close, idle))
 
     async def _wait_for_turn(self) -> None:
+        if not self._turns.locked():
+            await self._turns.acquire()  # at once
+            return
         try:
             async with asyncio.timeout(WAIT_TIMEOUT):
                 await self._turns.acquire()
         except TimeoutError as error:
-            raise StorageUnavailable(f"{self._target.where}: all connections are busy, nothing was done") from error
+            raise StorageUnavailable(f"{self._where}: all connections are busy, nothing was done") from error
 
     async def _run(self, action: Callable[[Any], Awaitable[T]], repeatable: bool) -> T:
         connection = await self._take()
@@ -337,7 +337,7 @@ class _Pool:
         except Exception as error:
             if not (repeatable and connection.is_closed() and not isinstance(error, TimeoutError)):
                 raise
-            logger.debug("%s: a connection was lost (%r), its statement is sent again", self._target.where, error)
+            logger.debug("%s: a connection was lost (%r), its statement is sent again", self._where, error)
         return await self._use(await self._take(), action)
 
     async def _use(self, connection: Any, action: Callable[[Any], Awaitable[T]]) -> T:
@@ -358,24 +358,7 @@ class _Pool:
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
-        return await self._connect()
-
-    async def _connect(self) -> Any:
-        """Try for ``WAIT_TIMEOUT``, through a restart of the server; when that has failed, fail at once for a while."""
-        now = asyncio.get_running_loop().time
-        if now() < self._refused_until:
-            raise StorageUnavailable(f"{self._target.where}: it was unreachable a moment ago, nothing was done")
-        deadline = now() + WAIT_TIMEOUT
-        pause = 0.02
-        while True:
-            try:
-                return await self._target.dial()
-            except _NOT_NOW as error:
-                if now() + pause > deadline:
-                    self._refused_until = now() + CIRCUIT_PAUSE
-                    raise StorageUnavailable(f"{self._target.where}: it cannot be reached, nothing was done ({error!r})") from error
-            await asyncio.sleep(random.uniform(0.0, pause))
-            pause = min(2 * pause, 0.25)
+        return await self._circuit.connect()
 
 
 def _leaves_usable(error: BaseException) -> bool:
@@ -396,6 +379,7 @@ async def _close(connection: Any) -> None:
 class _Waiting(NamedTuple):
     """One row of a batch to be, and the caller who waits for it."""
 
+    batch: _Batch
     parameters: tuple[Any, ...]
     future: asyncio.Future[list[Row]]
     since: float
@@ -409,23 +393,30 @@ class _Waiting(NamedTuple):
             self.future.set_exception(error)
 
 
-class _Lane:
-    """Those who wait for one statement, served a batch at a time. Callers only ever wait for a future, so cancelling one disturbs nobody."""
+_Key = tuple[Any, ...]
+_Group = dict[_Key, _Waiting]
+"""Rows of one batch, by their keys."""
 
-    def __init__(self, batch: _Batch, pool: _Pool) -> None:
-        self._batch = batch
+
+class _Lane:
+    """Those who wait for the statements of one table, served in rounds: the first in line for each key, in a batch for each statement.
+
+    So what is asked of one key is done in that order. Callers only ever wait for a future, and cancelling one disturbs nobody.
+    """
+
+    def __init__(self, pool: _Pool) -> None:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[tuple[Any, ...], deque[_Waiting]] = {}
+        self._waiting: dict[_Key, deque[_Waiting]] = {}
         self._serving: asyncio.Task[None] | None = None
         self.rows = 0
         """Rows that were asked for."""
         self.statements = 0
 
-    def submit(self, parameters: tuple[Any, ...]) -> asyncio.Future[list[Row]]:
+    def submit(self, batch: _Batch, parameters: tuple[Any, ...]) -> asyncio.Future[list[Row]]:
         future: asyncio.Future[list[Row]] = self._loop.create_future()
-        waiting = _Waiting(parameters, future, self._loop.time())
-        self._waiting.setdefault(parameters[self._batch.key], deque()).append(waiting)
+        waiting = _Waiting(batch, parameters, future, self._loop.time())
+        self._waiting.setdefault(parameters[batch.key], deque()).append(waiting)
         if self._serving is None:
             self._serving = self._loop.create_task(self._serve())
         return future
@@ -438,59 +429,76 @@ class _Lane:
     async def _serve(self) -> None:
         await asyncio.sleep(0)  # whoever else asks in this turn of the loop can join
         while self._waiting:
-            batch = dict(self._take())
-            if batch:
-                await self._send(batch)
-                await asyncio.sleep(0)  # after those who were just answered, who may have more
+            groups = self._take()
+            if len(groups) == 1:
+                await self._send(groups[0])
+            else:
+                await asyncio.gather(*map(self._send, groups))
+            await asyncio.sleep(0)  # after those who were just answered, who may have more
         self._serving = None
 
-    def _take(self) -> Iterator[tuple[tuple[Any, ...], _Waiting]]:
-        """The next batch: the first in line for each key, up to the limits."""
+    def _take(self) -> list[_Group]:
+        """The next round, up to the limits."""
+        groups: dict[_Batch, _Group] = {}
         oldest = self._loop.time() - WAIT_TIMEOUT
         rows = size = 0
         for key in list(self._waiting):
-            if rows == MAX_BATCH or size > MAX_BATCH_BYTES:
-                break
-            line = self._waiting[key]
-            waiting = line.popleft()
-            if not line:
-                del self._waiting[key]
+            waiting = self._pop(key)
             if waiting.since < oldest:
                 waiting.fail(StorageUnavailable("PostgreSQL was too slow for those before: it was not asked, nothing was done"))
             elif not waiting.future.done():
+                groups.setdefault(waiting.batch, {})[key] = waiting
                 rows += 1
                 size += sum(len(value) for value in waiting.parameters if isinstance(value, bytes))
-                yield key, waiting
+                if rows == MAX_BATCH or size > MAX_BATCH_BYTES:
+                    break
+        return list(groups.values())
 
-    async def _send(self, batch: dict[tuple[Any, ...], _Waiting]) -> None:
+    def _pop(self, key: _Key) -> _Waiting:
+        line = self._waiting[key]
+        first = line.popleft()
+        if not line:
+            del self._waiting[key]
+        return first
+
+    async def _send(self, group: _Group) -> None:
+        """Give each caller the fate of its row; this raises nothing."""
         try:
-            found = await self._fetch(batch)
+            found = await self._fetch(group)
         except Exception as error:
-            if len(batch) > 1 and (isinstance(error, asyncpg.DataError) or _sqlstate(error.__cause__ or error).startswith(("22", "40"))):
-                for key, waiting in batch.items():  # nothing was done: whose fault it is shows when each is alone
+            if len(group) > 1 and _concerns_one_row(error):
+                for key, waiting in group.items():  # nothing was done: whose fault it is shows when each is alone
                     await self._send({key: waiting})
             else:
-                for waiting in batch.values():
+                for waiting in group.values():
                     waiting.fail(error)
         else:
-            for key, waiting in batch.items():
+            for key, waiting in group.items():
                 waiting.settle([found[key]] if key in found else [])
 
-    async def _fetch(self, batch: dict[tuple[Any, ...], _Waiting]) -> dict[tuple[Any, ...], Row]:
+    async def _fetch(self, group: _Group) -> dict[_Key, Row]:
         """The rows by their keys. In the order of the keys, so that two batches never wait for each other in a circle."""
-        columns = [*zip(*(batch[key].parameters for key in sorted(batch)), strict=True)]
-        rows = await self._pool.run(lambda connection: connection.fetch(self._batch.sql, *columns), repeatable=self._batch.repeatable)
-        self.rows += len(batch)
+        ordered = [group[key] for key in sorted(group)]
+        batch = ordered[0].batch
+        columns = [*zip(*(waiting.parameters for waiting in ordered), strict=True)]
+        rows = await self._pool.run(lambda connection: connection.fetch(batch.sql, *columns), repeatable=batch.repeatable)
+        self.rows += len(group)
         self.statements += 1
-        width = self._batch.key.stop - self._batch.key.start
+        width = batch.key.stop - batch.key.start
         return {tuple(row[:width]): tuple(row[width:]) for row in rows}
+
+
+def _concerns_one_row(error: Exception) -> bool:
+    """A bad value, or a circle of locks."""
+    cause = error.__cause__ if isinstance(error, StorageUnavailable) else error
+    return isinstance(cause, asyncpg.DataError) or _sqlstate(cause).startswith(("22", "40"))
 
 
 # --- hearing of changes -----------------------------------------------------------------------------------------------
 
 
 class _Listener:
-    """Hears of each new version of the membership, on a connection of its own. Where that is lost, those who wait find out by their time-out."""
+    """Hears of each new version of the membership, on a connection of its own. While that is lost, those who wait are timed out."""
 
     def __init__(self, target: _Target) -> None:
         self._target = target
@@ -524,7 +532,7 @@ class _Listener:
                 await self._listen_once()
             except (RioError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
                 logger.debug("%s: nothing is heard of the membership, it is polled: %r", self._target.where, error)
-            await asyncio.sleep(random.uniform(0.5, 1.0) * CIRCUIT_PAUSE)
+            await asyncio.sleep(random.uniform(0.5, 1.0) * PAUSE)
 
     async def _listen_once(self) -> None:
         connection = await self._target.dial()
@@ -634,9 +642,9 @@ class PostgresDatabase(SqlDatabase):
         await self._get().listener.wait(version, timeout)
 
     async def _step(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
-        lane = self._get().lanes.get(statement)
-        if lane is not None:
-            return await lane.submit(_as_bytes(parameters))
+        batch = _BATCHES.get(statement)
+        if batch is not None:
+            return await self._get().lanes[batch.role].submit(batch, _as_bytes(parameters))
         run = self._get().pool.run(lambda connection: _fetching(connection)(statement, parameters), repeatable=True)
         return await self._detached(run)
 
@@ -662,7 +670,7 @@ class PostgresDatabase(SqlDatabase):
         except BaseException:
             await pool.close()
             raise
-        lanes = {statement: _Lane(batch, pool) for statement, batch in _BATCHES.items()}
+        lanes = {batch.role: _Lane(pool) for batch in _BATCHES.values()}
         self._opened = _Open(pool, _Pool(self._target, 1), lanes, _Listener(self._target), set())
 
     async def _close(self) -> None:

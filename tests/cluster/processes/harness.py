@@ -180,10 +180,11 @@ class Cluster:
         self.client: rio.Client
         self._directory = directory
         self._cluster = cluster
+        self._numbers = count(1)
 
     async def start(self, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None) -> Node:
         """Start one server, and wait until it serves."""
-        log = self._directory / f"node-{len(self.nodes)}.jsonl"
+        log = self._directory / f"server-{next(self._numbers)}.jsonl"
         own = {name: value for name, value in os.environ.items() if not name.startswith("RIO_")}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "rio", "run", "tests.cluster.processes.node:registry"),
@@ -283,11 +284,21 @@ class Load:
     ``burst``: how many messages a caller sends to one object before it waits for their answers. ``pause``: seconds between two of them.
     """
 
-    def __init__(self, client: rio.Client, *, callers: int = 24, counters: int = 48, bags: int = 4, burst: int = 1, pause: float = 0.01) -> None:
+    def __init__(
+        self,
+        client: rio.Client,
+        *,
+        callers: int = 24,
+        counters: int = 48,
+        bags: int = 4,
+        burst: int = 1,
+        pause: float = 0.01,
+        name: str = "counter",
+    ) -> None:
         self.calls: list[Call] = []
         self.errors: list[str] = []
         """What was answered that is neither an acknowledgement nor "not executed" nor "unknown"."""
-        self.counters = [f"counter-{number}" for number in range(counters)]
+        self.counters = [f"{name}-{number}" for number in range(counters)]
         self.bags = [f"bag-{number}" for number in range(bags)]
         self._client = client
         self._callers = callers

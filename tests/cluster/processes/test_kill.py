@@ -82,8 +82,7 @@ async def test_a_server_that_comes_back_at_its_address_serves_at_once(make_clust
 async def test_a_server_killed_in_the_middle_leaves_its_object_usable(make_cluster: MakeCluster, point: str) -> None:
     cluster = await make_cluster("local", 1)
     victim = await cluster.start(environ={"RIO_TEST_KILL_AT": point})
-    async with Load(cluster.client, callers=8, bags=0, pause=0.02) as load:
-        load.counters = [f"victim-{number}" for number in range(12)]
+    async with Load(cluster.client, callers=8, counters=12, bags=0, pause=0.02, name="victim") as load:
         if point.endswith("release"):
             await until(lambda: owned_by(victim, load), "a victim on that server")
             victim.terminate()

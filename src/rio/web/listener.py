@@ -1,0 +1,119 @@
+"""A very small HTTP server: it answers ``GET`` and ``HEAD``, one request for each connection, and reads no bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from rio.errors import BindError
+from rio.identity import Address
+
+logger = logging.getLogger("rio.web")
+
+MAX_HEAD = 8192
+"""Bytes of a request line and its headers."""
+MAX_CONNECTIONS = 64
+"""Clients that are served at a time; others are told to come again."""
+TIMEOUT = 5.0
+"""Seconds that a client has to ask and to take the answer."""
+
+
+class Answer(NamedTuple):
+    status: HTTPStatus
+    body: bytes
+    content_type: str = "text/plain; charset=utf-8"
+
+
+Pages = Callable[[str], Answer]
+"""From a path, with its percent signs decoded and without its query, to the answer."""
+
+
+class HttpListener:
+    """Serves ``pages`` on an address. Nothing that a client sends can end or block it."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.StreamWriter] = set()
+
+    async def start(self, address: Address) -> Address:
+        """Listen, and return where: port 0 takes a free one.
+
+        :raises BindError: the address is taken or is not one of this machine.
+        """
+        try:
+            self._server = await asyncio.start_server(self._serve, address.host, address.port, limit=MAX_HEAD)
+        except OSError as error:
+            raise BindError(f"cannot serve HTTP on {address}: {error.strerror or error}; choose another address, or port 0 for any") from error
+        return Address(address.host, self._server.sockets[0].getsockname()[1])
+
+    async def close(self) -> None:
+        """Stop listening and drop who is connected. Idempotent."""
+        if self._server is not None:
+            self._server.close()
+            for writer in self._connections:
+                writer.transport.abort()
+            await self._server.wait_closed()
+            self._server = None
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections.add(writer)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                writer.write(await self._response(reader))
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except OSError as error:  # TimeoutError among them
+            logger.debug("an HTTP client went away: %r", error)
+        finally:
+            writer.transport.abort()
+            self._connections.discard(writer)
+
+    async def _response(self, reader: asyncio.StreamReader) -> bytes:
+        if len(self._connections) > MAX_CONNECTIONS:
+            return _rendered(_error(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"))
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            return _rendered(_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head may have {MAX_HEAD} bytes"))
+        except asyncio.IncompleteReadError:
+            return b""  # it went away without having asked
+        return self._answer(head.partition(b"\r\n")[0])
+
+    def _answer(self, request_line: bytes) -> bytes:
+        words = request_line.decode("latin-1").split(" ")
+        if len(words) != 3 or not words[1].startswith("/") or not words[2].startswith("HTTP/1."):
+            return _rendered(_error(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request"))
+        method, target, _ = words
+        if method not in ("GET", "HEAD"):
+            return _rendered(_error(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are answered"))
+        return _rendered(self._page(unquote(target.partition("?")[0])), with_body=method == "GET")
+
+    def _page(self, path: str) -> Answer:
+        try:
+            return self._pages(path)
+        except Exception:
+            logger.exception("the page %r failed", path)
+            return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "this page failed: see the log of the server")
+
+
+def _error(status: HTTPStatus, text: str) -> Answer:
+    return Answer(status, f"{text}\n".encode())
+
+
+def _rendered(answer: Answer, *, with_body: bool = True) -> bytes:
+    head = (
+        f"HTTP/1.1 {answer.status.value} {answer.status.phrase}\r\n"
+        f"Content-Type: {answer.content_type}\r\n"
+        f"Content-Length: {len(answer.body)}\r\n"
+        "Cache-Control: no-store\r\n"
+        "X-Content-Type-Options: nosniff\r\n"
+        f"{'Allow: GET, HEAD' + chr(13) + chr(10) if answer.status == HTTPStatus.METHOD_NOT_ALLOWED else ''}"
+        "Connection: close\r\n\r\n"
+    )
+    return head.encode() + (answer.body if with_body else b"")

@@ -1,0 +1,62 @@
+"""What a node shows over HTTP.
+
+==========================  ==============================================================================================
+``/members``                the membership as this node knows it, as JSON (:mod:`rio.cluster.listing`)
+``/members/{ip}/{port}``    the newest member at an address, or 404
+``/livez``                  200 while the event loop turns
+``/readyz``                 200 while the node takes new objects; else 503, with the reason
+==========================  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+from rio.cluster.listing import encode_member, encode_members
+from rio.cluster.membership import Member, MembershipSnapshot
+from rio.identity import Address
+from rio.web.listener import Answer
+
+JSON = "application/json"
+INDEX = b"rio: /members  /members/{ip}/{port}  /livez  /readyz\n"
+
+
+class NodePages:
+    """The pages of one node. ``why_not_ready``: a reason, or an empty string when it is ready."""
+
+    def __init__(self, snapshot: Callable[[], MembershipSnapshot], why_not_ready: Callable[[], str]) -> None:
+        self._snapshot = snapshot
+        self._why_not_ready = why_not_ready
+
+    def __call__(self, path: str) -> Answer:
+        match path.strip("/").split("/"):
+            case [""]:
+                return Answer(HTTPStatus.OK, INDEX)
+            case ["livez"]:
+                return Answer(HTTPStatus.OK, b"ok\n")
+            case ["readyz"]:
+                return self._ready()
+            case ["members"]:
+                return Answer(HTTPStatus.OK, encode_members(self._snapshot()), JSON)
+            case ["members", host, port]:
+                return self._member(host, port)
+            case _:
+                return Answer(HTTPStatus.NOT_FOUND, INDEX)
+
+    def _ready(self) -> Answer:
+        reason = self._why_not_ready()
+        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}\n".encode()) if reason else Answer(HTTPStatus.OK, b"ok\n")
+
+    def _member(self, host: str, port: str) -> Answer:
+        member = self._find(host.strip("[]"), port)
+        if member is None:
+            return Answer(HTTPStatus.NOT_FOUND, f"no member is known at {host} port {port}\n".encode())
+        return Answer(HTTPStatus.OK, encode_member(member), JSON)
+
+    def _find(self, host: str, port: str) -> Member | None:
+        if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+            return None
+        address = str(Address(host, int(port)))
+        there = [member for member in self._snapshot().members if member.address == address]
+        return max(there, key=lambda member: member.generation, default=None)

@@ -1,0 +1,319 @@
+"""What may have run is never sent again, unless it says that it may be."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import rio
+from rio.client import retry
+from rio.client.retry import Next
+from rio.cluster.membership import MemberStatus
+from rio.errors import (
+    BadMessage,
+    CallTimeout,
+    ConnectionLost,
+    DeadlockError,
+    Draining,
+    Expired,
+    HandlerError,
+    NoServersAvailable,
+    NotActivated,
+    NotExecuted,
+    OutcomeUnknown,
+    Overloaded,
+    Redirected,
+    RioError,
+    StorageUnavailable,
+    Superseded,
+    Unavailable,
+    UnknownMessage,
+    UnknownType,
+)
+from rio.storage.local import LocalMembershipStorage
+from tests.runtime.harness import Cluster, Probe, crash, sever, until
+
+
+class Count(rio.Message[int]):
+    gate: str = ""
+
+
+class CountOften(rio.Message[int], idempotent=True):
+    gate: str = ""
+
+
+class Look(rio.Message[int], readonly=True):
+    gate: str = ""
+
+
+class Counter(rio.ServiceObject):
+    async def _count(self, gate: str, probe: Probe) -> int:
+        probe.note(f"{self.id} counts")
+        if gate:
+            await probe.gate(gate).wait()
+        return probe.count(f"{self.id} counts")
+
+    @rio.handler
+    async def count(self, message: Count, app: rio.AppData) -> int:
+        return await self._count(message.gate, app.get(Probe))
+
+    @rio.handler
+    async def count_often(self, message: CountOften, app: rio.AppData) -> int:
+        return await self._count(message.gate, app.get(Probe))
+
+    @rio.handler
+    async def look(self, message: Look, app: rio.AppData) -> int:
+        return await self._count(message.gate, app.get(Probe))
+
+
+# --- the rules ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("repeatable", [False, True], ids=["once", "repeatable"])
+@pytest.mark.parametrize(
+    ("error", "once", "repeatable_too"),
+    [
+        (Redirected(), Next.FOLLOW, Next.FOLLOW),
+        (UnknownType(), Next.ANOTHER, Next.ANOTHER),
+        (NotExecuted(), Next.LATER, Next.LATER),
+        (Draining(), Next.LATER, Next.LATER),
+        (Unavailable(), Next.LATER, Next.LATER),
+        (Overloaded(), Next.LATER, Next.LATER),
+        (Expired(), Next.RAISE, Next.RAISE),
+        (NotActivated(), Next.RAISE, Next.RAISE),
+        (OutcomeUnknown(), Next.RAISE, Next.LATER),
+        (ConnectionLost(), Next.RAISE, Next.LATER),
+        (Superseded(), Next.RAISE, Next.LATER),
+        (CallTimeout(), Next.RAISE, Next.RAISE),
+        (HandlerError(), Next.RAISE, Next.RAISE),
+        (UnknownMessage(), Next.RAISE, Next.RAISE),
+        (BadMessage(), Next.RAISE, Next.RAISE),
+        (DeadlockError(), Next.RAISE, Next.RAISE),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, RioError) else "",
+)
+def test_what_is_done_about_an_error(error: RioError, once: Next, repeatable_too: Next, repeatable: bool) -> None:
+    assert retry.decide(error, repeatable=repeatable) is (repeatable_too if repeatable else once)
+
+
+# --- a connection that breaks ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_whose_server_vanishes_is_unknown_and_ran_once(cluster: Cluster, probe: Probe) -> None:
+    server = await cluster.server(Counter)
+    client = await cluster.client()
+    call = asyncio.ensure_future(client.send(Counter, "a", Count("never")))
+    await probe.noted("a counts")
+    sever(server)
+    with pytest.raises(ConnectionLost, match="the connection broke before the answer came") as caught:
+        await call
+    assert isinstance(caught.value, OutcomeUnknown)
+    assert await client.send(Counter, "b", Count()) == 1
+    assert probe.count("a counts") == 1
+
+
+async def test_of_a_thousand_calls_whose_server_vanishes_none_runs_twice(cluster: Cluster, probe: Probe) -> None:
+    server = await cluster.server(Counter)
+    client = await cluster.client()
+    calls = [asyncio.ensure_future(client.send(Counter, f"c{n}", Count("never"))) for n in range(1000)]
+    await probe.noted("c999 counts")
+    sever(server)
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {ConnectionLost}
+    await until(lambda: server.statistics().in_flight == 0)
+    assert sorted(probe.log) == sorted(f"c{n} counts" for n in range(1000))
+
+
+@pytest.mark.parametrize("message", [CountOften, Look])
+async def test_a_repeatable_call_whose_server_vanishes_is_sent_again(cluster: Cluster, probe: Probe, message: type[Count]) -> None:
+    server = await cluster.server(Counter)
+    client = await cluster.client()
+    call = asyncio.ensure_future(client.send(Counter, "a", message("go")))
+    await probe.noted("a counts")
+    sever(server)
+    probe.gate("go").set()
+    assert await call == 2
+
+
+async def test_a_repeatable_call_ends_at_its_deadline_all_the_same(cluster: Cluster, probe: Probe) -> None:
+    server = await cluster.server(Counter)
+    client = await cluster.client()
+    call = asyncio.ensure_future(client.send(Counter, "a", Look("never"), timeout=0.3))
+    for times in (1, 2, 3):
+        await probe.noted("a counts", times)
+        sever(server)
+    with pytest.raises(RioError) as caught:
+        await call
+    assert isinstance(caught.value, CallTimeout | Expired)
+
+
+async def test_a_call_that_was_not_sent_when_the_connection_broke_is_sent_on_the_next_one(cluster: Cluster, probe: Probe) -> None:
+    server = await cluster.server(Counter)
+    client = await cluster.client()
+    await client.send(Counter, "a", Count())
+    sever(server)
+    await until(lambda: server.statistics().connections == 0)
+    await asyncio.gather(*(client.send(Counter, f"c{n}", Count()) for n in range(20)))
+    assert server.statistics().connections == 1
+
+
+async def test_an_answer_that_is_lost_between_objects_is_unknown_to_the_handler(cluster: Cluster, probe: Probe) -> None:
+    class Ask(rio.Message[str]):
+        to: str
+
+    class Asker(rio.ServiceObject):
+        @rio.handler
+        async def ask(self, message: Ask) -> str:
+            try:
+                return str(await self.send(Counter, message.to, Count("never")))
+            except OutcomeUnknown as error:
+                return type(error).__name__
+
+    asker = await cluster.server(Asker)
+    counter = await cluster.server(Counter)
+    call = asyncio.ensure_future(asker.client.send(Asker, "x", Ask("a")))
+    await probe.noted("a counts")
+    sever(counter)
+    assert await call == "ConnectionLost"
+    assert probe.count("a counts") == 1
+
+
+async def test_closing_a_client_ends_all_its_calls(cluster: Cluster, probe: Probe) -> None:
+    server = await cluster.server(Counter)
+    async with rio.Client(cluster.storage) as client:
+        calls = [asyncio.ensure_future(client.send(Counter, "a", message("never"))) for message in (Count, CountOften, Look)]
+        await probe.noted("a counts")
+        server._service.draining = True
+        calls.append(asyncio.ensure_future(client.send(Counter, "b", Look())))
+        await until(lambda: server.statistics().failures > 0)
+    assert [type(outcome).__name__ for outcome in await asyncio.gather(*calls, return_exceptions=True)] == [*["ConnectionLost"] * 3, "NotExecuted"]
+    server._service.draining = False
+    with pytest.raises(RuntimeError, match="this client is not open"):
+        client.send(Counter, "a", Count())
+
+
+# --- no server ---------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_empty_membership_is_told_at_once(cluster: Cluster) -> None:
+    client = await cluster.client()
+    with pytest.raises(NoServersAvailable, match="it is empty: has a server been started on this storage"):
+        await client.send(Counter, "a", Count())
+
+
+async def test_a_membership_without_an_active_server_is_told_with_what_there_is(cluster: Cluster) -> None:
+    registered = await cluster.storage.membership.register("127.0.0.1:1")
+    client = await cluster.client()
+    with pytest.raises(NoServersAvailable, match="lists no active server.*127.0.0.1:1 is JOINING"):
+        await client.send(Counter, "a", Count())
+    await cluster.storage.membership.set_status(registered.generation, MemberStatus.JOINING, MemberStatus.DEAD)
+
+
+async def test_servers_that_cannot_be_reached_are_told_after_a_few_attempts(cluster: Cluster) -> None:
+    membership = cluster.storage.membership
+    for port in (1, 2):
+        registered = await membership.register(f"127.0.0.1:{port}")
+        await membership.set_status(registered.generation, MemberStatus.JOINING, MemberStatus.ACTIVE)
+    client = await cluster.client()
+    with pytest.raises(NoServersAvailable, match=r"none of the 2 active members can be reached; the last one: 127\.0\.0\.1:[12] cannot be reached"):
+        await client.send(Counter, "a", Count())
+
+
+async def test_a_server_that_cannot_be_reached_is_left_out_while_another_can(cluster: Cluster, probe: Probe) -> None:
+    dead = await cluster.storage.membership.register("127.0.0.1:1")
+    await cluster.storage.membership.set_status(dead.generation, MemberStatus.JOINING, MemberStatus.ACTIVE)
+    await cluster.server(Counter)
+    client = await cluster.client()
+    assert set(await asyncio.gather(*(client.send(Counter, f"c{n}", Count()) for n in range(40)))) == {1}
+
+
+async def test_a_membership_that_cannot_be_read_is_told(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = await cluster.client()
+
+    async def fail(_: object) -> None:
+        raise StorageUnavailable("no answer")
+
+    monkeypatch.setattr(LocalMembershipStorage, "snapshot", fail)
+    with pytest.raises(NoServersAvailable, match="the membership cannot be read: no answer"):
+        await client.send(Counter, "a", Count())
+    with pytest.raises(StorageUnavailable):
+        async with rio.Client(cluster.storage):
+            pass
+
+
+async def test_a_client_that_was_opened_before_any_server_finds_the_first_one(cluster: Cluster, probe: Probe) -> None:
+    client = await cluster.client()
+    await cluster.server(Counter)
+    assert await client.send(Counter, "a", Count()) == 1
+
+
+# --- servers that come back ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_goes_on_after_a_server_was_restarted_on_its_port(cluster: Cluster, probe: Probe) -> None:
+    client = await cluster.client()
+    address = "127.0.0.1:0"
+    for restart in range(5):
+        registry = rio.Registry(Counter)
+        async with rio.Server(registry, storage=cluster.storage, cluster="local", address=address, app_data=cluster.app_data()) as server:
+            address = server.address
+            assert await client.send(Counter, "a", Count()) == restart + 1
+            assert await client.send(Counter, f"new{restart}", Count()) == 1
+
+
+async def test_a_server_that_died_and_came_back_on_its_port_is_a_new_member_and_takes_its_objects_back(cluster: Cluster, probe: Probe) -> None:
+    client = await cluster.client()
+    first = await cluster.server(Counter)
+    assert await client.send(Counter, "a", Count()) == 1
+    await crash(first)
+    second = await cluster.server(Counter, address=first.address)
+    assert second.address == first.address
+    assert second.cluster.generation != first.cluster.generation
+    assert await client.send(Counter, "a", Count()) == 2
+    assert await client.send(Counter, "b", Count()) == 1
+    assert cluster.home(Counter, "a") is second
+
+
+async def test_the_objects_of_a_server_that_died_move_when_it_is_declared_dead(cluster: Cluster, probe: Probe) -> None:
+    first = await cluster.server(Counter)
+    assert await first.client.send(Counter, "a", Count()) == 1
+    second = await cluster.server(Counter)
+    client = await cluster.client()
+    await crash(first)
+    call = asyncio.ensure_future(client.send(Counter, "a", Count()))
+    await until(lambda: second.statistics().failures > 0)
+    assert not call.done(), "nobody may take the object while its owner may live"
+    await cluster.storage.membership.set_status(first.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD)
+    assert await call == 2
+    assert cluster.home(Counter, "a") is second
+
+
+async def test_a_call_to_an_overloaded_node_is_made_again_until_it_is_taken(cluster: Cluster, probe: Probe) -> None:
+    server = await cluster.server(Counter)
+    client = await cluster.client()
+    first = asyncio.ensure_future(client.send(Counter, "a", Count("go")))
+    await probe.noted("a counts")
+    server._service.dispatcher.in_flight_limit = 1
+    second = asyncio.ensure_future(client.send(Counter, "b", Count()))
+    await until(lambda: server.statistics().failures >= 2)
+    probe.gate("go").set()
+    assert await asyncio.gather(first, second) == [1, 1]
+    assert probe.count("b counts") == 1
+
+
+async def test_an_object_that_fails_to_activate_is_not_tried_again_behind_the_callers_back(cluster: Cluster, probe: Probe) -> None:
+    class Sick(rio.ServiceObject):
+        async def after_load(self, app: rio.AppData) -> None:
+            app.get(Probe).note("tried")
+            raise ValueError("no")
+
+        @rio.handler
+        async def count(self, message: Count) -> int:
+            return 0
+
+    await cluster.nodes(2, Sick)
+    client = await cluster.client()
+    with pytest.raises(NotActivated):
+        await client.send(Sick, "a", Count())
+    assert probe.count("tried") == 1
