@@ -248,6 +248,10 @@ class StorageClosed(StorageError):
 # --- membership -------------------------------------------------------------------------------------------------------
 
 
+class JoinFailed(RioError):
+    """A new node could not exchange probes, both ways, with a majority of the other members. The address it gave may be a wrong one."""
+
+
 class NodeEvicted(RioError):
     """The cluster has declared this node dead, so it has stopped. A supervisor should start it again, as a new member."""
 

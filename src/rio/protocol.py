@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from rio.errors import DeadlockError, HandlerError, ProtocolError, ProtocolVersionMismatch, RioError
-from rio.message import Message
+from rio.message import ApplicationError, Message
 
 VERSION = 1
 MAX_CHAIN = 64
@@ -45,7 +45,10 @@ class Kind(IntEnum):
     PING = 7
     PONG = 8
     GOAWAY = 9
-    """From a server: it drains, send new objects elsewhere. From a client: drain and stop."""
+    """From a server: it drains, send new objects elsewhere; with a number, it has stopped, and that was the last request which it read.
+    From a client: drain and stop."""
+    GOSSIP = 10
+    """Between nodes, on a connection of its own, from the one that made it: what the members tell each other."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -85,7 +88,8 @@ def error(id: int, error: BaseException) -> bytes:
     try:
         return _encode((Kind.ERROR, id, error.code, error.message, error.detail))
     except Exception as cause:  # an application's error class may do anything
-        return _encode((Kind.ERROR, id, error.code, f"{text_of(error)} (its detail cannot be sent: {text_of(cause)})", None))
+        code, detail = (HandlerError.code, [type(error).__name__, ""]) if isinstance(error, ApplicationError) else (error.code, None)
+        return _encode((Kind.ERROR, id, code, f"{text_of(error)}, which cannot be sent whole: {text_of(cause)}", detail))
 
 
 def read_error(body: bytes) -> tuple[str, str, Any]:
@@ -124,8 +128,25 @@ def read_event(body: bytes) -> tuple[int, str, bytes]:
     return sequence, type_name, bytes(payload)
 
 
-def goaway(text: str) -> bytes:
-    return _encode((Kind.GOAWAY, 0, text))
+def goaway(text: str, last_request: int | None = None) -> bytes:
+    return _encode((Kind.GOAWAY, 0, text, last_request))
+
+
+def read_goaway(body: bytes) -> tuple[str, int | None]:
+    """``(text, last request)``."""
+    _, _, text, last_request = _read(body, tuple[int, int, str, int | None])
+    return text, last_request
+
+
+def gossip(payload: bytes) -> bytes:
+    """A GOSSIP: ``[10, 0, payload]``, the payload being a message of :mod:`rio.cluster.gossip` in MessagePack."""
+    return b"\x93\x0a\x00" + payload
+
+
+def read_gossip(body: bytes) -> bytes:
+    """The payload, not yet decoded."""
+    _, _, payload = _read(body, tuple[int, int, msgspec.Raw])
+    return bytes(payload)
 
 
 def _read(body: bytes, shape: Any) -> Any:

@@ -10,7 +10,7 @@ import random
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Self
 
 from rio import protocol
@@ -21,6 +21,7 @@ from rio.client.pool import Peer
 from rio.clock import Clock
 from rio.clock import now as system_now
 from rio.cluster.config import ClusterConfig
+from rio.cluster.control import ControlConnections
 from rio.cluster.membership import MembershipSnapshot, MembershipStorage
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider
@@ -38,6 +39,8 @@ logger = logging.getLogger("rio.server")
 
 SWEEP_INTERVAL = 0.1
 """Seconds between two looks for calls that are past their deadline."""
+FAREWELL_TIMEOUT = 1.0
+"""Seconds that clients have to close, once they were told that the server has stopped."""
 FENCE_GRACE = 1.0
 """Seconds without the lease after which handlers that still run are cancelled."""
 
@@ -114,15 +117,19 @@ class Server:
         self._timeout = timeout
         self._drain_timeout = drain_timeout
         self._frame_limit = frame_limit
+        self._clock = clock
         self._rng = rng
         self.address = ""
         """``host:port`` under which this node is known; empty before :meth:`bind`."""
         self.hello = Hello(protocol.VERSION, "node")
         self._listener: asyncio.Server | None = None
         self._client: NodeClient | None = None
+        self._control: ControlConnections | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._asked_to_stop = asyncio.Event()
         self._stopped = False
+        self._ended = asyncio.Event()
+        self._is_deserted = asyncio.Event()
         self._evicted: NodeEvicted | None = None
         self._fencing: asyncio.TimerHandle | None = None
 
@@ -161,8 +168,9 @@ class Server:
         self._client = NodeClient(self)
         self._service.start(loop, Address.parse(self.address), self._client.send)
         self.cluster.on_lease = self._lease_moved
+        self.cluster.control = self._control = ControlConnections(self._introduction)
         await self.cluster.join(self.address)
-        self.hello = Hello(protocol.VERSION, "node", self.cluster.generation, self.address)
+        self.hello = self._introduction()
         await self._client.start()
         self.cluster.on_snapshot = self._client.use_members
         self._tasks = [
@@ -188,14 +196,18 @@ class Server:
         """Have :meth:`run` drain and return. Safe to call from a signal handler of the event loop."""
         self._asked_to_stop.set()
 
-    async def stop(self) -> None:
-        """Drain: let objects finish, shut down and go to other nodes; then leave the cluster and close. Idempotent."""
+    async def stop(self, *, drain: bool = True) -> None:
+        """Drain: let objects finish, shut down and go to other nodes; then leave the cluster and close. Idempotent.
+
+        ``drain=False``: at once; handlers are cancelled, no shutdown hook runs and nothing is saved.
+        """
         if self._stopped:
+            await self._ended.wait()
             return
         self._stopped = True
         self._asked_to_stop.set()
         try:
-            if self._evicted is None and self._listener is not None:
+            if drain and self._evicted is None and self._listener is not None:
                 await self._drain()
         finally:
             await self._release_resources()
@@ -217,6 +229,12 @@ class Server:
 
     async def _release_resources(self) -> None:
         """Close everything, in the order in which nothing is admitted any more before others may admit it."""
+        try:
+            await self._leave()
+        finally:
+            self._ended.set()
+
+    async def _leave(self) -> None:
         await self._service.abort()
         if self.cluster.generation:
             try:
@@ -228,18 +246,29 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._fencing is not None:
             self._fencing.cancel()
+        if self._control is not None:
+            await self._control.close()
         if self._client is not None:
             await self._client.close()
-        self._close_connections()
         if self._listener is not None:
             self._listener.close()
+            await self._close_connections()
             await self._listener.wait_closed()
         if self._owned_storage is not None:
             await self._owned_storage.close()
 
-    def _close_connections(self) -> None:
-        for connection in list(self._service.dispatcher.connections):
-            connection.close()
+    async def _close_connections(self) -> None:
+        """Have the clients close, so that none loses a call that is on its way; after a while, close."""
+        connections = self._service.dispatcher.connections
+        for connection in list(connections):
+            connection.dismiss(f"{self.address} has stopped")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_TIMEOUT):
+                while connections:
+                    self._is_deserted.clear()
+                    await self._is_deserted.wait()
+        for connection in list(connections):
+            connection.cut_off(f"{self.address} has stopped")
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_listener", None) is not None and not self._stopped:
@@ -259,6 +288,9 @@ class Server:
         """The server's side of a connection that is about to be made."""
         return ServerProtocol(self._service.dispatcher, self, self._frame_limit)
 
+    def _introduction(self) -> Hello:
+        return Hello(protocol.VERSION, "node", self.cluster.generation, self.address)
+
     def _advertised(self) -> Address:
         assert self._listener is not None
         bound = self._listener.sockets[0].getsockname()
@@ -275,6 +307,11 @@ class Server:
 
     def disconnected(self, connection: ServerProtocol) -> None:
         self._service.router.disconnect(connection)
+        if not self._service.dispatcher.connections:
+            self._is_deserted.set()
+
+    def gossip(self, source: int, payload: bytes) -> None:
+        self.cluster.receive(source, payload)
 
     def leave_requested(self) -> None:
         logger.info("%s was asked to stop", self.address)
@@ -304,7 +341,7 @@ class Server:
             logger.error("%s stops: %s", self.address, error)
             self._evicted = error
             await self._service.abort()
-            self._close_connections()
+            await self._close_connections()
             self.request_stop()
 
     async def _sweep(self) -> None:
@@ -391,7 +428,13 @@ class NodeClient(Client):
     """The client of a node's own objects: it asks its own node first, without a socket, and the others as any client does."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__(server._storage.membership, timeout=server._timeout, frame_limit=server._frame_limit, rng=server._rng)
+        super().__init__(
+            server._storage.membership,
+            timeout=server._timeout,
+            frame_limit=server._frame_limit,
+            clock=server._clock,
+            rng=server._rng,
+        )
         self._server = server
 
     async def _read_members(self) -> MembershipSnapshot:

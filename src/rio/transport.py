@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 from rio import protocol
 from rio._core.calls import Call, ClientConnection
 from rio._core.dispatch import Connection, Dispatcher
-from rio.errors import ConnectionLost, FrameTooLarge, ProtocolError, RioError, from_code
+from rio.errors import ConnectionLost, Draining, FrameTooLarge, ProtocolError, RioError, from_code
 from rio.protocol import Hello, Kind
 
 logger = logging.getLogger("rio.transport")
@@ -37,6 +37,7 @@ class ServerOwner(Protocol):
     def unsubscribe(self, connection: ServerProtocol, number: int) -> None: ...
     def disconnected(self, connection: ServerProtocol) -> None: ...
     def leave_requested(self) -> None: ...
+    def gossip(self, source: int, payload: bytes) -> None: ...
 
 
 class ServerProtocol(Connection, asyncio.BufferedProtocol):
@@ -46,6 +47,7 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
         super().__init__(dispatcher, frame_limit)
         self._owner = owner
         self._timer: asyncio.TimerHandle | None = None
+        self._is_dismissed = False
         self.peer: Hello | None = None
         """Who is at the other end, once it has said so."""
 
@@ -86,6 +88,8 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
     # --- what the core leaves to us -----------------------------------------------------------------------------------
 
     def control(self, kind: int, id: int, body: bytes) -> None:
+        if self._is_dismissed:
+            return
         if not self.accepted:
             self._greet(body)
         elif kind == Kind.PING:
@@ -95,8 +99,10 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
         elif kind == Kind.GOAWAY:
             self.put(protocol.simple(Kind.GOAWAY, id))
             self._owner.leave_requested()
+        elif kind == Kind.GOSSIP and self.peer is not None and self.peer.role == "node":
+            self._owner.gossip(self.peer.generation, protocol.read_gossip(body))
         else:
-            raise ProtocolError(f"a server takes no frame of kind {kind}")
+            raise ProtocolError(f"a server takes no frame of kind {kind} from this peer")
 
     def _greet(self, body: bytes) -> None:
         self.peer = protocol.read_hello(body)
@@ -128,7 +134,23 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
 
     def flushed(self) -> None:
         if self.unsent > MAX_UNSENT:
-            self._cut_off("the peer does not read what it is sent")
+            self.cut_off("the peer does not read what it is sent")
+
+    def dismiss(self, text: str) -> None:
+        """Take no more requests and tell the client which was the last, so that it sends the others elsewhere. It is to close."""
+        if self.accepted:
+            self.accepted = False
+            self._is_dismissed = True
+            self.put(protocol.goaway(text, self.last_request))
+            self.flush()
+        else:
+            self.close()
+
+    def cut_off(self, reason: str) -> None:
+        """Close at once, whatever is not sent yet."""
+        logger.warning("cutting off the connection from %s: %s", self._peer_name(), reason)
+        if self.transport is not None:
+            self.transport.abort()
 
     def close(self) -> None:
         """Send what is written, then close; at once if the peer does not read it."""
@@ -140,17 +162,12 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
 
     def _set_timer(self, delay: float, reason: str) -> None:
         self._clear_timer()
-        self._timer = self.dispatcher.loop.call_later(delay, self._cut_off, reason)
+        self._timer = self.dispatcher.loop.call_later(delay, self.cut_off, reason)
 
     def _clear_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    def _cut_off(self, reason: str) -> None:
-        logger.warning("cutting off the connection from %s: %s", self._peer_name(), reason)
-        if self.transport is not None:
-            self.transport.abort()
 
     def _peer_name(self) -> str:
         return str(None if self.transport is None else self.transport.get_extra_info("peername"))
@@ -160,7 +177,7 @@ class ClientOwner(Protocol):
     """What a connection asks of its client."""
 
     def refused(self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol) -> None: ...
-    def lost(self, connection: ClientProtocol, calls: list[Call], error: ConnectionLost) -> None: ...
+    def lost(self, connection: ClientProtocol, calls: list[Call], error: RioError) -> None: ...
     def event(self, connection: ClientProtocol, number: int, body: bytes) -> None: ...
     def stream_ended(self, number: int) -> None: ...
 
@@ -211,7 +228,7 @@ class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
         elif kind == Kind.END:
             self._owner.stream_ended(id)
         elif kind == Kind.GOAWAY and id == 0:
-            self.on_goaway()
+            self._goes_away(*protocol.read_goaway(body))
         elif kind in (Kind.PONG, Kind.GOAWAY):
             reply = self._replies.pop(id, None)
             if reply is not None and not reply.done():
@@ -220,6 +237,13 @@ class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
             self.broken(from_code(*protocol.read_error(body)))
         elif kind not in (Kind.RESPONSE, Kind.ERROR):  # those are late answers to calls that were given up
             self.broken(ProtocolError(f"a client takes no frame of kind {kind}"))
+
+    def _goes_away(self, text: str, last_request: int | None) -> None:
+        self.on_goaway()
+        if last_request is not None:  # it has stopped: what it did not read has not run
+            self.usable = False
+            self._owner.lost(self, self.take_calls(last_request), Draining(text))
+            self._lose(ConnectionLost(f"the connection was closed before the answer came: {text}"))
 
     def answered_with_error(self, call: Call, body: bytes) -> None:
         self._owner.refused(call, protocol.read_error(body), self)

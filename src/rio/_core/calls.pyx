@@ -88,7 +88,7 @@ cdef class Call:
     cdef public object last_error     # why it is not sent yet; None at first
     cdef public object refusals       # what the owner notes about nodes that refused it; None at first
     cdef object _decode
-    cdef ClientConnection _connection # where it waits for its answer; None: nowhere
+    cdef ClientConnection _connection  # where it waits for its answer; None: nowhere
     cdef uint64_t _request_id
     cdef bint _is_routed              # it was sent where its object was found before
 
@@ -191,13 +191,14 @@ cdef class ClientConnection:
     def submit(self, Call call not None):
         """Write a call, and wait for its answer."""
         call._is_routed = False
-        self._submit(call, system_clock())
+        self._submit(call, call.owner._now())
 
-    def take_calls(self):
-        """All calls that wait, which this connection forgets."""
+    def take_calls(self, uint64_t after=0):
+        """All calls that wait and were written after request number ``after``; this connection forgets them."""
         cdef Call call
-        calls, self._calls = list(self._calls.values()), {}
+        calls = [call for call in self._calls.values() if call._request_id > after]
         for call in calls:
+            del self._calls[call._request_id]
             call._connection = None
         return calls
 
@@ -305,11 +306,13 @@ cdef class Caller:
     """Sends calls. The owner (a subclass) knows the servers: ``route(call)`` finds a way for a call whose object's place is not known,
     ``describe(message, object_type, returns) -> MessageCodec`` and ``name_of(object_type) -> str`` are asked once for each class,
     ``arm(deadline)`` sees to it that :meth:`expire` is called then, ``unencodable(message, error)`` and
-    ``undecodable_reply(call, error)`` make errors, ``reply_decoder(message, object_type, returns)`` is asked where the message does not tell,
-    ``given_up(call)`` hears of cancelled callers, ``context_of(turn)`` makes what a nested call carries.
+    ``undecodable_reply(call, error)`` make errors, ``reply_decoder(message, object_type, returns)`` is asked where the message does not
+    tell, ``given_up(call)`` hears of cancelled callers, ``context_of(turn)`` makes what a nested call carries. ``clock`` replaces the
+    system's, in seconds: deadlines are times of it.
     """
 
     cdef object _loop
+    cdef object _clock                       # None: the system's; else a callable
     cdef dict _future_options                # the keywords with which a call's future is made
     cdef public double default_timeout       # seconds
     cdef public Py_ssize_t route_limit       # objects whose place is remembered
@@ -320,8 +323,9 @@ cdef class Caller:
     cdef dict _older_routes                  # those before; forgotten when _routes is full
     cdef Py_ssize_t _route_count
 
-    def __init__(self, double default_timeout=30.0, Py_ssize_t route_limit=200_000):
+    def __init__(self, double default_timeout=30.0, Py_ssize_t route_limit=200_000, *, clock=None):
         self._loop = None
+        self._clock = clock
         self.default_timeout = default_timeout
         self.route_limit = route_limit
         self.armed_for = INFINITY
@@ -364,7 +368,7 @@ cdef class Caller:
             call._decode = self.reply_decoder(message, object_type, returns)
         call.repeatable = codec.repeatable
         call.owner = self
-        cdef double now = system_clock()
+        cdef double now = self._now()
         call.deadline = now + (self.default_timeout if timeout is None else <double>timeout)
         if turn is not None:
             if turn.deadline != 0 and turn.deadline < call.deadline:
@@ -398,9 +402,16 @@ cdef class Caller:
             if objects is not None:
                 objects.pop(id, None)
 
+    def now(self):
+        """Seconds on the clock of deadlines."""
+        return self._now()
+
     def rearm(self, double deadline):
         """The owner's timer now watches ``deadline``; ``inf``: nothing."""
         self.armed_for = deadline
+
+    cdef double _now(self) except? -1:
+        return system_clock() if self._clock is None else <double>self._clock()
 
     cdef ClientConnection _route(self, str type_name, str id):
         objects = self._routes.get(type_name)
@@ -425,7 +436,7 @@ cdef class Caller:
         return 0
 
     cdef int _remember(self, str type_name, str id, ClientConnection connection) except -1:
-        # Two generations instead of an order of use: when the recent half is full, it becomes the older half, and the older one is forgotten.
+        # Two generations instead of an order of use: when the recent half is full it becomes the older half, which is forgotten.
         objects = self._routes.get(type_name)
         if objects is None:
             objects = self._routes[type_name] = {}
@@ -449,10 +460,10 @@ cdef class Caller:
 
 
 cdef inline uint64_t milliseconds(double seconds) noexcept nogil:
-    # At least 1, since 0 would leave the time to the server.
+    # To the nearest, and at least 1, since 0 would leave the time to the server.
     if not seconds >= 0.001:
         return 1
-    return <uint64_t>(seconds * 1000.0) if seconds < 1e12 else <uint64_t>1000000000000000u
+    return <uint64_t>(seconds * 1000.0 + 0.5) if seconds < 1e12 else <uint64_t>1000000000000000u
 
 
 cdef inline int check_id(str id) except -1:

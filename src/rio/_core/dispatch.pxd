@@ -67,6 +67,7 @@ cdef class Connection:
     cdef public object transport     # anything with write(bytes); None once it is gone
     cdef dict _in_flight             # request id -> Turn, for those that did not end at once
     cdef public bint accepted        # the handshake is over: requests are taken
+    cdef readonly uint64_t last_request  # the highest request id that was read
     cdef TypeTable _table            # what the last request named
     cdef Method _method
     cdef public bint watched         # tell flushed() after each write
@@ -87,7 +88,7 @@ cdef class Dispatcher:
     cdef object _loop
     cdef dict _task_options          # the keywords with which a handler's task is made
     cdef public object app_data
-    cdef readonly double lease_until # turns start, and replies leave, only before this moment
+    cdef readonly double lease_until  # turns start, and replies leave, only before this moment
     cdef public Py_ssize_t waiting_limit      # for each object
     cdef public Py_ssize_t in_flight_limit    # for the node
     cdef readonly dict tables        # type name -> TypeTable
@@ -107,6 +108,7 @@ cdef class Dispatcher:
     cdef int _expire(self, Turn turn) except -1
     cdef int _admit(self, Turn turn) except -1
     cdef int _start(self, Turn turn) except -1
+    cdef int _release(self, Turn turn) except -1
     cdef int _finish(self, Turn turn, object result) except -1
     cdef int _pump(self, Activation activation) except -1
 

@@ -115,6 +115,8 @@ class Turn:
 class Connection:
     transport: Any
     accepted: bool
+    @property
+    def last_request(self) -> int: ...
     watched: bool
     def __init__(self, dispatcher: Dispatcher, frame_limit: int = ...) -> None: ...
     @property

@@ -1,8 +1,8 @@
 # cython: language_level=3
 """One request on its way through a server: parse, find the object, admit, take a turn, decode, call the handler, encode, write.
 
-All of that happens in one C call for everything that a read brought. A slow case (an object that is not in memory, an exception, a reply of
-an unexpected class) leaves through a method of ``runtime``, the Python owner, and comes back through a method of the turn or the activation.
+All of that happens in one C call for everything that a read brought. A slow case (an object that is not in memory, an exception, a reply
+of an unexpected class) leaves through a method of ``runtime``, the Python owner, and comes back through one of the turn or the activation.
 """
 
 import asyncio
@@ -291,10 +291,11 @@ cdef class Turn:
     cdef int _was_cancelled(self) except -1:
         if self._abandoned:
             return 0
+        who = f"{self.table.type_name}/{self.id}"
         if self._expired:
-            self.fail(CallTimeout(f"{self.table.type_name}/{self.id} was still handling {self.method.name} at the deadline, and was cancelled"))
+            self.fail(CallTimeout(f"{who} was still handling {self.method.name} at the deadline, and was cancelled"))
         elif self.connection.dispatcher.lease_until <= self.connection.dispatcher._now():
-            self.fail(OutcomeUnknown(f"the node lost its lease while {self.table.type_name}/{self.id} handled {self.method.name}"))
+            self.fail(OutcomeUnknown(f"the node lost its lease while {who} handled {self.method.name}"))
         else:
             self.connection.dispatcher.runtime.handler_failed(self, asyncio.CancelledError("the handler was cancelled"))
         return 0
@@ -396,6 +397,8 @@ cdef class Connection:
             raise ProtocolError(f"request id {request_id} is in use by a call that has not ended")
         turn.connection = self
         turn._request_id = request_id
+        if request_id > self.last_request:
+            self.last_request = request_id
         dispatcher.calls += 1
         if take_str(body, &data, &size):
             raise ProtocolError("a request's object type is no string")
@@ -494,8 +497,8 @@ cdef class Dispatcher:
     """The dispatch table of one node, and the rules by which turns are taken.
 
     ``runtime`` is asked in every slow case: ``activate(turn)``, ``undecodable(turn, error)``, ``handler_failed(turn, error)``,
-    ``encode_reply(turn, value)``, ``unencodable(value, error)``, ``cycle(turn, activation)``, ``turn_ended(activation)``, ``unknown_type(name)``,
-    ``unknown_message(table, name)``. ``clock`` replaces the system's, in seconds.
+    ``encode_reply(turn, value)``, ``unencodable(value, error)``, ``cycle(turn, activation)``, ``turn_ended(activation)``,
+    ``unknown_type(name)``, ``unknown_message(table, name)``. ``clock`` replaces the system's, in seconds.
     """
 
     def __init__(self, runtime, tables, *, clock=None, Py_ssize_t waiting_limit=1024, Py_ssize_t in_flight_limit=8192):
@@ -659,13 +662,20 @@ cdef class Dispatcher:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            self.runtime.handler_failed(turn, error)
-        else:
-            self._finish(turn, result)
+            try:
+                self.runtime.handler_failed(turn, error)
+            finally:
+                self._release(turn)
+            return 0
+        self._finish(turn, result)
+        return self._release(turn)
+
+    cdef int _release(self, Turn turn) except -1:
+        # The handler has ended without waiting for anything.
         turn._end()
-        activation.turn = None
-        if activation.closing:
-            self.runtime.turn_ended(activation)
+        turn.activation.turn = None
+        if turn.activation.closing:
+            self.runtime.turn_ended(turn.activation)
         return 0
 
     cdef int _finish(self, Turn turn, object result) except -1:

@@ -20,13 +20,15 @@ from rio.client.admin import AdminCommand
 from rio.client.pool import Peer, open_connection
 from rio.client.retry import Next
 from rio.client.subscription import Overflow, Subscription
-from rio.clock import now
-from rio.cluster.membership import Member, MembershipSnapshot, MembershipStorage
+from rio.clock import Clock
+from rio.cluster.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.errors import (
     BadReply,
     CallTimeout,
     ConnectionLost,
+    Draining,
     Expired,
+    NodeEvicted,
     NoServersAvailable,
     NotExecuted,
     RioError,
@@ -54,7 +56,8 @@ class Client(Caller):
 
     ``storage``: a URL, or a :class:`rio.storage.Storage` or :class:`MembershipStorage` of one's own, which the client only reads; one that
     is given as an object is not closed. ``timeout``: seconds that a call may take, unless it says otherwise itself. ``refresh_interval``:
-    seconds between two reads of the membership; it is read at once when a server cannot be reached.
+    seconds between two reads of the membership; it is read at once when a server cannot be reached. ``clock``: what times the deadlines,
+    the system's unless given.
     """
 
     def __init__(
@@ -64,9 +67,10 @@ class Client(Caller):
         timeout: float = 30.0,
         refresh_interval: float = 5.0,
         frame_limit: int = DEFAULT_FRAME_LIMIT,
+        clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        super().__init__(default_timeout=timeout)
+        super().__init__(default_timeout=timeout, clock=clock)
         self._owned_storage = open_storage(storage) if isinstance(storage, str) else None
         opened = self._owned_storage or storage
         self._membership = opened.membership if isinstance(opened, Storage) else cast(MembershipStorage, opened)
@@ -166,6 +170,7 @@ class Client(Caller):
             :raises CallRefused: unknown message, undecodable payload, deadlock.
             :raises HandlerError: the handler failed.
             """
+            ...
 
     def ref(self, object_type: type[T], id: str, /) -> T:
         """A reference to an object: ``await client.ref(Account, "ada").deposit(Deposit(1))``. Nothing is sent until a handler is called."""
@@ -177,7 +182,14 @@ class Client(Caller):
     ) -> Subscription[DynamicMessage]: ...
     @overload
     def subscribe(
-        self, object_type: type[ServiceObject] | str, id: str, /, *events: type[E], limit: int = 1024, overflow: Overflow = "raise"
+        self,
+        object_type: type[ServiceObject] | str,
+        id: str,
+        event: type[E],
+        /,
+        *events: type[E],
+        limit: int = 1024,
+        overflow: Overflow = "raise",
     ) -> Subscription[E]: ...
     def subscribe(
         self,
@@ -203,9 +215,9 @@ class Client(Caller):
         :raises NotExecuted: it cannot be reached. :raises ConnectionLost: it went away.
         """
         connection = await self._peer(address).connected()
-        began = now()
+        began = self.now()
         await connection.request(Kind.PING)
-        return now() - began
+        return self.now() - began
 
     async def admin(self, command: AdminCommand) -> None:
         """Have a command carried out.
@@ -264,11 +276,11 @@ class Client(Caller):
     def arm(self, deadline: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_later(max(0.001, deadline - now()), self._expire)
+        self._timer = self.loop.call_later(max(0.001, deadline - self.now()), self._expire)
 
     def _expire(self) -> None:
         """End the calls whose deadline has passed, and watch the next deadline."""
-        moment, earliest = now(), math.inf
+        moment, earliest = self.now(), math.inf
         for peer in self._peers.values():
             if peer.connection is not None:
                 late, next_deadline = peer.connection.overdue(moment)
@@ -308,7 +320,7 @@ class Client(Caller):
         peers = [self._peer(member.address) for member in self._members.active if member.address not in refusals]
         if not peers:
             return None
-        moment = now()
+        moment = self.now()
         best = min(peer.rank(moment) for peer in peers)
         peers = [peer for peer in peers if peer.rank(moment) == best]
         return peers[(crc32(f"{call.type_name}/{call.id}".encode()) + call.attempts) % len(peers)]
@@ -359,7 +371,7 @@ class Client(Caller):
         else:
             self._failed(call, errors.from_code(code, text, detail), connection)
 
-    def lost(self, connection: ClientProtocol, calls: list[Call], error: ConnectionLost) -> None:
+    def lost(self, connection: ClientProtocol, calls: list[Call], error: RioError) -> None:
         """A connection is gone, and with it the answers to these calls."""
         for subscription in list(self._subscriptions.values()):
             subscription.connection_lost(connection)
@@ -379,6 +391,8 @@ class Client(Caller):
                 self._ask_another(call, error, connection)
             case Next.LATER:
                 self.forget(call.type_name, call.id)
+                if isinstance(error, (Draining, ConnectionLost)):
+                    self._refresh_soon()
                 self._later(call, error)
             case Next.RAISE:
                 call.fail(error)
@@ -435,9 +449,10 @@ class Client(Caller):
             await asyncio.shield(self._refresh_soon())
 
     def _refresh_soon(self) -> asyncio.Task[None]:
-        if self._refreshing is None:
-            self._refreshing = self.loop.create_task(self._refresh(), name="rio client: read the membership")
-        return self._refreshing
+        refreshing = self._refreshing
+        if refreshing is None:
+            refreshing = self._refreshing = self.loop.create_task(self._refresh(), name="rio client: read the membership")
+        return refreshing
 
     async def _refresh(self) -> None:
         """Read the membership, and send what waited for it."""
@@ -462,8 +477,17 @@ class Client(Caller):
             if changed:
                 self._hurry()
         listed = {member.address for member in self._members.members if not member.status.terminal}
+        self._leave_the_dead(listed)
         for address in [address for address, peer in self._peers.items() if address not in listed and peer.idle]:
             del self._peers[address]
+
+    def _leave_the_dead(self, listed: set[str]) -> None:
+        """A process that was declared dead may be frozen, with its connections open: nothing that is sent there is answered any more."""
+        dead = {member.address for member in self._members.members if member.status == MemberStatus.DEAD} - listed
+        for address in dead:
+            peer = self._peers.get(address)
+            if peer is not None and peer.connection is not None and peer.connection.usable:
+                peer.connection.broken(NodeEvicted(f"the cluster has declared {address} dead"))
 
     def _hurry(self) -> None:
         """Somebody came or went: what waits for its next attempt need not wait longer."""

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from rio._core.calls import Call
-from rio.clock import now
 from rio.errors import NotExecuted, RioError
 from rio.identity import Address
 from rio.transport import HANDSHAKE_TIMEOUT, ClientProtocol
@@ -24,6 +23,7 @@ Connect = Callable[["Peer"], Awaitable[ClientProtocol]]
 class PeerOwner(Protocol):
     """What a peer asks of its client."""
 
+    def now(self) -> float: ...
     def unreachable(self, peer: Peer, call: Call, error: NotExecuted) -> None: ...
     def given_to(self, peer: Peer, connection: ClientProtocol, call: Call) -> None: ...
 
@@ -114,7 +114,7 @@ class Peer:
 
     def _failed(self, error: NotExecuted) -> None:
         self.failures += 1
-        self._avoid_until = now() + min(LONGEST_AVOIDANCE, 0.1 * 2.0**self.failures)
+        self._avoid_until = self._owner.now() + min(LONGEST_AVOIDANCE, 0.1 * 2.0**self.failures)
         self.connection = None
         self._connecting = None
         waiting, self._waiting = self._waiting, {}

@@ -24,6 +24,72 @@ MIN_ATTEMPTS = 3
 DAY = 86_400.0
 
 
+class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of gossip and failure detection between the nodes. All durations are seconds; the defaults are memberlist's for a LAN.
+
+    They speed things up and never decide alone: whether a member is dead is up to the lease and the storage. ``n`` is the number of live
+    members, ``health`` what a node thinks of its own senses, from 0 (good) to 8.
+
+    :raises ConfigurationError: the values contradict each other.
+    """
+
+    probe_interval: float = 1.0
+    """How often a node probes one other, the next of a shuffled list: ``probe_interval * (1 + health)``.
+
+    In the presets: ``renew_interval``.
+    """
+
+    probe_timeout: float = 0.5
+    """How long it waits for the answer before it asks others to try: ``probe_timeout * (1 + health)``. Less than ``probe_interval``."""
+
+    indirect_probes: int = 3
+    """How many others it asks then."""
+
+    gossip_interval: float = 0.2
+    """How often a node that has news passes it on. In the presets: ``min(0.2, probe_interval / 5)``."""
+
+    fan_out: int = 3
+    """To how many others, each time."""
+
+    retransmit_multiplier: int = 4
+    """Each piece of news is sent ``retransmit_multiplier * ceil(log10(n + 1))`` times by each node."""
+
+    suspicion_multiplier: int = 4
+    """A suspicion that two others share stands ``suspicion_multiplier * max(1, log10(n)) * probe_interval`` before its holder votes."""
+
+    suspicion_max_multiplier: int = 6
+    """One that nobody shares stands this many times as long; with one other who shares it, the time between that the logarithm gives."""
+
+    sync_interval: float = 30.0
+    """How often a node compares all that it knows with another one, chosen at random."""
+
+    vote_lifetime: float = 60.0
+    """How long a vote counts. A voter renews its own after a third of that."""
+
+    join_timeout: float = 60.0
+    """How long a new node tries to exchange probes with a majority of the others before it gives up joining."""
+
+    def __post_init__(self) -> None:
+        for name in ("probe_interval", "probe_timeout", "gossip_interval", "sync_interval", "vote_lifetime", "join_timeout"):
+            _check_duration(name, getattr(self, name))
+        for name in ("fan_out", "retransmit_multiplier", "suspicion_multiplier", "suspicion_max_multiplier"):
+            _check_count(name, getattr(self, name))
+        if self.indirect_probes < 0:
+            raise ConfigurationError(f"indirect_probes must not be negative, got {self.indirect_probes!r}")
+        _check_at_least("probe_interval", self.probe_interval, "2 * probe_timeout", 2 * self.probe_timeout)
+
+    @classmethod
+    def every(cls, probe_interval: float) -> Self:
+        """The defaults, scaled to another ``probe_interval``; ``join_timeout`` stays."""
+        return cls(
+            probe_interval=probe_interval,
+            probe_timeout=probe_interval / 2,
+            gossip_interval=min(0.2, probe_interval / 5),
+            sync_interval=30 * probe_interval,
+            vote_lifetime=60 * probe_interval,
+        )
+
+
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a :class:`rio.cluster.peer_to_peer.PeerToPeerClusterProvider`. All durations are seconds.
 
@@ -70,6 +136,16 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     However large, only the newest 64 are kept. From rio-rs: ``drop_inactive_after_secs``, where ``None`` is infinite.
     """
 
+    gossip: GossipConfig | None = msgspec.field(default_factory=GossipConfig)
+    """How the nodes talk to each other; with ``None`` they do not, and meet in the storage only. From rio-rs: ``GossipConfig.every(min(
+    interval_secs, lease_local / 3))``."""
+
+    require_durable_storage: bool = True
+    """Whether a server refuses storage that says it may forget what it has acknowledged, as a Redis without an append-only file does.
+
+    The presets :meth:`fast` and :meth:`local` only warn. From rio-rs: ``True``.
+    """
+
     def __post_init__(self) -> None:
         for name in ("renew_interval", "lease_local", "lease_evict", "poll_interval", "storage_timeout"):
             _check_duration(name, getattr(self, name))
@@ -99,12 +175,28 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def fast(cls) -> Self:
         """For quiet machines and a storage that is near: half of everything in :meth:`strict`. Failover within 4.75 s."""
-        return cls(renew_interval=0.5, lease_local=2.5, lease_evict=3.25, poll_interval=0.5, storage_timeout=1.0)
+        return cls(
+            renew_interval=0.5,
+            lease_local=2.5,
+            lease_evict=3.25,
+            poll_interval=0.5,
+            storage_timeout=1.0,
+            gossip=GossipConfig.every(0.5),
+            require_durable_storage=False,
+        )
 
     @classmethod
     def local(cls) -> Self:
         """For several nodes on one host, in development and in tests. Failover within 2.85 s."""
-        return cls(renew_interval=0.3, lease_local=1.5, lease_evict=1.95, poll_interval=0.3, storage_timeout=0.6)
+        return cls(
+            renew_interval=0.3,
+            lease_local=1.5,
+            lease_evict=1.95,
+            poll_interval=0.3,
+            storage_timeout=0.6,
+            gossip=GossipConfig.every(0.3),
+            require_durable_storage=False,
+        )
 
     @classmethod
     def named(cls, name: str) -> Self:
@@ -150,6 +242,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
             storage_timeout=min(2.0, lease_local / 2),
             limit_monitored_members=limit_monitored_members,
             drop_inactive_after=math.inf if drop_inactive_after_secs is None else drop_inactive_after_secs,
+            gossip=GossipConfig.every(attempt_interval),
         )
 
 

@@ -151,9 +151,14 @@ class MembershipStorage(ABC):
         """Return when the snapshot's version may be above ``version``, and after ``timeout`` seconds at the latest.
 
         It is a hint of when to read and no more: it may return early, and a back end that hears of nothing simply sleeps, which is what
-        this default does. It raises nothing of its own, so that a loop that reads and waits falls back to polling by itself.
+        this default does. A node waits in this way between two reads, so that it polls where nothing is heard.
         """
         await asyncio.sleep(timeout)
+
+    @property
+    def why_not_durable(self) -> str:
+        """Once it is prepared: why it may forget what it has acknowledged, or an empty string. See ``require_durable_storage``."""
+        return ""
 
     async def __aenter__(self) -> Self:
         await self.prepare()

@@ -8,14 +8,15 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rio.clock import Clock, now
 from rio.cluster.config import ClusterConfig
 from rio.cluster.lease import Lease, Observer
 from rio.cluster.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
-from rio.errors import NodeEvicted, StorageError, StorageUnavailable
+from rio.errors import ConfigurationError, NodeEvicted, StorageError, StorageUnavailable
 
 logger = logging.getLogger("rio.cluster")
 
@@ -24,8 +25,22 @@ T = TypeVar("T")
 FIRST_RETRY = 0.05
 """Seconds before the first retry of something that failed, at most; doubled by each further failure."""
 
+SHORTEST_POLL = 0.05
+"""How soon after a read the membership is read again at the earliest, in parts of ``poll_interval``, however often the storage tells of
+changes."""
+
 MAX_ABANDONED_CALLS = 64
 """Storage calls that may hang on after their time-out, before new ones are refused."""
+
+
+class ControlTransport(Protocol):
+    """How a node's messages get to other nodes. Each arrives once or never; in order or not; nobody waits for it."""
+
+    def send(self, address: str, payload: bytes) -> None:
+        """Send, or lose, one message; it reaches :meth:`ClusterProvider.receive` of the node at ``address``."""
+
+    def reset(self, address: str) -> None:
+        """Something is wrong on the way to this address: take a new one."""
 
 
 class ClusterProvider(ABC):
@@ -55,6 +70,8 @@ class ClusterProvider(ABC):
         """``host:port`` as joined."""
         self.snapshot = MembershipSnapshot(0, 0)
         """The newest membership that this node has read."""
+        self.control: ControlTransport | None = None
+        """The way to the other nodes, set before :meth:`join`; ``None``: the nodes meet in the storage only."""
         self.on_lease: Callable[[float], None] = _ignore
         """Called with ``lease_until``, a time of ``clock``, each time it moves: infinite where nobody watches, ``-inf`` for a fence."""
         self.on_snapshot: Callable[[MembershipSnapshot], None] = _ignore
@@ -65,16 +82,21 @@ class ClusterProvider(ABC):
 
         If this raises or is cancelled, :meth:`leave` takes back what it did; without it the others evict the member, which is silent.
 
+        :raises ConfigurationError: the storage may forget what it has acknowledged, and the settings demand that it does not.
         :raises StorageUnavailable: the storage did not answer.
         :raises NodeEvicted: another node took the address over meanwhile.
+        :raises JoinFailed: the other nodes cannot be talked to.
         """
         self._leaving.clear()
         self._lease = Lease(self._lease_duration())
+        if self._config.require_durable_storage and self._storage.why_not_durable:
+            raise ConfigurationError(self._storage.why_not_durable)
         registered = await self._calls.run(self._storage.register(address, metadata))
         self.generation, self.address, self.snapshot = registered.generation, address, registered.snapshot
         self._observer = Observer(self.generation, self._config)
         self.on_snapshot(self.snapshot)
         await self._renew()
+        await self._meet_the_others()
         await self._advance(MemberStatus.ACTIVE)
         await self.refresh()
         logger.info("%s joined as member %d", address, self.generation)
@@ -88,15 +110,9 @@ class ClusterProvider(ABC):
         """
         if not self.generation:
             raise RuntimeError("join() comes before serve()")
-        tasks = [asyncio.create_task(loop) for loop in (_until(self._leaving), *self._loops())]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await _until_one_ends(_until(self._leaving), *self._loops())
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await self._calls.settle()
 
     async def drain(self) -> None:
@@ -130,6 +146,13 @@ class ClusterProvider(ABC):
         await self._read()
         return self.snapshot
 
+    def receive(self, source: int, payload: bytes) -> None:
+        """A message came on the control connection of the member ``source``, as that introduced itself."""
+        logger.debug("a message of member %d is ignored: this node does not gossip", source)
+
+    async def _meet_the_others(self) -> None:  # noqa: B027  # there is nobody to meet where nobody talks
+        """Between registering and becoming active: make sure that the others can be talked to."""
+
     @abstractmethod
     def _lease_duration(self) -> float:
         """``lease_local`` in seconds, or infinite where nobody watches."""
@@ -144,10 +167,19 @@ class ClusterProvider(ABC):
 
     def _loops(self) -> list[Coroutine[Any, Any, None]]:
         """What :meth:`serve` runs, side by side, until one of them raises."""
-        return [self._repeat("reading the membership", self._config.poll_interval, self._poll)]
+        return [self._repeat("reading the membership", self._config.poll_interval, self._poll, self._wait_for_news)]
 
-    async def _repeat(self, what: str, interval: float, action: Callable[[], Awaitable[None]]) -> None:
-        """Run ``action`` every ``interval`` seconds from start to start, sooner after a failure, whatever fails but an eviction."""
+    async def _repeat(
+        self,
+        what: str,
+        interval: float,
+        action: Callable[[], Awaitable[None]],
+        wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Run ``action`` every ``interval`` seconds from start to start, sooner after a failure, whatever fails but an eviction.
+
+        ``wait``: how to spend the time after a success; it may return early.
+        """
         failures = 0
         while True:
             started = self._clock()
@@ -163,7 +195,7 @@ class ClusterProvider(ABC):
                     logger.info("member %d: %s works again after %d failure(s)", self.generation, what, failures)
                 failures = 0
             pause = retry_delay(failures, interval, self._rng) if failures else interval
-            await asyncio.sleep(max(0.0, started + pause - self._clock()))
+            await (asyncio.sleep if failures else wait)(max(0.0, started + pause - self._clock()))
 
     def _log_failure(self, what: str, failures: int, error: Exception) -> None:
         level = logging.WARNING if failures == 1 else logging.DEBUG
@@ -180,6 +212,19 @@ class ClusterProvider(ABC):
             await act()
             if self._clock() >= sent + self._config.poll_interval:
                 break
+
+    async def _wait_for_news(self, seconds: float) -> None:
+        """Return after ``seconds``, or when the storage tells of a change that was not read yet."""
+        due = self._clock() + seconds
+        await asyncio.sleep(min(seconds, SHORTEST_POLL * self._config.poll_interval))
+        left = max(0.0, due - self._clock())
+        with suppress(TimeoutError):  # of a storage that does not keep to the time it was given
+            async with asyncio.timeout(left):
+                try:
+                    await self._storage.wait_for_change(self.snapshot.version, left)
+                except StorageError as error:
+                    logger.debug("member %d: the storage tells of no changes: %r", self.generation, error)
+                    await asyncio.sleep(left)
 
     async def _read(self) -> MembershipSnapshot:
         """One read as it came; :attr:`snapshot` takes it unless a newer one has overtaken it."""
@@ -286,6 +331,19 @@ class _StorageCalls:
 def retry_delay(failures: int, longest: float, rng: random.Random) -> float:
     """Seconds before the next attempt after ``failures`` in a row: full jitter below ``min(longest, 0.05 * 2 ** (failures - 1))``."""
     return rng.uniform(0.0, min(longest, FIRST_RETRY * 2.0 ** min(failures - 1, 32)))
+
+
+async def _until_one_ends(*loops: Coroutine[Any, Any, None]) -> None:
+    """Run all side by side until one returns or raises, then end the others."""
+    tasks = [asyncio.create_task(loop) for loop in loops]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _until(event: asyncio.Event) -> None:

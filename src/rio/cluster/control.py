@@ -1,0 +1,174 @@
+"""The control connections between nodes: gossip only, so that no user's request can delay it.
+
+One connection for each direction: a node writes to the connections that it made and reads from those that were made to it. So an answer
+proves that both can be reached under the address that they gave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from rio import protocol
+from rio._core.calls import Call
+from rio.client.pool import open_connection
+from rio.errors import RioError
+from rio.protocol import Hello
+from rio.transport import HANDSHAKE_TIMEOUT, ClientProtocol
+
+logger = logging.getLogger("rio.cluster")
+
+FRAME_LIMIT = 64 * 1024
+"""Bytes of a frame that a node is willing to read on the connections it made; it is sent next to nothing there."""
+
+MAX_WAITING = 32
+"""Messages that wait for a connection; then the oldest are lost."""
+
+MAX_UNSENT = 256 * 1024
+"""Bytes that a peer may leave unread before what is meant for it is lost."""
+
+MAX_CONNECTIONS = 256
+IDLE_TIMEOUT = 60.0
+"""Seconds without a message after which a connection is closed when another one is made."""
+
+RETRY_INTERVAL = 1.0
+"""Seconds between two attempts to connect to one address."""
+
+DEAD_LINK_TIMEOUT = 5.0
+"""Seconds that sent bytes may stay unacknowledged before the system gives the connection up, where it can be told so."""
+
+Make = Callable[[], ClientProtocol]
+
+
+class ControlConnections:
+    """Sends messages to addresses, as UDP would: each arrives once or never, and nobody waits for it.
+
+    ``hello``: how this node introduces itself; asked for each connection, as a node learns its generation late.
+    """
+
+    def __init__(
+        self, hello: Callable[[], Hello], *, connect: Callable[[str, Make], Awaitable[ClientProtocol]] = open_connection
+    ) -> None:
+        self._hello = hello
+        self._connect = connect
+        self._links: dict[str, _Link] = {}
+        self._closed = False
+
+    def send(self, address: str, payload: bytes) -> None:
+        """Send a message, or lose it."""
+        if self._closed:
+            return
+        link = self._links.pop(address, None)
+        if link is None:
+            self._make_room()
+            link = _Link(address, self._open)
+        self._links[address] = link  # the last one used comes last
+        link.send(protocol.gossip(payload))
+
+    def reset(self, address: str) -> None:
+        """Give the connection up: what may be wrong with it is not worth finding out."""
+        link = self._links.get(address)
+        if link is not None:
+            link.drop()
+
+    async def close(self) -> None:
+        """Close all connections. Idempotent."""
+        self._closed = True
+        links, self._links = self._links, {}
+        await asyncio.gather(*(link.close() for link in links.values()))
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    async def _open(self, link: _Link) -> ClientProtocol:
+        loop = asyncio.get_running_loop()
+        connection = await self._connect(link.address, lambda: ClientProtocol(loop, link, self._hello(), FRAME_LIMIT))
+        _give_up_dead_links(connection.transport)
+        return connection
+
+    def _make_room(self) -> None:
+        """Forget the connections that nobody has used for a while, and the one used least recently if there are too many."""
+        now = asyncio.get_running_loop().time()
+        for address, link in list(self._links.items()):
+            if now - link.used_at > IDLE_TIMEOUT or len(self._links) >= MAX_CONNECTIONS:
+                link.drop()
+                del self._links[address]
+            else:
+                break
+
+
+class _Link:
+    """One address: the connection, or the messages that wait for it."""
+
+    def __init__(self, address: str, open_: Callable[[_Link], Awaitable[ClientProtocol]]) -> None:
+        self.address = address
+        self.used_at = 0.0
+        self._open = open_
+        self._connection: ClientProtocol | None = None
+        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
+        self._connecting: asyncio.Task[None] | None = None
+        self._retry_at = 0.0
+
+    def send(self, frame: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        self.used_at = loop.time()
+        connection = self._connection
+        if connection is not None and connection.usable:
+            if connection.transport.get_write_buffer_size() + len(connection.writer) <= MAX_UNSENT:
+                connection.put(frame)
+        elif self._connecting is not None:
+            self._waiting.append(frame)
+        elif self.used_at >= self._retry_at:
+            self._retry_at = self.used_at + RETRY_INTERVAL
+            self._waiting.append(frame)
+            self._connecting = loop.create_task(self._connect(), name=f"control connection to {self.address}")
+
+    async def _connect(self) -> None:
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                self._connection = await self._open(self)
+        except (OSError, RioError) as error:
+            logger.debug("no control connection to %s: %s", self.address, str(error) or type(error).__name__)
+        else:
+            self._retry_at = 0.0
+            for frame in self._waiting:
+                self._connection.put(frame)
+        finally:
+            self._waiting.clear()
+            self._connecting = None
+
+    def drop(self) -> None:
+        """Close without waiting; the next message makes a new connection."""
+        connection, self._connection = self._connection, None
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()
+            connection.close()
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+    async def close(self) -> None:
+        connecting, connection = self._connecting, self._connection
+        if connecting is not None:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+        if connection is not None:
+            connection.close()
+            await connection.wait_closed()
+
+    # --- what a connection asks of its client: there are no calls here ----------------------------------------------------
+
+    def refused(self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol) -> None: ...
+    def lost(self, connection: ClientProtocol, calls: list[Call], error: RioError) -> None: ...
+    def event(self, connection: ClientProtocol, number: int, body: bytes) -> None: ...
+    def stream_ended(self, number: int) -> None: ...
+
+
+def _give_up_dead_links(transport: Any) -> None:
+    """A peer that is gone without a word is not written to for the quarter of an hour that TCP would try."""
+    own = transport.get_extra_info("socket")
+    if own is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(DEAD_LINK_TIMEOUT * 1000))

@@ -1,0 +1,199 @@
+"""``docs/protocol.md`` is true: each of its test vectors decodes to the value beside it, and is what we write."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+import msgspec
+import pytest
+
+import rio.message
+from rio import errors, protocol
+from rio._core.calls import Caller, ClientConnection, MessageCodec
+from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT, FrameReader, FrameWriter
+from rio._core.gossip import MemberTable
+from rio.client import retry
+from rio.cluster import gossip
+from rio.protocol import Context, Hello, Kind, Link
+from tests.core.node import Wire, settle
+
+PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
+VECTOR = re.compile(r"^```vector (\w+)\n(.+)\n((?:[0-9a-f ]+\n)+)```$", re.MULTILINE)
+ROW = re.compile(r"^\| (.+) \|$", re.MULTILINE)
+
+
+class Vector(NamedTuple):
+    value: Any
+    data: bytes
+
+
+TEXT = PAGE.read_text()
+VECTORS = {name: Vector(ast.literal_eval(value), bytes.fromhex(digits)) for name, value, digits in VECTOR.findall(TEXT)}
+
+
+class Line(ClientConnection):
+    """A connection that has no server, and writes."""
+
+    def __init__(self) -> None:
+        super().__init__(asyncio.get_running_loop())
+        self.transport = Wire()
+        self.usable = True
+
+
+class Client(Caller):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.get_running_loop()
+        self.line = Line()
+        self.learn("Account", "ada", self.line)
+
+    def name_of(self, object_type: str) -> str:
+        return object_type
+
+    def describe(self, message: Any) -> MessageCodec:
+        return MessageCodec("Deposit", msgspec.msgpack.encode, msgspec.msgpack.decode)
+
+    def arm(self, deadline: float) -> None: ...
+    def given_up(self, call: Any) -> None: ...
+
+
+def request(id: int, name: str, payload: bytes, context: bytes | None = None) -> bytes:
+    """As the compiled core writes it, from the fields."""
+    head = [Kind.REQUEST, id, "Account", "ada", name, 30_000, context]
+    return b"\x98" + b"".join(map(msgpack.packb, head)) + payload
+
+
+CHAIN = Context((Link("Teller", "7", "Transfer", 2**63),))
+
+OURS: dict[str, Callable[[], bytes]] = {
+    "hello_client": lambda: protocol.hello(Hello(protocol.VERSION, "client")),
+    "hello_node": lambda: protocol.hello(Hello(protocol.VERSION, "node", 3, "10.0.0.7:7070")),
+    "error_version": lambda: protocol.error(0, version_mismatch()),
+    "request": lambda: request(1, "Deposit", msgpack.packb({"amount": 100})),
+    "response": lambda: b"\x93\x02\x01" + msgpack.packb({"amount": 100}),
+    "request_nested": lambda: request(300, "Deposit", msgpack.packb({"amount": -5}), msgspec.msgpack.encode(CHAIN)),
+    "context": lambda: msgspec.msgpack.encode(CHAIN),
+    "cancel": lambda: protocol.simple(Kind.CANCEL, 1),
+    "error": lambda: protocol.error(300, errors.Redirected("Account/ada lives on 10.0.0.8:7070", ["10.0.0.8:7070", 4])),
+    "subscribe": lambda: request(301, "rio.subscribe", rio.message.ENCODER.encode(protocol.Subscribe(1))),
+    "event": lambda: protocol.event(1, 1, protocol.event_tail("Deposited", msgpack.packb({"amount": 100}))),
+    "end_client": lambda: protocol.simple(Kind.END, 1),
+    "end_server": lambda: protocol.end(1, errors.Unavailable("Account/ada left 10.0.0.7:7070")),
+    "ping": lambda: protocol.simple(Kind.PING, 302),
+    "pong": lambda: protocol.simple(Kind.PONG, 302),
+    "goaway_draining": lambda: protocol.goaway("10.0.0.7:7070 is about to stop"),
+    "goaway_stopped": lambda: protocol.goaway("10.0.0.7:7070 has stopped", 301),
+    "goaway_client": lambda: protocol.simple(Kind.GOAWAY, 303),
+    "gossip": lambda: protocol.gossip(gossip.encode(gossip.Ping(4, 3, 12, 0, news(), 77))),
+}
+
+
+def news() -> bytes:
+    table = MemberTable()
+    table.put(3, 1, 1, b"", ())
+    return table.encode([3], snapshot=False)
+
+
+def version_mismatch() -> errors.ProtocolVersionMismatch:
+    with pytest.raises(errors.ProtocolVersionMismatch) as caught:
+        protocol.read_hello(protocol.hello(Hello(protocol.VERSION + 1, "client")))
+    return caught.value
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table after a heading."""
+    section = TEXT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [[cell.strip() for cell in row.split(" | ")] for row in ROW.findall(re.sub(r"\| \|$", "|  |", section, flags=re.MULTILINE))][2:]
+
+
+@pytest.mark.parametrize("name", sorted({*VECTORS, *OURS}))
+def test_each_vector_is_what_we_write_and_decodes_to_the_value_beside_it(name: str) -> None:
+    value, data = VECTORS[name]
+    ours = OURS[name]()
+    if name == "context":
+        assert (msgpack.unpackb(data), data) == (value, ours)
+        return
+    writer = FrameWriter()
+    writer.put(ours)
+    assert writer.take() == data
+    [body] = FrameReader().feed(data)
+    assert msgpack.unpackb(body) == value
+    assert int.from_bytes(data[:4], "big") == len(body) == len(data) - 4
+
+
+def test_every_kind_has_a_vector() -> None:
+    assert {vector.value[0] for name, vector in VECTORS.items() if name != "context"} == set(Kind)
+
+
+def test_the_table_of_kinds_names_them_all() -> None:
+    section = TEXT.partition("## Frames")[2].partition("## The handshake")[0]
+    named = re.findall(r"^\| (\d+) \| (\w+) \|", section, re.MULTILINE)
+    assert {name: int(number) for number, name in named} == {kind.name: kind.value for kind in Kind}
+
+
+async def test_the_compiled_client_writes_the_request_and_the_cancel_of_the_page() -> None:
+    client = Client()
+    client.send("Account", "ada", {"amount": 100})
+    await settle()
+    future = client.send("Account", "ada", {"amount": 100})
+    await settle()
+    asyncio.ensure_future(future).cancel()
+    await settle()
+    first, _, cancelled = client.line.transport.writes
+    assert first == VECTORS["request"].data
+    assert cancelled == VECTORS["cancel"].data[:-1] + b"\x02"
+
+
+def test_the_compiled_server_writes_the_response_of_the_page() -> None:
+    writer = FrameWriter()
+    writer.put_message(Kind.RESPONSE, 1, msgpack.packb({"amount": 100}))
+    assert writer.take() == VECTORS["response"].data
+
+
+def test_what_is_read_of_a_vector_is_what_was_meant() -> None:
+    bodies = {name: vector.data[4:] for name, vector in VECTORS.items()}
+    assert protocol.read_hello(bodies["hello_node"]) == Hello(1, "node", 3, "10.0.0.7:7070")
+    assert protocol.read_error(bodies["error"]) == ("redirect", "Account/ada lives on 10.0.0.8:7070", ["10.0.0.8:7070", 4])
+    assert protocol.read_end(bodies["end_server"])[0] == "unavailable"
+    assert protocol.read_event(bodies["event"]) == (1, "Deposited", msgpack.packb({"amount": 100}))
+    assert protocol.read_goaway(bodies["goaway_stopped"]) == ("10.0.0.7:7070 has stopped", 301)
+    assert protocol.read_context(VECTORS["context"].data) == CHAIN
+
+
+def test_keys_that_are_not_known_are_skipped() -> None:
+    assert protocol.read_hello(msgpack.packb([0, 0, {"version": 1, "role": "client", "new": [1]}])) == Hello(1, "client")
+    assert protocol.read_context(msgpack.packb({"new": 1})) == Context()
+
+
+def test_every_error_code_is_in_the_table_with_what_the_client_does() -> None:
+    table = {cells[0].strip("`"): cells for cells in rows("Errors")}
+    assert set(table) == set(errors._CLASS_OF_CODE)
+    for code, (_, _, may_have_run, then, *_) in table.items():
+        error = errors._CLASS_OF_CODE[code].__new__(errors._CLASS_OF_CODE[code])
+        decisions = {retry.decide(error, repeatable=repeatable) for repeatable in (False, True)}
+        said = {word for word, decision in WORDS.items() if word in then for word in [decision]}
+        assert decisions == said, code
+        if isinstance(error, errors.NotExecuted):
+            assert may_have_run == "no", code
+        if isinstance(error, errors.OutcomeUnknown | errors.CallFailed):
+            assert may_have_run == "yes", code
+
+
+WORDS = {"goes there": retry.Next.FOLLOW, "another node": retry.Next.ANOTHER, "later": retry.Next.LATER, "raises": retry.Next.RAISE}
+
+
+def test_the_limits_are_those_of_the_code() -> None:
+    limits = TEXT.partition("## Limits")[2]
+    assert f"{DEFAULT_FRAME_LIMIT / 2**20:g} MiB, settable for each side up to {HARD_FRAME_LIMIT / 2**20:g} MiB" in limits
+    assert f"{protocol.MAX_TEXT:,} characters" in limits
+    assert f"at most {protocol.MAX_CHAIN} links" in TEXT
+    assert f"at most {retry.MAX_REDIRECTS} times" in TEXT
+    assert math.isclose(retry.FIRST_DELAY, 0.02)
+    assert math.isclose(retry.LONGEST_DELAY, 1.0)
