@@ -211,7 +211,8 @@ class RedisServer(Server):
         return [str(self._bin), *(argument for name, value in options.items() for argument in (f"--{name}", value))]
 
     def _is_ready(self) -> bool:
-        return talk(self.port, b"PING\r\n").startswith(b"+PONG")
+        """One that wants a password is there as well; while it reads its file it says so."""
+        return talk(self.port, b"PING\r\n").startswith((b"+PONG", b"-NOAUTH"))
 
 
 # --- binaries ---------------------------------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import count
+from typing import Any
 
 import asyncpg
 import pytest
 
-from tests.servers import PostgresServer, RedisServer, Server, ServerMissing
+from tests.servers import PostgresServer, RedisServer, Server, ServerMissing, free_port
 
 numbers = count(1)
 
@@ -48,9 +49,23 @@ def postgres_url(postgres_server: Server) -> str:
 
 
 @pytest.fixture
+async def session(postgres_url: str) -> AsyncIterator[Any]:
+    """Somebody else's connection to the same tables in PostgreSQL."""
+    connection = await asyncpg.connect(postgres_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
 def redis_url(redis_server: Server) -> str:
     """The URL of an empty namespace of this test's own."""
     return f"{redis_server.url}?namespace=test_{next(numbers)}"
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port that nobody listens on."""
+    return free_port()
 
 
 async def create_schema(url: str, schema: str) -> None:

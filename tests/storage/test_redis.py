@@ -1,14 +1,24 @@
-"""The storages on Redis (Valkey) keep the contracts."""
+"""The storages on Redis (Valkey) keep the contracts, and what Redis adds: gathering, keys, forgetting, and replies that are lost."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from rio.cluster.membership import MembershipStorage
+from rio.errors import ConfigurationError, SchemaMismatch, StateCorrupt, StorageClosed, StorageUnavailable
+from rio.identity import ObjectId
 from rio.placement import ObjectPlacement
-from rio.state import StateStorage
-from rio.storage.redis import RedisMembershipStorage, RedisObjectPlacement, RedisState
-from rio.testing.contracts import MembershipStorageContract, ObjectPlacementContract, StateStorageContract
+from rio.state import StateStorage, StoredState
+from rio.storage import _circuit, open_storage
+from rio.storage import redis as redis_module
+from rio.storage.redis import RedisDatabase, RedisMembershipStorage, RedisObjectPlacement, RedisState, open_database
+from rio.testing.contracts import ADA, MembershipStorageContract, ObjectPlacementContract, StateStorageContract
+from rio.testing.proxy import Proxy
+from tests.servers import RedisServer, Server
+from tests.storage.steps import fenced
 
 pytestmark = pytest.mark.both_loops
 
@@ -32,3 +42,283 @@ class TestRedisState(StateStorageContract):
     async def state(self, redis_url: str) -> AsyncIterator[StateStorage]:
         async with RedisState(redis_url) as state:
             yield state
+
+
+@pytest.fixture
+async def database(redis_url: str) -> RedisDatabase:
+    return open_database(redis_url)
+
+
+@pytest.fixture
+async def placement(database: RedisDatabase) -> AsyncIterator[ObjectPlacement]:
+    async with RedisObjectPlacement(database) as placement:
+        yield placement
+
+
+@pytest.fixture
+async def state(database: RedisDatabase) -> AsyncIterator[StateStorage]:
+    async with RedisState(database) as state:
+        yield state
+
+
+@pytest.fixture
+async def membership(database: RedisDatabase) -> AsyncIterator[MembershipStorage]:
+    async with RedisMembershipStorage(database) as membership:
+        yield membership
+
+
+@pytest.fixture
+async def redis(redis_server: Server) -> AsyncIterator[Any]:
+    """Somebody else's connection."""
+    async with Redis.from_url(redis_server.url) as redis:
+        yield redis
+
+
+# --- gathering
+
+
+async def test_claims_that_wait_together_are_one_script(database: RedisDatabase, placement: ObjectPlacement) -> None:
+    claims = await asyncio.gather(*(placement.claim(ObjectId("T", str(number)), 1) for number in range(100)))
+    assert len(set(claims)) == 100
+    assert database.statistics() == (100, 1)
+
+
+async def test_a_batch_has_a_limit(database: RedisDatabase, placement: ObjectPlacement) -> None:
+    await asyncio.gather(*(placement.claim(ADA, 1) for _ in range(1500)))
+    assert database.statistics() == (1500, 3)
+
+
+async def test_what_is_asked_of_one_key_is_done_in_that_order(placement: ObjectPlacement, state: StateStorage) -> None:
+    await fenced(state)
+    saves = [state.save(ADA, "s", 1, version, b"x") for version in range(10)]
+    *versions, loaded = await asyncio.gather(*saves, state.load_and_fence(ADA, "s", 1))
+    assert (versions, loaded) == ([*range(1, 11)], StoredState(10, b"x"))
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(
+    redis: Any, placement: ObjectPlacement, state: StateStorage, membership: MembershipStorage
+) -> None:
+    for number in range(3):
+        await redis.script_flush()
+        claims = await asyncio.gather(*(placement.claim(ObjectId("T", str(n)), 1) for n in range(10)))
+        assert len(set(claims)) == 10
+        await fenced(state, token=number)
+        assert (await membership.register("h:1")).snapshot.active == ()
+
+
+# --- cancelling and closing
+
+
+async def test_cancelling_at_any_moment_hurts_no_neighbour(placement: ObjectPlacement, membership: MembershipStorage) -> None:
+    registered = 0
+    for moment in range(60):
+        object_id = ObjectId("T", str(moment))
+        tasks = [asyncio.create_task(placement.claim(object_id, owner)) for owner in (1, 2, 3)]
+        registering = asyncio.create_task(membership.register(f"h:{moment}"))
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        registering.cancel()
+        _, second, third = await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait([registering])
+        assert second == third == await placement.lookup(object_id)
+        generation, snapshot = await membership.register(f"g:{moment}")
+        assert registered < generation == snapshot.generation_high
+        registered = generation
+
+
+async def test_closing_finishes_what_waits(redis_url: str) -> None:
+    storage = open_storage(redis_url)
+    await storage.prepare()
+    claims = [asyncio.create_task(storage.placement.claim(ObjectId("T", str(number)), 1)) for number in range(2000)]
+    await asyncio.sleep(0)
+    await storage.close()
+    assert len({claimed.token for claimed in await asyncio.gather(*claims)}) == 2000
+    with pytest.raises(StorageClosed):
+        await storage.placement.claim(ADA, 1)
+
+
+async def test_cancelling_prepare_at_any_moment_leaves_the_database_closed(redis_url: str) -> None:
+    for moment in range(0, 40, 2):
+        database = open_database(redis_url)
+        placement = RedisObjectPlacement(database)
+        preparing = asyncio.create_task(placement.prepare())
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        preparing.cancel()
+        await asyncio.wait([preparing])
+        await placement.close()
+        async with placement:
+            assert database.statistics() == (0, 0)
+        with pytest.raises(StorageClosed):
+            database.statistics()
+
+
+# --- keys
+
+
+async def test_the_keys_of_a_table_are_on_one_server_of_a_cluster(
+    redis: Any, redis_url: str, placement: ObjectPlacement, state: StateStorage, membership: MembershipStorage
+) -> None:
+    """Each key has one hash tag, and nothing outside of the namespace is touched."""
+    await membership.register("h:1")
+    for number in range(8):
+        await placement.claim(ObjectId("T}{", f"}}{number}"), 1)
+        await fenced(state, ObjectId("T", str(number)))
+    namespace = redis_url.rpartition("=")[2]
+    keys = [key.decode() for key in await redis.keys(f"*{namespace}[:}}]*")]
+    tags = {key[key.index("{") + 1 : key.index("}")] for key in keys}
+    assert tags == {f"{namespace}:members", f"{namespace}:placement", *(f"1:T1:{number}1:s" for number in range(8))}
+
+
+async def test_namespaces_are_apart(redis_server: Server) -> None:
+    async with RedisObjectPlacement(f"{redis_server.url}?namespace=one") as one:
+        await one.claim(ADA, 1)
+        async with RedisObjectPlacement(f"{redis_server.url}?namespace=two") as two:
+            assert await two.lookup(ADA) is None
+
+
+# --- what a server forgets
+
+
+async def test_numbers_grow_even_if_everything_is_lost() -> None:
+    with RedisServer() as server:
+        async with open_storage(server.url) as storage, Redis.from_url(server.url) as redis:
+            tokens, generations, versions = [], [], []
+            for _ in range(5):
+                generation, snapshot = await storage.membership.register("h:1")
+                tokens.append((await storage.placement.claim(ADA, 1)).token)
+                generations.append(generation)
+                versions.append(snapshot.version)
+                await redis.flushall()
+                assert await storage.membership.renew(generation) is False
+    for numbers in tokens, generations, versions:
+        assert numbers == sorted(set(numbers))
+
+
+async def test_a_server_without_an_append_only_file_is_refused_unless_the_url_accepts_it() -> None:
+    with RedisServer(appendonly="no") as server:
+        with pytest.raises(ConfigurationError, match="appendonly yes"):
+            await open_storage(server.url).prepare()
+        async with open_storage(f"{server.url}?durable=no") as storage:
+            await storage.placement.claim(ADA, 1)
+
+
+# --- servers that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("sqlite:///x", "no URL of Redis"),
+        ("redis://h/0?durable=perhaps", "yes or no"),
+        ("redis://h/0?namespace={x}", "braces"),
+        ("redis://h/0?namespace=", "braces"),
+        ("redis://h:port/0", "port"),
+        ("redis://h/0?socket_connect_timeout=soon", "socket_connect_timeout"),
+    ],
+)
+async def test_a_url_that_cannot_work_is_refused(url: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        RedisState(url)
+
+
+async def test_a_login_that_is_refused_says_so_and_never_shows_the_password() -> None:
+    with RedisServer(requirepass="open") as server:
+        for login, text in ("", "password"), (":s3cret@", "refused the login"):
+            database = open_database(server.url.replace("//", f"//{login}"))
+            with pytest.raises(StorageUnavailable, match=text) as failed:
+                await RedisState(database).prepare()
+            assert "s3cret" not in f"{database!r} {failed.value} {failed.value.__cause__}"
+        async with RedisState(server.url.replace("//", "//:open@")) as state:
+            await fenced(state)
+
+
+async def test_a_server_that_is_not_there_is_unavailable_and_not_waited_for_again(
+    unused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_circuit, "WAIT_TIMEOUT", 0.05)
+    lane = redis_module._Lane(redis_module._Target(f"redis://127.0.0.1:{unused_port}/0"))
+    with pytest.raises(StorageUnavailable, match="cannot be reached"):
+        await lane.command(b"PING")
+    with pytest.raises(StorageUnavailable, match="a moment ago"):
+        await lane.command(b"PING")
+
+
+async def test_a_namespace_of_another_version_is_refused(redis: Any, redis_url: str) -> None:
+    namespace = redis_url.rpartition("=")[2]
+    await redis.hset(f"{{{namespace}:members}}:cluster", "schema", "99")
+    with pytest.raises(SchemaMismatch, match="schema 99"):
+        await RedisState(redis_url).prepare()
+
+
+async def test_keys_and_states_that_are_not_ours_are_told_apart_and_left_alone(redis: Any, redis_url: str, state: StateStorage) -> None:
+    namespace = redis_url.rpartition("=")[2]
+    key = f"{namespace}:state:{{7:Account3:ada1:s}}"
+    await redis.set(key, "x")
+    with pytest.raises(SchemaMismatch, match="something else"):
+        await state.load_and_fence(ADA, "s", 1)
+    assert await redis.get(key) == b"x"
+    await redis.delete(key)
+    await redis.hset(key, mapping={"token": "1", "version": "many", "data": "x"})
+    with pytest.raises(StateCorrupt, match="many"):
+        await state.load_and_fence(ADA, "s", 1)
+    assert await redis.hget(key, "data") == b"x"
+
+
+async def test_a_full_server_is_unavailable_and_nothing_is_written() -> None:
+    with RedisServer() as server:
+        async with RedisState(server.url) as state, Redis.from_url(server.url) as redis:
+            await fenced(state)
+            await redis.config_set("maxmemory", "1")
+            with pytest.raises(StorageUnavailable, match="memory is full"):
+                await state.save(ADA, "s", 1, 0, b"x")
+            await redis.config_set("maxmemory", "0")
+            await fenced(state)
+
+
+async def test_a_replica_is_unavailable_and_looked_up_again() -> None:
+    with RedisServer() as server:
+        async with RedisState(server.url) as state, Redis.from_url(server.url) as redis:
+            await fenced(state)
+            await redis.replicaof("127.0.0.1", "1")
+            with pytest.raises(StorageUnavailable, match="replica"):
+                await state.save(ADA, "s", 1, 0, b"x")
+            await redis.replicaof("NO", "ONE")
+            assert await state.save(ADA, "s", 1, 0, b"x") == 1
+
+
+# --- lost replies
+
+
+async def test_after_a_lost_reply_the_repeated_claim_recognises_its_owner(redis_server: Server, redis_url: str) -> None:
+    async with Proxy("127.0.0.1", redis_server.port) as proxy:
+        behind = redis_url.replace(f":{redis_server.port}", f":{proxy.port}")
+        async with RedisObjectPlacement(behind) as placement:
+            await placement.lookup(ADA)  # now it is connected, and the next reply is that of the claim
+            for number in range(500):
+                object_id = ObjectId("T", str(number))
+                proxy.lose_replies(1)
+                with pytest.raises(StorageUnavailable, match="it may have been done or not"):
+                    await placement.claim(object_id, 1)
+                applied = await placement.lookup(object_id)
+                repeated = await placement.claim(object_id, 1)
+                assert applied is not None
+                assert (applied.generation, repeated.generation) == (1, 1)
+                assert repeated.token > applied.token
+
+
+async def test_nothing_is_sent_twice_after_a_lost_reply(redis_server: Server, redis_url: str) -> None:
+    async with Proxy("127.0.0.1", redis_server.port) as proxy:
+        behind = redis_url.replace(f":{redis_server.port}", f":{proxy.port}")
+        async with RedisMembershipStorage(behind) as membership:
+            generation = (await membership.register("h:1")).generation
+            assert await membership.renew(generation)
+            for count in range(1, 51):
+                proxy.lose_replies(1)
+                with pytest.raises(StorageUnavailable):
+                    await membership.renew(generation)
+                member = (await membership.snapshot()).find(generation)
+                assert member is not None
+                assert member.lease_counter == 2 * count
+                assert await membership.renew(generation)

@@ -1,13 +1,13 @@
 """Where a cluster keeps what it knows: members, placements and states, on one back end or three.
 
-``open_storage(url)`` makes all three at once. Drivers are imported when they are asked for.
+``open_storage(url)`` makes all three at once, and each of them can have a URL of its own. Drivers are imported when they are asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -58,19 +58,42 @@ class Storage:
         await self.close()
 
 
-def open_storage(url: str) -> Storage:
-    """The storage that a URL names, not yet prepared.
+def open_storage(
+    url: str | None = None, /, *, membership: str | None = None, placement: str | None = None, state: str | None = None
+) -> Storage:
+    """The storage that a URL names, not yet prepared. ``membership``, ``placement`` and ``state``: URLs of roles that live elsewhere.
 
     ==================================  ===============================================================================
     ``memory://``                       in this process, empty, another one with each call
     ``sqlite:///relative/path.db``      a file that the processes of one machine share
     ``sqlite:////absolute/path.db``
+    ``postgres://user@host/database``   PostgreSQL, with ``pip install 'rio-actors[postgres]'``
+    ``redis://user:password@host/0``    Redis or Valkey, with ``pip install 'rio-actors[redis]'``; ``rediss://`` with TLS
+    ``http://host:port``                the members as nodes show them, for clients; ``https://`` with TLS
     ==================================  ===============================================================================
 
-    Options of ``sqlite``: ``?busy_timeout=SECONDS`` (5), how long to wait for another process's transaction.
+    ============  ====================================================================================================
+    back end      options
+    ============  ====================================================================================================
+    ``sqlite``    ``?busy_timeout=SECONDS`` (5), how long to wait for another process's transaction
+    ``postgres``  those of libpq and settings of the session: ``?search_path=app`` keeps the tables in a schema
+    ``redis``     those of redis-py; ``?namespace=NAME`` (``rio``), what keys begin with; ``?durable=no`` to accept a server
+                  without an append-only file, which forgets all when it is restarted, ``?durable=yes`` to refuse it
+                  whatever the preset of the cluster says
+    ============  ====================================================================================================
 
-    :raises ConfigurationError: the URL names no back end, or has an option that its back end does not know.
+    :raises ConfigurationError: a URL names no back end, or has an option that its back end does not know; or a role has no URL.
     """
+    given = {"membership": membership, "placement": placement, "state": state}
+    opened = {name: getattr(_open(role_url), name) for name, role_url in given.items() if role_url is not None}
+    if url is not None:
+        return replace(_open(url), **opened)
+    if missing := given.keys() - opened.keys():
+        raise ConfigurationError(f"there is no URL for {', '.join(sorted(missing))}: give one for each role, or one for all")
+    return Storage(**opened)
+
+
+def _open(url: str) -> Storage:
     parts = urlsplit(url)
     opener = _OPENERS.get(parts.scheme)
     if opener is None:
@@ -111,17 +134,24 @@ def _open_redis(url: str, parts: SplitResult) -> Storage:
 def _open_http(url: str, parts: SplitResult) -> Storage:
     from rio.storage.http import HttpMembershipStorage
 
-    return Storage(HttpMembershipStorage(url), _Nowhere(url), _Nowhere(url))
+    return Storage(HttpMembershipStorage(url), _NoPlacement(url), _NoState(url))
 
 
-class _Nowhere(LocalObjectPlacement, LocalState):
-    """The roles that a URL does not have. A client has no need of them; a server is told so when it prepares them."""
+class _ForClients:
+    """A role that a URL does not have. A client has no need of it; a server is told so when it prepares."""
 
     def __init__(self, url: str) -> None:
+        super().__init__()
         self._url = url
 
     async def prepare(self) -> None:
         raise ConfigurationError(f"{self._url} holds no placements and no states: it is for clients, a server needs the storage itself")
+
+
+class _NoPlacement(_ForClients, LocalObjectPlacement): ...
+
+
+class _NoState(_ForClients, LocalState): ...
 
 
 def _driver(module: str, extra: str) -> Any:

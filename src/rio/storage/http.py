@@ -45,7 +45,7 @@ class HttpMembershipStorage(MembershipStorage):
             try:
                 snapshot = await self._read(base)
             except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-                problems.append(f"{base.netloc}: {error or 'no answer in time'}")
+                problems.append(f"{base.netloc}: {str(error) or 'no answer in time'}")
             else:
                 self._bases.remove(base)
                 self._bases.insert(0, base)

@@ -43,7 +43,7 @@ logger = logging.getLogger("rio.storage")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-CONNECT_TIMEOUT = 3.0
+CONNECT_TIMEOUT = 3
 """Seconds for one attempt to connect."""
 COMMAND_TIMEOUT = 2.0
 """Seconds for one statement. The server cancels it a little earlier, which leaves the connection usable."""
@@ -174,6 +174,7 @@ def _as_bytes(parameters: Sequence[Any]) -> tuple[Any, ...]:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 _WHAT_TO_DO = {
+    "08": "the connection was lost: it may have been done or not",
     "25": "it is read-only, a standby for instance: have the URL name the primary, or all servers",
     "28": "it refused the login: look at the user, the password and pg_hba.conf",
     "3D": "the database does not exist: create it, or choose another one",
@@ -194,7 +195,7 @@ def _sqlstate(error: BaseException | None) -> str:
 def _explained(where: str, error: Exception) -> Exception:
     """The error that callers get: those of the driver are translated, anything else is theirs."""
     state = _sqlstate(error)
-    if isinstance(error, RioError | asyncpg.DataError) or state.startswith("22"):
+    if isinstance(error, RioError) or state.startswith("22"):  # a value that the driver or the server cannot take
         return error
     if state.startswith("42"):
         return SchemaMismatch(f"{where}: its tables are not those of this version of rio, or not for this user ({error})")
@@ -203,7 +204,7 @@ def _explained(where: str, error: Exception) -> Exception:
     if state:
         return StorageUnavailable(f"{where}: {_WHAT_TO_DO.get(state[:2], 'PostgreSQL could not do it')} ({error})")
     if isinstance(error, _NO_CONNECTION):
-        return StorageUnavailable(f"{where}: the connection was lost or too slow; it may have been done or not ({error!r})")
+        return StorageUnavailable(f"{where}: the connection was lost or too slow: it may have been done or not ({error!r})")
     return error
 
 
@@ -362,7 +363,7 @@ class _Pool:
 
 
 def _leaves_usable(error: BaseException) -> bool:
-    return isinstance(error, asyncpg.DataError | asyncpg.PostgresError) and not _sqlstate(error).startswith(_LOST_CONNECTION)
+    return isinstance(error, asyncpg.PostgresError) and not _sqlstate(error).startswith(_LOST_CONNECTION)
 
 
 async def _close(connection: Any) -> None:
@@ -491,7 +492,7 @@ class _Lane:
 def _concerns_one_row(error: Exception) -> bool:
     """A bad value, or a circle of locks."""
     cause = error.__cause__ if isinstance(error, StorageUnavailable) else error
-    return isinstance(cause, asyncpg.DataError) or _sqlstate(cause).startswith(("22", "40"))
+    return _sqlstate(cause).startswith(("22", "40"))
 
 
 # --- hearing of changes -----------------------------------------------------------------------------------------------
@@ -711,11 +712,14 @@ def _look_at(task: asyncio.Task[Any]) -> None:
         logger.debug("a statement failed: %r", task.exception())
 
 
+_HAS_SCHEMA = "SELECT count(*) FROM pg_class WHERE relname = 'rio_cluster' AND pg_table_is_visible(oid)"  # to_regclass() may be stale
+
+
 async def _prepare_schema(connection: Any) -> int:
     """Create the tables where there are none, and return their version. Of many who do so at once, one does."""
-    if await connection.fetchval("SELECT to_regclass('rio_cluster')") is None:
+    if not await connection.fetchval(_HAS_SCHEMA):
         await connection.execute("BEGIN; SELECT pg_advisory_xact_lock(hashtext('rio'))")
-        if await connection.fetchval("SELECT to_regclass('rio_cluster')") is None:
+        if not await connection.fetchval(_HAS_SCHEMA):
             await connection.execute(_SCHEMA)
         await connection.execute("COMMIT")
     version: int = await connection.fetchval("SELECT coalesce(max(schema_version), 0) FROM rio_cluster")

@@ -270,12 +270,21 @@ _WHAT_TO_DO = {
 }
 
 
+_WITHOUT_WORD = [
+    (exceptions.ReadOnlyError, "READONLY"),
+    (exceptions.OutOfMemoryError, "OOM"),
+    (exceptions.NoPermissionError, "NOPERM"),
+    (exceptions.MasterDownError, "MASTERDOWN"),
+    (exceptions.ClusterDownError, "CLUSTERDOWN"),
+    (exceptions.MovedError, "MOVED"),
+]
+"""Errors whose first word the driver takes away."""
+
+
 def _explained(where: str, error: Exception) -> Exception:
     """The error that callers get: those of the driver are translated, anything else is theirs."""
     if isinstance(error, exceptions.ResponseError) and not isinstance(error, _NOT_NOW):
-        word = str(error).partition(" ")[0]
-        if isinstance(error, exceptions.ReadOnlyError):
-            word = "READONLY"
+        word = next((word for cls, word in _WITHOUT_WORD if isinstance(error, cls)), str(error).partition(" ")[0])
         if word == "WRONGTYPE":
             return SchemaMismatch(f"{where}: a key of rio holds something else: choose another namespace, or another database ({error})")
         return StorageUnavailable(f"{where}: {_WHAT_TO_DO.get(word, 'Redis could not do it')} ({error})")
@@ -312,7 +321,7 @@ class _Target:
         except BaseException as error:
             await _drop(connection)
             if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
-                raise StorageUnavailable(f"{self.where}: it refused the login ({error})") from error
+                raise StorageUnavailable(f"{self.where}: {_WHAT_TO_DO['WRONGPASS']} ({error})") from error
             raise
         return connection
 
@@ -519,12 +528,15 @@ class RedisDatabase(SharedDatabase):
     """One database of a Redis server, for roles to share."""
 
     _lanes: _Lanes | None = None
+    why_not_durable = ""
+    """Once it is open: what it says to servers that demand durable storage."""
 
-    def __init__(self, url: str, /, *, namespace: str = "rio", durable: bool = True) -> None:
+    def __init__(self, url: str, /, *, namespace: str = "rio", durable: bool | None = None) -> None:
         """
         :param url: ``redis://user:password@host:port/0``, or ``rediss://`` for TLS, with the options of redis-py.
         :param namespace: what all keys begin with. Clusters that share a server need one each.
-        :param durable: refuse a server without an append-only file, which forgets everything when it is restarted.
+        :param durable: whether to refuse a server without an append-only file, which forgets everything when it is restarted; ``None``
+            leaves that to ``require_durable_storage`` of the cluster.
 
         :raises ConfigurationError: the URL is none of Redis.
         """
@@ -566,16 +578,22 @@ class RedisDatabase(SharedDatabase):
         self._lanes = lanes
 
     async def _check(self, lane: _Lane) -> None:
-        if self._durable and b"aof_enabled:0" in await lane.command(b"INFO", b"persistence"):
-            raise ConfigurationError(
-                f"{self._target.where} keeps nothing over a restart: objects would forget what they had saved. Set 'appendonly yes' "
-                "(and consider 'appendfsync always'), or accept it with ?durable=no in the URL"
-            )
+        self.why_not_durable = "" if self._durable is False else await self._find_out_why_not_durable(lane)
+        if self._durable and self.why_not_durable:
+            raise ConfigurationError(self.why_not_durable)
         key = f"{{{self.namespace}:members}}:cluster".encode()
         await lane.command(b"HSETNX", key, b"schema", str(SCHEMA_VERSION).encode())
         found = await lane.command(b"HGET", key, b"schema")
         if int(found) != SCHEMA_VERSION:
             raise SchemaMismatch(f"{self._target.where}: {self.namespace!r} has schema {int(found)}, this rio needs {SCHEMA_VERSION}")
+
+    async def _find_out_why_not_durable(self, lane: _Lane) -> str:
+        if b"aof_enabled:0" not in await lane.command(b"INFO", b"persistence"):
+            return ""
+        return (
+            f"{self._target.where} keeps nothing over a restart: objects would forget what they had saved. Set 'appendonly yes' "
+            "(and consider 'appendfsync always'), or accept it with ?durable=no in the URL"
+        )
 
     async def _close(self) -> None:
         lanes, self._lanes = self.lanes, None
@@ -587,16 +605,17 @@ class RedisDatabase(SharedDatabase):
 
 
 def open_database(url: str) -> RedisDatabase:
-    """The database that a URL names, with ``?namespace=`` and ``?durable=no`` for what is not an option of redis-py.
+    """The database that a URL names, with ``?namespace=`` and ``?durable=`` for what is not an option of redis-py.
 
     :raises ConfigurationError: the URL is none of Redis, or an option is not known.
     """
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    namespace, durable = options.pop("namespace", "rio"), options.pop("durable", "yes")
-    if durable not in ("yes", "no"):
+    namespace, durable = options.pop("namespace", "rio"), options.pop("durable", None)
+    if durable not in ("yes", "no", None):
         raise ConfigurationError(f"durable must be yes or no, got {durable!r}")
-    return RedisDatabase(parts._replace(query=urlencode(options)).geturl(), namespace=namespace, durable=durable == "yes")
+    accepted = None if durable is None else durable == "yes"
+    return RedisDatabase(parts._replace(query=urlencode(options)).geturl(), namespace=namespace, durable=accepted)
 
 
 class _RedisRole(SharingRole):
@@ -609,6 +628,10 @@ class _RedisRole(SharingRole):
 
     _tag = ""
     _tables: tuple[str, ...] = ()
+
+    @property
+    def why_not_durable(self) -> str:
+        return self._database.why_not_durable
 
     @property
     def _lanes(self) -> _Lanes:

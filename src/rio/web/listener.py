@@ -17,7 +17,7 @@ logger = logging.getLogger("rio.web")
 MAX_HEAD = 8192
 """Bytes of a request line and its headers."""
 MAX_CONNECTIONS = 64
-"""Clients that are served at a time; others are told to come again."""
+"""Clients that are served at a time; others are disconnected."""
 TIMEOUT = 5.0
 """Seconds that a client has to ask and to take the answer."""
 
@@ -48,7 +48,8 @@ class HttpListener:
         try:
             self._server = await asyncio.start_server(self._serve, address.host, address.port, limit=MAX_HEAD)
         except OSError as error:
-            raise BindError(f"cannot serve HTTP on {address}: {error.strerror or error}; choose another address, or port 0 for any") from error
+            reason = error.strerror or error
+            raise BindError(f"cannot serve HTTP on {address}: {reason}; choose another address, or port 0 for any") from error
         return Address(address.host, self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
@@ -63,27 +64,27 @@ class HttpListener:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(writer)
         try:
-            async with asyncio.timeout(TIMEOUT):
-                writer.write(await self._response(reader))
-                await writer.drain()
-                writer.close()
-                await writer.wait_closed()
+            if len(self._connections) <= MAX_CONNECTIONS:
+                async with asyncio.timeout(TIMEOUT):
+                    await self._converse(reader, writer)
         except OSError as error:  # TimeoutError among them
             logger.debug("an HTTP client went away: %r", error)
         finally:
             writer.transport.abort()
             self._connections.discard(writer)
 
-    async def _response(self, reader: asyncio.StreamReader) -> bytes:
-        if len(self._connections) > MAX_CONNECTIONS:
-            return _rendered(_error(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections"))
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
+            answer = self._answer(head.partition(b"\r\n")[0])
         except asyncio.LimitOverrunError:
-            return _rendered(_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head may have {MAX_HEAD} bytes"))
+            answer = _rendered(_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head may have {MAX_HEAD} bytes"))
         except asyncio.IncompleteReadError:
-            return b""  # it went away without having asked
-        return self._answer(head.partition(b"\r\n")[0])
+            return  # it went away without having asked
+        writer.write(answer)
+        writer.write_eof()
+        while await reader.read(MAX_HEAD):  # closing with something unread would take the answer away from the client
+            pass
 
     def _answer(self, request_line: bytes) -> bytes:
         words = request_line.decode("latin-1").split(" ")
@@ -107,13 +108,13 @@ def _error(status: HTTPStatus, text: str) -> Answer:
 
 
 def _rendered(answer: Answer, *, with_body: bool = True) -> bytes:
-    head = (
-        f"HTTP/1.1 {answer.status.value} {answer.status.phrase}\r\n"
-        f"Content-Type: {answer.content_type}\r\n"
-        f"Content-Length: {len(answer.body)}\r\n"
-        "Cache-Control: no-store\r\n"
-        "X-Content-Type-Options: nosniff\r\n"
-        f"{'Allow: GET, HEAD' + chr(13) + chr(10) if answer.status == HTTPStatus.METHOD_NOT_ALLOWED else ''}"
-        "Connection: close\r\n\r\n"
-    )
-    return head.encode() + (answer.body if with_body else b"")
+    head = [
+        f"HTTP/1.1 {answer.status.value} {answer.status.phrase}",
+        f"Content-Type: {answer.content_type}",
+        f"Content-Length: {len(answer.body)}",
+        "Allow: GET, HEAD",
+        "Cache-Control: no-store",
+        "X-Content-Type-Options: nosniff",
+        "Connection: close",
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + (answer.body if with_body else b"")

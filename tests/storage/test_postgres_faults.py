@@ -1,0 +1,195 @@
+"""PostgreSQL that cannot be used, is too slow, or loses connections and replies."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from rio.errors import ConfigurationError, SchemaMismatch, StorageUnavailable, Superseded
+from rio.identity import ObjectId
+from rio.placement import ObjectPlacement
+from rio.state import StateStorage, StoredState
+from rio.storage import _circuit, postgres
+from rio.storage.postgres import PostgresDatabase, PostgresMembershipStorage, PostgresObjectPlacement, PostgresState
+from rio.testing.contracts import ADA
+from rio.testing.proxy import Proxy
+from tests.servers import Server
+from tests.storage.steps import fenced, waiting_for_a_lock
+
+
+@pytest.fixture
+async def placement(postgres_url: str) -> AsyncIterator[ObjectPlacement]:
+    async with PostgresObjectPlacement(postgres_url) as placement:
+        yield placement
+
+
+@pytest.fixture
+async def state(postgres_url: str) -> AsyncIterator[StateStorage]:
+    async with PostgresState(postgres_url) as state:
+        yield state
+
+
+# --- servers and databases that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("sqlite:///x", "no URL of PostgreSQL"),
+        ("postgres://h/d?sslmode=never", "sslmode"),
+        ("postgres://h:port/d", "port"),
+    ],
+)
+async def test_a_url_that_cannot_work_is_refused(url: str, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        await PostgresState(url).prepare()
+
+
+def test_a_pool_has_at_least_one_connection(postgres_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="pool_size"):
+        PostgresDatabase(postgres_url, pool_size=0)
+
+
+async def test_a_pool_of_one_serves_all(postgres_url: str) -> None:
+    database = PostgresDatabase(postgres_url, pool_size=1)
+    async with PostgresObjectPlacement(database) as placement, PostgresState(database) as state:
+        await asyncio.gather(placement.claim(ADA, 1), fenced(state), placement.owned_by(1), placement.lookup(ADA))
+
+
+async def test_a_database_that_is_not_there_and_a_user_who_may_not_are_unavailable_and_say_so(postgres_server: Server) -> None:
+    url = postgres_server.url
+    with pytest.raises(StorageUnavailable, match="does not exist: create it"):
+        await PostgresState(f"{url}_of_nobody").prepare()
+    with pytest.raises(StorageUnavailable, match="refused the login"):
+        await PostgresState(url.replace("rio@", "stranger:s3cret@")).prepare()
+
+
+async def test_a_schema_that_is_not_there_and_an_unknown_option_are_configuration_errors(postgres_server: Server) -> None:
+    with pytest.raises(ConfigurationError, match="search_path"):
+        await PostgresState(f"{postgres_server.url}?search_path=nowhere").prepare()
+    with pytest.raises(ConfigurationError, match="unrecognized"):
+        await PostgresState(f"{postgres_server.url}?colour=red").prepare()
+
+
+async def test_the_password_is_never_shown(unused_port: int) -> None:
+    database = PostgresDatabase(f"postgres://ada:s3cret@127.0.0.1:{unused_port}/d?password=s3cret")
+    with pytest.raises(StorageUnavailable) as failed:
+        await PostgresState(database).prepare()
+    assert "s3cret" not in f"{database!r} {failed.value} {failed.value.__cause__}"
+    assert f"postgres://ada@127.0.0.1:{unused_port}/d" in repr(database)
+
+
+async def test_a_server_that_was_not_there_a_moment_ago_is_not_waited_for_again(
+    unused_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_circuit, "WAIT_TIMEOUT", 0.05)
+    pool = postgres._Pool(postgres._Target(f"postgres://rio@127.0.0.1:{unused_port}/d"), 2)
+    with pytest.raises(StorageUnavailable, match="cannot be reached"):
+        await pool.run(lambda connection: connection.fetch("SELECT 1"))
+    with pytest.raises(StorageUnavailable, match="a moment ago"):
+        await pool.run(lambda connection: connection.fetch("SELECT 1"))
+
+
+@pytest.mark.parametrize("found", [0, 99])
+async def test_tables_of_another_version_are_refused(postgres_url: str, session: Any, found: int) -> None:
+    async with PostgresState(postgres_url):
+        pass
+    await session.execute(f"UPDATE rio_cluster SET schema_version = {found}")
+    with pytest.raises(SchemaMismatch, match=f"schema {found}"):
+        await PostgresState(postgres_url).prepare()
+
+
+async def test_tables_that_are_not_ours_are_a_mismatch(session: Any, state: StateStorage) -> None:
+    await session.execute("ALTER TABLE rio_state DROP COLUMN data")
+    with pytest.raises(SchemaMismatch, match="data"):
+        await state.load_and_fence(ADA, "s", 1)
+
+
+async def test_what_has_returned_is_durable_unless_the_url_says_otherwise(postgres_url: str, session: Any) -> None:
+    for options, expected in ("", "on"), ("&synchronous_commit=off", "off"), ("&synchronous_commit=remote_apply", "remote_apply"):
+        await session.execute("ALTER ROLE rio SET synchronous_commit = off")
+        connection = await postgres._Target(postgres_url + options).dial()
+        assert await connection.fetchval("SHOW synchronous_commit") == expected
+        await connection.close()
+    await session.execute("ALTER ROLE rio RESET synchronous_commit")
+
+
+# --- deadlines
+
+
+async def test_a_row_that_stays_locked_is_unavailable_and_its_connection_lives_on(state: StateStorage, session: Any) -> None:
+    await fenced(state)
+    transaction = session.transaction()
+    await transaction.start()
+    await session.execute("SELECT FROM rio_state FOR UPDATE")
+    ours = "SELECT pid FROM pg_stat_activity WHERE application_name = 'rio' ORDER BY pid"
+    before = await session.fetch(ours)
+    with pytest.raises(StorageUnavailable, match="took too long"):
+        await state.save(ADA, "s", 1, 0, b"x")
+    await transaction.rollback()
+    assert await state.save(ADA, "s", 1, 0, b"x") == 1
+    assert await session.fetch(ours) == before
+
+
+async def test_a_renewal_does_not_wait_for_what_is_stuck(postgres_url: str, session: Any) -> None:
+    database = PostgresDatabase(postgres_url, pool_size=1)
+    async with PostgresMembershipStorage(database) as membership, PostgresState(database) as state:
+        generation = (await membership.register("h:1")).generation
+        await fenced(state)
+        transaction = session.transaction()
+        await transaction.start()
+        await session.execute("SELECT FROM rio_state FOR UPDATE")
+        saving = asyncio.create_task(state.save(ADA, "s", 1, 0, b"x"))
+        await waiting_for_a_lock(session, 1)
+        assert await membership.renew(generation)
+        assert not saving.done()
+        await transaction.rollback()
+        assert await saving == 1
+
+
+async def test_a_connection_whose_server_is_frozen_is_dropped_and_replaced(state: StateStorage, session: Any) -> None:
+    await fenced(state)
+    frozen = await session.fetchval("SELECT pid FROM pg_stat_activity WHERE application_name = 'rio'")
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        with pytest.raises(StorageUnavailable, match="it may have been done or not"):
+            await state.save(ADA, "s", 1, 0, b"x")
+        await fenced(state, token=2)
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+
+
+async def test_a_claim_whose_connection_was_lost_is_made_again(placement: ObjectPlacement, session: Any) -> None:
+    for number in range(20):
+        await session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'rio'")
+        assert (await placement.claim(ObjectId("T", str(number)), 1)).generation == 1
+
+
+async def test_a_lost_reply_to_a_claim_ends_with_the_claimant_as_the_owner(postgres_server: Server, postgres_url: str) -> None:
+    async with Proxy("127.0.0.1", postgres_server.port) as proxy:
+        behind = postgres_url.replace(f":{postgres_server.port}", f":{proxy.port}")
+        async with PostgresObjectPlacement(behind) as placement:
+            for number in range(50):
+                object_id = ObjectId("T", str(number))
+                proxy.lose_replies(1)
+                claimed = await placement.claim(object_id, 1)
+                assert claimed.generation == 1
+                assert await placement.claim(object_id, 2) == claimed
+            assert proxy.lost == 50
+
+
+async def test_a_lost_reply_to_a_save_is_an_unknown_outcome_and_not_a_second_save(postgres_server: Server, postgres_url: str) -> None:
+    async with Proxy("127.0.0.1", postgres_server.port) as proxy:
+        behind = postgres_url.replace(f":{postgres_server.port}", f":{proxy.port}")
+        async with PostgresState(behind) as state:
+            await fenced(state)
+            for version in range(20):
+                with pytest.raises(Superseded):
+                    await state.save(ADA, "s", 99, 0, b"")  # now the statement is prepared: its next reply is that of the save
+                proxy.lose_replies(1)
+                with pytest.raises(StorageUnavailable, match="it may have been done or not"):
+                    await state.save(ADA, "s", 1, version, b"%d" % version)
+                assert await state.load_and_fence(ADA, "s", 1) == StoredState(version + 1, b"%d" % version)
