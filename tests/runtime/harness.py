@@ -1,10 +1,10 @@
-"""What the tests of the running system share: a cluster in one process, and objects that tell the test what they do and wait for its word."""
+"""What the tests of the running system share: a cluster in one process, and a probe through which its objects talk to the test."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import msgspec
@@ -17,8 +17,8 @@ from rio.storage import Storage
 
 async def until(condition: Callable[[], Any]) -> None:
     """Wait for a condition; the time limit of the test is the limit."""
-    while not condition():
-        await asyncio.sleep(0.002)  # noqa: ASYNC110  # the conditions are properties of a system that notifies nobody
+    while not condition():  # noqa: ASYNC110  # what is waited for notifies nobody
+        await asyncio.sleep(0.002)
 
 
 class Probe:
@@ -78,7 +78,9 @@ class Cluster:
         assert len(homes) <= 1, f"{id} is active on {homes}"
         return homes[0] if homes else None
 
-    async def activated_on(self, server: rio.Server, object_type: type[rio.ServiceObject], message: rio.Message[Any], prefix: str = "on") -> str:
+    async def activated_on(
+        self, server: rio.Server, object_type: type[rio.ServiceObject], message: rio.Message[Any], prefix: str = "on"
+    ) -> str:
         """The id of an object that lives on ``server``; it is brought to life by ``message``."""
         for number in range(1000):
             id = f"{prefix}{number}"
@@ -114,7 +116,6 @@ def sever(server: rio.Server) -> int:
 async def crash(server: rio.Server) -> None:
     """Have a server vanish as SIGKILL would: its socket is closed, its tasks end, and nobody is told."""
 
-
     async def tell_nobody() -> None: ...
 
     server._evicted = NodeEvicted("crashed by the test")  # it skips the draining
@@ -123,7 +124,7 @@ async def crash(server: rio.Server) -> None:
     await server.stop()
 
 
-# --- a peer that speaks bytes -----------------------------------------------------------------------------------------------------------
+# --- a peer that speaks bytes -----------------------------------------------------------------------------------------
 
 
 class RawPeer:
@@ -155,19 +156,15 @@ class RawPeer:
 
     async def closed(self) -> bool:
         """Wait until the server has closed; what still arrives is dropped."""
-        try:
+        with suppress(ConnectionError):
             while await self.reader.read(65536):
                 pass
-        except ConnectionError:
-            pass
         return True
 
     async def close(self) -> None:
         self.writer.close()
-        try:
+        with suppress(ConnectionError):
             await self.writer.wait_closed()
-        except ConnectionError:
-            pass
 
     async def __aenter__(self) -> RawPeer:
         return self

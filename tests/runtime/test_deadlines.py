@@ -108,7 +108,7 @@ async def server(cluster: Cluster) -> rio.Server:
     return await cluster.server(Sleeper)
 
 
-# --- where the deadline comes from -------------------------------------------------------------------------------------------------------
+# --- where the deadline comes from ------------------------------------------------------------------------------------
 
 
 async def test_the_default_is_thirty_seconds(server: rio.Server, cluster: Cluster) -> None:
@@ -140,7 +140,7 @@ async def test_no_time_at_all_is_a_call_that_is_not_answered_in_time(server: rio
     await until(lambda: server.statistics().in_flight == 0)
 
 
-# --- what happens at the deadline ----------------------------------------------------------------------------------------------------------
+# --- what happens at the deadline -------------------------------------------------------------------------------------
 
 
 async def test_a_call_past_its_deadline_ends_and_its_work_is_cancelled(server: rio.Server, cluster: Cluster, probe: Probe) -> None:
@@ -219,7 +219,7 @@ async def test_a_handler_that_goes_on_after_its_cancellation_keeps_the_object_un
     assert await client.send(Sleeper, "a", Quick("next")) is None
 
 
-# --- callers that give up ------------------------------------------------------------------------------------------------------------------
+# --- callers that give up ---------------------------------------------------------------------------------------------
 
 
 async def test_a_caller_that_is_cancelled_cancels_the_work(server: rio.Server, cluster: Cluster, probe: Probe) -> None:
@@ -282,7 +282,9 @@ async def test_calls_that_find_no_server_in_time_say_that_they_did_not_run(clust
     server = await cluster.server(Sleeper)
     client = await cluster.client()
     server._service.draining = True
-    with pytest.raises(Expired, match="Quick to Sleeper/a found no server that could take it in time; the last attempt: .* is about to stop") as caught:
+    with pytest.raises(
+        Expired, match=r"Quick to Sleeper/a found no server that could take it in time; the last attempt: .* is about to stop"
+    ) as caught:
         await client.send(Sleeper, "a", Quick("x"), timeout=0.05)
     assert isinstance(caught.value, NotExecuted)
     server._service.draining = False

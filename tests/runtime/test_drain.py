@@ -13,7 +13,7 @@ import rio
 from rio.cluster.membership import MemberStatus
 from rio.errors import BindError, ConfigurationError, NotExecuted, OutcomeUnknown, StorageUnavailable
 from rio.storage.local import LocalMembershipStorage
-from tests.runtime.harness import Cluster, Probe, activations, until
+from tests.runtime.harness import Cluster, Probe, RawPeer, activations, until
 
 
 class Add(rio.Message[int]):
@@ -147,17 +147,70 @@ async def test_new_objects_go_elsewhere_as_soon_as_a_server_drains(cluster: Clus
     await stop
 
 
-async def test_objects_that_shut_down_still_reach_each_other(cluster: Cluster, probe: Probe) -> None:
-    server = await cluster.server(Tally, drain_timeout=5)
+async def test_a_shutdown_hook_may_call_other_objects_which_come_to_life_elsewhere(cluster: Cluster, probe: Probe) -> None:
+    first = await cluster.server(Tally)
+    await first.client.send(Tally, "says goodbye to bob", Add())
+    await first.client.send(Tally, "bob", Add())
+    second = await cluster.server(Tally)
+    await first.stop()
+    assert probe.count("answer: 2") == 1
+    assert cluster.home(Tally, "bob") is second
+
+
+async def test_a_shutdown_hook_that_finds_nobody_does_not_hold_the_last_server(cluster: Cluster, probe: Probe) -> None:
+    server = await cluster.server(Tally)
+    await server.client.send(Tally, "says goodbye to bob", Add())
+    await server.stop()
+    assert probe.log == ["says goodbye to bob shut down"]
+    assert await status(cluster, server) is MemberStatus.LEFT
+
+
+async def test_a_turn_that_runs_during_the_drain_may_call_other_objects(cluster: Cluster, probe: Probe) -> None:
+    class Ask(rio.Message[int]):
+        to: str
+
+    class Asker(rio.ServiceObject):
+        @rio.handler
+        async def ask(self, message: Ask, app: rio.AppData) -> int:
+            app.get(Probe).note("asks")
+            await app.get(Probe).gate("ask").wait()
+            return await self.send(Tally, message.to, Add())
+
+    first = await cluster.server(Asker, Tally)
     client = await cluster.client()
-    waits = asyncio.ensure_future(client.send(Tally, "busy", Wait("go")))
-    await probe.noted("busy waits")
-    await client.send(Tally, "says goodbye to busy", Add())
-    stop = asyncio.ensure_future(server.stop())
-    await probe.noted("says goodbye to busy shut down")
-    probe.gate("go").set()
+    call = asyncio.ensure_future(client.send(Asker, "a", Ask("t")))
+    await probe.noted("asks")
+    second = await cluster.server(Asker, Tally)
+    stop = asyncio.ensure_future(first.stop())
+    await until(lambda: first._service.draining)
+    probe.gate("ask").set()
+    assert await call == 1
     await stop
-    assert await waits == server.address
+    assert cluster.home(Tally, "t") is second
+
+
+async def test_calls_that_a_stopped_server_has_not_read_go_elsewhere(cluster: Cluster, probe: Probe) -> None:
+    """They were written in good faith, while the news of its end was on the way."""
+    for _ in range(20):
+        first, second = await cluster.nodes(2, Tally)
+        client = await cluster.client()
+        stop = asyncio.ensure_future(first.stop())
+        calls = []
+        while not stop.done():
+            calls.append(asyncio.ensure_future(client.send(Tally, f"t{len(calls) % 50}", Add())))
+            await asyncio.sleep(0)
+        calls += [asyncio.ensure_future(client.send(Tally, f"t{number}", Add())) for number in range(50)]
+        assert all(value > 0 for value in await asyncio.gather(*calls))
+        await second.stop()
+
+
+async def test_a_peer_that_does_not_close_does_not_hold_the_server(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rio.server.FAREWELL_TIMEOUT", 0.05)
+    server = await cluster.server(Tally)
+    async with await RawPeer.connect(server) as greeted, await RawPeer.connect(server, greet=False) as silent:
+        await server.stop()
+        assert await greeted.closed()
+        assert await silent.closed()
 
 
 async def test_a_handler_that_does_not_end_is_cancelled_and_its_caller_is_told_that_it_may_have_run(cluster: Cluster, probe: Probe) -> None:
@@ -235,7 +288,7 @@ async def test_a_storage_that_is_away_does_not_keep_a_server_from_stopping(clust
     assert server.statistics().live_objects == 0
 
 
-# --- servers that never started ------------------------------------------------------------------------------------------------------------
+# --- servers that never started ---------------------------------------------------------------------------------------
 
 
 async def test_an_address_in_use_is_told_and_leaves_nothing(cluster: Cluster) -> None:

@@ -154,7 +154,7 @@ async def test_a_hook_that_raises_fails_the_activation(
     with pytest.raises(NotActivated, match="Living/bad could not be activated: ValueError: the hook's own reason") as caught:
         await client.send(Living, "bad", Add(1))
     assert caught.value.detail[0] == "ValueError"
-    assert f'self.fails[name]\nValueError: the hook' in caught.value.detail[1]
+    assert "self.fails[name]\nValueError: the hook" in caught.value.detail[1]
     assert probe.log == hooks("bad", *LOADS[: LOADS.index(hook) + 1]), "no later hook, no handler, no shutdown hook"
     assert server.statistics().live_objects == 0
     assert server.statistics().in_flight == 0
@@ -356,5 +356,3 @@ async def test_stopping_waits_until_cancelled_handlers_have_ended(cluster: Clust
     assert turn.finished
     with pytest.raises(OutcomeUnknown):
         await call
-
-

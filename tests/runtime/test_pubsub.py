@@ -91,7 +91,7 @@ def subscriptions(cluster: Cluster) -> int:
     return sum(server.statistics().subscriptions for server in cluster.servers)
 
 
-# --- delivery ----------------------------------------------------------------------------------------------------------------------------
+# --- delivery ---------------------------------------------------------------------------------------------------------
 
 
 async def test_events_arrive_typed_and_in_order(cluster: Cluster) -> None:
@@ -224,7 +224,7 @@ def test_settings_that_make_no_sense_are_refused(bad: dict[str, Any]) -> None:
         client.subscribe(Room, "lobby", Said, **bad)
 
 
-# --- slow readers ------------------------------------------------------------------------------------------------------------------------
+# --- slow readers -----------------------------------------------------------------------------------------------------
 
 
 async def test_a_slow_reader_is_told_how_much_it_missed_and_goes_on(cluster: Cluster) -> None:
@@ -279,7 +279,7 @@ async def test_a_slow_reader_does_not_slow_the_others(cluster: Cluster) -> None:
         assert slow.missed == 1999
 
 
-# --- objects that move -------------------------------------------------------------------------------------------------------------------
+# --- objects that move ------------------------------------------------------------------------------------------------
 
 
 async def test_a_subscription_follows_its_object_when_it_is_shut_down(cluster: Cluster) -> None:
@@ -376,7 +376,7 @@ async def test_a_subscription_whose_object_cannot_be_found_any_more_says_so(clus
             await anext(events)
 
 
-# --- what is freed -----------------------------------------------------------------------------------------------------------------------
+# --- what is freed ----------------------------------------------------------------------------------------------------
 
 
 async def test_nothing_is_left_after_unsubscribing(cluster: Cluster) -> None:

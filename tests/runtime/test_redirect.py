@@ -85,7 +85,9 @@ async def test_an_object_that_was_found_is_called_where_it_is(servers: list[rio.
     assert cluster.calls() - before == 90, "one request for each call"
 
 
-async def test_an_answer_that_is_an_application_error_tells_where_the_object_lives_as_well(servers: list[rio.Server], cluster: Cluster) -> None:
+async def test_an_answer_that_is_an_application_error_tells_where_the_object_lives_as_well(
+    servers: list[rio.Server], cluster: Cluster
+) -> None:
     client = await cluster.client()
     for number in range(10):
         await placed(servers, f"t{number}", servers[number % 3])
@@ -147,7 +149,7 @@ async def test_of_two_nodes_that_claim_at_once_one_wins_and_the_other_redirects(
     assert sum(server.statistics().live_objects for server in servers) == 50
 
 
-# --- redirects that do not end -----------------------------------------------------------------------------------------------------------
+# --- redirects that do not end ----------------------------------------------------------------------------------------
 
 
 async def test_a_redirect_loop_stops_after_four_hops(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +208,7 @@ async def test_a_placement_on_a_member_that_may_be_alive_is_left_alone(servers: 
     await cluster.storage.membership.set_status(silent.generation, MemberStatus.JOINING, MemberStatus.DEAD)
 
 
-# --- nodes that host different types -------------------------------------------------------------------------------------------------------
+# --- nodes that host different types ----------------------------------------------------------------------------------
 
 
 async def test_a_node_that_does_not_host_a_type_passes_the_call_on_and_claims_nothing(cluster: Cluster) -> None:

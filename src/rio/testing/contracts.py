@@ -209,18 +209,17 @@ class MembershipStorageContract:
     async def test_a_voter_has_one_vote_and_the_later_one_counts(self, membership: MembershipStorage) -> None:
         voters = [await member_in(membership, ACTIVE, f"h:{port}") for port in range(2)]
         target = await member_in(membership, ACTIVE, "h:9")
-        for vote in Vote(voters[0], 5.0), Vote(voters[1], 1.0), Vote(voters[0], 2.0):
-            change = await membership.vote(target, vote)
-        assert change.member is not None
-        assert change.member.votes == (Vote(voters[1], 1.0), Vote(voters[0], 2.0))
+        votes = [Vote(voters[0], 5.0), Vote(voters[1], 1.0), Vote(voters[0], 2.0)]
+        changes = [await membership.vote(target, vote) for vote in votes]
+        assert changes[-1].member is not None
+        assert changes[-1].member.votes == (votes[1], votes[2])
 
     async def test_the_vote_that_came_first_goes_when_there_are_more_than_eight(self, membership: MembershipStorage) -> None:
         voters = [await member_in(membership, ACTIVE, f"h:{port}") for port in range(MAX_VOTES + 2)]
         target = await member_in(membership, ACTIVE, "t:1")
-        for at, voter in enumerate(voters):
-            change = await membership.vote(target, Vote(voter, -float(at)))
-        assert change.member is not None
-        assert [vote.voter for vote in change.member.votes] == voters[2:]
+        changes = [await membership.vote(target, Vote(voter, -float(at))) for at, voter in enumerate(voters)]
+        assert changes[-1].member is not None
+        assert [vote.voter for vote in changes[-1].member.votes] == voters[2:]
 
     async def test_votes_at_once_are_all_counted(self, membership: MembershipStorage) -> None:
         voters = [await member_in(membership, ACTIVE, f"h:{port}") for port in range(MAX_VOTES)]

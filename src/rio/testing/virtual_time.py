@@ -3,11 +3,96 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import heapq
+import random
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections import deque
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+_here: contextvars.ContextVar[Host | None] = contextvars.ContextVar("rio_testing_host", default=None)
+
+
+class ManualClock:
+    """A clock that stands until it is told otherwise: ``rio.Server(..., clock=clock)``, then ``clock.advance(60)``."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+
+    def __call__(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass. :raises ValueError: ``seconds`` is negative: clocks of ``rio`` never go back."""
+        if seconds < 0:
+            raise ValueError(f"a clock does not go back: {seconds}")
+        self._now += seconds
+
+
+class Host:
+    """Where code runs: a name for the network, and on a :class:`VirtualTimeLoop` a clock of its own and a processor that can stall.
+
+    What is started in a host's :meth:`context` belongs to it, with all tasks, timers and callbacks that come of it. ``rate``: how fast its
+    clock runs, 1.01 is one percent too fast. ``offset``: what it showed at the loop's time 0.
+    """
+
+    def __init__(self, name: str, *, rate: float = 1.0, offset: float = 0.0) -> None:
+        self.name = name
+        self.rate = rate
+        self.offset = offset
+        self.down = False
+        """It is off: it sends nothing, and nobody reaches it."""
+        self.stalled_until = float("-inf")
+        """Until this moment of the loop nothing of it runs."""
+
+    def context(self) -> contextvars.Context:
+        """A new context: what runs in it runs on this host."""
+        context = contextvars.copy_context()
+        context.run(_here.set, self)
+        return context
+
+    async def run(self, work: Coroutine[Any, Any, T], /) -> T:
+        """The result of a coroutine that runs on this host."""
+        return await asyncio.get_running_loop().create_task(work, context=self.context())
+
+    def clock(self) -> float:
+        """What its clock shows. A :data:`rio.clock.Clock`."""
+        return self.local(true_time(asyncio.get_running_loop()))
+
+    def local(self, moment: float) -> float:
+        """What its clock shows at a moment of the loop."""
+        return self.offset + self.rate * moment
+
+    def moment(self, local: float) -> float:
+        """When its clock shows ``local``."""
+        return (local - self.offset) / self.rate
+
+    def __repr__(self) -> str:
+        return f"<Host {self.name}>"
+
+
+def current_host() -> Host | None:
+    """The host on which the running code runs, or ``None``."""
+    return _here.get()
+
+
+def true_time(loop: asyncio.AbstractEventLoop) -> float:
+    """The time of a loop, whatever the clock of the current host shows."""
+    return loop.true_time() if isinstance(loop, VirtualTimeLoop) else loop.time()
+
+
+def call_at_true_time(
+    loop: asyncio.AbstractEventLoop, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context
+) -> asyncio.TimerHandle:
+    """Have something called at a moment of :func:`true_time`."""
+    if isinstance(loop, VirtualTimeLoop):
+        return loop.call_at_true_time(when, callback, *args, context=context)
+    return loop.call_at(when, callback, *args, context=context)
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -15,15 +100,85 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     It never waits and never looks at a socket, a thread or a real clock, so what runs under it must not need them. When every task waits
     and no timer is set, nothing could ever happen again: that raises ``RuntimeError`` in place of hanging.
+
+    Code of different hosts (:class:`Host`) runs as if each had an event loop of its own: each by its own clock, and where several have
+    something to do at the same moment, in an order that the ``seed`` chooses. Within one host the order stays that of asyncio.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int | None = None) -> None:
         self._jump = _Jump()
+        self.seed = seed
+        self._order = random.Random(seed)
+        self._stalled: dict[Host | None, deque[Any]] = {}
         super().__init__(self._jump)
 
     def time(self) -> float:
+        """Virtual seconds since the loop was made, or what the clock of the current host shows."""
+        host = _here.get()
+        return self._jump.now if host is None else host.local(self._jump.now)
+
+    def true_time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self._jump.now
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As asyncio's; ``when`` is a time of the current host's clock."""
+        host = _here.get()
+        return super().call_at(when if host is None else host.moment(when), callback, *args, context=context)
+
+    def call_at_true_time(self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context) -> asyncio.TimerHandle:
+        """Have something called at a moment of :meth:`true_time`."""
+        return super().call_at(when, callback, *args, context=context)
+
+    def stall(self, host: Host, seconds: float) -> None:
+        """Run nothing of a host for a while, as if its process were stopped; then all that became due meanwhile, in its order."""
+        host.stalled_until = max(host.stalled_until, self._jump.now + seconds)
+        self._stalled.setdefault(host, deque())
+        super().call_at(host.stalled_until, partial(self.resume, host), context=contextvars.Context())
+
+    def resume(self, host: Host, *, at_once: bool = False) -> None:
+        """End a stall that is over, or with ``at_once`` one that is not."""
+        if host in self._stalled and (at_once or self._jump.now >= host.stalled_until):
+            host.stalled_until = self._jump.now
+            self._ready.extendleft(reversed(self._stalled.pop(host)))
+
+    def _process_events(self, event_list: list[Any]) -> None:
+        """What asyncio does between waiting and running: here is decided what runs now, and in which order."""
+        self._take_due_timers()
+        if len(self._ready) > 1 or self._stalled:
+            self._arrange()
+
+    def _take_due_timers(self) -> None:
+        """As asyncio does a little later, when it finds none any more."""
+        end = self._jump.now + self._clock_resolution
+        while self._scheduled and self._scheduled[0]._when < end:
+            handle = heapq.heappop(self._scheduled)
+            handle._scheduled = False
+            self._ready.append(handle)
+
+    def _arrange(self) -> None:
+        """Hold back what belongs to hosts that are stalled, and mix the others."""
+        queues: dict[Host | None, deque[Any]] = {}
+        for handle in self._ready:
+            host = handle._context.get(_here)
+            (self._stalled if host in self._stalled else queues).setdefault(host, deque()).append(handle)
+        hosts = sorted(queues, key=_name)  # not in the order of their handles, which may hang on that of a set of objects
+        order = [host for host in hosts for _ in queues[host]]
+        if len(hosts) > 1:
+            self._order.shuffle(order)
+        self._ready.clear()
+        self._ready.extend(queues[host].popleft() for host in order)
+
+    # asyncio's own, which the type checkers do not know
+    _ready: deque[Any]
+    _scheduled: list[Any]
+    _clock_resolution: float
+
+
+def _name(host: Host | None) -> str:
+    return "" if host is None else host.name
 
 
 class _Jump(selectors.SelectSelector):
@@ -40,10 +195,11 @@ class _Jump(selectors.SelectSelector):
         return []
 
 
-def run(main: Coroutine[Any, Any, T], /) -> T:
+def run(main: Coroutine[Any, Any, T], /, *, seed: int | None = 0) -> T:
     """Run ``main`` on a fresh :class:`VirtualTimeLoop`, cancel what it left running, and return its result.
 
-    Two runs of the same program take the same steps at the same virtual times; randomness is the program's own, from its own seed.
+    Two runs of the same program with the same ``seed`` take the same steps at the same virtual times; the seed chooses in which order hosts
+    run that have something to do at the same moment. Other randomness is the program's own, from its own seed.
     """
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    with asyncio.Runner(loop_factory=partial(VirtualTimeLoop, seed)) as runner:
         return runner.run(main)

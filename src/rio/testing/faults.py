@@ -1,0 +1,224 @@
+"""Storages that are slow, away, or do what they are asked and never say so."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from rio.cluster.membership import MembershipSnapshot, MembershipStorage, MemberStatus, Registered, StatusChange, Vote
+from rio.errors import StorageUnavailable
+from rio.identity import ObjectId
+from rio.placement import ObjectPlacement, Placement
+from rio.state import StateStorage, StoredState
+from rio.storage import Storage
+
+T = TypeVar("T")
+
+
+class StorageFaults:
+    """One node's way to the storage, and what goes wrong on it.
+
+    ::
+
+        faults = StorageFaults(random.Random(1))
+        server = rio.Server(registry, storage=faults.wrap(storage))
+        faults.delay = 0.2                  # each request and each answer takes so long
+        faults.unavailable = True           # every request is refused at once, and nothing is done
+        faults.silent = True                # requests and answers are held back until it is False again; callers time out
+        faults.lost_answers = 0.1           # one request in ten is carried out, and its caller hears StorageUnavailable
+
+    A request that its caller has given up is carried out all the same, as late as it arrives: that is what databases do. ``timeout``:
+    seconds after which a caller hears :class:`StorageUnavailable`, as the drivers in ``rio.storage`` have it. ``rng`` chooses which answers
+    are lost.
+    """
+
+    def __init__(self, rng: random.Random | None = None, *, delay: float | Callable[[], float] = 0.0, timeout: float = 2.0) -> None:
+        self.delay = delay
+        """Seconds that a request takes, and as many its answer; or what to call for each."""
+        self.timeout = timeout
+        self.unavailable = False
+        self.lost_answers = 0.0
+        """The probability with which a request is carried out and its answer lost."""
+        self.requests = 0
+        """How many were made so far."""
+        self._rng = rng or random.Random()
+        self._way = asyncio.Event()
+        self._way.set()
+        self._is_cut_off = False
+        self._under_way: dict[asyncio.Future[Any], None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def silent(self) -> bool:
+        """Whether requests and answers are held back."""
+        return not self._way.is_set()
+
+    @silent.setter
+    def silent(self, value: bool) -> None:
+        if value:
+            self._way.clear()
+        else:
+            self._way.set()
+
+    def wrap(self, storage: Storage) -> Storage:
+        """The three roles, with the faults. Closing them closes nothing: the storage belongs to whoever made it."""
+        return Storage(
+            FaultyMembershipStorage(storage.membership, self),
+            FaultyObjectPlacement(storage.placement, self),
+            FaultyState(storage.state, self),
+        )
+
+    def heal(self) -> None:
+        """Let everything through again, as slow as it was. A node that was :meth:`cut_off` stays it."""
+        self.unavailable = False
+        self.lost_answers = 0.0
+        self.silent = False
+
+    def cut_off(self) -> None:
+        """Refuse everything for good, and fail what waits: the node's process is gone. What it has sent may still be carried out."""
+        self._is_cut_off = True
+        for answer in list(self._under_way):
+            if not answer.done():
+                answer.set_exception(StorageUnavailable("the connection to the storage is gone"))
+
+    async def settle(self) -> None:
+        """Wait until everything that was sent has been carried out."""
+        self.silent = False
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def call(self, request: Coroutine[Any, Any, T]) -> T:
+        """The answer to one request.
+
+        :raises StorageUnavailable: it was refused, or nobody knows.
+        """
+        self.requests += 1
+        if self.unavailable or self._is_cut_off:
+            request.close()
+            raise StorageUnavailable("the storage is unavailable")
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._under_way[answer] = None
+        self._send(request, answer)
+        try:
+            await asyncio.wait((answer,), timeout=self.timeout)
+        finally:
+            del self._under_way[answer]
+            if not answer.cancel():
+                answer.exception()  # a caller who is cancelled at the same moment does not ask
+        if answer.cancelled():
+            raise StorageUnavailable(f"the storage did not answer within {self.timeout:g} s")
+        return answer.result()
+
+    def _send(self, request: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
+        """It goes its way in a task that is no part of the node: whatever happens to the node, it is carried out."""
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._carry_out(request, answer), name="a storage request", context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry_out(self, request: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
+        outcome: T | Exception
+        try:
+            await self._travel()
+        except BaseException:
+            request.close()
+            raise
+        try:
+            outcome = await request
+        except Exception as error:
+            outcome = error
+        if self.lost_answers and self._rng.random() < self.lost_answers:
+            outcome = StorageUnavailable("the connection broke before the storage answered")
+        await self._travel()
+        if answer.done():
+            return
+        if isinstance(outcome, Exception):
+            answer.set_exception(outcome)
+        else:
+            answer.set_result(outcome)
+
+    async def _travel(self) -> None:
+        delay = self.delay() if callable(self.delay) else self.delay
+        if delay:
+            await asyncio.sleep(delay)
+        await self._way.wait()
+
+
+class FaultyMembershipStorage(MembershipStorage):
+    """A membership, with faults."""
+
+    def __init__(self, storage: MembershipStorage, faults: StorageFaults) -> None:
+        self._storage = storage
+        self._faults = faults
+
+    async def prepare(self) -> None:
+        await self._faults.call(self._storage.prepare())
+
+    async def close(self) -> None: ...
+
+    async def register(self, address: str, metadata: bytes = b"") -> Registered:
+        return await self._faults.call(self._storage.register(address, metadata))
+
+    async def renew(self, generation: int) -> bool:
+        return await self._faults.call(self._storage.renew(generation))
+
+    async def snapshot(self) -> MembershipSnapshot:
+        return await self._faults.call(self._storage.snapshot())
+
+    async def set_status(
+        self, generation: int, expected: MemberStatus, status: MemberStatus, *, expected_counter: int | None = None
+    ) -> StatusChange:
+        return await self._faults.call(self._storage.set_status(generation, expected, status, expected_counter=expected_counter))
+
+    async def vote(self, target: int, vote: Vote) -> StatusChange:
+        return await self._faults.call(self._storage.vote(target, vote))
+
+    async def purge(self, generation: int) -> bool:
+        return await self._faults.call(self._storage.purge(generation))
+
+
+class FaultyObjectPlacement(ObjectPlacement):
+    """Placements, with faults."""
+
+    def __init__(self, storage: ObjectPlacement, faults: StorageFaults) -> None:
+        self._storage = storage
+        self._faults = faults
+
+    async def prepare(self) -> None:
+        await self._faults.call(self._storage.prepare())
+
+    async def close(self) -> None: ...
+
+    async def claim(self, object_id: ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
+        return await self._faults.call(self._storage.claim(object_id, generation, supersede=supersede))
+
+    async def lookup(self, object_id: ObjectId) -> Placement | None:
+        return await self._faults.call(self._storage.lookup(object_id))
+
+    async def release(self, object_id: ObjectId, token: int) -> bool:
+        return await self._faults.call(self._storage.release(object_id, token))
+
+    async def owned_by(self, generation: int) -> Sequence[ObjectId]:
+        return await self._faults.call(self._storage.owned_by(generation))
+
+
+class FaultyState(StateStorage):
+    """States, with faults."""
+
+    def __init__(self, storage: StateStorage, faults: StorageFaults) -> None:
+        self._storage = storage
+        self._faults = faults
+
+    async def prepare(self) -> None:
+        await self._faults.call(self._storage.prepare())
+
+    async def close(self) -> None: ...
+
+    async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
+        return await self._faults.call(self._storage.load_and_fence(object_id, state_name, token))
+
+    async def save(self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
+        return await self._faults.call(self._storage.save(object_id, state_name, token, version, data))
