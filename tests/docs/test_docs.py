@@ -1,9 +1,9 @@
 """What the documentation shows is true: its files compile, its sessions print what they say, its links and names lead somewhere.
 
-A ``python`` block whose first line is ``# some/name.py`` is a complete file. The files and the ``console`` blocks of a page are one session,
-in a folder of its own: ``$ `` begins a command, what follows is its output, in which ``...`` stands for anything on a line, and alone on a
-line for any lines. A command that ends in ``&`` goes on in the background once its output is there. Commands that only a reader can run are
-in ``sh`` blocks. Any other ``python`` block is a fragment, and has to parse.
+A ``python`` block whose first line is ``# some/name.py`` is a complete file. The files and the ``console`` blocks of a page are one
+session, in a folder of its own: ``$ `` begins a command, what follows is its output, in which ``...`` stands for anything on a line, and
+alone on a line for any lines. A command that ends in ``&`` goes on in the background once its output is there. Commands that only a
+reader can run are in ``sh`` blocks. Any other ``python`` block is a fragment, and has to parse.
 """
 
 from __future__ import annotations

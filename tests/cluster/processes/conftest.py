@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 import rio
 from tests.cluster.processes.harness import Cluster
+from tests.cluster.processes.stores import STORAGES, Store, file_in, place_on
+from tests.servers import PostgresServer, RedisServer, Server
+from tests.storage.conftest import serve
 
-MakeCluster = Callable[[str, int], Awaitable[Cluster]]
+on_every_storage = pytest.mark.parametrize("store", STORAGES, indirect=True)
+on_storage_servers = pytest.mark.parametrize("store", [name for name in STORAGES if name != "sqlite"], indirect=True)
+
+
+class MakeCluster(Protocol):
+    async def __call__(self, preset: str, *nodes: Mapping[str, str]) -> Cluster: ...
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    yield from serve(PostgresServer, "POSTGRES")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    yield from serve(RedisServer, "REDIS")
 
 
 @pytest.fixture
-async def make_cluster(tmp_path: Path) -> AsyncIterator[MakeCluster]:
-    """``await make_cluster(preset, nodes)``: a cluster, and a client of it."""
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """What the clusters of a test run on: a file of SQLite, unless it is marked otherwise."""
+    name = getattr(request, "param", "sqlite")
+    return file_in(tmp_path) if name == "sqlite" else asyncio.run(place_on(request.getfixturevalue(f"{name}_server")))
+
+
+@pytest.fixture
+async def make_cluster(tmp_path: Path, store: Store) -> AsyncIterator[MakeCluster]:
+    """``await make_cluster(preset, {}, {})``: a cluster of two nodes with nothing more in their environment, and a client of it."""
     async with AsyncExitStack() as stack:
 
-        async def make(preset: str, nodes: int) -> Cluster:
-            cluster = Cluster(tmp_path, preset)
+        async def make(preset: str, *nodes: Mapping[str, str]) -> Cluster:
+            cluster = Cluster(tmp_path, preset, store)
             stack.push_async_callback(cluster.end)
-            await cluster.start_all(nodes)
+            started = [await cluster.launch(environ=environ) for environ in nodes]  # one by one: ``cluster.nodes`` are in this order
+            await asyncio.gather(*(node.listening() for node in started))
             cluster.client = await stack.enter_async_context(rio.Client(cluster.url))
             return cluster
 

@@ -1,4 +1,4 @@
-"""Server processes on one SQLite file, what can be done to them, and callers that keep them busy meanwhile.
+"""Server processes on one storage, what can be done to them, and callers that keep them busy meanwhile.
 
 Nothing here sleeps to wait: conditions are watched until they hold, and a test that waits in vain fails at a deadline that is far away.
 """
@@ -9,13 +9,13 @@ import asyncio
 import os
 import random
 import signal
-import sqlite3
 import sys
 import textwrap
 import time
 from collections import Counter as Multiset
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
@@ -25,8 +25,9 @@ from rio.cluster.config import ClusterConfig
 from rio.cluster.membership import MembershipSnapshot, MemberStatus
 from rio.errors import NotExecuted, OutcomeUnknown
 from tests.cluster.processes import history
-from tests.cluster.processes.history import Call, Turn
-from tests.cluster.processes.objects import LOG, Add, Bag, Counter, Event, Get, Put, Read, read_log
+from tests.cluster.processes.history import Call, Finding, Turn
+from tests.cluster.processes.objects import LOG, PARENT, STORAGE, Add, Bag, Counter, Event, Get, Owner, Put, Read, read_log
+from tests.cluster.processes.stores import Store
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 45.0
@@ -34,14 +35,14 @@ PATIENCE = 45.0
 
 
 async def until(condition: Callable[[], Any], what: str = "") -> None:
-    """Watch a condition until it holds. It may be a coroutine function.
+    """Watch a condition, a function or a coroutine function, until it holds.
 
     :raises AssertionError: it did not within :data:`PATIENCE`.
     """
     deadline = time.monotonic() + PATIENCE
     while not (await answer if isinstance(answer := condition(), Awaitable) else answer):
         assert time.monotonic() < deadline, f"waited {PATIENCE:g} s in vain for: {what or condition}"
-        await asyncio.sleep(0.01)  # noqa: ASYNC110  # other processes notify nobody
+        await asyncio.sleep(0.01)  # other processes notify nobody
 
 
 # --- one server ---------------------------------------------------------------------------------------------------------------------------
@@ -50,10 +51,8 @@ async def until(condition: Callable[[], Any], what: str = "") -> None:
 class Node:
     """A server process: ``rio run`` with the objects of these tests."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Path, cluster: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
         self.process = process
-        self.cluster = cluster
-        """Its preset."""
         self.address = ""
         self.generation = 0
         self.output: list[str] = []
@@ -73,10 +72,14 @@ class Node:
                 self.generation = int(generation.rstrip(")"))
                 self._listening.set_result(None)
 
+    async def serves(self) -> bool:
+        """Wait until it serves, or has ended."""
+        await asyncio.wait((self._listening, self._reader), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        return self._listening.done()
+
     async def listening(self) -> Self:
         """Wait until it serves."""
-        await asyncio.wait((self._listening, self._reader), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-        assert self._listening.done(), f"no server: {self.output}"
+        assert await self.serves(), f"no server: {self.output}"
         return self
 
     @property
@@ -99,28 +102,35 @@ class Node:
 
     def terminate(self) -> None:
         """SIGTERM: ask it to drain."""
-        self.process.terminate()
+        self._signal(signal.SIGTERM)
 
-    async def stop(self, database: Path) -> None:
+    async def stop(self, store: Store) -> None:
         """SIGSTOP, at a moment at which it does not hold the lock of the database: that would be an outage for all others, not a fault of
         this one."""
         while True:
             began = time.monotonic()
-            self.process.send_signal(signal.SIGSTOP)
-            await until(lambda: self._state() == "T", "a stopped process")
-            if await asyncio.to_thread(_can_write, database):
+            self._signal(signal.SIGSTOP)
+            await until(lambda: self._state() in "TZ", "a process that is stopped, or has ended by itself")
+            if await store.is_free():
                 self._stopped.append((began, float("inf")))
                 return
-            self.process.send_signal(signal.SIGCONT)
+            self._signal(signal.SIGCONT)
 
     def resume(self) -> None:
         """SIGCONT."""
         began, _ = self._stopped[-1]
         self._stopped[-1] = (began, time.monotonic())
-        self.process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # it has ended by itself
+            self.process.send_signal(number)
 
     def _state(self) -> str:
-        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        try:
+            return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return "Z"
 
     def said(self, text: str) -> bool:
         """Whether it has logged this."""
@@ -132,10 +142,12 @@ class Node:
 
     @property
     def turns(self) -> list[Turn]:
-        """The turns that it has run. One that was cut off by its death ends with the last that is known of the process, one that was under
-        way when it was stopped with the stop: it did not run then."""
+        """The turns that it has run. One that was cut off by its death ends with the last that is known of the process. One that was under
+        way when the process was stopped, or its event loop blocked, ends there: it did not run meanwhile, and what it did afterwards is
+        judged by what could be saved."""
         turns: dict[int, Turn] = {}
         events = self.events
+        halts = [stopped for stopped, _ in self._stopped] + [event.at for event in events if event.what == "blocked"]
         for event in events:
             if event.what == "begin":
                 turns[event.turn] = Turn(
@@ -150,19 +162,8 @@ class Node:
             elif event.what == "end":
                 turns[event.turn].ended = event.at
         for turn in turns.values():
-            turn.ended = min(turn.ended, *(stopped for stopped, _ in self._stopped if stopped > turn.began), turn.ended)
+            turn.ended = min([turn.ended, *(halt for halt in halts if halt > turn.began)])
         return list(turns.values())
-
-
-def _can_write(database: Path) -> bool:
-    """Whether nobody holds the lock for longer than a transaction takes."""
-    with closing(sqlite3.connect(database, timeout=0.5, isolation_level=None)) as connection:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-        except sqlite3.OperationalError:
-            return False
-    return True
 
 
 # --- all of them --------------------------------------------------------------------------------------------------------------------------
@@ -171,9 +172,9 @@ def _can_write(database: Path) -> bool:
 class Cluster:
     """The server processes of one test."""
 
-    def __init__(self, directory: Path, cluster: str) -> None:
-        self.database = directory / "rio.db"
-        self.url = f"sqlite:///{self.database}"
+    def __init__(self, directory: Path, cluster: str, store: Store) -> None:
+        self.store = store
+        self.url = store.url
         self.config = ClusterConfig.named(cluster)
         self.nodes: list[Node] = []
         """All that were ever started."""
@@ -182,24 +183,25 @@ class Cluster:
         self._cluster = cluster
         self._numbers = count(1)
 
-    async def start(self, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None) -> Node:
+    async def start(self, *, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None) -> Node:
         """Start one server, and wait until it serves."""
+        return await (await self.launch(address=address, environ=environ)).listening()
+
+    async def launch(self, *, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None) -> Node:
+        """Start one server."""
         log = self._directory / f"server-{next(self._numbers)}.jsonl"
         own = {name: value for name, value in os.environ.items() if not name.startswith("RIO_")}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "rio", "run", "tests.cluster.processes.node:registry"),
             *("--storage", self.url, "--address", address, "--cluster", self._cluster),
             cwd=ROOT,
-            env={**own, LOG: str(log), "RIO_TEST_PARENT": str(os.getpid()), **(environ or {})},
+            env={**own, LOG: str(log), PARENT: str(os.getpid()), STORAGE: self.store.name, **(environ or {})},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        node = Node(process, log, self._cluster)
+        node = Node(process, log)
         self.nodes.append(node)
-        return await node.listening()
-
-    async def start_all(self, number: int) -> list[Node]:
-        return list(await asyncio.gather(*(self.start() for _ in range(number))))
+        return node
 
     async def end(self) -> None:
         """Kill what still runs."""
@@ -223,6 +225,21 @@ class Cluster:
 
         await until(is_dead, f"the eviction of member {node.generation}")
 
+    async def lease_counters(self) -> dict[int, int]:
+        return {member.generation: member.lease_counter for member in (await self.members()).members}
+
+    async def pause(self, node: Node, seconds: float) -> None:
+        """Stop a server for some time, and wait until it holds its lease again, or has ended because it does not."""
+        await node.stop(self.store)
+        await asyncio.sleep(seconds)  # this is the fault
+        before = (await self.lease_counters()).get(node.generation)
+        node.resume()
+
+        async def is_decided() -> bool:
+            return not node.alive or (await self.lease_counters()).get(node.generation) != before
+
+        await until(is_decided, f"a renewal, or the end, of member {node.generation}")
+
     @property
     def evictions(self) -> list[str]:
         return [line for node in self.nodes for line in node.output if " evicted member " in line]
@@ -233,8 +250,16 @@ class Cluster:
 
     def owner(self, object: str) -> Node:
         """Who ran the last turn of an object."""
-        _, node = max(((turn.began, node) for node in self.nodes for turn in node.turns if turn.object == object), key=lambda found: found[0])
-        return node
+        last = {node: max((turn.began for turn in node.turns if turn.object == object), default=0.0) for node in self.nodes}
+        return max(self.nodes, key=lambda node: last[node])
+
+    async def owners(self, ids: Iterable[str]) -> dict[str, int]:
+        """Which counter is in the memory of which process."""
+
+        async def owner(id: str) -> tuple[str, int]:
+            return id, (await self.client.send(Counter, id, Owner(), timeout=PATIENCE)).value
+
+        return dict(await asyncio.gather(*map(owner, ids)))
 
     async def value(self, id: str) -> int:
         """What a counter says, as soon as it answers."""
@@ -244,7 +269,7 @@ class Cluster:
     async def unusable(self, how: str) -> AsyncIterator[None]:
         """Another process makes the database unusable for all: ``"writing"`` for writers, ``"reading and writing"`` for everybody."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", LOCK[how], str(self.database)), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-c", LOCK[how], str(self.store.database)), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
         )
         assert process.stdout is not None
         try:
@@ -387,16 +412,22 @@ class Load:
         """Seconds that the slowest acknowledged call took."""
         return max(call.ended - call.began for call in self.calls if call.outcome == "acknowledged" and call.ended >= since)
 
-    async def violations(self, cluster: Cluster) -> list[str]:
+    async def violations(self, cluster: Cluster) -> list[Finding]:
         """What is wrong with this run: H1, H3 and H4, and answers that should not exist."""
         await self.warm_up()  # what a last read says belongs to the history
-        found = [error for error in self.errors if error.startswith("UNEXPECTED")]
+        found = [Finding("unexpected", error) for error in self.errors if error.startswith("UNEXPECTED")]
+        calls: defaultdict[str, list[Call]] = defaultdict(list)
+        for call in self.calls:
+            calls[call.object].append(call)
         for id in self.counters:
-            of_counter = [call for call in self.calls if call.object == f"Counter/{id}"]
-            found += [f"Counter/{id}: {problem}" for problem in history.counter(of_counter, await cluster.value(id))]
+            found += [of(f"Counter/{id}", each) for each in history.counter(calls[f"Counter/{id}"], await cluster.value(id))]
         for id in self.bags:
-            found += [f"Bag/{id}: {problem}" for problem in history.set_full(call for call in self.calls if call.object == f"Bag/{id}")]
+            found += [of(f"Bag/{id}", each) for each in history.set_full(calls[f"Bag/{id}"])]
         return found + history.single_activation(cluster.turns)
+
+
+def of(name: str, finding: Finding) -> Finding:
+    return finding._replace(text=f"{name}: {finding.text}")
 
 
 def report(text: str) -> None:

@@ -1,6 +1,6 @@
 """What must be true of a run, whatever was killed in it: the rules, over what callers saw and what servers logged.
 
-Each rule returns what breaks it, as sentences. ``test_history.py`` plants one of each kind.
+Each rule returns what breaks it. ``test_history.py`` plants one of each kind.
 """
 
 from __future__ import annotations
@@ -8,11 +8,21 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 Outcome = Literal["acknowledged", "not executed", "unknown"]
+Kind = Literal["lost", "doubled", "stale", "overlap", "order", "unexpected"]
+"""``lost``: an acknowledged write is gone. ``doubled``: a write counts twice, or counts although it was not executed. ``stale``: somebody
+was answered with less than others had seen before. ``overlap``: an object was active twice. ``order``: messages changed places."""
+
+
+class Finding(NamedTuple):
+    """One thing that must not be."""
+
+    kind: Kind
+    text: str
 
 
 class Call(msgspec.Struct, kw_only=True):
@@ -43,7 +53,7 @@ class Turn(msgspec.Struct, kw_only=True):
     """The caller's number of the message; they ascend."""
 
 
-def counter(calls: Iterable[Call], final: int) -> list[str]:
+def counter(calls: Iterable[Call], final: int) -> list[Finding]:
     """H1: every acknowledged addition counts, none counts twice, and who begins after an answer sees it.
 
     ``calls``: the ``add`` and ``get`` calls to one object; ``final``: its value afterwards.
@@ -52,19 +62,21 @@ def counter(calls: Iterable[Call], final: int) -> list[str]:
     adds = [call for call in calls if call.kind == "add"]
     acknowledged = [call for call in adds if call.outcome == "acknowledged"]
     unknown = sum(call.outcome == "unknown" for call in adds)
-    found = [
-        f"value {value} was answered {times} times" for value, times in Counter(call.value for call in acknowledged).items() if times > 1
-    ]
+    answered = Counter(call.value for call in acknowledged)
+    found = [Finding("lost", f"value {value} was answered {times} times") for value, times in answered.items() if times > 1]
     if not len(acknowledged) <= final <= len(acknowledged) + unknown:
-        found.append(f"{len(acknowledged)} additions were acknowledged and {unknown} are unknown, but the counter stands at {final}")
-    found += [f"value {call.value} was answered, but the counter stands at {final}" for call in acknowledged if call.value > final]
+        text = f"{len(acknowledged)} additions were acknowledged and {unknown} are unknown, but the counter stands at {final}"
+        found.append(Finding("lost" if final < len(acknowledged) else "doubled", text))
+    high = [call.value for call in acknowledged if call.value > final]
+    found += [Finding("lost", f"value {value} was answered, but the counter stands at {final}") for value in high]
     return found + _stale_answers(call for call in calls if call.outcome == "acknowledged")
 
 
-def _stale_answers(calls: Iterable[Call]) -> list[str]:
+def _stale_answers(calls: Iterable[Call]) -> list[Finding]:
     """Of two calls, one answered before the other began, the later sees what the earlier saw, and an addition more than that."""
     calls = list(calls)
-    found, highest = [], 0
+    found: list[Finding] = []
+    highest = 0
     answered = iter(sorted(calls, key=lambda call: call.ended))
     earlier = next(answered, None)
     for call in sorted(calls, key=lambda call: call.began):
@@ -72,11 +84,12 @@ def _stale_answers(calls: Iterable[Call]) -> list[str]:
             highest = max(highest, earlier.value)
             earlier = next(answered, None)
         if call.value < highest + (call.kind == "add"):
-            found.append(f"a call ({call.kind}) that began after {highest} had been answered was answered with {call.value}")
+            text = f"a call ({call.kind}) that began after {highest} had been answered was answered with {call.value}"
+            found.append(Finding("stale", text))
     return found
 
 
-def set_full(calls: Iterable[Call]) -> list[str]:
+def set_full(calls: Iterable[Call]) -> list[Finding]:
     """H3: every element whose ``put`` was acknowledged, and every element that was read once, is in every later ``read``, once.
 
     ``calls``: the ``put`` and ``read`` calls to one object.
@@ -85,45 +98,50 @@ def set_full(calls: Iterable[Call]) -> list[str]:
     reads = sorted((call for call in calls if call.kind == "read" and call.outcome == "acknowledged"), key=lambda call: call.began)
     puts = {call.value: call for call in calls if call.kind == "put"}
     known: dict[int, float] = {element: put.ended for element, put in puts.items() if put.outcome == "acknowledged"}
-    found = []
+    found: list[Finding] = []
     for read in reads:
         elements = set(read.value)
         lost = [element for element, since in known.items() if since < read.began and element not in elements]
-        found += [f"element {element} was read twice in one read" for element, times in Counter(read.value).items() if times > 1]
-        found += [f"element {element} is missing in a later read" for element in lost]
-        found += [f"element {element} was read: {problem}" for element in elements if (problem := _unexpected(puts.get(element), read))]
+        twice = [element for element, times in Counter(read.value).items() if times > 1]
+        found += [Finding("doubled", f"element {element} was read twice in one read") for element in twice]
+        found += [Finding("lost", f"element {element} is missing in a later read") for element in lost]
+        found += [finding for element in elements if (finding := _unexpected(element, puts.get(element), read))]
         for element in elements:
             known[element] = min(known.get(element, read.ended), read.ended)
     return found
 
 
-def _unexpected(put: Call | None, read: Call) -> str | None:
+def _unexpected(element: int, put: Call | None, read: Call) -> Finding | None:
     if put is None:
-        return "nobody put it"
+        return Finding("unexpected", f"element {element} was read: nobody put it")
     if put.outcome == "not executed":
-        return "its caller was told that it was not executed"
-    return "it had not been put yet" if put.began > read.ended else None
+        return Finding("doubled", f"element {element} was read: its caller was told that it was not executed")
+    return Finding("unexpected", f"element {element} was read: it had not been put yet") if put.began > read.ended else None
 
 
-def single_activation(turns: Iterable[Turn]) -> list[str]:
+def single_activation(turns: Iterable[Turn]) -> list[Finding]:
     """H4: no two turns of an object overlap, on one server or on two, and tokens ascend in the order of turns."""
-    found = []
+    found: list[Finding] = []
     for name, of_object in _by_object(turns).items():
-        latest: Turn | None = None
-        for turn in of_object:
-            if latest is not None and turn.began < latest.ended:
-                found.append(f"{name}: a turn under token {turn.token} began while one under token {latest.token} ran")
-            if latest is not None and turn.token < latest.token:
-                found.append(f"{name}: a turn under token {turn.token} began after one under token {latest.token}")
-            if latest is not None and turn.token == latest.token and turn.generation != latest.generation:
-                found.append(f"{name}: members {latest.generation} and {turn.generation} both ran turns under token {turn.token}")
-            latest = turn if latest is None or turn.ended >= latest.ended else latest
+        latest = of_object[0]
+        for turn in of_object[1:]:
+            found += [Finding("overlap", f"{name}: {problem}") for problem in _activated_twice(latest, turn)]
+            latest = turn if turn.ended >= latest.ended else latest
     return found
 
 
-def fifo(turns: Iterable[Turn]) -> list[str]:
+def _activated_twice(latest: Turn, turn: Turn) -> Iterable[str]:
+    if turn.began < latest.ended:
+        yield f"a turn under token {turn.token} began while one under token {latest.token} ran"
+    if turn.token < latest.token:
+        yield f"a turn under token {turn.token} began after one under token {latest.token}"
+    if turn.token == latest.token and turn.generation != latest.generation:
+        yield f"members {latest.generation} and {turn.generation} both ran turns under token {turn.token}"
+
+
+def fifo(turns: Iterable[Turn]) -> list[Finding]:
     """H5: an object handles what one caller sends in the order in which it was sent, each message once."""
-    found = []
+    found: list[Finding] = []
     for name, of_object in _by_object(turns).items():
         numbers: defaultdict[str, list[int]] = defaultdict(list)
         for turn in of_object:
@@ -131,7 +149,8 @@ def fifo(turns: Iterable[Turn]) -> list[str]:
                 numbers[turn.caller].append(turn.number)
         for caller, handled in numbers.items():
             disorder = [(first, later) for first, later in pairwise(handled) if later <= first]
-            found += [f"{name}: number {later} of {caller} was handled after number {first}" for first, later in disorder]
+            for first, later in disorder:
+                found.append(Finding("order", f"{name}: number {later} of {caller} was handled after number {first}"))
     return found
 
 

@@ -8,19 +8,15 @@ import os
 import signal
 import sys
 import time
+from importlib import import_module
 from typing import Any
 
 import rio
 from rio.errors import Superseded
 from rio.placement import Placement
-from rio.storage.sqlite import SqliteObjectPlacement, SqliteState
 from tests.cluster.processes import objects
-from tests.cluster.processes.objects import Asker, Bag, Counter, note
+from tests.cluster.processes.objects import KILL_AT, PARENT, STORAGE, Asker, Bag, Counter, note
 
-PARENT = "RIO_TEST_PARENT"
-"""Environment: the process with which this one dies."""
-KILL_AT = "RIO_TEST_KILL_AT"
-"""Environment: where this process kills itself, when an object whose id starts with ``victim`` comes there first."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -36,44 +32,45 @@ def reach(point: str, id: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def watch_placement() -> None:
+def watch_placement(placement: Any) -> None:
     """Make the storage of placements a place to be killed at."""
-    claim, release = SqliteObjectPlacement.claim, SqliteObjectPlacement.release
+    claim, release = placement.claim, placement.release
 
-    async def watched_claim(self: Any, object_id: rio.ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
-        placement = await claim(self, object_id, generation, supersede=supersede)
-        if placement.generation == generation:
+    async def watched_claim(self: Any, object_id: rio.ObjectId, generation: int, **more: Any) -> Placement:
+        claimed: Placement = await claim(self, object_id, generation, **more)
+        if claimed.generation == generation:
             reach("after claim", object_id.id)
-        return placement
+        return claimed
 
     async def watched_release(self: Any, object_id: rio.ObjectId, token: int) -> bool:
         reach("before release", object_id.id)
-        released = await release(self, object_id, token)
+        released: bool = await release(self, object_id, token)
         reach("after release", object_id.id)
         return released
 
-    SqliteObjectPlacement.claim, SqliteObjectPlacement.release = watched_claim, watched_release  # type: ignore[method-assign]
+    placement.claim, placement.release = watched_claim, watched_release
 
 
-def delay_saves() -> None:
+def delay_saves(state: Any) -> None:
     """Have the saves of objects whose id starts with ``late`` reach the storage only after this process was stopped and continued, as a
     write does that was on its way. Nothing that happens to the handler meanwhile can take it back."""
-    save = SqliteState.save
+    save = state.save
 
     async def late_save(self: Any, object_id: rio.ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
         await stopped_and_continued()
         try:
-            return await save(self, object_id, state_name, token, version, data)
+            saved: int = await save(self, object_id, state_name, token, version, data)
         except Superseded:
             note("refused", object_id, token)
             raise
+        return saved
 
     async def watched_save(self: Any, object_id: rio.ObjectId, *args: Any) -> int:
-        if object_id.id.startswith("late"):
-            return await asyncio.shield(late_save(self, object_id, *args))
-        return await save(self, object_id, *args)
+        saving = asyncio.shield(late_save(self, object_id, *args)) if object_id.id.startswith("late") else save(self, object_id, *args)
+        saved: int = await saving
+        return saved
 
-    SqliteState.save = watched_save  # type: ignore[method-assign]
+    state.save = watched_save
 
 
 async def stopped_and_continued() -> None:
@@ -85,6 +82,7 @@ async def stopped_and_continued() -> None:
 
 die_with_the_test()
 objects.reach = reach
-watch_placement()
-delay_saves()
+storage = import_module(f"rio.storage.{os.environ[STORAGE]}")
+watch_placement(getattr(storage, f"{os.environ[STORAGE].title()}ObjectPlacement"))
+delay_saves(getattr(storage, f"{os.environ[STORAGE].title()}State"))
 registry = rio.Registry(Counter, Bag, Asker)

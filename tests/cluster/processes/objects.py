@@ -17,6 +17,13 @@ import rio
 
 LOG = "RIO_TEST_LOG"
 """Environment: the file in which a server process logs."""
+PARENT = "RIO_TEST_PARENT"
+"""Environment: the process with which a server process dies."""
+STORAGE = "RIO_TEST_STORAGE"
+"""Environment: the scheme of the storage's URL."""
+KILL_AT = "RIO_TEST_KILL_AT"
+"""Environment: where a server process kills itself, as soon as an object whose id starts with ``victim`` comes there."""
+POINTS = ("after claim", "after load", "before save", "after save", "before release", "after release")
 LOG_SIZE = 64 * 1024 * 1024
 
 
@@ -24,7 +31,8 @@ class Event(msgspec.Struct, omit_defaults=True):
     """One line of a server's log."""
 
     what: str
-    """``loaded`` and ``unloaded``; ``begin`` and ``end`` of a turn; ``refused`` for a save that the storage did not accept any more."""
+    """``loaded`` and ``unloaded``; ``begin`` and ``end`` of a turn; ``blocked`` when a handler holds up the event loop from now on;
+    ``refused`` for a save that the storage did not accept any more."""
     at: float
     """``CLOCK_MONOTONIC``, which is the same for all processes of one machine."""
     object: str
@@ -123,9 +131,10 @@ class Owner(rio.Message[Value], readonly=True):
 
 
 class AskOwners(rio.Message[Owners]):
-    """Ask all these counters for their owner, at once."""
+    """Ask all these counters for their owner: ten at each of the moments ``start``, ``start`` + 20 ms, and so on."""
 
     ids: list[str]
+    start: float
 
 
 # --- objects ------------------------------------------------------------------------------------------------------------------------------
@@ -177,6 +186,7 @@ class Counter(Logged):
     async def block(self, message: Block) -> Value:
         with self.turn():
             self.sum.value += 1
+            note("blocked", self.object_id, self.token)
             time.sleep(message.seconds)  # noqa: ASYNC251  # this is the fault
             await self.save_state()
             return Value(self.sum.value)
@@ -210,8 +220,13 @@ class Bag(Logged):
 class Asker(Logged):
     @rio.handler
     async def ask(self, message: AskOwners) -> Owners:
-        owners = await asyncio.gather(*(self.send(Counter, id, Owner()) for id in message.ids))
-        return Owners({id: owner.value for id, owner in zip(message.ids, owners, strict=True)})
+        owners: dict[str, int] = {}
+        for number in range(0, len(message.ids), 10):
+            ids = message.ids[number : number + 10]
+            await asyncio.sleep(message.start + 0.002 * number - time.monotonic())  # so that several processes ask at the same moment
+            replies = await asyncio.gather(*(self.send(Counter, id, Owner()) for id in ids))
+            owners.update(zip(ids, (reply.value for reply in replies), strict=True))
+        return Owners(owners)
 
     @rio.handler
     async def owner(self, _: Owner) -> Value:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 
 from rio.cluster.membership import MemberStatus
-from tests.cluster.processes.conftest import MakeCluster
+from tests.cluster.processes.conftest import MakeCluster, on_every_storage
 from tests.cluster.processes.harness import Load, report
 
 
+@on_every_storage
 async def test_all_servers_are_replaced_one_by_one_and_no_call_fails(make_cluster: MakeCluster) -> None:
-    cluster = await make_cluster("strict", 3)
+    cluster = await make_cluster("strict", *[{}] * 3)
     gaps, drains = [], []
     async with Load(cluster.client, counters=200, callers=40) as load:
         await load.more(500)
@@ -25,5 +26,4 @@ async def test_all_servers_are_replaced_one_by_one_and_no_call_fails(make_cluste
             assert await cluster.status(old) == MemberStatus.LEFT
     assert load.errors == []
     assert await load.violations(cluster) == []
-    assert all(not any(turn.ended > time.monotonic() for turn in node.turns) for node in cluster.nodes)
-    report(f"SIGTERM x 3: the slowest call took {max(gaps):.3f} s, a drain {max(drains):.2f} s; {load.outcomes}")
+    report(f"SIGTERM x 3 on {cluster.store.name}: the slowest call took {max(gaps):.3f} s, a drain {max(drains):.2f} s; {load.outcomes}")

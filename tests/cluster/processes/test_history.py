@@ -54,7 +54,7 @@ def test_a_counter_whose_unknown_addition_counted_or_not_is_right(final: int) ->
     ],
 )
 def test_a_counter_that_lost_or_doubled_something_is_found(calls: list[Call], final: int, finding: str) -> None:
-    assert any(finding in found for found in counter(calls, final))
+    assert any(finding in found.text for found in counter(calls, final))
 
 
 def test_a_set_that_holds_what_was_acknowledged_is_right() -> None:
@@ -75,7 +75,7 @@ def test_a_set_that_holds_what_was_acknowledged_is_right() -> None:
     ],
 )
 def test_a_set_that_lost_or_doubled_something_is_found(calls: list[Call], finding: str) -> None:
-    assert any(finding in found for found in set_full(calls))
+    assert any(finding in found.text for found in set_full(calls))
 
 
 def test_turns_one_after_the_other_under_ascending_tokens_are_right() -> None:
@@ -93,7 +93,7 @@ def test_turns_one_after_the_other_under_ascending_tokens_are_right() -> None:
     ],
 )
 def test_turns_of_two_activations_at_once_are_found(turns: list[Turn], finding: str) -> None:
-    assert any(finding in found for found in single_activation(turns))
+    assert any(finding in found.text for found in single_activation(turns))
 
 
 def test_messages_of_one_caller_in_their_order_are_right() -> None:
@@ -104,4 +104,4 @@ def test_messages_of_one_caller_in_their_order_are_right() -> None:
 @pytest.mark.parametrize("numbers", [(2, 1), (1, 1)], ids=["in another order", "twice"])
 def test_messages_of_one_caller_out_of_order_are_found(numbers: tuple[int, int]) -> None:
     turns = [turn(at, at + 0.5, caller="a", number=number) for at, number in enumerate(numbers)]
-    assert fifo(turns) == [f"C/1: number {numbers[1]} of a was handled after number {numbers[0]}"]
+    assert [found.text for found in fifo(turns)] == [f"C/1: number {numbers[1]} of a was handled after number {numbers[0]}"]

@@ -9,21 +9,21 @@ import pytest
 
 from rio.cluster.membership import MemberStatus
 from rio.errors import OutcomeUnknown
-from tests.cluster.processes.conftest import MakeCluster
+from tests.cluster.processes.conftest import MakeCluster, on_every_storage
 from tests.cluster.processes.harness import Cluster, Load, Node, report, until
-from tests.cluster.processes.history import fifo, single_activation
+from tests.cluster.processes.history import fifo
 from tests.cluster.processes.objects import Add, Block, Counter
 
 EVICTED = 70
 
 
 async def test_a_pause_that_is_shorter_than_the_lease_costs_nothing(make_cluster: MakeCluster) -> None:
-    cluster = await make_cluster("strict", 3)
+    cluster = await make_cluster("strict", *[{}] * 3)
     async with Load(cluster.client, burst=3) as load:
         await load.more(300)
         node = cluster.nodes[0]
-        renewed = await lease_counters(cluster)
-        await node.stop(cluster.database)
+        renewed = await cluster.lease_counters()
+        await node.stop(cluster.store)
         # the others have renewed their leases twice: about two seconds
         await until(lambda: others_renewed(cluster, renewed, node, 2), "renewals of the others")
         node.resume()
@@ -35,17 +35,14 @@ async def test_a_pause_that_is_shorter_than_the_lease_costs_nothing(make_cluster
     assert [await cluster.status(node) for node in cluster.nodes] == [MemberStatus.ACTIVE] * 3
 
 
-async def lease_counters(cluster: Cluster) -> dict[int, int]:
-    return {member.generation: member.lease_counter for member in (await cluster.members()).members}
-
-
 async def others_renewed(cluster: Cluster, before: dict[int, int], stopped: Node, times: int) -> bool:
-    after = await lease_counters(cluster)
+    after = await cluster.lease_counters()
     return all(after[generation] >= before[generation] + times for generation in before if generation != stopped.generation)
 
 
+@on_every_storage
 async def test_a_pause_that_is_longer_than_the_lease_ends_the_server_and_its_late_save_is_refused(make_cluster: MakeCluster) -> None:
-    cluster = await make_cluster("local", 3)
+    cluster = await make_cluster("local", *[{}] * 3)
     client = cluster.client
     assert (await client.send(Counter, "settled", Add("test", 1))).value == 1
     async with Load(client) as load:
@@ -53,7 +50,7 @@ async def test_a_pause_that_is_longer_than_the_lease_ends_the_server_and_its_lat
         late = asyncio.gather(*(client.send(Counter, "late", Add("test", number)) for number in (1, 2)), return_exceptions=True)
         await until(lambda: any(turn.object == "Counter/late" for turn in cluster.turns), "the save that will be late")
         node = cluster.owner("Counter/late")
-        await node.stop(cluster.database)
+        await node.stop(cluster.store)
         stopped = time.monotonic()
         await cluster.dead(node)
         assert await cluster.value("late") == 0  # it has been claimed, and loaded as it was before the save
@@ -69,16 +66,35 @@ async def test_a_pause_that_is_longer_than_the_lease_ends_the_server_and_its_lat
     assert await cluster.value("late") == sum(not isinstance(answer, BaseException) for answer in answers)
     assert await load.violations(cluster) == []
     assert node.said("it is fenced and stops")
-    report(f"SIGSTOP beyond the lease: all objects answer elsewhere after {elsewhere:.2f} s; {load.outcomes}")
+    report(f"SIGSTOP beyond the lease on {cluster.store.name}: all objects answer elsewhere after {elsewhere:.2f} s; {load.outcomes}")
+
+
+@on_every_storage
+async def test_a_pause_around_the_edges_of_the_lease_loses_nothing_whether_it_ends_the_server_or_not(make_cluster: MakeCluster) -> None:
+    """Four servers at the same time, so that only one is left to see what they do."""
+    cluster = await make_cluster("local", *[{}] * 5)
+    edges = [factor * edge for edge in (cluster.config.lease_local, cluster.config.lease_evict) for factor in (0.97, 1.03)]
+    paused = cluster.nodes[: len(edges)]
+    async with Load(cluster.client) as load:
+        await load.more(300)
+        await asyncio.gather(*(cluster.pause(node, seconds) for node, seconds in zip(paused, edges, strict=True)))
+        await asyncio.gather(*(cluster.value(id) for id in load.counters))
+        await load.more()
+    assert await load.violations(cluster) == []
+    for node in paused:
+        expected = (None, MemberStatus.ACTIVE) if node.alive else (EVICTED, MemberStatus.DEAD)
+        assert (node.process.returncode, await cluster.status(node)) == expected
+    gone = ", ".join(f"{seconds:.2f} s: {'serves on' if node.alive else 'evicted'}" for node, seconds in zip(paused, edges, strict=True))
+    report(f"SIGSTOP around the lease on {cluster.store.name}, {gone}; {load.outcomes}")
 
 
 async def test_a_handler_that_blocks_the_loop_beyond_the_lease_is_not_acknowledged_and_its_server_stops(make_cluster: MakeCluster) -> None:
-    cluster = await make_cluster("local", 3)
+    cluster = await make_cluster("local", *[{}] * 3)
     async with Load(cluster.client) as load:
         await load.more(200)
         await cluster.value("blocking")
         node = cluster.owner("Counter/blocking")
-        blocked = asyncio.create_task(cluster.client.send(Counter, "blocking", Block(2 * cluster.config.failover_bound)))
+        blocked = cluster.client.send(Counter, "blocking", Block(2 * cluster.config.failover_bound))
         await cluster.dead(node)
         assert await cluster.value("blocking") == 0
         with pytest.raises(OutcomeUnknown):
@@ -87,14 +103,11 @@ async def test_a_handler_that_blocks_the_loop_beyond_the_lease_is_not_acknowledg
         await load.more()
     assert await cluster.value("blocking") == 0
     assert (await cluster.client.send(Counter, "blocking", Add("test", 1))).value == 1
-    assert [problem for problem in await load.violations(cluster) if "Counter/blocking" not in problem] == []
-    # nothing can stop code that does not await; but it was alone until its lease ended, and nothing began there after it
-    of_object = [turn for turn in cluster.turns if turn.object == "Counter/blocking"]
-    assert single_activation(turn for turn in of_object if turn.ended - turn.began < cluster.config.lease_evict) == []
+    assert await load.violations(cluster) == []
 
 
 async def test_a_lone_server_that_was_blocked_beyond_its_lease_recovers(make_cluster: MakeCluster) -> None:
-    cluster = await make_cluster("local", 1)
+    cluster = await make_cluster("local", *[{}] * 1)
     async with Load(cluster.client, callers=8) as load:
         await load.more(100)
         with pytest.raises(OutcomeUnknown):

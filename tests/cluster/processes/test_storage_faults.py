@@ -20,7 +20,7 @@ from tests.cluster.processes.objects import Add, Counter
 
 @pytest.mark.parametrize("how", ["writing", "reading and writing"])
 async def test_an_outage_longer_than_the_lease_evicts_nobody_and_ends_nobody(make_cluster: MakeCluster, how: str) -> None:
-    cluster = await make_cluster("local", 3)
+    cluster = await make_cluster("local", *[{}] * 3)
     async with Load(cluster.client) as load:
         await load.more(300)
         async with cluster.unusable(how):
@@ -40,13 +40,13 @@ async def test_an_outage_longer_than_the_lease_evicts_nobody_and_ends_nobody(mak
 
 
 async def test_a_full_disk_refuses_saves_and_changes_nothing_until_there_is_room_again(make_cluster: MakeCluster) -> None:
-    cluster = await make_cluster("local", 2)
+    cluster = await make_cluster("local", *[{}] * 2)
     client = cluster.client
     async with Load(client, callers=8) as load:
         await load.more(200)
         await client.send(Counter, "full", Add("test", 1))
         limit_file_sizes(cluster, 0)
-        with pytest.raises(OutcomeUnknown, match="may not have saved its state: .*the disk or a limit on file sizes refused"):
+        with pytest.raises(OutcomeUnknown, match=r"may not have saved its state: .*the disk or a limit on file sizes refused"):
             await client.send(Counter, "full", Add("test", 2))
         stored = await asyncio.to_thread(stored_value, cluster, "full")
         for node in cluster.nodes:
@@ -71,6 +71,6 @@ def limit_file_sizes(cluster: Cluster, limit: int) -> None:
 
 
 def stored_value(cluster: Cluster, id: str) -> int:
-    with closing(sqlite3.connect(cluster.database)) as connection:
+    with closing(sqlite3.connect(cluster.store.database)) as connection:
         [(data,)] = connection.execute("SELECT data FROM rio_state WHERE type_name = 'Counter' AND id = ?", (id,))
     return msgspec.msgpack.decode(data)["value"]
