@@ -4,7 +4,7 @@ from rio.app_data import AppData
 from rio.client.admin import AdminCommand
 from rio.client.client import Client
 from rio.client.subscription import Subscription
-from rio.cluster.config import ClusterConfig
+from rio.cluster.config import ClusterConfig, GossipConfig
 from rio.cluster.membership import Member, MembershipStorage
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider, LocalClusterProvider
@@ -30,6 +30,7 @@ __all__ = [
     "ClusterConfig",
     "ClusterProvider",
     "DynamicMessage",
+    "GossipConfig",
     "LocalClusterProvider",
     "Member",
     "MembershipStorage",

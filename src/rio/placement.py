@@ -57,6 +57,11 @@ class ObjectPlacement(ABC):
     async def owned_by(self, generation: int) -> Sequence[ObjectId]:
         """The objects that a member owns."""
 
+    @property
+    def why_not_durable(self) -> str:
+        """Once it is prepared: why it may forget what it has acknowledged, or an empty string. See ``require_durable_storage``."""
+        return ""
+
     async def __aenter__(self) -> Self:
         await self.prepare()
         return self

@@ -113,7 +113,9 @@ class Server:
             clock=clock,
             frame_limit=frame_limit,
         )
-        self._own_states = {field.storage for registered in registry for field in registered.managed_states if field.storage is not None}
+        self._own_states = dict.fromkeys(
+            field.storage for registered in registry for field in registered.managed_states if field.storage is not None
+        )
         self._timeout = timeout
         self._drain_timeout = drain_timeout
         self._frame_limit = frame_limit

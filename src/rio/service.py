@@ -80,7 +80,7 @@ class Service(ActivationHost):
         self.draining = False
         self.dispatcher = Dispatcher(self, [self._table(registered) for registered in registry], clock=clock)
         self.dispatcher.app_data = app_data
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}  # an ordered set
         self._send: Callable[..., Awaitable[Any]] = self._not_running
 
     def start(self, loop: asyncio.AbstractEventLoop, address: Address, send: Callable[..., Awaitable[Any]]) -> None:
@@ -153,11 +153,11 @@ class Service(ActivationHost):
         context.run(activation.begin, self.dispatcher, caller)
         name = f"{step.__name__} {activation.object_id}"
         task = self.dispatcher.loop.create_task(step(activation), name=name, context=context)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._lifecycle_ended)
 
     def _lifecycle_ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             logger.error("%s failed", task.get_name(), exc_info=task.exception())
 

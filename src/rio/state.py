@@ -65,6 +65,11 @@ class StateStorage(StateLoader, StateSaver):
     async def close(self) -> None:
         """Release everything. Idempotent."""
 
+    @property
+    def why_not_durable(self) -> str:
+        """Once it is prepared: why it may forget what it has acknowledged, or an empty string. See ``require_durable_storage``."""
+        return ""
+
     async def __aenter__(self) -> Self:
         await self.prepare()
         return self

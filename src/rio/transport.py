@@ -56,13 +56,13 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         transport.set_write_buffer_limits(HIGH_WATER)
-        self.dispatcher.connections.add(self)
+        self.dispatcher.connections[self] = None
         self._set_timer(HANDSHAKE_TIMEOUT, "the peer did not introduce itself")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self._clear_timer()
-        self.dispatcher.connections.discard(self)
+        self.dispatcher.connections.pop(self, None)
         self.abandon()
         self._owner.disconnected(self)
 

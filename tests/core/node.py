@@ -110,12 +110,12 @@ class Node:
         connection.node = self
         connection.transport = Wire()
         connection.accepted = True
-        self.dispatcher.connections.add(connection)
+        self.dispatcher.connections[connection] = None
         return connection
 
     def disconnect(self, connection: Any) -> None:
         connection.transport = None
-        self.dispatcher.connections.discard(connection)
+        self.dispatcher.connections.pop(connection, None)
         connection.abandon()
 
     def activated(self, *, fail: bool = False) -> None:

@@ -418,7 +418,7 @@ class Dispatcher:
         self.lease_until = 0.0
         self.waiting_limit = waiting_limit
         self.in_flight_limit = in_flight_limit
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}
         self.now = clock
         self.calls = self.failures = self.fenced = 0
 

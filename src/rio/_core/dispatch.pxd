@@ -92,10 +92,10 @@ cdef class Dispatcher:
     cdef public Py_ssize_t waiting_limit      # for each object
     cdef public Py_ssize_t in_flight_limit    # for the node
     cdef readonly dict tables        # type name -> TypeTable
-    cdef readonly set connections
+    cdef readonly dict connections   # an ordered set, so that everything happens in the same order each time
     cdef object _clock               # None: the system's; else a callable
     cdef uint64_t _last_turn
-    cdef set _paused                 # activations whose turns wait for the lease
+    cdef dict _paused                 # activations whose turns wait for the lease
     cdef list _unflushed             # connections with answers to write at the end of the loop's turn
     cdef Py_ssize_t _in_flight
     cdef readonly uint64_t calls     # requests taken

@@ -510,10 +510,10 @@ cdef class Dispatcher:
         self.lease_until = 0.0
         self.waiting_limit = waiting_limit
         self.in_flight_limit = in_flight_limit
-        self.connections = set()
+        self.connections = {}
         self._clock = clock
         self._last_turn = int.from_bytes(os.urandom(8), "big") >> 1
-        self._paused = set()
+        self._paused = {}
         self._unflushed = []
 
     @property
@@ -553,7 +553,7 @@ cdef class Dispatcher:
         """Move the moment until which turns may start; what waited for it goes on."""
         self.lease_until = until
         if self._paused and self._now() < until:
-            paused, self._paused = self._paused, set()
+            paused, self._paused = self._paused, {}
             for activation in paused:
                 self._pump(activation)
             PyContextVar_Set(current_turn, None)
@@ -726,7 +726,7 @@ cdef class Dispatcher:
             turn.activation._waiting = deque()
         turn.activation._waiting.appendleft(turn)
         turn.connection._keep(turn)
-        self._paused.add(turn.activation)
+        self._paused[turn.activation] = None
         return 0
 
     cdef int _expire(self, Turn turn) except -1:

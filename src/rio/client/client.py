@@ -484,7 +484,7 @@ class Client(Caller):
     def _leave_the_dead(self, listed: set[str]) -> None:
         """A process that was declared dead may be frozen, with its connections open: nothing that is sent there is answered any more."""
         dead = {member.address for member in self._members.members if member.status == MemberStatus.DEAD} - listed
-        for address in dead:
+        for address in sorted(dead):
             peer = self._peers.get(address)
             if peer is not None and peer.connection is not None and peer.connection.usable:
                 peer.connection.broken(NodeEvicted(f"the cluster has declared {address} dead"))

@@ -738,8 +738,8 @@ class Gossip:
     def _verdict(self, member: Member, suspicion: Suspicion, now: float) -> Action | None:
         if member.lease_counter != suspicion.counter:
             suspicion.counter, suspicion.moved_at = member.lease_counter, now
-        if member.status >= MemberStatus.CONDEMNED or not self._may_vote(member, suspicion, now):
-            return None
+        if member.status not in (MemberStatus.ACTIVE, MemberStatus.DRAINING) or not self._may_vote(member, suspicion, now):
+            return None  # who is about to join finds out by itself that nobody reaches it
         if now - suspicion.voted_at >= self.settings.vote_lifetime / 3:
             suspicion.voted_at = now
             return CastVote(member.generation)

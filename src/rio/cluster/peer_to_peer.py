@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -153,9 +154,9 @@ class PeerToPeerClusterProvider(ClusterProvider):
         self._feed(Read(read, sent))
         return read
 
-    def _feed(self, event: Event) -> None:
+    def _feed(self, event: Event, due: float = -math.inf) -> None:
         if self._gossip is not None:
-            for action in self._gossip.step(event, self._clock()):
+            for action in self._gossip.step(event, max(due, self._clock())):  # a timer may be early by a rounding error
                 self._do(action)
             self._set_timer(self._gossip.due)
 
@@ -228,7 +229,7 @@ class PeerToPeerClusterProvider(ClusterProvider):
         late = self._clock() - due
         if late > SLOW_LOOP:
             self._feed(Late(late))
-        self._feed(Tick())
+        self._feed(Tick(), due)
 
     # --- joining ------------------------------------------------------------------------------------------------------
 

@@ -77,6 +77,11 @@ class ClusterProvider(ABC):
         self.on_snapshot: Callable[[MembershipSnapshot], None] = _ignore
         """Called with each snapshot whose version is new."""
 
+    @property
+    def config(self) -> ClusterConfig:
+        """The settings, which every node of the cluster must share."""
+        return self._config
+
     async def join(self, address: str, metadata: bytes = b"") -> int:
         """Become an active member and return its generation. To be called once the listener is bound: older members of ``address`` die.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
@@ -35,7 +35,7 @@ class LocalNode:
         self._address = address
         self._network = network
         self._serving: asyncio.Task[None] | None = None
-        self._work: dict[asyncio.Task[Any], None] = {}
+        self._starting: asyncio.Task[Server] | None = None
 
     @property
     def name(self) -> str:
@@ -65,11 +65,23 @@ class LocalNode:
         """Bind and join. :raises Exception: what :class:`rio.Server` raises where it cannot; the host is down then."""
         self._network.add(self.host)
         try:
-            await self._run(self.server.__aenter__())
+            await self._start()
         except BaseException:
             self._network.take_down(self.host)
             raise
         self._serving = asyncio.get_running_loop().create_task(self._serve(), name=f"serve {self.name}", context=self.host.context())
+
+    async def _start(self) -> None:
+        """:raises RuntimeError: it was killed meanwhile."""
+        self._starting = asyncio.get_running_loop().create_task(self.server.__aenter__(), context=self.host.context())
+        try:
+            await self._starting
+        except asyncio.CancelledError:
+            if self.host.down:
+                raise RuntimeError(f"{self.name} was killed while it started") from None
+            raise
+        finally:
+            self._starting = None
 
     async def _serve(self) -> None:
         try:
@@ -81,7 +93,7 @@ class LocalNode:
 
     async def stop(self) -> None:
         """Drain and leave, as after SIGTERM."""
-        await self._run(self.server.stop())
+        await self.host.run(self.server.stop())
         await self._ended()
 
     async def kill(self) -> None:
@@ -91,28 +103,14 @@ class LocalNode:
         loop = asyncio.get_running_loop()
         if isinstance(loop, VirtualTimeLoop):
             loop.resume(self.host, at_once=True)
-        for task in self._work:
-            task.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
         await self.host.run(self.server.stop(drain=False))
         await self._ended()
 
     async def _ended(self) -> None:
         if self._serving is not None:
             await asyncio.wait((self._serving,))
-
-    async def _run(self, work: Coroutine[Any, Any, object]) -> None:
-        """Run something on the node's host. :raises RuntimeError: the node was killed meanwhile."""
-        task = asyncio.get_running_loop().create_task(work, context=self.host.context())
-        self._work[task] = None
-        try:
-            await task
-        except asyncio.CancelledError:
-            caller = asyncio.current_task()
-            if caller is None or caller.cancelling():
-                raise
-            raise RuntimeError(f"{self.name} was killed") from None
-        finally:
-            del self._work[task]
 
     def __repr__(self) -> str:
         return f"<LocalNode {self.name}, {'alive' if self.alive else 'evicted' if self.evicted else 'down'}>"

@@ -111,7 +111,9 @@ class Network:
 
     @contextmanager
     def on(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Have a loop listen and connect here where an address is that of a host of this network, or listening code runs on one."""
+        """Have a loop listen and connect here where an address names a host of this network. :raises RuntimeError: it has one already."""
+        if "create_server" in vars(loop):
+            raise RuntimeError("this event loop has a network already: one at a time")
         known_server, known_connection = loop.create_server, loop.create_connection
 
         async def create_server(factory: ProtocolFactory, host: Any = None, port: Any = None, **options: Any) -> Any:

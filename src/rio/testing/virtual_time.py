@@ -109,6 +109,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._jump = _Jump()
         self.seed = seed
         self._order = random.Random(seed)
+        self._timers = 0
         self._stalled: dict[Host | None, deque[Any]] = {}
         super().__init__(self._jump)
 
@@ -126,17 +127,23 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     ) -> asyncio.TimerHandle:
         """As asyncio's; ``when`` is a time of the current host's clock."""
         host = _here.get()
-        return super().call_at(when if host is None else host.moment(when), callback, *args, context=context)
+        return self.call_at_true_time(when if host is None else host.moment(when), callback, *args, context=context)
 
-    def call_at_true_time(self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context) -> asyncio.TimerHandle:
+    def call_at_true_time(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
         """Have something called at a moment of :meth:`true_time`."""
-        return super().call_at(when, callback, *args, context=context)
+        self._timers += 1
+        timer = _Timer(when, callback, args, self, context, self._timers)
+        heapq.heappush(self._scheduled, timer)
+        timer._scheduled = True
+        return timer
 
     def stall(self, host: Host, seconds: float) -> None:
         """Run nothing of a host for a while, as if its process were stopped; then all that became due meanwhile, in its order."""
         host.stalled_until = max(host.stalled_until, self._jump.now + seconds)
         self._stalled.setdefault(host, deque())
-        super().call_at(host.stalled_until, partial(self.resume, host), context=contextvars.Context())
+        self.call_at_true_time(host.stalled_until, self.resume, host, context=contextvars.Context())
 
     def resume(self, host: Host, *, at_once: bool = False) -> None:
         """End a stall that is over, or with ``at_once`` one that is not."""
@@ -152,8 +159,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _take_due_timers(self) -> None:
         """As asyncio does a little later, when it finds none any more."""
-        end = self._jump.now + self._clock_resolution
-        while self._scheduled and self._scheduled[0]._when < end:
+        while self._scheduled and self._scheduled[0]._when <= self._jump.now + self._clock_resolution:
             handle = heapq.heappop(self._scheduled)
             handle._scheduled = False
             self._ready.append(handle)
@@ -179,6 +185,31 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 def _name(host: Host | None) -> str:
     return "" if host is None else host.name
+
+
+class _Timer(asyncio.TimerHandle):
+    """Of those that are due at one moment the one that was set first comes first; asyncio's own come in any order."""
+
+    __slots__ = ("_number",)
+
+    def __init__(
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        args: tuple[Any, ...],
+        loop: asyncio.AbstractEventLoop,
+        context: contextvars.Context | None,
+        number: int,
+    ) -> None:
+        super().__init__(when, callback, args, loop, context)
+        self._number = number
+
+    def __lt__(self, other: Any) -> bool:
+        return (self._when, self._number) < (other._when, other._number)
+
+    # asyncio's own, which the type checkers do not know
+    _when: float
+    _scheduled: bool
 
 
 class _Jump(selectors.SelectSelector):
