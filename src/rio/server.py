@@ -10,7 +10,7 @@ import random
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any, Self
 
 from rio import protocol
@@ -34,6 +34,8 @@ from rio.service import Service
 from rio.state import StateStorage
 from rio.storage import Storage, open_storage
 from rio.transport import ClientProtocol, MemoryTransport, ServerProtocol
+from rio.web.listener import HttpListener
+from rio.web.pages import NodePages
 
 logger = logging.getLogger("rio.server")
 
@@ -43,6 +45,8 @@ FAREWELL_TIMEOUT = 1.0
 """Seconds that clients have to close, once they were told that the server has stopped."""
 FENCE_GRACE = 1.0
 """Seconds without the lease after which handlers that still run are cancelled."""
+
+Role = MembershipStorage | ObjectPlacement | StateStorage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +71,12 @@ class ServerStatistics:
 class Server:
     """Hosts the objects of a registry: ``async with rio.Server(registry, storage="sqlite:///app.db") as server: await server.run()``.
 
-    ``storage``: a URL or a :class:`rio.storage.Storage` for membership, placement and state; each of the three can be given a back end of
-    its own. Back ends that are given as objects are prepared here and not closed. ``address``: where to listen, ``"host:port"``; port 0
-    takes a free one. ``advertise``: the address under which the others reach this node, where that differs. ``cluster``: settings, or the
-    name of a preset (``"strict"``, ``"fast"``, ``"local"``), or a :class:`ClusterProvider` class' instance of one's own.
-    ``drain_timeout``: seconds that :meth:`stop` gives to objects that are busy.
+    ``storage``: a URL or a :class:`rio.storage.Storage` for membership, placement and state; each of the three can be given a URL or a
+    back end of its own. Back ends that are given as objects are prepared here and not closed. ``address``: where to listen,
+    ``"host:port"``; port 0 takes a free one. ``advertise``: the address under which the others reach this node, where that differs.
+    ``http``: where to show ``/members``, ``/livez`` and ``/readyz`` (:mod:`rio.web.pages`) to whoever asks; nowhere by default.
+    ``cluster``: settings, or the name of a preset (``"strict"``, ``"fast"``, ``"local"``), or a :class:`ClusterProvider` class' instance
+    of one's own. ``drain_timeout``: seconds that :meth:`stop` gives to objects that are busy.
     """
 
     def __init__(
@@ -79,11 +84,12 @@ class Server:
         registry: Registry,
         *,
         storage: str | Storage | None = None,
-        membership: MembershipStorage | None = None,
-        placement: ObjectPlacement | None = None,
-        state: StateStorage | None = None,
+        membership: MembershipStorage | str | None = None,
+        placement: ObjectPlacement | str | None = None,
+        state: StateStorage | str | None = None,
         address: str = "127.0.0.1:0",
         advertise: str | None = None,
+        http: str | None = None,
         cluster: ClusterConfig | str = "strict",
         provider: ClusterProvider | None = None,
         app_data: AppData | None = None,
@@ -97,9 +103,8 @@ class Server:
             raise ConfigurationError(f"a server takes a rio.Registry, got {registry!r}")
         self._bind_address = Address.parse(address)
         self._advertise = None if advertise is None else Address.parse(advertise)
-        opened = open_storage(storage) if isinstance(storage, str) else storage
-        self._owned_storage = opened if isinstance(storage, str) else None
-        self._storage = _with_roles(opened, membership, placement, state)
+        self._http_address = None if http is None else Address.parse(http)
+        self._storage, self._owned_roles = _with_roles(storage, membership, placement, state)
         config = ClusterConfig.named(cluster) if isinstance(cluster, str) else cluster
         self.cluster = provider or PeerToPeerClusterProvider(self._storage.membership, config, clock=clock or system_now, rng=rng)
         self.app_data = app_data or AppData()
@@ -123,8 +128,11 @@ class Server:
         self._rng = rng
         self.address = ""
         """``host:port`` under which this node is known; empty before :meth:`bind`."""
+        self.http_address = ""
+        """``host:port`` at which it answers HTTP; empty before :meth:`bind`, and where it does not."""
         self.hello = Hello(protocol.VERSION, "node")
         self._listener: asyncio.Server | None = None
+        self._http = HttpListener(NodePages(lambda: self.cluster.snapshot, self._why_not_ready))
         self._client: NodeClient | None = None
         self._control: ControlConnections | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -132,6 +140,7 @@ class Server:
         self._stopped = False
         self._ended = asyncio.Event()
         self._is_deserted = asyncio.Event()
+        self._patience: asyncio.Timeout | None = None
         self._evicted: NodeEvicted | None = None
         self._fencing: asyncio.TimerHandle | None = None
 
@@ -154,9 +163,17 @@ class Server:
         """Open the storages.
 
         :raises StorageError: one of them cannot be used.
+        :raises ConfigurationError: one of them may forget what it has acknowledged, and the settings of the cluster demand that none does.
         """
         for role in self._roles():
             await role.prepare()
+            self._check_durability(role.why_not_durable)
+
+    def _check_durability(self, why_not: str) -> None:
+        if why_not and self.cluster.config.require_durable_storage:
+            raise ConfigurationError(why_not)
+        if why_not:
+            logger.warning("%s; the settings of the cluster accept it", why_not)
 
     async def bind(self) -> None:
         """Listen, join the cluster, and take requests from now on; those that come before it has joined are told to come again.
@@ -167,6 +184,8 @@ class Server:
         loop = asyncio.get_running_loop()
         self._listener = await self._listen(loop)
         self.address = str(self._advertised())
+        if self._http_address is not None:
+            self.http_address = str(await self._http.start(self._http_address))
         self._client = NodeClient(self)
         self._service.start(loop, Address.parse(self.address), self._client.send)
         self.cluster.on_lease = self._lease_moved
@@ -201,9 +220,11 @@ class Server:
     async def stop(self, *, drain: bool = True) -> None:
         """Drain: let objects finish, shut down and go to other nodes; then leave the cluster and close. Idempotent.
 
-        ``drain=False``: at once; handlers are cancelled, no shutdown hook runs and nothing is saved.
+        ``drain=False``: at once, also while it drains already; handlers are cancelled, no shutdown hook runs and nothing is saved.
         """
         if self._stopped:
+            if not drain and self._patience is not None:
+                self._patience.reschedule(0.0)
             await self._ended.wait()
             return
         self._stopped = True
@@ -223,11 +244,12 @@ class Server:
         except (StorageError, NodeEvicted) as error:
             logger.warning("the cluster could not be told that %s drains: %s", self.address, error)
         try:
-            async with asyncio.timeout(self._drain_timeout):
+            async with asyncio.timeout(self._drain_timeout) as self._patience:
                 await self._service.deactivate_all()
         except TimeoutError:
-            busy = self._service.dispatcher.live
-            logger.warning("%d objects were still busy after %g seconds and are dropped", busy, self._drain_timeout)
+            logger.warning("%d objects are still busy and are dropped", self._service.dispatcher.live)
+        finally:
+            self._patience = None
 
     async def _release_resources(self) -> None:
         """Close everything, in the order in which nothing is admitted any more before others may admit it."""
@@ -256,8 +278,10 @@ class Server:
             self._listener.close()
             await self._close_connections()
             await self._listener.wait_closed()
-        if self._owned_storage is not None:
-            await self._owned_storage.close()
+        await self._http.close()
+        async with AsyncExitStack() as stack:
+            for role in self._owned_roles:
+                stack.push_async_callback(role.close)
 
     async def _close_connections(self) -> None:
         """Have the clients close, so that none loses a call that is on its way; after a while, close."""
@@ -301,6 +325,14 @@ class Server:
         if self._bind_address.host in ("0.0.0.0", "::"):
             raise ConfigurationError(f"{self._bind_address} is every interface: say with advertise= which address the others shall use")
         return Address(self._bind_address.host, bound[1])
+
+    def _why_not_ready(self) -> str:
+        """Why it does not take new objects now, for ``/readyz``."""
+        if self._asked_to_stop.is_set() or self._service.draining:
+            return "draining"
+        if not self._tasks:
+            return "joining"
+        return "" if self._service.dispatcher.admits else "fenced: the storage has not answered for a while"
 
     # --- what connections ask -----------------------------------------------------------------------------------------
 
@@ -380,7 +412,7 @@ class Server:
 
     # --- odds and ends ------------------------------------------------------------------------------------------------
 
-    def _roles(self) -> Iterable[MembershipStorage | ObjectPlacement | StateStorage]:
+    def _roles(self) -> Iterable[Role]:
         yield self._storage.membership
         yield self._storage.placement
         yield self._storage.state
@@ -415,15 +447,25 @@ def _no_signals() -> Iterator[None]:
 
 
 def _with_roles(
-    storage: Storage | None, membership: MembershipStorage | None, placement: ObjectPlacement | None, state: StateStorage | None
-) -> Storage:
-    """The three roles, each from where it was given."""
+    storage: Storage | str | None,
+    membership: MembershipStorage | str | None,
+    placement: ObjectPlacement | str | None,
+    state: StateStorage | str | None,
+) -> tuple[Storage, list[Role]]:
+    """The three roles, each from where it was given, and those of them that were opened here because a URL was."""
     given = {"membership": membership, "placement": placement, "state": state}
-    roles: dict[str, Any] = {name: role or (getattr(storage, name) if storage is not None else None) for name, role in given.items()}
-    missing = [name for name, role in roles.items() if role is None]
+    missing = [name for name, role in given.items() if role is None and storage is None]
     if missing:
         raise ConfigurationError(f"a server needs storage for {', '.join(missing)}: give storage=\"sqlite:///app.db\", or {missing[0]}=...")
-    return Storage(**roles)
+    whole = open_storage(storage) if isinstance(storage, str) else storage
+    roles: dict[str, Any] = {}
+    owned: list[Role] = []
+    for name, role in given.items():
+        source = whole if role is None else open_storage(role) if isinstance(role, str) else None
+        roles[name] = role if source is None else getattr(source, name)
+        if source is not None and source is not storage:
+            owned.append(roles[name])
+    return Storage(**roles), owned
 
 
 class NodeClient(Client):

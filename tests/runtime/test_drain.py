@@ -238,6 +238,19 @@ async def test_a_shutdown_hook_that_does_not_end_does_not_hold_the_server(cluste
     assert await status(cluster, server) is MemberStatus.LEFT
 
 
+async def test_a_server_that_drains_can_be_hurried(cluster: Cluster, probe: Probe) -> None:
+    server = await cluster.server(Tally)
+    client = await cluster.client()
+    call = asyncio.ensure_future(client.send(Tally, "a", Wait("never")))
+    await probe.noted("a waits")
+    stopping = asyncio.ensure_future(server.stop())
+    await until(lambda: server.statistics().in_flight == 1 and server.cluster.snapshot.status_of(1) is MemberStatus.DRAINING)
+    await server.stop(drain=False)
+    await stopping
+    with pytest.raises(OutcomeUnknown):
+        await call
+
+
 async def test_run_returns_when_it_is_asked_to_stop(cluster: Cluster) -> None:
     server = await cluster.server(Tally)
     running = asyncio.ensure_future(server.run(handle_signals=False))

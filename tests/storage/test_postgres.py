@@ -7,7 +7,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from rio.cluster.config import ClusterConfig
 from rio.cluster.membership import MembershipSnapshot, MembershipStorage, MemberStatus
+from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.errors import StorageClosed
 from rio.identity import ObjectId
 from rio.placement import ObjectPlacement
@@ -271,6 +273,25 @@ async def test_waiting_ends_with_its_time_and_with_the_storage(membership: Membe
     await membership.close()
     with pytest.raises(StorageClosed):
         await waiting
+
+
+async def test_a_node_hears_of_others_long_before_it_polls(postgres_url: str) -> None:
+    """It polls every ten minutes here, and would not be told before."""
+    config = ClusterConfig(renew_interval=1.0, poll_interval=600.0, lease_local=1800.0, lease_evict=2400.0, gossip=None)
+    async with PostgresMembershipStorage(postgres_url) as here, PostgresMembershipStorage(postgres_url) as there:
+        first, second = PeerToPeerClusterProvider(here, config), PeerToPeerClusterProvider(there, config)
+        snapshots: asyncio.Queue[MembershipSnapshot] = asyncio.Queue()
+        first.on_snapshot = snapshots.put_nowait
+        await first.join("h:1")
+        serving = asyncio.create_task(first.serve())
+        await second.join("h:2")
+        while len((await snapshots.get()).active) < 2:
+            pass
+        await second.leave()
+        while len((await snapshots.get()).active) > 1:
+            pass
+        await first.leave()
+        await serving
 
 
 async def newer(membership: MembershipStorage, version: int) -> MembershipSnapshot:

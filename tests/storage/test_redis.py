@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from rio.cluster.config import ClusterConfig
 from rio.cluster.membership import MembershipStorage
+from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.errors import ConfigurationError, SchemaMismatch, StateCorrupt, StorageClosed, StorageUnavailable
 from rio.identity import ObjectId
 from rio.placement import ObjectPlacement
@@ -196,12 +198,33 @@ async def test_numbers_grow_even_if_everything_is_lost() -> None:
         assert numbers == sorted(set(numbers))
 
 
-async def test_a_server_without_an_append_only_file_is_refused_unless_the_url_accepts_it() -> None:
+@pytest.mark.parametrize(("preset", "accepted"), [("strict", False), ("fast", True), ("local", True)])
+async def test_a_server_without_an_append_only_file_is_refused_in_the_strict_preset(preset: str, accepted: bool) -> None:
     with RedisServer(appendonly="no") as server:
-        with pytest.raises(ConfigurationError, match="appendonly yes"):
-            await open_storage(server.url).prepare()
+        async with open_storage(server.url) as storage:
+            for role in storage.membership, storage.placement, storage.state:
+                assert "appendonly yes" in role.why_not_durable
+            node = PeerToPeerClusterProvider(storage.membership, ClusterConfig.named(preset))
+            if accepted:
+                await node.join("h:1")
+                await node.leave()
+            else:
+                with pytest.raises(ConfigurationError, match="forget what they had saved. Set 'appendonly yes'"):
+                    await node.join("h:1")
+
+
+async def test_a_url_can_accept_a_server_that_forgets_or_refuse_it_for_all() -> None:
+    with RedisServer(appendonly="no") as server:
         async with open_storage(f"{server.url}?durable=no") as storage:
+            assert storage.state.why_not_durable == ""
             await storage.placement.claim(ADA, 1)
+        with pytest.raises(ConfigurationError, match="appendonly yes"):
+            await open_storage(f"{server.url}?durable=yes").prepare()
+
+
+async def test_a_server_with_an_append_only_file_is_accepted_by_all(redis_url: str) -> None:
+    async with open_storage(f"{redis_url}&durable=yes") as storage:
+        assert storage.state.why_not_durable == ""
 
 
 # --- servers that cannot be used

@@ -12,6 +12,7 @@ from rio.storage import Storage, open_storage
 from rio.storage.local import LocalMembershipStorage, LocalState
 from rio.storage.sqlite import SqliteMembershipStorage, SqliteObjectPlacement, SqliteState
 from rio.testing.contracts import ADA
+from tests.storage.steps import fenced
 
 
 def test_importing_storage_loads_no_driver() -> None:
@@ -65,6 +66,30 @@ async def test_one_role_can_live_elsewhere(tmp_path: Path) -> None:
     async with replace(open_storage(f"sqlite:///{tmp_path}/a.db"), state=LocalState()) as storage:
         generation, _ = await storage.membership.register("h:1")
         assert (await storage.placement.claim(ADA, generation)).generation == generation
+
+
+async def test_each_role_can_have_a_url_of_its_own(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+    urls = {"membership": redis_url, "placement": postgres_url, "state": f"sqlite:///{tmp_path}/a.db"}
+    for role in urls:
+        urls = dict(zip(urls, [*list(urls.values())[1:], urls["membership"]], strict=True))
+        async with open_storage(**urls) as storage:
+            generation = (await storage.membership.register(f"{role}:1")).generation
+            assert await storage.membership.renew(generation)
+            token = (await storage.placement.claim(ADA, generation)).token
+            await fenced(storage.state, ADA, token)
+            assert await storage.state.save(ADA, "s", token, 0, b"x") == 1
+
+
+async def test_a_role_with_a_url_of_its_own_leaves_the_others_where_they_are(tmp_path: Path) -> None:
+    async with open_storage(f"sqlite:///{tmp_path}/a.db", state="memory://") as storage:
+        assert isinstance(storage.membership, SqliteMembershipStorage)
+        assert isinstance(storage.placement, SqliteObjectPlacement)
+        assert isinstance(storage.state, LocalState)
+
+
+def test_a_role_without_a_url_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="no URL for membership, placement:"):
+        open_storage(state="memory://")
 
 
 async def test_a_role_that_cannot_be_prepared_leaves_none_open(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ examples:
   rio run bank:registry --storage sqlite:///bank.db
   rio run bank:registry --storage sqlite:///bank.db --workers 4
   rio run bank:registry --storage sqlite:///bank.db --address 0.0.0.0:7000 --advertise 10.0.0.7:7000
+  rio run bank:registry --storage redis://cache/0 --state postgres://db/bank --http 127.0.0.1:8080
 
 exit codes:
   0 stopped as asked    1 an error    2 wrong usage    70 the cluster declared this server dead: start it again
@@ -77,9 +78,13 @@ class Arguments(argparse.Namespace):
 
     command: str
     storage: str
+    membership: str | None
+    placement: str | None
+    state: str | None
     target: str
     address: str
     advertise: str | None
+    http: str | None
     cluster: str
     workers: int
     log_level: str
@@ -141,6 +146,9 @@ def _add_run(command: CommandParser) -> None:
     command.option(
         "--advertise", metavar="HOST:PORT", type=_address, help="under which address others reach it, where that differs from --address"
     )
+    command.option("--http", metavar="HOST:PORT", type=_address, help="where to show /members, /livez and /readyz; nowhere by default")
+    for role in ("membership", "placement", "state"):
+        command.option(f"--{role}", metavar="URL", help=f"where to keep the {role}, if not in --storage")
     command.option(
         "--cluster", metavar="PRESET", default="strict", type=_preset, help="strict, fast or local: how soon a dead server is noticed"
     )

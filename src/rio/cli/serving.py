@@ -19,8 +19,12 @@ async def serve(registry: Registry, arguments: Arguments) -> None:
     server = Server(
         registry,
         storage=arguments.storage,
+        membership=arguments.membership,
+        placement=arguments.placement,
+        state=arguments.state,
         address=arguments.address,
         advertise=arguments.advertise,
+        http=arguments.http,
         cluster=arguments.cluster,
     )
     async with server:
@@ -41,3 +45,5 @@ def _stop_while_starting() -> None:
 
 def _announce(server: Server) -> None:
     print(f"listening on {server.address} (member {server.cluster.generation})", flush=True)
+    if server.http_address:
+        print(f"showing the members on http://{server.http_address}/members", flush=True)

@@ -37,11 +37,17 @@ def commands(arguments: Arguments) -> list[list[str]]:
 
 def _command(arguments: Arguments, number: int) -> list[str]:
     advertise = [] if arguments.advertise is None else ["--advertise", _shifted(arguments.advertise, number)]
+    http = [] if arguments.http is None else ["--http", _shifted(arguments.http, number)]
     return [
         *(sys.executable, "-m", "rio", "run", arguments.target, "--workers", "1"),
-        *("--storage", arguments.storage, "--address", _shifted(arguments.address, number), *advertise),
+        *("--storage", arguments.storage, *_roles(arguments), "--address", _shifted(arguments.address, number), *advertise, *http),
         *("--cluster", arguments.cluster, "--log-level", arguments.log_level),
     ]
+
+
+def _roles(arguments: Arguments) -> list[str]:
+    given = {"--membership": arguments.membership, "--placement": arguments.placement, "--state": arguments.state}
+    return [word for name, url in given.items() if url is not None for word in (name, url)]
 
 
 def _shifted(address: str, number: int) -> str:

@@ -16,7 +16,7 @@ from rio.clock import Clock, now
 from rio.cluster.config import ClusterConfig
 from rio.cluster.lease import Lease, Observer
 from rio.cluster.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
-from rio.errors import ConfigurationError, NodeEvicted, StorageError, StorageUnavailable
+from rio.errors import NodeEvicted, StorageError, StorageUnavailable
 
 logger = logging.getLogger("rio.cluster")
 
@@ -87,15 +87,12 @@ class ClusterProvider(ABC):
 
         If this raises or is cancelled, :meth:`leave` takes back what it did; without it the others evict the member, which is silent.
 
-        :raises ConfigurationError: the storage may forget what it has acknowledged, and the settings demand that it does not.
         :raises StorageUnavailable: the storage did not answer.
         :raises NodeEvicted: another node took the address over meanwhile.
         :raises JoinFailed: the other nodes cannot be talked to.
         """
         self._leaving.clear()
         self._lease = Lease(self._lease_duration())
-        if self._config.require_durable_storage and self._storage.why_not_durable:
-            raise ConfigurationError(self._storage.why_not_durable)
         registered = await self._calls.run(self._storage.register(address, metadata))
         self.generation, self.address, self.snapshot = registered.generation, address, registered.snapshot
         self._observer = Observer(self.generation, self._config)
