@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import dataclasses
 import logging
 import math
@@ -480,6 +481,11 @@ class NodeClient(Client):
             rng=server._rng,
         )
         self._server = server
+        self._context = contextvars.Context()
+
+    async def start(self) -> None:
+        self._context = contextvars.copy_context()
+        await super().start()
 
     async def _read_members(self) -> MembershipSnapshot:
         try:
@@ -499,6 +505,7 @@ class NodeClient(Client):
         connection = self._new_connection()
         MemoryTransport.join(self.loop, connection, self._server.new_connection())
         await connection.ready
+        connection.handover = self._context
         return connection
 
     def _hello(self) -> Hello:

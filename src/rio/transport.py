@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from rio import protocol
 from rio._core.calls import Call, ClientConnection
@@ -293,36 +293,34 @@ class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
 def _nothing() -> None: ...
 
 
+def _lose(data: bytes) -> None: ...
+
+
+Half: TypeAlias = ServerProtocol | ClientProtocol
+
+
 class MemoryTransport:
     """One end of a connection inside a process: what is written here arrives at the other end's protocol at once."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, own: asyncio.BufferedProtocol, other: asyncio.BufferedProtocol) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, own: Half, other: Half) -> None:
         self._loop = loop
         self._own = own
-        self._other = other
         self._closed = False
+        self.write: Callable[[bytes], None] = other.receive
         self.peer: MemoryTransport | None = None
 
     @classmethod
-    def join(cls, loop: asyncio.AbstractEventLoop, one: asyncio.BufferedProtocol, other: asyncio.BufferedProtocol) -> None:
+    def join(cls, loop: asyncio.AbstractEventLoop, one: Half, other: Half) -> None:
         """Connect two protocols."""
         first, second = cls(loop, one, other), cls(loop, other, one)
         first.peer, second.peer = second, first
         one.connection_made(cast(asyncio.BaseTransport, first))  # a transport by its methods
         other.connection_made(cast(asyncio.BaseTransport, second))
 
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view and not self._closed:
-            room = memoryview(self._other.get_buffer(len(view)))
-            size = min(len(room), len(view))
-            room[:size] = view[:size]
-            self._other.buffer_updated(size)
-            view = view[size:]
-
     def close(self) -> None:
         if not self._closed:
             self._closed = True
+            self.write = _lose
             self._loop.call_soon(self._own.connection_lost, None)
             if self.peer is not None:
                 self.peer.close()

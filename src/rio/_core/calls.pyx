@@ -39,9 +39,12 @@ cdef enum:
     MAX_ID = 512
     HEAD = 64               # more than all heads and numbers of a request take
     UNSENT_LIMIT = 64 * 1024 * 1024
+    HANDED_OVER = 32        # calls that a server in this process is given at once, before the loop gets a turn
 
 cdef extern from "Python.h":
     object PyObject_Call(object function, tuple args, dict options)
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
 
 
 cdef object Future = asyncio.Future
@@ -137,6 +140,9 @@ cdef class ClientConnection:
     cdef uint64_t _last_id
     cdef public bint congested        # the transport holds more than it can send at once
     cdef public Py_ssize_t unsent_limit  # bytes it may hold before calls are refused
+    cdef public object handover       # the context in which a server in this process is given calls at once; None: none is
+    cdef int _handed_over             # so many since the loop's last turn
+    cdef bint _is_handing_over
     cdef bint _flush_is_due
     cdef object _flush
 
@@ -150,6 +156,9 @@ cdef class ClientConnection:
         self.unsent_limit = UNSENT_LIMIT
         self._calls = {}
         self._last_id = 0
+        self.handover = None
+        self._handed_over = 0
+        self._is_handing_over = False
         self._flush_is_due = False
         self._flush = self.flush
 
@@ -164,17 +173,29 @@ cdef class ClientConnection:
 
     def buffer_updated(self, Py_ssize_t nbytes):
         """Handle all whole frames that have arrived."""
-        cdef Cursor body
         self.reader.received(nbytes)
+        self._read()
+
+    def receive(self, bytes data not None):
+        """Handle these bytes, as if the transport had read them."""
+        cdef Py_ssize_t taken = 0
+        while taken < PyBytes_GET_SIZE(data) and self.transport is not None:
+            taken += self.reader._copy(<const uint8_t*>PyBytes_AS_STRING(data) + taken, PyBytes_GET_SIZE(data) - taken)
+            self._read()
+
+    cdef int _read(self) except -1:
+        cdef Cursor body
         try:
             while self.reader._next(&body):
                 self._frame(&body)
         except (ProtocolError, FrameTooLarge) as error:
             self.broken(error)
+        return 0
 
     def flush(self):
         """Give what is written to the transport now."""
         self._flush_is_due = False
+        self._handed_over = 0
         if self.writer._size and self.transport is not None:
             self.transport.write(self.writer._take())
 
@@ -245,7 +266,21 @@ cdef class ClientConnection:
         put_big_endian(start, at - start - 4, 4)
         self.writer._commit(at)
         self._calls[call._request_id] = call
+        if self.handover is not None and self._handed_over < HANDED_OVER and not self._is_handing_over and self.transport is not None:
+            return self._hand_over()
         return self._written()
+
+    cdef int _hand_over(self) except -1:
+        # The server takes the call now and not in the loop's next turn, and may have answered it on return.
+        self._handed_over += 1
+        self._is_handing_over = True
+        PyContext_Enter(self.handover)
+        try:
+            self.transport.write(self.writer._take())
+        finally:
+            PyContext_Exit(self.handover)
+            self._is_handing_over = False
+        return 0
 
     cdef int _drop(self, Call call) except -1:
         # Nobody waits for this call any more; tell the server, so that it does not work for nothing.

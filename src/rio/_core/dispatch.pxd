@@ -74,6 +74,7 @@ cdef class Connection:
     cdef bint _reading
     cdef bint _flush_is_due
 
+    cdef int _read(self) except -1
     cdef int _frame(self, Cursor* body) except -1
     cdef int _request(self, Cursor* body, uint64_t request_id) except -1
     cdef int _cancel(self, uint64_t request_id) except -1

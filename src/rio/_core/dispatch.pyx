@@ -11,7 +11,7 @@ import os
 import sys
 from collections import deque
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit, PyContextVar_Set, get_value
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -340,9 +340,19 @@ cdef class Connection:
 
     def buffer_updated(self, Py_ssize_t nbytes):
         """Handle all whole frames that have arrived; their answers leave in few writes."""
+        self.reader.received(nbytes)
+        self._read()
+
+    def receive(self, bytes data not None):
+        """Handle these bytes, as if the transport had read them."""
+        cdef Py_ssize_t taken = 0
+        while taken < PyBytes_GET_SIZE(data) and self.transport is not None:
+            taken += self.reader._copy(<const uint8_t*>PyBytes_AS_STRING(data) + taken, PyBytes_GET_SIZE(data) - taken)
+            self._read()
+
+    cdef int _read(self) except -1:
         cdef Cursor body
         cdef int frames = 0
-        self.reader.received(nbytes)
         self._reading = True
         try:
             while self.reader._next(&body):
@@ -356,6 +366,7 @@ cdef class Connection:
             self._reading = False
             PyContextVar_Set(current_turn, None)
             self._flush()
+        return 0
 
     def flush(self):
         """Give what is written to the transport now."""

@@ -33,6 +33,7 @@ cdef class FrameReader:
 
     cpdef int received(self, Py_ssize_t size) except -1
     cdef int _next(self, Cursor* body) except -1
+    cdef Py_ssize_t _copy(self, const uint8_t* data, Py_ssize_t size) except -1
     cdef int _make_room(self) except -1
     cdef int _resize(self, Py_ssize_t capacity) except -1
 

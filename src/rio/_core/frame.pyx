@@ -76,16 +76,12 @@ cdef class FrameReader:
         :raises FrameTooLarge: a header announces more than ``limit`` bytes; nothing of that body was kept.
         """
         cdef Py_buffer view
-        cdef Py_ssize_t taken = 0, size
+        cdef Py_ssize_t taken = 0
         cdef list bodies = []
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             while taken < view.len:
-                self._make_room()
-                size = min(view.len - taken, self._capacity - self._end)
-                memcpy(self._data + self._end, <uint8_t*>view.buf + taken, size)
-                taken += size
-                self.received(size)
+                taken += self._copy(<const uint8_t*>view.buf + taken, view.len - taken)
                 bodies.extend(self)
         finally:
             PyBuffer_Release(&view)
@@ -114,6 +110,14 @@ cdef class FrameReader:
         body.end = body.at + size
         self._start += HEADER + size
         return 1
+
+    cdef Py_ssize_t _copy(self, const uint8_t* data, Py_ssize_t size) except -1:
+        # Receive what there is room for, and say how much that was.
+        self._make_room()
+        size = min(size, self._capacity - self._end)
+        memcpy(self._data + self._end, data, size)
+        self.received(size)
+        return size
 
     cdef int _make_room(self) except -1:
         # Leave room for the rest of the frame that has begun, and at least for one read; but never for much more than was received: what

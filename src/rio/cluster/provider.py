@@ -26,8 +26,7 @@ FIRST_RETRY = 0.05
 """Seconds before the first retry of something that failed, at most; doubled by each further failure."""
 
 SHORTEST_POLL = 0.05
-"""How soon after a read the membership is read again at the earliest, in parts of ``poll_interval``, however often the storage tells of
-changes."""
+"""Seconds after which the membership is read again at the earliest, however often the storage tells of changes."""
 
 MAX_ABANDONED_CALLS = 64
 """Storage calls that may hang on after their time-out, before new ones are refused."""
@@ -218,7 +217,7 @@ class ClusterProvider(ABC):
     async def _wait_for_news(self, seconds: float) -> None:
         """Return after ``seconds``, or when the storage tells of a change that was not read yet."""
         due = self._clock() + seconds
-        await asyncio.sleep(min(seconds, SHORTEST_POLL * self._config.poll_interval))
+        await asyncio.sleep(min(seconds, SHORTEST_POLL))
         left = max(0.0, due - self._clock())
         with suppress(TimeoutError):  # of a storage that does not keep to the time it was given
             async with asyncio.timeout(left):
@@ -310,6 +309,8 @@ class _StorageCalls:
         finally:
             if not task.done():
                 self._abandon(task)
+            elif not task.cancelled():
+                task.exception()  # a caller who is cancelled at the same moment does not ask
         if not task.done() or task.cancelled():
             raise StorageUnavailable(f"the storage did not answer within {self._timeout:g} s")
         return task.result()

@@ -17,16 +17,18 @@ suite                               fixture         yields
 :class:`MembershipStorageContract`  ``membership``  a :class:`rio.cluster.membership.MembershipStorage`
 :class:`ObjectPlacementContract`    ``placement``   a :class:`rio.placement.ObjectPlacement`
 :class:`StateStorageContract`       ``state``       a :class:`rio.state.StateStorage`
+:class:`SharedStorageContract`      ``shared``      a :class:`rio.testing.races.Shared`: how other processes open the same
 ==================================  ==============  ====================================================
 
 They need pytest and pytest-asyncio, with ``asyncio_mode = "auto"``. ``rounds`` says how often a race is run. What the suites cannot do is
 take a server away or fill its disk: that such things end in ``StorageUnavailable``, and never in "not found", is for the back end's own
-tests to show, as is what happens among several processes.
+tests to show.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import ClassVar
@@ -38,6 +40,9 @@ from rio.errors import StateNotFound, StorageClosed, Superseded
 from rio.identity import MAX_ID_BYTES, MAX_TYPE_NAME_BYTES, ObjectId
 from rio.placement import ObjectPlacement
 from rio.state import StateStorage, StoredState
+from rio.storage import Storage
+from rio.testing import races
+from rio.testing.races import Racer, Shared
 
 JOINING, ACTIVE, DRAINING, CONDEMNED, LEFT, DEAD = MemberStatus
 FORWARD = [(before, after) for before in MemberStatus for after in MemberStatus if before < after]
@@ -406,9 +411,12 @@ class ObjectPlacementContract:
     async def test_tokens_strictly_increase_over_all_objects(self, placement: ObjectPlacement) -> None:
         tokens = [(await placement.claim(ObjectId("Token", str(number % 7)), 1)).token for number in range(5 * self.rounds)]
         assert tokens == sorted(set(tokens))
-        at_once = await asyncio.gather(*(placement.claim(ObjectId("Token", str(number)), 1) for number in range(5 * self.rounds)))
-        assert len({claimed.token for claimed in at_once}) == len(at_once)
-        assert min(claimed.token for claimed in at_once) > tokens[-1]
+        for _ in range(5 * self.rounds):
+            at_once = await asyncio.gather(*(placement.claim(ObjectId("Token", str(number)), 1) for number in range(100)))
+            wave = sorted({claimed.token for claimed in at_once})
+            assert len(wave) == 100
+            assert wave[0] > tokens[-1]
+            tokens = wave
 
     async def test_identities_never_meet(self, placement: ObjectPlacement) -> None:
         claimed = [await placement.claim(object_id, number) for number, object_id in enumerate(LOOKALIKES, 1)]
@@ -552,3 +560,119 @@ class StateStorageContract:
         yield ObjectId("a", "b"), "c:c"
         yield ObjectId("a", "c"), "S"
         yield ObjectId("a", "c"), "s\0"
+
+
+class SharedStorageContract:
+    """What a storage that several processes share must do besides. Give the fixture ``shared``, over data that are empty."""
+
+    objects: ClassVar[int] = 3000
+    """How many the processes want."""
+    rounds: ClassVar[int] = 200
+    elections: ClassVar[int] = 200
+    """How many members all processes want to move."""
+    reads: ClassVar[int] = 10_000
+    """Of a membership that changes all the time."""
+
+    async def test_processes_that_prepare_at_once_all_succeed(self, shared: Shared) -> None:
+        assert sorted(await races.run(shared, "join", 1)) == sorted(set(await self._generations(shared)))
+
+    async def test_no_object_is_owned_by_two_processes_and_none_by_nobody(self, shared: Shared) -> None:
+        answers = await races.run(shared, "claim_all", self.objects)
+        assert all(answer == answers[0] for answer in answers), "a claimant was told something else than another"
+        async with shared.open().placement as placement:
+            owned = {number: await placement.owned_by(number) for number in range(1, 5)}
+        assert sum(len(set(objects)) for objects in owned.values()) == len(set().union(*owned.values())) == self.objects
+        assert {int(object_id.id): number for number in owned for object_id in owned[number]} == {
+            index: generation for index, (generation, _) in enumerate(answers[0])
+        }
+        assert len({token for _, token in answers[0]}) == self.objects
+
+    async def test_tokens_increase_over_the_claims_of_all_processes(self, shared: Shared) -> None:
+        answers = await races.run(shared, "claim_in_waves", self.rounds // 4)
+        assert all(max(earlier) < min(later) for waves in answers for earlier, later in pairwise(waves))
+        tokens = [token for waves in answers for wave in waves for token in wave]
+        assert len(set(tokens)) == len(tokens)
+
+    async def test_of_processes_that_set_a_status_one_wins_each_time_and_all_learn_who(self, shared: Shared) -> None:
+        members = await self._register(shared, self.elections)
+        answers = await races.run(shared, "set_status", self.elections, processes=2)
+        async with shared.open().membership as membership:
+            snapshot = await membership.snapshot()
+        for index, generation in enumerate(members):
+            told = [fate for answer in answers for fate in answer[index]]
+            assert sum(applied for applied, _ in told) == 1
+            assert {status for _, status in told} == {snapshot.status_of(generation)}
+
+    async def test_no_vote_is_lost_among_processes(self, shared: Shared) -> None:
+        members = await self._register(shared, 40)
+        assert await races.run(shared, "vote", len(members)) == [True] * 4
+        async with shared.open().membership as membership:
+            snapshot = await membership.snapshot()
+        voters = [{vote.voter for vote in member.votes} for member in snapshot.members if member.generation in members[8:]]
+        assert voters == [set(members[:4])] * (len(members) - 8)
+
+    async def test_no_renewal_is_lost_among_processes(self, shared: Shared) -> None:
+        [generation] = await self._register(shared, 1)
+        assert await races.run(shared, "renew", self.rounds) == [self.rounds] * 4
+        async with shared.open().membership as membership:
+            member = (await membership.snapshot()).find(generation)
+        assert member is not None
+        assert member.lease_counter == 4 * self.rounds
+
+    async def test_processes_that_take_turns_with_an_object_lose_nothing_that_was_acknowledged(self, shared: Shared) -> None:
+        acknowledged = sum(await races.run(shared, "take_turns", self.rounds))
+        async with shared.open() as storage:
+            token = (await storage.placement.claim(races.COUNTER, 5, supersede=await self._token(storage))).token
+            stored = await races.load(storage.state, races.COUNTER, token)
+        assert int(stored.data) == stored.version == acknowledged > 0
+
+    async def test_a_snapshot_is_never_torn_while_another_process_writes(self, shared: Shared) -> None:
+        async with Racer(shared, "move_in_step", 1, 1) as writer, shared.open().membership as membership:
+            writer.tell()
+            earlier = await membership.snapshot()
+            for _ in range(self.reads):
+                snapshot = await membership.snapshot()
+                self._check_pair(snapshot)
+                assert snapshot.version >= earlier.version
+                if snapshot.version == earlier.version or snapshot.members:  # one without members may come again
+                    assert (snapshot.version == earlier.version) is (snapshot.members == earlier.members)
+                earlier = snapshot
+            writer.tell()
+            assert await writer.answer() > 0
+
+    async def test_a_killed_process_loses_nothing_that_was_acknowledged(self, shared: Shared) -> None:
+        acknowledged: dict[str, int] = {}
+        async with Racer(shared, "save_for_ever", 1, 32) as writer:
+            writer.tell()
+            for _ in range(10 * self.rounds):
+                id, version = await writer.answer()
+                acknowledged[id] = version
+            acknowledged.update(json.loads(line) for line in await writer.kill())
+        async with shared.open().state as state:
+            for id, version in acknowledged.items():
+                found = await state.load_and_fence(ObjectId("Saved", id), "s", 2)
+                assert found.version in (version, version + 1)
+                assert found.data == str(found.version).encode()
+
+    async def _register(self, shared: Shared, count: int) -> list[int]:
+        async with shared.open().membership as membership:
+            return [await member_in(membership, ACTIVE, f"h:{port}") for port in range(count)]
+
+    async def _generations(self, shared: Shared) -> list[int]:
+        async with shared.open().membership as membership:
+            return [member.generation for member in (await membership.snapshot()).members]
+
+    @staticmethod
+    async def _token(storage: Storage) -> int | None:
+        placement = await storage.placement.lookup(races.COUNTER)
+        return placement and placement.token
+
+    @staticmethod
+    def _check_pair(snapshot: MembershipSnapshot) -> None:
+        """Of the two members that come, move and go, the left one is never behind and never two ahead."""
+        status = {member.address: member.status for member in snapshot.members}
+        left, right = status.get("left:1"), status.get("right:1")
+        if left is None:
+            assert right in (None, DEAD)
+        else:
+            assert left - (JOINING if right is None else right) in (0, 1)

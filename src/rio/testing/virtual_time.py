@@ -147,7 +147,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def resume(self, host: Host, *, at_once: bool = False) -> None:
         """End a stall that is over, or with ``at_once`` one that is not."""
-        if host in self._stalled and (at_once or self._jump.now >= host.stalled_until):
+        if host in self._stalled and (at_once or self._is_due(host.stalled_until)):
             host.stalled_until = self._jump.now
             self._ready.extendleft(reversed(self._stalled.pop(host)))
 
@@ -159,10 +159,13 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def _take_due_timers(self) -> None:
         """As asyncio does a little later, when it finds none any more."""
-        while self._scheduled and self._scheduled[0]._when <= self._jump.now + self._clock_resolution:
+        while self._scheduled and self._is_due(self._scheduled[0]._when):
             handle = heapq.heappop(self._scheduled)
             handle._scheduled = False
             self._ready.append(handle)
+
+    def _is_due(self, moment: float) -> bool:
+        return moment <= self._jump.now + self._clock_resolution
 
     def _arrange(self) -> None:
         """Hold back what belongs to hosts that are stalled, and mix the others."""
