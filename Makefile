@@ -3,25 +3,30 @@
 #   make test ARGS="-n 2 -k frame"     more arguments for pytest
 #   make test PYTHON=python3.13        another interpreter, in a virtual environment of its own
 #   make test RIO_DEBUG=1              the core built with its assertions on
+#   make chaos MINUTES=60 STORAGE=redis  also SEED, PRESET and FAULTS: see tests/cluster/processes/chaos.py
 
 PYTHON ?= python3
 VENV   := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN    := $(VENV)/bin
 TOOLS  := $(VENV)/.tools
 BUILT  := $(VENV)/.built$(if $(filter 1,$(RIO_DEBUG)),-debug)
+PEERS  := $(patsubst bench/peers/requirements/%.txt,$(VENV)/peers/%/.installed,$(wildcard bench/peers/requirements/*.txt))
 CORE   := setup.py $(wildcard src/rio/_core/*.pyx src/rio/_core/*.pxd)
 export RIO_DEBUG
 
-.PHONY: help demo test check bench build clean
+.PHONY: help demo test chaos check bench bench-full bench-instructions bench-peers soak build clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(BUILT)  ## start a cluster on this machine, use it, and break it
 	@$(BIN)/python -m examples.metric_aggregator.demo
 
 test: $(BUILT)  ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: $(BUILT)  ## break a cluster under load, and count what is lost
+	@$(BIN)/python -m tests.cluster.processes.chaos
 
 check: $(BUILT)  ## run the linters and the type checkers
 	$(BIN)/ruff check --output-format concise .
@@ -30,8 +35,20 @@ check: $(BUILT)  ## run the linters and the type checkers
 	$(BIN)/python -m mypy.stubtest --concise rio._core
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-bench: $(BUILT)  ## run the benchmarks
-	@$(BIN)/python -m pytest bench/ $(ARGS)
+bench: $(BUILT)  ## run the benchmarks that take a few minutes
+	@$(BIN)/python -m pytest bench/ --benchmark-autosave $(ARGS)
+
+bench-full: $(BUILT)  ## run all benchmarks
+	@$(BIN)/python -m pytest bench/ --full --benchmark-autosave $(ARGS)
+
+bench-instructions: $(BUILT)  ## count the instructions of the hot paths; ACCEPT=1 writes new baselines
+	@$(BIN)/python -m bench.instructions $(if $(filter 1,$(ACCEPT)),--accept)
+
+soak: $(BUILT)  ## work for MINUTES=10 and look for growth
+	@$(BIN)/python -m bench.soak $(MINUTES)
+
+bench-peers: $(BUILT) $(PEERS)  ## measure rio beside other systems
+	@$(BIN)/python -m bench.peers.run $(VENV)/peers $(or $(ARGS),--save)
 
 build:  ## build the compiled core again, whether it changed or not
 	@rm -f $(BUILT)
@@ -40,6 +57,12 @@ build:  ## build the compiled core again, whether it changed or not
 clean:  ## remove everything that was built, and the virtual environments
 	rm -rf .venv .venv-* build dist src/*.egg-info src/rio/_core/*.so .*_cache .hypothesis .benchmarks
 	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/peers/%/.installed: bench/peers/requirements/%.txt
+	@echo "installing what the peer $* needs"
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 $(TOOLS): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("rio needs Python 3.11 or newer: make PYTHON=python3.13" if sys.version_info < (3, 11) else 0)'

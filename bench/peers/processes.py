@@ -1,0 +1,92 @@
+"""What Linux tells about a process and its descendants: the CPU they have used, and where they listen."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from bench.processes import cpu_seconds
+from tests.servers import children
+
+LISTENING = "0A"
+"""The state of a listening socket in ``/proc/PID/net/tcp``."""
+
+
+def family(process: int) -> list[int]:
+    """The process, its children, their children, and so on."""
+    return [process, *(relative for child in children(process) for relative in family(child))]
+
+
+def cpu_used(processes: list[int]) -> dict[int, float]:
+    """What each of the processes has used so far, in seconds. One that has ended is left out."""
+    used = {}
+    for process in processes:
+        with suppress(OSError):
+            used[process] = cpu_seconds(process)
+    return used
+
+
+def machine_cpu_seconds() -> float:
+    """What everything on this machine has used so far, and what its host has kept from it, to the hundredth."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = ticks
+    return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
+
+
+def refuse_listeners_beyond_loopback(process: int) -> None:
+    """Every TCP socket that the process or a descendant listens on must be bound to loopback.
+
+    :raises RuntimeError: one is not; the text says whose, and where.
+    """
+    for relative in family(process):
+        for address, port in listeners(relative):
+            if not address.is_loopback:
+                raise RuntimeError(f"process {relative} ({name(relative)}) listens on {address} port {port}, beyond loopback")
+
+
+def listeners(process: int) -> Iterator[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]]:
+    """Address and port of each TCP socket that the process listens on."""
+    own = sockets(process)
+    for table in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile, or there is no IPv6
+            for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
+                _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
+                if state == LISTENING and inode in own:
+                    yield parsed(local)
+
+
+def sockets(process: int) -> set[str]:
+    """The inodes of the process's open sockets."""
+    inodes = set()
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                target = os.readlink(descriptor)
+                if target.startswith("socket:["):
+                    inodes.add(target[len("socket:[") : -1])
+    return inodes
+
+
+def parsed(local: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
+    """An address as the kernel prints it: words of four bytes, each in the machine's own order."""
+    digits, port = local.split(":")
+    words = (int(digits[start : start + 8], 16) for start in range(0, len(digits), 8))
+    address = ipaddress.ip_address(b"".join(word.to_bytes(4, sys.byteorder) for word in words))
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address, int(port, 16)
+
+
+def confined() -> bool:
+    """Whether this process has no network but ``lo``, so that nobody outside can reach what it starts."""
+    interfaces = [line.split(":")[0].strip() for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]]
+    return interfaces == ["lo"]
+
+
+def name(process: int) -> str:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{process}/comm").read_text().strip()
+    return "ended"
