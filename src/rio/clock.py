@@ -1,7 +1,11 @@
-"""The time by which leases are held and observers count. Nothing else in ``rio`` may take a protocol decision by a clock."""
+"""The time by which leases are held and observers count, and how long to wait before one tries again.
+
+Nothing else in ``rio`` may take a protocol decision by a clock.
+"""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from typing import TypeAlias
@@ -21,3 +25,8 @@ def now() -> float:
     clock. The wall clock is never used: somebody sets it.
     """
     return time.monotonic() if _BOOTTIME is None else time.clock_gettime(_BOOTTIME)
+
+
+def backoff(failures: int, first: float, longest: float, rng: random.Random) -> float:
+    """Seconds before the next attempt after ``failures`` in a row: full jitter below ``min(longest, first * 2 ** (failures - 1))``."""
+    return rng.uniform(0.0, min(longest, first * 2.0 ** min(failures - 1, 32)))  # no more doubling than a float can take

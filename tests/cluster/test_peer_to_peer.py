@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import pytest
 
+from rio.clock import backoff
 from rio.cluster.config import ClusterConfig
 from rio.cluster.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus, Registered, StatusChange, Vote
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
-from rio.cluster.provider import MAX_ABANDONED_CALLS, ClusterProvider, LocalClusterProvider, retry_delay
+from rio.cluster.provider import MAX_ABANDONED_CALLS, ClusterProvider, LocalClusterProvider
 from rio.errors import ConfigurationError, NodeEvicted, StorageUnavailable
 from rio.storage.local import LocalMembershipStorage
 from rio.testing.virtual_time import run
@@ -523,7 +524,7 @@ async def test_a_storage_failure_is_told_once_and_its_end_too(cluster: Cluster, 
 @pytest.mark.parametrize(("failures", "most"), [(1, 0.05), (2, 0.1), (5, 0.8), (6, 1.0), (10_000, 1.0)])
 def test_a_retry_waits_longer_after_each_failure_but_no_longer_than_the_interval(failures: int, most: float) -> None:
     rng = random.Random(1)
-    delays = [retry_delay(failures, 1.0, rng) for _ in range(1000)]
+    delays = [backoff(failures, 0.05, 1.0, rng) for _ in range(1000)]
     assert max(delays) <= most
     assert max(delays) > 0.9 * most
 

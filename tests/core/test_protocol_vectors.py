@@ -195,5 +195,5 @@ def test_the_limits_are_those_of_the_code() -> None:
     assert f"{protocol.MAX_TEXT:,} characters" in limits
     assert f"at most {protocol.MAX_CHAIN} links" in TEXT
     assert f"at most {retry.MAX_REDIRECTS} times" in TEXT
-    assert math.isclose(retry.FIRST_DELAY, 0.02)
+    assert math.isclose(retry.FIRST_DELAY, 0.04)
     assert math.isclose(retry.LONGEST_DELAY, 1.0)

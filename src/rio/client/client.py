@@ -20,7 +20,7 @@ from rio.client.admin import AdminCommand
 from rio.client.pool import Peer, open_connection
 from rio.client.retry import Next
 from rio.client.subscription import Overflow, Subscription
-from rio.clock import Clock
+from rio.clock import Clock, backoff
 from rio.cluster.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.errors import (
     BadReply,
@@ -406,6 +406,9 @@ class Client(Caller):
         elif member is None or member.status.terminal or member.address != address:
             self._refresh_soon()
             self._later(call, error)
+        elif self._peer(address).is_avoided(self.now()):
+            self._refresh_soon()
+            self._later(call, error)
         else:
             self._submit(self._peer(address), call)
 
@@ -422,7 +425,7 @@ class Client(Caller):
         call.attempts += 1
         call.hops = 0
         call.last_error = error
-        self._offline[call] = self.loop.call_later(retry.delay(call.attempts, self._rng), self._again, call)
+        self._offline[call] = self.loop.call_later(backoff(call.attempts, retry.FIRST_DELAY, retry.LONGEST_DELAY, self._rng), self._again, call)
 
     def _again(self, call: Call) -> None:
         self._offline.pop(call, None)

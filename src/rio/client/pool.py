@@ -63,7 +63,11 @@ class Peer:
 
     def rank(self, moment: float) -> tuple[bool, bool]:
         """What a new object is better not sent to sorts last: a server that drains, or that could not be reached a short while ago."""
-        return self.draining, moment < self._avoid_until
+        return self.draining, self.is_avoided(moment)
+
+    def is_avoided(self, moment: float) -> bool:
+        """It could not be reached a short while ago."""
+        return moment < self._avoid_until
 
     def renewed(self) -> None:
         """Another server has taken over the address."""
@@ -105,6 +109,9 @@ class Peer:
             self._succeeded(self.connection)
 
     def _succeeded(self, connection: ClientProtocol) -> None:
+        if not connection.usable:  # it has said hello and goodbye in one breath
+            self._failed(NotExecuted(f"{self.address} closed the connection at once"))
+            return
         self._connecting = None
         self.renewed()
         connection.on_goaway = self._goes_away
@@ -113,10 +120,10 @@ class Peer:
             self._owner.given_to(self, connection, call)
 
     def _failed(self, error: NotExecuted) -> None:
-        self.failures += 1
-        self._avoid_until = self._owner.now() + min(LONGEST_AVOIDANCE, 0.1 * 2.0**self.failures)
         self.connection = None
         self._connecting = None
+        self.failures += 1
+        self._avoid_until = self._owner.now() + min(LONGEST_AVOIDANCE, 0.1 * 2.0 ** min(self.failures, 32))
         waiting, self._waiting = self._waiting, {}
         for call in waiting:
             self._owner.unreachable(self, call, error)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from enum import Enum, auto
 
 from rio.errors import Expired, NotActivated, NotExecuted, OutcomeUnknown, Redirected, RioError, UnknownType
 
 MAX_REDIRECTS = 4
-FIRST_DELAY = 0.02
-"""Seconds; doubled with each attempt."""
+FIRST_DELAY = 0.04
+"""Seconds before the first repetition, at most; doubled with each, up to the longest."""
 LONGEST_DELAY = 1.0
 
 
@@ -40,8 +39,3 @@ def decide(error: RioError, *, repeatable: bool) -> Next:
             return Next.LATER if repeatable and not isinstance(error, TimeoutError) else Next.RAISE
         case _:
             return Next.RAISE
-
-
-def delay(attempt: int, rng: random.Random) -> float:
-    """Seconds to wait before attempt number ``attempt`` (1 for the first repetition): full jitter, doubling, at most a second."""
-    return rng.uniform(0.0, min(LONGEST_DELAY, FIRST_DELAY * 2.0**attempt))

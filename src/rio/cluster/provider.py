@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from rio.clock import Clock, now
+from rio.clock import Clock, backoff, now
 from rio.cluster.config import ClusterConfig
 from rio.cluster.lease import Lease, Observer
 from rio.cluster.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
@@ -195,7 +195,7 @@ class ClusterProvider(ABC):
                 if failures:
                     logger.info("member %d: %s works again after %d failure(s)", self.generation, what, failures)
                 failures = 0
-            pause = retry_delay(failures, interval, self._rng) if failures else interval
+            pause = backoff(failures, FIRST_RETRY, interval, self._rng) if failures else interval
             await (asyncio.sleep if failures else wait)(max(0.0, started + pause - self._clock()))
 
     def _log_failure(self, what: str, failures: int, error: Exception) -> None:
@@ -329,11 +329,6 @@ class _StorageCalls:
         self._abandoned.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.debug("a storage call failed after it was given up: %r", task.exception())
-
-
-def retry_delay(failures: int, longest: float, rng: random.Random) -> float:
-    """Seconds before the next attempt after ``failures`` in a row: full jitter below ``min(longest, 0.05 * 2 ** (failures - 1))``."""
-    return rng.uniform(0.0, min(longest, FIRST_RETRY * 2.0 ** min(failures - 1, 32)))
 
 
 async def _until_one_ends(*loops: Coroutine[Any, Any, None]) -> None:
