@@ -1,60 +1,77 @@
-"""What does a merge cost: a whole state of 8, 64 and 1,024 members off the wire, compiled and in plain Python?
-
-Run: ``make bench ARGS="-k gossip"``. To hold: at most 100 µs for 1,024 members, compiled.
-"""
+"""What does a merge cost: a whole state of 8, 64 and 1,024 members off the wire, compiled and in plain Python?"""
 
 from __future__ import annotations
 
-import random
+import os
+from typing import Any
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.figures import Work, in_turn
+from bench.members import full_state
 from rio._core.gossip import MemberTable
-from tests.core.gossip_twin import Record, Snapshot, State
+from tests.core.gossip_twin import State
 
-SIZES = [8, 64, 1024]
-
-
-def full_state(members: int, seed: int) -> State:
-    """Every member has said something, 1 in 20 is suspected; the incarnations are partly older and partly newer than with another seed."""
-    rng = random.Random(seed)
-    generations = range(1, members + 1)
-    snapshot = Snapshot(5, members, tuple((generation, 1) for generation in generations))
-    suspects = [tuple(sorted(rng.sample(generations, 2))) if rng.random() < 0.05 else () for _ in generations]
-    return State(snapshot, {g: Record(rng.randrange(4), 1, b"x" * 64, suspects[g - 1]) for g in generations})
+SIZES = pytest.mark.parametrize("members", [8, 64, 1024])
+TABLES = {8: 200, 64: 50, 1024: 5}
+ROUNDS = 20
 
 
-@pytest.mark.parametrize("members", SIZES)
-def test_merge_compiled(benchmark: BenchmarkFixture, members: int) -> None:
-    """Half of the records are news; a fresh table for each round, made outside of the measurement."""
-    own, other = full_state(members, 1).encode(), full_state(members, 2).encode()
+@SIZES
+def test_merge_of_news(benchmark: Any, report: Any, members: int) -> None:
+    """Half of the records are news. Each merge has a fresh table, which is made outside of the measurement."""
+    own, other = full_state(members, 1), full_state(members, 2)
+    own_encoded, other_encoded, count = own.encode(), other.encode(), TABLES[members]
 
-    def fresh() -> tuple[tuple[MemberTable], dict[str, object]]:
-        table = MemberTable()
-        table.merge(own)
-        return (table,), {}
+    def make_tables() -> None:
+        tables[:] = [MemberTable() for _ in range(count)]
+        for table in tables:
+            table.merge(own_encoded)
 
-    changed = benchmark.pedantic(lambda table: table.merge(other), setup=fresh, rounds=500)
-    assert 0 < len(changed) < members
+    def merge() -> None:
+        for table in tables:
+            assert 0 < len(table.merge(other_encoded)) < members
 
-
-@pytest.mark.parametrize("members", SIZES)
-def test_merge_compiled_of_what_is_known_already(benchmark: BenchmarkFixture, members: int) -> None:
-    table, state = MemberTable(), full_state(members, 1).encode()
-    table.merge(state)
-    assert benchmark(table.merge, state) == []
-
-
-@pytest.mark.parametrize("members", SIZES)
-def test_merge_plain_python(benchmark: BenchmarkFixture, members: int) -> None:
-    own, other = full_state(members, 1), full_state(members, 2).encode()
-    benchmark(lambda: own.join(State.decode(other)))
+    tables: list[MemberTable] = []
+    compiled = Work(merge, count, os.getpid(), before=make_tables)
+    plain = Work(lambda: own.join(State.decode(other_encoded)), 1, os.getpid())
+    in_turn(benchmark, compiled, plain, rounds=ROUNDS)
+    limit = {"at_most": 100.0} if members == 1024 else {}
+    report(f"merge the states of {members:,} members", compiled.cpu_micros, "µs", beside=("twin", plain.cpu_micros), **limit)
 
 
-@pytest.mark.parametrize("members", SIZES)
-def test_a_message_of_8_records_into_a_table_of(benchmark: BenchmarkFixture, members: int) -> None:
-    table, message = MemberTable(), MemberTable()
-    table.merge(full_state(members, 1).encode())
-    message.merge(full_state(members, 2).encode())
-    benchmark(table.merge, message.encode(range(1, members + 1, members // 8), snapshot=False))
+@SIZES
+def test_merge_of_what_is_known_already(benchmark: Any, report: Any, members: int) -> None:
+    state = full_state(members, 1)
+    table, encoded, count = MemberTable(), state.encode(), TABLES[members]
+    table.merge(encoded)
+
+    def merge() -> None:
+        for _ in range(count):
+            assert table.merge(encoded) == []
+
+    compiled = Work(merge, count, os.getpid())
+    plain = Work(lambda: state.join(State.decode(encoded)), 1, os.getpid())
+    in_turn(benchmark, compiled, plain, rounds=ROUNDS)
+    report(f"merge what is known of {members:,} members", compiled.cpu_micros, "µs", beside=("twin", plain.cpu_micros))
+
+
+@SIZES
+def test_a_message_of_8_records(benchmark: Any, report: Any, members: int) -> None:
+    """What gossip is, most of the time; it must not cost more in a larger cluster."""
+
+    def merging(members: int) -> Work:
+        table, message = MemberTable(), MemberTable()
+        table.merge(full_state(members, 1).encode())
+        message.merge(full_state(members, 2).encode())
+        encoded = message.encode(range(1, members + 1, members // 8), snapshot=False)
+
+        def merge() -> None:
+            for _ in range(1000):
+                table.merge(encoded)
+
+        return Work(merge, 1000, os.getpid())
+
+    large, small = merging(members), merging(8)
+    in_turn(benchmark, large, small, rounds=ROUNDS)
+    report(f"a message of 8 records into a table of {members:,}", large.cpu_micros, "µs", beside=("of 8", small.cpu_micros))

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import Any, Self, TypeVar
 
 import pytest
 
-from rio.errors import StateNotFound
+from rio.errors import StateNotFound, StorageUnavailable
 from rio.identity import ObjectId
-from rio.state import StateStorage
+from rio.state import StateStorage, StoredState
+from rio.storage import Storage
 from rio.testing.contracts import ADA
+
+T = TypeVar("T")
 
 
 async def fenced(state: StateStorage, object_id: ObjectId = ADA, token: int = 1) -> None:
@@ -23,3 +29,86 @@ async def waiting_for_a_lock(session: Any, count: int) -> None:
     waiting = 0
     while waiting < count:
         waiting = await session.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+
+
+class Savers:
+    """Tasks that each save one version of an object after the other, and look what is stored where they were not told."""
+
+    def __init__(self, storage: Storage, count: int = 32, *, pause: float = 0.0) -> None:
+        self.acknowledged = 0
+        self.refused = 0
+        """Operations that ended in ``StorageUnavailable``."""
+        self.slowest = 0.0
+        """Seconds that one operation took."""
+        self.wrong: list[str] = []
+        """What must not be."""
+        self._storage = storage
+        self._count = count
+        self._pause = pause
+        self._over = False
+        self._acknowledged = asyncio.Condition()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._save_one_after_the_other(ObjectId("Saver", str(n)))) for n in range(self._count)]
+        await self.more(self._count)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._over = True
+        await asyncio.gather(*self._tasks)
+
+    async def more(self, count: int) -> None:
+        """Wait for so many acknowledgements from now on."""
+        wanted = self.acknowledged + count
+        async with self._acknowledged:
+            await self._acknowledged.wait_for(lambda: self.acknowledged >= wanted)
+
+    async def _save_one_after_the_other(self, object_id: ObjectId) -> None:
+        token, version = await self._take_up(object_id, 0, {0})
+        while not self._over:
+            saved = await self._tried(self._storage.state.save(object_id, "s", token, version, data_of(version + 1)))
+            if saved is None:
+                token, version = await self._take_up(object_id, token, {version, version + 1})
+            else:
+                version = saved
+                async with self._acknowledged:
+                    self.acknowledged += 1
+                    self._acknowledged.notify_all()
+            await asyncio.sleep(self._pause)
+
+    async def _take_up(self, object_id: ObjectId, token: int, possible: set[int]) -> tuple[int, int]:
+        """Claim and load until it is known what is stored: it must be one of these versions."""
+        while True:
+            claimed = await self._tried(self._storage.placement.claim(object_id, 1))
+            if claimed is None:
+                continue
+            if claimed.generation != 1 or claimed.token <= token:
+                self.wrong.append(f"{object_id}: after token {token} a claim brought {claimed}")
+            stored = await self._tried(self._load(object_id, claimed.token))
+            if stored is not None:
+                if stored.version not in possible or stored.data != data_of(stored.version):
+                    self.wrong.append(f"{object_id}: {stored} is stored, and not one of the versions {possible}")
+                return claimed.token, stored.version
+
+    async def _load(self, object_id: ObjectId, token: int) -> StoredState:
+        try:
+            return await self._storage.state.load_and_fence(object_id, "s", token)
+        except StateNotFound:
+            return StoredState(0, b"")
+
+    async def _tried(self, operation: Awaitable[T]) -> T | None:
+        """The result, or ``None`` after a while where the storage cannot tell."""
+        began = time.monotonic()
+        try:
+            return await operation
+        except StorageUnavailable:
+            self.refused += 1
+            await asyncio.sleep(0.01)
+            return None
+        finally:
+            self.slowest = max(self.slowest, time.monotonic() - began)
+
+
+def data_of(version: int) -> bytes:
+    return str(version).encode() if version else b""

@@ -209,7 +209,7 @@ async def test_a_server_without_an_append_only_file_is_refused_in_the_strict_pre
                 await node.join("h:1")
                 await node.leave()
             else:
-                with pytest.raises(ConfigurationError, match="forget what they had saved. Set 'appendonly yes'"):
+                with pytest.raises(ConfigurationError, match=r"forget what they had saved\. Set 'appendonly yes'"):
                     await node.join("h:1")
 
 

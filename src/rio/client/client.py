@@ -110,6 +110,9 @@ class Client(Caller):
     async def close(self) -> None:
         """Close all connections; calls that wait get :class:`rio.errors.ConnectionLost` or :class:`NotExecuted`. Idempotent."""
         self.loop = None
+        for call in list(self._offline):
+            self._withdraw(call)
+            call.fail(NotExecuted("the client was closed before the call was sent"))
         for subscription in list(self._subscriptions.values()):
             await subscription.close()
         tasks = [task for task in (self._keeper, self._refreshing) if task is not None]
@@ -117,9 +120,6 @@ class Client(Caller):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._keeper = None
-        for call in list(self._offline):
-            self._withdraw(call)
-            call.fail(NotExecuted("the client was closed before the call was sent"))
         for peer in self._peers.values():
             await peer.close()
         self._peers.clear()
