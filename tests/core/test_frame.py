@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -10,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rio._core.calls import ClientConnection
 from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT, FrameReader, FrameWriter
 from rio.errors import FrameTooLarge
 from tests.core import twin
 from tests.core.node import frames
 
 LIMIT = 70_000
-ROOMY = 256 * 1024  # the same as in frame.pyx
+SMALLEST, ROOMY, LARGE = 4 * 1024, 256 * 1024, 32 * 1024  # the same as in frame.pyx
 SIZES = [0, 1, 2, 15, 16, 31, 32, 127, 128, 255, 256, 4095, 4096, 16_379, 16_380, 16_384, 65_535, 65_536, LIMIT - 1, LIMIT]
 
 examples = settings(max_examples=80, deadline=None)
@@ -103,8 +105,19 @@ def test_memory_is_given_back_after_a_large_frame(size: int) -> None:
     for piece in pieces(frames(bytes(size)), range(0, size, 65_536)):
         reader.feed(piece)
         assert reader.capacity <= max(2 * ROOMY, 2 * size)
+    reader.relax()
     assert len(memoryview(reader)) > 0
-    assert reader.capacity <= ROOMY
+    assert reader.capacity >= size, "it was needed a moment ago"
+    reader.relax()
+    assert reader.capacity == len(memoryview(reader)) == SMALLEST
+
+
+def test_what_has_begun_to_arrive_is_kept_however_long_the_rest_takes() -> None:
+    reader, body = FrameReader(DEFAULT_FRAME_LIMIT), bytes(range(256)) * 1000
+    assert reader.feed(frames(body)[:200_000]) == []
+    for _ in range(3):
+        reader.relax()
+    assert reader.feed(frames(body)[200_000:]) == [body]
 
 
 @given(bodies, st.lists(st.integers(1, 200_000), max_size=30))
@@ -179,7 +192,8 @@ def test_a_frame_may_be_as_large_as_the_hard_limit() -> None:
 
 # --- writing ----------------------------------------------------------------------------------------------------------------------------
 
-values = st.one_of(st.none(), st.integers(-(2**63), 2**64 - 1), st.text(max_size=300), st.binary(max_size=300))
+large = st.sampled_from([LARGE - 20, LARGE - 1, LARGE, LARGE + 1, 3 * LARGE]).map(bytes)
+values = st.one_of(st.none(), st.integers(-(2**63), 2**64 - 1), st.text(max_size=300), st.binary(max_size=300), large)
 messages = st.tuples(st.integers(0, 255), st.integers(0, 2**64 - 1), values)
 
 
@@ -200,6 +214,28 @@ def test_frames_leave_in_one_piece_and_the_twin_writes_the_same(wanted: list[byt
     assert (len(writers[0]), writers[0].take()) == (0, b"")
     found = FrameReader().feed(compiled)
     assert [body if isinstance(frame, bytes) else tuple(msgpack.unpackb(body)) for frame, body in zip(wanted, found, strict=True)] == wanted
+
+
+class Pieces:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+
+async def test_a_large_reply_is_not_copied_and_leaves_in_its_turn() -> None:
+    connection = ClientConnection(asyncio.get_running_loop())
+    connection.transport = wire = Pieces()
+    payload = msgpack.packb(bytes(LARGE))
+    for each in (msgpack.packb(1), payload, msgpack.packb(2)):
+        connection.writer.put_message(2, 7, each)
+    connection.flush()
+    assert any(piece is payload for piece in wire.pieces)
+    assert [msgpack.unpackb(body)[2] for body in FrameReader().feed(b"".join(wire.pieces))] == [1, bytes(LARGE), 2]
+    assert len(connection.writer) == 0
 
 
 @pytest.mark.parametrize("kind", [-1, 256])

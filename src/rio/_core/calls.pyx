@@ -16,6 +16,7 @@ from rio._core.dispatch cimport Turn, running_turn, system_clock
 from rio._core.frame cimport (
     CANCEL,
     ERROR,
+    LARGE,
     REQUEST,
     RESPONSE,
     Cursor,
@@ -23,7 +24,6 @@ from rio._core.frame cimport (
     FrameWriter,
     put_big_endian,
     put_bin,
-    put_raw,
     put_str,
     put_uint,
     take_array,
@@ -196,8 +196,8 @@ cdef class ClientConnection:
         """Give what is written to the transport now."""
         self._flush_is_due = False
         self._handed_over = 0
-        if self.writer._size and self.transport is not None:
-            self.transport.write(self.writer._take())
+        if self.writer._waits() and self.transport is not None:
+            self.writer._send_to(self.transport)
 
     def next_id(self):
         """A request id that was not used on this connection."""
@@ -222,6 +222,11 @@ cdef class ClientConnection:
             del self._calls[call._request_id]
             call._connection = None
         return calls
+
+    def relax(self):
+        """To be called now and then: an idle connection gives memory back."""
+        self.reader.relax()
+        self.writer.relax()
 
     def overdue(self, double now):
         """The calls whose deadline has passed, and the earliest deadline of the others (``inf`` if there is none)."""
@@ -251,7 +256,7 @@ cdef class ClientConnection:
         self._last_id += 1
         call._request_id = self._last_id
         call._connection = self
-        cdef uint8_t* start = self.writer._reserve(room)
+        cdef uint8_t* start = self.writer._reserve(room - payload_size + min(payload_size, LARGE))
         cdef uint8_t* at = start + 4
         at[0] = 0x98
         at = put_uint(put_uint(at + 1, REQUEST), call._request_id)
@@ -262,9 +267,8 @@ cdef class ClientConnection:
             at += 1
         else:
             at = put_bin(at, PyBytes_AS_STRING(call.context), context_size)
-        at = put_raw(at, PyBytes_AS_STRING(call.payload), payload_size)
-        put_big_endian(start, at - start - 4, 4)
-        self.writer._commit(at)
+        put_big_endian(start, at - start - 4 + payload_size, 4)
+        self.writer._commit_payload(at, call.payload)
         self._calls[call._request_id] = call
         if self.handover is not None and self._handed_over < HANDED_OVER and not self._is_handing_over and self.transport is not None:
             return self._hand_over()
@@ -276,7 +280,7 @@ cdef class ClientConnection:
         self._is_handing_over = True
         PyContext_Enter(self.handover)
         try:
-            self.transport.write(self.writer._take())
+            self.writer._send_to(self.transport)
         finally:
             PyContext_Exit(self.handover)
             self._is_handing_over = False

@@ -471,8 +471,8 @@ cdef class Connection:
 
     cdef int _flush(self) except -1:
         self._flush_is_due = False
-        if self.writer._size and self.transport is not None:
-            self.transport.write(self.writer._take())
+        if self.writer._waits() and self.transport is not None:
+            self.writer._send_to(self.transport)
         if self.watched:
             self.flushed()
         return 0
@@ -570,10 +570,12 @@ cdef class Dispatcher:
             PyContextVar_Set(current_turn, None)
 
     def sweep(self):
-        """End what is past its deadline: handlers that run are cancelled, turns that wait are answered."""
+        """End what is past its deadline: handlers that run are cancelled, turns that wait are answered. Idle connections give memory back."""
         cdef Turn turn
         cdef double now = self._now()
         for connection in self.connections:
+            (<Connection>connection).reader.relax()
+            (<Connection>connection).writer.relax()
             if (<Connection>connection)._in_flight:
                 for waiting in list((<Connection>connection)._in_flight.values()):
                     turn = <Turn>waiting

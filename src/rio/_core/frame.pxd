@@ -5,6 +5,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 
+cdef enum:
+    LARGE = 32 * 1024           # bytes of a payload from which on it is sent as it is, instead of copied among others
+
+
 cdef enum Kind:
     HELLO = 0
     REQUEST = 1
@@ -29,6 +33,7 @@ cdef class FrameReader:
     cdef Py_ssize_t _capacity   # its size
     cdef Py_ssize_t _start      # the first byte that was not handed out as part of a frame
     cdef Py_ssize_t _end        # one past the last byte received
+    cdef bint _is_used          # something was received since relax() was last called
     cdef readonly Py_ssize_t limit
 
     cpdef int received(self, Py_ssize_t size) except -1
@@ -36,16 +41,26 @@ cdef class FrameReader:
     cdef Py_ssize_t _copy(self, const uint8_t* data, Py_ssize_t size) except -1
     cdef int _make_room(self) except -1
     cdef int _resize(self, Py_ssize_t capacity) except -1
+    cpdef int relax(self) except -1
 
 
 cdef class FrameWriter:
     cdef uint8_t* _data
     cdef Py_ssize_t _capacity
     cdef Py_ssize_t _size
+    cdef list _parts            # bytes that leave before those in _data; None: there are none
+    cdef Py_ssize_t _parted     # how many
+    cdef bint _is_used          # something was written since relax() was last called
+
+    cdef inline bint _waits(self):
+        return self._size != 0 or self._parts is not None
 
     cdef uint8_t* _reserve(self, Py_ssize_t size) except NULL
     cdef void _commit(self, uint8_t* end) noexcept
-    cdef bytes _take(self)
+    cdef int _commit_payload(self, uint8_t* end, bytes payload) except -1
+    cdef bytes _take_data(self)
+    cdef int _send_to(self, object transport) except -1
+    cpdef int relax(self) except -1
 
 
 # --- reading MessagePack; each returns 0, or -1 where the next value is something else or is cut short ---------------------------------

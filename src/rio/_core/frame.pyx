@@ -14,8 +14,8 @@ from rio.errors import FrameTooLarge
 
 cdef enum:
     HEADER = 4
-    SMALLEST = 16 * 1024     # what an idle connection keeps
-    ROOMY = 256 * 1024       # what a busy one may keep
+    SMALLEST = 4 * 1024      # what an idle connection keeps
+    ROOMY = 256 * 1024       # how much a busy one offers the socket
     LEAST_ROOM = 4 * 1024    # a read is not offered less than this
 
 
@@ -68,6 +68,7 @@ cdef class FrameReader:
         if size == self._capacity - self._end and self._capacity < ROOMY:
             self._resize(self._capacity * 2)     # the socket filled all that it was offered: offer more
         self._end += size
+        self._is_used = True
         return 0
 
     def feed(self, data):
@@ -125,8 +126,6 @@ cdef class FrameReader:
         cdef Py_ssize_t have = self._end - self._start, need = LEAST_ROOM
         if have == 0:
             self._start = self._end = 0
-            if self._capacity > ROOMY:
-                self._resize(ROOMY)
             return 0
         if have >= HEADER:
             need = min(HEADER + <Py_ssize_t>big_endian(self._data + self._start, HEADER), HEADER + self.limit) - have
@@ -147,6 +146,14 @@ cdef class FrameReader:
         self._capacity = capacity
         return 0
 
+    cpdef int relax(self) except -1:
+        """To be called now and then: what was not needed since the last time is given back."""
+        if not self._is_used and self._start == self._end and self._capacity > SMALLEST:
+            self._start = self._end = 0
+            self._resize(SMALLEST)
+        self._is_used = False
+        return 0
+
 
 cdef class FrameWriter:
     """Collects frames until they leave in one write."""
@@ -155,13 +162,15 @@ cdef class FrameWriter:
         self._capacity = 0
         self._data = NULL
         self._size = 0
+        self._parts = None
+        self._parted = 0
 
     def __dealloc__(self):
         PyMem_Free(self._data)
 
     def __len__(self):
         """How many bytes wait."""
-        return self._size
+        return self._parted + self._size
 
     def put(self, bytes body not None):
         """Add one frame with this body."""
@@ -173,22 +182,24 @@ cdef class FrameWriter:
     def put_message(self, uint8_t kind, uint64_t id, bytes payload not None):
         """Add a frame whose body is the array ``[kind, id, payload]``, the payload being MessagePack already."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
-        cdef uint8_t* start = self._reserve(HEADER + 12 + size)
+        cdef uint8_t* start = self._reserve(HEADER + 12 + min(size, LARGE))
         cdef uint8_t* at = start + HEADER
         at[0] = 0x93
         at = put_uint(put_uint(at + 1, kind), id)
-        at = put_raw(at, PyBytes_AS_STRING(payload), size)
-        put_big_endian(start, at - start - HEADER, HEADER)
-        self._commit(at)
+        put_big_endian(start, at - start - HEADER + size, HEADER)
+        self._commit_payload(at, payload)
 
     def take(self):
         """All that waits, as ``bytes``; the writer is empty afterwards."""
-        return self._take()
+        parts, self._parts = self._parts or [], None
+        self._parted = 0
+        return b"".join([*parts, self._take_data()])
 
     cdef uint8_t* _reserve(self, Py_ssize_t size) except NULL:
         # Room for `size` more bytes. What is written there counts once _commit was told its end.
         cdef Py_ssize_t capacity = max(self._capacity, 1024)
         cdef uint8_t* data
+        self._is_used = True
         if self._size + size > self._capacity:
             while capacity < self._size + size:
                 capacity *= 2
@@ -202,11 +213,43 @@ cdef class FrameWriter:
     cdef void _commit(self, uint8_t* end) noexcept:
         self._size = end - self._data
 
-    cdef bytes _take(self):
+    cdef int _commit_payload(self, uint8_t* end, bytes payload) except -1:
+        # The same, and the payload comes next, for which min(its size, LARGE) was reserved.
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+        if size < LARGE:
+            self._commit(put_raw(end, PyBytes_AS_STRING(payload), size))
+            return 0
+        self._commit(end)
+        if self._parts is None:
+            self._parts = []
+        self._parted += self._size + size
+        self._parts.append(self._take_data())
+        self._parts.append(payload)
+        return 0
+
+    cdef bytes _take_data(self):
         cdef bytes taken = PyBytes_FromStringAndSize(<const char*>self._data, self._size)
         self._size = 0
-        if self._capacity > ROOMY:
+        return taken
+
+    cdef int _send_to(self, object transport) except -1:
+        # All that waits, in one write but for large payloads. (Not by writelines(): asyncio knows no back-pressure there in Python 3.13.0.)
+        if self._parts is None:
+            transport.write(self._take_data())
+            return 0
+        parts, self._parts = self._parts, None
+        self._parted = 0
+        if self._size:
+            parts.append(self._take_data())
+        for part in parts:
+            transport.write(part)
+        return 0
+
+    cpdef int relax(self) except -1:
+        """To be called now and then: what was not needed since the last time is given back."""
+        if not self._is_used and self._size == 0:
             PyMem_Free(self._data)
             self._data = NULL
             self._capacity = 0
-        return taken
+        self._is_used = False
+        return 0

@@ -449,6 +449,9 @@ class Client(Caller):
     async def _keep_members(self) -> None:
         while True:
             await asyncio.sleep(self._refresh_interval)
+            for peer in self._peers.values():
+                if peer.connection is not None:
+                    peer.connection.relax()
             await asyncio.shield(self._refresh_soon())
 
     def _refresh_soon(self) -> asyncio.Task[None]:

@@ -120,7 +120,7 @@ class _Link:
         if connection is not None and connection.usable:
             if connection.transport.get_write_buffer_size() + len(connection.writer) <= MAX_UNSENT:
                 connection.put(frame)
-        elif self._connecting is not None:
+        elif self._connecting is not None and not self._connecting.done():  # one that was cancelled before it began is still here
             self._waiting.append(frame)
         elif self.used_at >= self._retry_at:
             self._retry_at = self.used_at + RETRY_INTERVAL
@@ -149,6 +149,7 @@ class _Link:
             connection.close()
         if self._connecting is not None:
             self._connecting.cancel()
+            self._waiting.clear()
 
     async def close(self) -> None:
         connecting, connection = self._connecting, self._connection

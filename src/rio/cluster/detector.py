@@ -94,21 +94,28 @@ class Awareness:
 
 
 class LiveMembers:
-    """Which of the members that the storage calls active are so indeed: those whose lease counter moved while this node looked."""
+    """Which of the members that the storage calls active are so indeed: not those whose lease counter this node saw stand still.
 
-    def __init__(self, now: float, patience: float) -> None:
-        self._settled_at = now + patience
-        self._counters: dict[int, int] = {}
-        self._moved: set[int] = set()
+    ``patience``: for how long, in seconds. Where reads were further apart it has not looked, and begins anew.
+    """
 
-    def read(self, snapshot: MembershipSnapshot) -> None:
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._looked = -math.inf
+        self._seen: dict[int, tuple[int, float]] = {}
+
+    def read(self, snapshot: MembershipSnapshot, now: float) -> None:
+        before = self._seen if now - self._looked <= self._patience else {}
+        self._looked, self._seen = now, {}
         for member in snapshot.active:
-            if self._counters.setdefault(member.generation, member.lease_counter) != member.lease_counter:
-                self._moved.add(member.generation)
+            known = before.get(member.generation)
+            unchanged = known is not None and known[0] == member.lease_counter
+            self._seen[member.generation] = known if known and unchanged else (member.lease_counter, now)
 
-    def of(self, active: frozenset[int], now: float) -> frozenset[int]:
-        """All of ``active`` as long as it is too early to tell, then those that moved."""
-        return active if now < self._settled_at else active & self._moved
+    def of(self, active: frozenset[int]) -> frozenset[int]:
+        """As of the last read, so that one who cannot read does not take that for the others' silence."""
+        silent = {generation for generation, (_, since) in self._seen.items() if self._looked - since >= self._patience}
+        return active - silent
 
 
 class FreshVotes:

@@ -234,7 +234,7 @@ class PeerToPeerClusterProvider(ClusterProvider):
     # --- joining ------------------------------------------------------------------------------------------------------
 
     async def _meet_the_others(self) -> None:
-        """Exchange probes with a majority of the active members, or, where some are dead, of those whose lease is seen to move.
+        """Exchange probes with a majority of the active members, without those whose lease is seen to stand still.
 
         :raises JoinFailed: that took longer than ``join_timeout``.
         """
@@ -255,15 +255,15 @@ class PeerToPeerClusterProvider(ClusterProvider):
     async def _greeting(self, gossip: Gossip, interval: float) -> None:
         """Greet the others every ``interval`` until enough of them have answered."""
         config = self._config
-        live = LiveMembers(self._clock(), GAP_POLLS * max(config.renew_interval, config.poll_interval))
-        live.read(self.snapshot)
+        live = LiveMembers(GAP_POLLS * max(config.renew_interval, config.poll_interval))
+        live.read(self.snapshot, self._clock())
         self._feed(Read(self.snapshot, self._clock()))
         next_read = next_greeting = self._clock()
-        while not gossip.knows_majority_of(live.of(gossip.active - {self.generation}, self._clock())):
+        while not gossip.knows_majority_of(live.of(gossip.active - {self.generation})):
             if self._clock() >= next_read:
                 next_read = self._clock() + config.poll_interval
                 with suppress(StorageError):
-                    live.read(await self._read())
+                    live.read(await self._read(), self._clock())
             if self._clock() >= next_greeting:
                 next_greeting = self._clock() + interval
                 self._feed(Greet())

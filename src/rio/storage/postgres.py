@@ -185,7 +185,7 @@ _WHAT_TO_DO = {
 }
 _LOST_CONNECTION = ("08", "25", "57P")
 """Beginnings of the SQLSTATEs after which a connection is of no more use."""
-_NO_CONNECTION = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError)
+_NO_CONNECTION = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 def _sqlstate(error: BaseException | None) -> str:
@@ -230,6 +230,7 @@ class _Connection(asyncpg.Connection):  # type: ignore[misc]
 
 _NOT_NOW = (
     OSError,  # and with it TimeoutError
+    asyncpg.InternalClientError,  # the server said farewell in the middle of its greeting
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
@@ -298,10 +299,13 @@ class _Pool:
         self._where = target.where
         self._circuit = Circuit(target.where, target.dial, _NOT_NOW)
         self._idle: list[Any] = []
+        self._size = size
         self._turns = asyncio.Semaphore(size)
 
     async def run(self, action: Callable[[Any], Awaitable[T]], *, repeatable: bool = False) -> T:
-        """``await action(connection)``, which is not cancelled from outside. A repeatable one is done again if the connection was lost.
+        """``await action(connection)``, which is not cancelled from outside.
+
+        It is done again if nothing of it was sent; and a repeatable one, once, if the connection was lost.
 
         :raises StorageUnavailable: there was no connection, or not in time, or it was lost.
         """
@@ -332,13 +336,16 @@ class _Pool:
             raise StorageUnavailable(f"{self._where}: all connections are busy, nothing was done") from error
 
     async def _run(self, action: Callable[[Any], Awaitable[T]], repeatable: bool) -> T:
-        connection = await self._take()
-        try:
-            return await self._use(connection, action)
-        except Exception as error:
-            if not (repeatable and connection.is_closed() and not isinstance(error, TimeoutError)):
-                raise
-            logger.debug("%s: a connection was lost (%r), its statement is sent again", self._where, error)
+        for _ in range(self._size):  # each may be one that was terminated while it was idle
+            connection = await self._take()
+            try:
+                return await self._use(connection, action)
+            except Exception as error:
+                if not _was_not_sent(error):
+                    if not (repeatable and connection.is_closed()) or isinstance(error, TimeoutError):
+                        raise
+                    repeatable = False
+                logger.debug("%s: a connection was lost (%r), its statement is sent again", self._where, error)
         return await self._use(await self._take(), action)
 
     async def _use(self, connection: Any, action: Callable[[Any], Awaitable[T]]) -> T:
@@ -346,6 +353,8 @@ class _Pool:
             async with asyncio.timeout(COMMAND_TIMEOUT + GRACE):
                 result = await action(connection)
         except BaseException as error:
+            if isinstance(error, TimeoutError):  # nothing is answered: the others would wait as long in vain
+                self._drop_idle()
             if connection.is_closed() or not _leaves_usable(error) or connection.is_in_transaction():
                 connection.terminate()
             else:
@@ -354,12 +363,22 @@ class _Pool:
         self._idle.append(connection)
         return result
 
+    def _drop_idle(self) -> None:
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.terminate()
+
     async def _take(self) -> Any:
         while self._idle:
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
         return await self._circuit.connect()
+
+
+def _was_not_sent(error: Exception) -> bool:
+    """Whether the driver refused because the server has said farewell, which it does some moments before the connection is closed."""
+    return isinstance(error, asyncpg.InternalClientError) and str(error).startswith("cannot switch to state")
 
 
 def _leaves_usable(error: BaseException) -> bool:

@@ -396,7 +396,10 @@ class _Lane:
 
         :raises StorageUnavailable: there was none.
         """
-        answers = await self._send([words])
+        try:
+            answers = await self._send([words])
+        except _NOT_NOW as error:
+            raise _explained(self._where, error) from error
         if isinstance(answers[0], Exception):
             raise _explained(self._where, answers[0]) from answers[0]
         return answers[0]

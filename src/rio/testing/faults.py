@@ -38,6 +38,8 @@ class StorageFaults:
     def __init__(self, rng: random.Random | None = None, *, delay: float | Callable[[], float] = 0.0, timeout: float = 2.0) -> None:
         self.delay = delay
         """Seconds that a request takes, and as many its answer; or what to call for each."""
+        self.answer_delay: float | Callable[[], float] | None = None
+        """Seconds that an answer takes, where that is another time."""
         self.timeout = timeout
         self.unavailable = False
         self.lost_answers = 0.0
@@ -122,7 +124,7 @@ class StorageFaults:
     async def _carry_out(self, request: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
         outcome: T | Exception
         try:
-            await self._travel()
+            await self._travel(self.delay)
         except BaseException:
             request.close()
             raise
@@ -132,7 +134,7 @@ class StorageFaults:
             outcome = error
         if self.lost_answers and self._rng.random() < self.lost_answers:
             outcome = StorageUnavailable("the connection broke before the storage answered")
-        await self._travel()
+        await self._travel(self.delay if self.answer_delay is None else self.answer_delay)
         if answer.done():
             return
         if isinstance(outcome, Exception):
@@ -140,10 +142,10 @@ class StorageFaults:
         else:
             answer.set_result(outcome)
 
-    async def _travel(self) -> None:
-        delay = self.delay() if callable(self.delay) else self.delay
-        if delay:
-            await asyncio.sleep(delay)
+    async def _travel(self, delay: float | Callable[[], float]) -> None:
+        seconds = delay() if callable(delay) else delay
+        if seconds:
+            await asyncio.sleep(seconds)
         await self._way.wait()
 
 

@@ -3,61 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Self
+import socket
+import struct
+from typing import NamedTuple, Self
 
 CHUNK = 1 << 16
 
 
-class Proxy:
-    """Passes bytes on between whoever connects to :attr:`port` and the server at ``host:port``.
+class Wire:
+    """What happens to the connections that use it: ``requests`` go to the server, ``replies`` come from it."""
 
-    ::
-
-        async with Proxy("127.0.0.1", 5432) as proxy:
-            proxy.hold()                            # the server falls silent, connections stay
-            proxy.release()                         # what was held back arrives
-            proxy.cut()                             # all connections are reset
-            proxy.refuse()                          # and so are new ones, until proxy.accept()
-            proxy.delay = 0.5                       # each piece arrives half a second late, in both directions
-            proxy.single_bytes = True               # nothing arrives in one piece
-            proxy.lose_replies(3)                   # three times the server does what it is asked, and nobody hears of it
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = host, port
-        self._server: asyncio.Server | None = None
-        self._open = asyncio.Event()
-        self._open.set()
-        self._refusing = False
-        self._to_lose = 0
-        self._connections: set[_Connection] = set()
+    def __init__(self) -> None:
         self.delay = 0.0
-        """Seconds by which every piece is late."""
+        """Seconds by which every piece is late, in both directions."""
         self.single_bytes = False
         """Pass on one byte at a time."""
         self.lost = 0
         """Replies that were lost so far."""
-        self.port = 0
-        """Where it listens on 127.0.0.1."""
+        self._requests = _Direction()
+        self._replies = _Direction()
+        self._refusing = False
+        self._to_lose = 0
+        self._connections: set[_Connection] = set()
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
+    def hold(self, *, requests: bool = True, replies: bool = True) -> None:
+        """Keep everything back that goes in these directions, until :meth:`release`. Connections stay, and new ones are accepted."""
+        for direction in self._chosen(requests, replies):
+            direction.open.clear()
 
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        self._refusing = True
-        self.cut()
-        await asyncio.gather(*(connection.ended.wait() for connection in self._connections))
-
-    def hold(self) -> None:
-        """Keep back everything, in both directions, until :meth:`release`."""
-        self._open.clear()
+    def drop(self, *, requests: bool = True, replies: bool = True) -> None:
+        """Throw away what goes in these directions, until :meth:`release`. A connection that has lost something is silent in that direction
+        from then on, since TCP cannot have a gap; it is of no more use, and nobody is told."""
+        for direction in self._chosen(requests, replies):
+            direction.dropping = True
 
     def release(self) -> None:
-        self._open.set()
+        """End :meth:`hold`, so that what was held back arrives, and :meth:`drop`."""
+        for direction in (self._requests, self._replies):
+            direction.dropping = False
+            direction.open.set()
 
     def cut(self) -> None:
         """Reset every connection there is."""
@@ -75,64 +59,206 @@ class Proxy:
         """Let requests pass, and where the server replies reset the connection instead; ``count`` times."""
         self._to_lose = count
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _Connection(writer)
+    def _chosen(self, requests: bool, replies: bool) -> list[_Direction]:
+        return [*([self._requests] if requests else []), *([self._replies] if replies else [])]
+
+    # --- for the proxy ------------------------------------------------------------------------------------------------
+
+    async def join(self, connection: _Connection, server: tuple[str, int]) -> None:
+        """Pass on between a client and a server until both have ended, or the connection is reset."""
         self._connections.add(connection)
         try:
             if not self._refusing:
-                await self._join(connection, reader)
+                await connection.open(*server)
+                await self._pump_both(connection)
         except OSError:
-            pass  # the server is not there: the client finds out by the reset
+            pass  # one of them is not there, or no more: the other finds out by the reset
         finally:
             connection.reset()
             self._connections.discard(connection)
-            connection.ended.set()
 
-    async def _join(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
-        server_reader, server_writer = await asyncio.open_connection(*self._target)
-        connection.writers.append(server_writer)
-        if connection.was_reset:
-            return
+    async def _pump_both(self, connection: _Connection) -> None:
         pumps = [
-            asyncio.create_task(self._pump(reader, server_writer, is_reply=False)),
-            asyncio.create_task(self._pump(server_reader, connection.writers[0], is_reply=True)),
+            asyncio.create_task(self._pump(connection.client, connection.server, self._requests)),
+            asyncio.create_task(self._pump(connection.server, connection.client, self._replies)),
         ]
         try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_EXCEPTION)
+            for pump in done:
+                pump.result()
         finally:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_reply: bool) -> None:
-        """Pass on until one side ends, or a reply is to be lost."""
-        while data := await reader.read(CHUNK):
-            if is_reply and self._to_lose:
-                self._to_lose -= 1
-                self.lost += 1
+    async def _pump(self, source: _End, target: _End, direction: _Direction) -> None:
+        """Pass on until the source has ended.
+
+        :raises ConnectionError: one of them is gone, or a reply was to be lost.
+        """
+        pieces: asyncio.Queue[_Piece] = asyncio.Queue(64)
+        reading = asyncio.create_task(self._read(source, pieces))
+        is_silent = False
+        try:
+            while True:
+                piece = await pieces.get()
+                await asyncio.sleep(piece.due - asyncio.get_running_loop().time())
+                await direction.open.wait()
+                is_silent = is_silent or direction.dropping
+                if not is_silent:
+                    await self._pass_on(piece, target, direction)
+                if not piece.data:
+                    return
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(self, source: _End, pieces: asyncio.Queue[_Piece]) -> None:
+        while True:
+            piece = await source.read(self.delay)
+            await pieces.put(piece)
+            if not piece.data:
                 return
-            if self.delay:
-                await asyncio.sleep(self.delay)
-            for piece in _single(data) if self.single_bytes else [data]:
-                await self._open.wait()
-                writer.write(piece)
-                await writer.drain()
-                if self.single_bytes:
-                    await asyncio.sleep(0)
+
+    async def _pass_on(self, piece: _Piece, target: _End, direction: _Direction) -> None:
+        if piece.error is not None:
+            raise piece.error
+        if not piece.data:
+            target.end()
+        elif direction is self._replies and self._to_lose:
+            self._to_lose -= 1
+            self.lost += 1
+            raise ConnectionResetError
+        else:
+            await self._write(target, piece.data)
+
+    async def _write(self, target: _End, data: bytes) -> None:
+        for piece in _single(data) if self.single_bytes else [data]:
+            target.writer.write(piece)
+            await target.writer.drain()
+            if self.single_bytes:
+                await asyncio.sleep(0)
+
+
+class Proxy(Wire):
+    """Passes bytes on between whoever connects to :attr:`port` and the server at ``host:port``.
+
+    ::
+
+        async with Proxy("127.0.0.1", 5432) as proxy:
+            proxy.hold()                            # the server falls silent, connections stay
+            proxy.hold(requests=False)              # or in one direction only: it hears everything, and nobody hears it
+            proxy.release()                         # what was held back arrives
+            proxy.drop()                            # the same for good: what was sent meanwhile never arrives
+            proxy.cut()                             # all connections are reset
+            proxy.refuse()                          # and so are new ones, until proxy.accept()
+            proxy.delay = 0.5                       # each piece arrives half a second late, in both directions
+            proxy.single_bytes = True               # nothing arrives in one piece
+            proxy.lose_replies(3)                   # three times the server does what it is asked, and nobody hears of it
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__()
+        self.target = host, port
+        self._listener: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+        """Where it listens on 127.0.0.1."""
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._listener.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def wire_of(self, client: tuple[str, int]) -> Wire:
+        """The wire of the client that connects from an address. It may be overridden: here all use the proxy's own."""
+        return self
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        connection = _Connection(_End(reader, writer))
+        try:
+            await self.wire_of(writer.get_extra_info("peername")[:2]).join(connection, self.target)
+        except asyncio.CancelledError:
+            connection.reset()
+
+
+class _Direction:
+    """The fate of what goes one way."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.open.set()
+        self.dropping = False
+
+
+class _Piece(NamedTuple):
+    """What was read at a time; no data at the end, and with an error where that was no good one."""
+
+    due: float
+    data: bytes
+    error: OSError | None = None
+
+
+class _End:
+    """One end of a connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self._reader = reader
+
+    async def read(self, delay: float) -> _Piece:
+        """The next piece, to be passed on so many seconds later."""
+        now = asyncio.get_running_loop().time
+        try:
+            data = await self._reader.read(CHUNK)
+            return _Piece(now() + delay, data)
+        except OSError as error:
+            return _Piece(now() + delay, b"", error)
+
+    def end(self) -> None:
+        if not self.writer.is_closing():
+            self.writer.write_eof()
+
+    def reset(self) -> None:
+        connected = self.writer.get_extra_info("socket")
+        if connected is not None and not self.writer.is_closing():
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # or it would be a polite end
+        self.writer.transport.abort()
 
 
 class _Connection:
     """One client's connection and, once it is made, the one to the server."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
-        self.writers = [writer]
-        self.was_reset = False
-        self.ended = asyncio.Event()
+    def __init__(self, client: _End) -> None:
+        self.client = client
+        self.server: _End
+        self._ends = [client]
+        self._was_reset = False
+
+    async def open(self, host: str, port: int) -> None:
+        """
+        :raises OSError: the server is not there, or the connection was reset meanwhile.
+        """
+        self.server = _End(*await asyncio.open_connection(host, port))
+        self._ends.append(self.server)
+        if self._was_reset:
+            raise ConnectionResetError
 
     def reset(self) -> None:
-        self.was_reset = True
-        for writer in self.writers:
-            writer.transport.abort()
+        self._was_reset = True
+        for end in self._ends:
+            end.reset()
 
 
 def _single(data: bytes) -> list[bytes]:
