@@ -104,6 +104,7 @@ class Node:
         table = self.dispatcher.tables["Thing"]
         methods = [*table.methods.values(), self._method(name, function, is_async, timeout, takes_app_data)]
         self.dispatcher.tables["Thing"] = self.core.TypeTable("Thing", methods)
+        self.dispatcher.loop = asyncio.get_running_loop()
 
     def connect(self, frame_limit: int = FRAME_LIMIT) -> Any:
         connection = self._connection(self.dispatcher, frame_limit)

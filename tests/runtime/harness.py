@@ -10,9 +10,12 @@ from typing import Any
 import msgspec
 
 import rio
-from rio.errors import NodeEvicted
+from rio.errors import CallTimeout, NodeEvicted, NotExecuted
 from rio.protocol import VERSION, Hello, Kind, hello
 from rio.storage import Storage
+
+NO_ANSWER = (NotExecuted, CallTimeout)
+"""How a call ends that every server refuses for now: most often between two attempts, at times during one."""
 
 
 async def until(condition: Callable[[], Any]) -> None:

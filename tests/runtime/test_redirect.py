@@ -11,9 +11,9 @@ import pytest
 import rio
 from rio._core.calls import Call
 from rio.cluster.membership import MemberStatus
-from rio.errors import NotExecuted, Redirected, UnknownType
+from rio.errors import Redirected, UnknownType
 from rio.identity import ObjectId
-from tests.runtime.harness import Cluster, Probe, RawPeer, activations, until
+from tests.runtime.harness import NO_ANSWER, Cluster, Probe, RawPeer, activations, until
 
 
 class Where(rio.Message[str], readonly=True):
@@ -202,7 +202,7 @@ async def test_a_placement_on_a_member_that_may_be_alive_is_left_alone(servers: 
     silent = await cluster.storage.membership.register("127.0.0.1:1")
     claim = await cluster.storage.placement.claim(ObjectId("Thing", "t"), silent.generation)
     client = await cluster.client()
-    with pytest.raises(NotExecuted):
+    with pytest.raises(NO_ANSWER):
         await client.send(Thing, "t", Where(), timeout=0.2)
     assert await cluster.storage.placement.lookup(ObjectId("Thing", "t")) == claim
     await cluster.storage.membership.set_status(silent.generation, MemberStatus.JOINING, MemberStatus.DEAD)

@@ -13,7 +13,6 @@ import rio
 from rio.errors import (
     HandlerError,
     NotActivated,
-    NotExecuted,
     OutcomeUnknown,
     StateCorrupt,
     StateNotFound,
@@ -23,7 +22,7 @@ from rio.errors import (
 from rio.identity import ObjectId
 from rio.state import StateStorage, StoredState
 from rio.storage.local import LocalState
-from tests.runtime.harness import Cluster, Probe, activation, instance, until
+from tests.runtime.harness import NO_ANSWER, Cluster, Probe, activation, instance, until
 
 
 class Get(rio.Message[int], readonly=True):
@@ -246,8 +245,10 @@ async def test_a_call_that_ends_while_the_storage_is_away_says_so_and_did_not_ru
     client: rio.Client, cluster: Cluster, state: FlakyState, server: rio.Server
 ) -> None:
     state.fail_load = StorageUnavailable("the disk is on fire")
-    with pytest.raises(NotExecuted, match="Keeper/a could not be loaded: StorageUnavailable: the disk is on fire"):
-        await client.send(Keeper, "a", Add(1), timeout=0.1)
+    call = asyncio.ensure_future(client.send(Keeper, "a", Add(1), timeout=0.5))
+    await until(lambda: any("the disk is on fire" in str(waiting.last_error) for waiting in client._offline))
+    with pytest.raises(NO_ANSWER):
+        await call
     await until(lambda: server.statistics().live_objects == 0)
     assert await placed_on(cluster, "a") is None
     assert state.saves == []

@@ -16,6 +16,7 @@ cdef class Method:
     cdef bint _is_async
     cdef bint _takes_app_data
     cdef double _timeout             # seconds; 0: none of its own
+    cdef dict _task_options          # the keywords with which its task is made
 
 
 cdef class TypeTable:
@@ -87,7 +88,6 @@ cdef class Connection:
 cdef class Dispatcher:
     cdef readonly object runtime     # the Python owner: every slow case leaves through one of its methods
     cdef object _loop
-    cdef dict _task_options          # the keywords with which a handler's task is made
     cdef public object app_data
     cdef readonly double lease_until  # turns start, and replies leave, only before this moment
     cdef public Py_ssize_t waiting_limit      # for each object

@@ -78,15 +78,18 @@ cdef enum:
     REQUEST_FIELDS = 8
     RESPONSE = 2
     ROOM_FOR_HEAD = 32
+    RETURNED = 0            # what PyIter_Send says of a coroutine that has ended
     FLUSH_EVERY = 16        # answers that wait for the rest of a read at most: the client works on them while we go on (bench/test_ping.py)
 
 
 cdef object Task = asyncio.Task
-cdef object current_task = asyncio.current_task
+cdef dict current_tasks = asyncio.tasks._current_tasks if sys.version_info < (3, 12) else {}    # by loop
 cdef object enter_task = asyncio.tasks._enter_task
 cdef object leave_task = asyncio.tasks._leave_task
 cdef bint EAGER = sys.version_info >= (3, 12)
 cdef double DEFAULT_TIMEOUT = 30.0
+
+cdef object NEVER = object()       # the result of a handler that has not returned
 
 cdef object current_turn = contextvars.ContextVar("rio_current_turn", default=None)
 
@@ -516,7 +519,6 @@ cdef class Dispatcher:
         self.runtime = runtime
         self.tables = {table.type_name: table for table in tables}
         self._loop = None
-        self._task_options = None
         self.app_data = None
         self.lease_until = 0.0
         self.waiting_limit = waiting_limit
@@ -534,8 +536,16 @@ cdef class Dispatcher:
 
     @loop.setter
     def loop(self, loop):
+        cdef TypeTable table
+        cdef Method method
         self._loop = loop
-        self._task_options = {"loop": loop, "eager_start": True}
+        for found in self.tables.values():
+            table = <TypeTable>found
+            for found_method in table._methods.values():
+                method = <Method>found_method
+                method._task_options = {"loop": loop, "name": f"{table.type_name}.{method.name}"}
+                if EAGER:
+                    method._task_options["eager_start"] = True
 
     def now(self):
         """Seconds on the clock of leases and deadlines."""
@@ -570,7 +580,7 @@ cdef class Dispatcher:
             PyContextVar_Set(current_turn, None)
 
     def sweep(self):
-        """End what is past its deadline: handlers that run are cancelled, turns that wait are answered. Idle connections give memory back."""
+        """Cancel the handlers and answer the turns whose deadline has passed; have idle connections give memory back."""
         cdef Turn turn
         cdef double now = self._now()
         for connection in self.connections:
@@ -639,6 +649,7 @@ cdef class Dispatcher:
         # The object is free: give the turn to this request. It has ended on return, or its task is under way.
         cdef Activation activation = turn.activation
         cdef Method method = turn.method
+        cdef Guard guard
         cdef double now = self._now()
         if now >= self.lease_until:
             return self._pause(turn)
@@ -663,15 +674,18 @@ cdef class Dispatcher:
             else:
                 result = method._function(activation.instance, message)
             if method._is_async:
-                coroutine = Guard.__new__(Guard)
-                (<Guard>coroutine)._coroutine = result
-                task = PyObject_Call(Task, (coroutine,), self._task_options) if EAGER else started_task(coroutine, self._loop)
-                if not task.done():
-                    turn._task = task
-                    turn.connection._keep(turn)
-                    task.add_done_callback(turn)
-                    return 0
-                result = task.result()
+                guard = Guard.__new__(Guard)
+                guard._coroutine = result
+                options = method._task_options
+                task = PyObject_Call(Task, (guard,), options) if EAGER else started_task(guard, self._loop, options)
+                result = guard._result
+                if result is NEVER:
+                    if not task.done():
+                        turn._task = task
+                        turn.connection._keep(turn)
+                        task.add_done_callback(turn)
+                        return 0
+                    result = task.result()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -755,6 +769,10 @@ cdef class Guard:
     """A handler's coroutine, from which ``sys.exit()`` does not escape: asyncio would end the whole loop with it."""
 
     cdef object _coroutine
+    cdef object _result        # NEVER, until it has returned
+
+    def __cinit__(self):
+        self._result = NEVER
 
     def __iter__(self):
         return self
@@ -797,20 +815,20 @@ cdef class FirstStep:
         self.context = context
 
 
-cdef object started_task(coroutine, loop):
+cdef object started_task(Guard guard, loop, dict options):
     # What Task(eager_start=True) does from Python 3.12 on: an ordinary task whose first step is made now and not in the loop's next turn,
     # which would cost more than all the rest of a short call.
     cdef FirstStep first_step = FirstStep.__new__(FirstStep)
     try:
         loop.call_soon = first_step
     except AttributeError:
-        return Task(coroutine, loop=loop)     # a loop that takes no attributes
+        return PyObject_Call(Task, (guard,), options)     # a loop that takes no attributes
     try:
-        task = Task(coroutine, loop=loop)
+        task = PyObject_Call(Task, (guard,), options)
     finally:
         del loop.call_soon
     step, context = first_step.step, first_step.context
-    outer = current_task(loop)
+    outer = current_tasks.get(loop)
     if outer is not None:
         leave_task(loop, outer)
     PyContext_Enter(context)
@@ -825,10 +843,14 @@ cdef object started_task(coroutine, loop):
 
 cdef int guard_send(PyObject* guard, PyObject* value, PyObject** result) except -1:
     # Whoever sends looks for this first: a handler that ends hands its result over without a StopIteration being made for it.
+    cdef int sent
     try:
-        return PyIter_Send((<Guard>guard)._coroutine, <object>value, result)
+        sent = PyIter_Send((<Guard>guard)._coroutine, <object>value, result)
     except SystemExit as error:
         raise exited(error) from error
+    if sent == RETURNED:
+        (<Guard>guard)._result = <object>result[0]
+    return sent
 
 
 (<TypeWithSend*>Guard).tp_as_async.am_send = guard_send

@@ -403,10 +403,7 @@ class Client(Caller):
         member = self._members.find(generation)
         if call.hops > retry.MAX_REDIRECTS:
             call.fail(errors.Redirected(f"gave up after {retry.MAX_REDIRECTS} redirects: {error.message}", error.detail))
-        elif member is None or member.status.terminal or member.address != address:
-            self._refresh_soon()
-            self._later(call, error)
-        elif self._peer(address).is_avoided(self.now()):
+        elif member is None or member.status.terminal or member.address != address or self._peer(address).is_avoided(self.now()):
             self._refresh_soon()
             self._later(call, error)
         else:
@@ -425,7 +422,8 @@ class Client(Caller):
         call.attempts += 1
         call.hops = 0
         call.last_error = error
-        self._offline[call] = self.loop.call_later(backoff(call.attempts, retry.FIRST_DELAY, retry.LONGEST_DELAY, self._rng), self._again, call)
+        delay = backoff(call.attempts, retry.FIRST_DELAY, retry.LONGEST_DELAY, self._rng)
+        self._offline[call] = self.loop.call_later(delay, self._again, call)
 
     def _again(self, call: Call) -> None:
         self._offline.pop(call, None)

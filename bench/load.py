@@ -1,0 +1,90 @@
+"""Load: calls one after the other in so many tasks, or calls that begin at given moments whether the others have ended or not."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import rio
+from bench.workload import Ping, PlainPing, Room
+
+OBJECTS = 1000
+
+
+STRIDE = 7919
+"""How far apart the objects are with which two tasks begin: each calls others for as long as it makes fewer calls than this."""
+
+
+async def closed_loop(
+    client: rio.Client,
+    calls: int,
+    in_flight: int,
+    message: type[Ping] | type[PlainPing] = Ping,
+    objects: int = OBJECTS,
+    prefix: str = "",
+    first: int = 0,
+) -> None:
+    """``in_flight`` tasks, each of which sends its next call when the one before is answered, to the next object, from ``first`` on."""
+
+    async def caller(number: int) -> None:
+        for call in range(calls // in_flight):
+            id = f"{prefix}{(first + number * STRIDE + call) % objects}"
+            reply = await client.send(Room, id, message(id))
+            assert reply.ping_id == id
+
+    await asyncio.gather(*(caller(number) for number in range(in_flight)))
+
+
+async def activate(client: rio.Client, objects: int = OBJECTS, prefix: str = "", in_flight: int = 256) -> None:
+    """Have these objects in memory."""
+    await in_parallel(objects, in_flight, lambda number: client.send(Room, f"{prefix}{number}", Ping("")))
+
+
+async def in_parallel(count: int, width: int, work: Callable[[int], Awaitable[object]]) -> None:
+    """``work(0)`` to ``work(count - 1)``, in ``width`` tasks."""
+    numbers = iter(range(count))
+
+    async def worker() -> None:
+        for number in numbers:
+            await work(number)
+
+    await asyncio.gather(*(worker() for _ in range(width)))
+
+
+class Latencies:
+    """How long after its moment each call was answered, until all have been."""
+
+    def __init__(self, calls: int) -> None:
+        self.seconds: list[float] = []
+        self.all_answered = asyncio.Event()
+        self._calls = calls
+
+    def answered(self, due: float, future: asyncio.Future[object]) -> None:
+        future.result()
+        self.seconds.append(time.perf_counter() - due)
+        if len(self.seconds) == self._calls:
+            self.all_answered.set()
+
+
+async def open_loop(send: Callable[[int], asyncio.Future[object]], rate: float, seconds: float) -> list[float]:
+    """Begin calls evenly at ``rate`` a second, and return all latencies in order of size, in seconds.
+
+    A latency counts from the moment at which the call was due, so a stall is felt by all calls that it delays. The task never sleeps, since
+    a timer wakes too late; it gives way to the loop between two looks at the clock.
+    """
+    calls, sent = int(rate * seconds), 0
+    latencies, began = Latencies(calls), time.perf_counter()
+    while sent < calls:
+        due = min(calls, int((time.perf_counter() - began) * rate) + 1)
+        for number in range(sent, due):
+            send(number).add_done_callback(partial(latencies.answered, began + number / rate))
+        sent = due
+        await asyncio.sleep(0)
+    await latencies.all_answered.wait()
+    return sorted(latencies.seconds)
+
+
+def percentile(ordered: list[float], percent: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
