@@ -254,9 +254,12 @@ class Server:
 
     async def _release_resources(self) -> None:
         """Close everything, in the order in which nothing is admitted any more before others may admit it."""
+        leaving = asyncio.ensure_future(self._leave())
         try:
-            await self._leave()
+            await asyncio.shield(leaving)
         finally:
+            if not leaving.done():  # whoever stops us was cancelled: nobody else would close what is open
+                await asyncio.wait((leaving,))
             self._ended.set()
 
     async def _leave(self) -> None:

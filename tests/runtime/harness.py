@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -22,6 +23,13 @@ async def until(condition: Callable[[], Any]) -> None:
     """Wait for a condition; the time limit of the test is the limit."""
     while not condition():  # noqa: ASYNC110  # what is waited for notifies nobody
         await asyncio.sleep(0.002)
+
+
+class Patient(random.Random):
+    """For a client that shall wait for long before it tries again."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return 60.0
 
 
 class Probe:

@@ -10,7 +10,7 @@ import pytest
 
 import rio
 from rio.errors import CallTimeout, Expired, NotExecuted
-from tests.runtime.harness import Cluster, Probe, RawPeer, until
+from tests.runtime.harness import Cluster, Patient, Probe, RawPeer, until
 
 
 class Wait(rio.Message[str]):
@@ -280,11 +280,11 @@ async def test_asyncio_timeout_works_inside_of_handlers(server: rio.Server, clus
 
 async def test_calls_that_find_no_server_in_time_say_that_they_did_not_run(cluster: Cluster, probe: Probe) -> None:
     server = await cluster.server(Sleeper)
-    client = await cluster.client()
+    client = await cluster.client(rng=Patient())
     server._service.draining = True
     with pytest.raises(
         Expired, match=r"Quick to Sleeper/a found no server that could take it in time; the last attempt: .* is about to stop"
     ) as caught:
-        await client.send(Sleeper, "a", Quick("x"), timeout=0.05)
+        await client.send(Sleeper, "a", Quick("x"), timeout=0.5)
     assert isinstance(caught.value, NotExecuted)
     server._service.draining = False

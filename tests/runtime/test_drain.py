@@ -378,3 +378,24 @@ async def test_each_role_may_have_a_back_end_of_its_own(cluster: Cluster, sqlite
         other = await cluster.server(Tally, storage=None, membership=mixed.membership, placement=file.placement, state=file.state)
         assert await other.client.send(Tally, "a", Add()) == 2
         await other.stop()
+
+
+async def test_a_stop_that_is_cancelled_still_closes_everything(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await cluster.server(Tally)
+    leaving, go_on, leave = asyncio.Event(), asyncio.Event(), server.cluster.leave
+
+    async def slow() -> None:
+        leaving.set()
+        await go_on.wait()
+        await leave()
+
+    monkeypatch.setattr(server.cluster, "leave", slow)
+    stopping = asyncio.ensure_future(server.stop())
+    await leaving.wait()
+    stopping.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    with pytest.raises(ConnectionRefusedError):
+        await RawPeer.connect(server)

@@ -55,6 +55,7 @@ cdef class FrameWriter:
     cdef inline bint _waits(self):
         return self._size != 0 or self._parts is not None
 
+    cpdef int put_message(self, uint8_t kind, uint64_t id, bytes payload) except -1
     cdef uint8_t* _reserve(self, Py_ssize_t size) except NULL
     cdef void _commit(self, uint8_t* end) noexcept
     cdef int _commit_payload(self, uint8_t* end, bytes payload) except -1

@@ -179,7 +179,7 @@ cdef class FrameWriter:
         at = put_big_endian(at, size, HEADER)
         self._commit(put_raw(at, PyBytes_AS_STRING(body), size))
 
-    def put_message(self, uint8_t kind, uint64_t id, bytes payload not None):
+    cpdef int put_message(self, uint8_t kind, uint64_t id, bytes payload) except -1:
         """Add a frame whose body is the array ``[kind, id, payload]``, the payload being MessagePack already."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
         cdef uint8_t* start = self._reserve(HEADER + 12 + min(size, LARGE))
@@ -187,7 +187,7 @@ cdef class FrameWriter:
         at[0] = 0x93
         at = put_uint(put_uint(at + 1, kind), id)
         put_big_endian(start, at - start - HEADER + size, HEADER)
-        self._commit_payload(at, payload)
+        return self._commit_payload(at, payload)
 
     def take(self):
         """All that waits, as ``bytes``; the writer is empty afterwards."""

@@ -96,6 +96,7 @@ _SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    "plan_cache_mode": "force_generic_plan",  # planning one of them for its values takes longer than running it
 }
 
 
@@ -106,7 +107,9 @@ _SETTINGS = {
 class _Batch:
     """A statement of :mod:`rio.storage._sql` for arrays of its parameters. It returns the rows' keys, then what the single one returns."""
 
-    sql: str
+    one: str
+    """The single one."""
+    many: str
     role: str
     key: slice
     """Which parameters are the row's key. A key is in a batch only once."""
@@ -152,19 +155,23 @@ _SAVE = """
     WHERE s.type_name = a.type_name AND s.id = a.id AND s.state_name = a.state_name AND s.token = a.token AND s.version = a.version
     RETURNING s.type_name, s.id, s.state_name, s.version
 """
-_BATCHES = {
-    _sql.CLAIM.format(next_token=_NEXT_TOKEN): _Batch(_CLAIM, "placement", slice(0, 2), repeatable=True),
-    _sql.LOOKUP: _Batch(_LOOKUP, "placement", slice(0, 2), repeatable=True),
-    _sql.RELEASE: _Batch(_RELEASE, "placement", slice(0, 2), repeatable=False),
-    _sql.LOAD_AND_FENCE: _Batch(_LOAD_AND_FENCE, "state", slice(0, 3), repeatable=True),
-    _sql.SAVE: _Batch(_SAVE, "state", slice(1, 4), repeatable=False),
-}
 
 
 def _numbered(statement: str) -> str:
     """The statement with PostgreSQL's placeholders."""
     first, *rest = statement.split("?")
     return first + "".join(f"${number}{part}" for number, part in enumerate(rest, 1))
+
+
+_ANY_CLAIM = _sql.CLAIM.format(next_token=_NEXT_TOKEN)
+_ONE_CLAIM = _numbered(_ANY_CLAIM.replace("token = excluded.token", f"token = {_NEXT_TOKEN}"))
+_BATCHES = {
+    _ANY_CLAIM: _Batch(_ONE_CLAIM, _CLAIM, "placement", slice(0, 2), repeatable=True),
+    _sql.LOOKUP: _Batch(_numbered(_sql.LOOKUP), _LOOKUP, "placement", slice(0, 2), repeatable=True),
+    _sql.RELEASE: _Batch(_numbered(_sql.RELEASE), _RELEASE, "placement", slice(0, 2), repeatable=False),
+    _sql.LOAD_AND_FENCE: _Batch(_numbered(_sql.LOAD_AND_FENCE), _LOAD_AND_FENCE, "state", slice(0, 3), repeatable=True),
+    _sql.SAVE: _Batch(_numbered(_sql.SAVE), _SAVE, "state", slice(1, 4), repeatable=False),
+}
 
 
 def _as_bytes(parameters: Sequence[Any]) -> tuple[Any, ...]:
@@ -349,17 +356,20 @@ class _Pool:
         return await self._use(await self._take(), action)
 
     async def _use(self, connection: Any, action: Callable[[Any], Awaitable[T]]) -> T:
+        loop = asyncio.get_running_loop()
+        overdue = loop.call_later(COMMAND_TIMEOUT + GRACE, connection.terminate)  # the driver may wait for ever for a farewell
         try:
-            async with asyncio.timeout(COMMAND_TIMEOUT + GRACE):
-                result = await action(connection)
+            result = await action(connection)
         except BaseException as error:
-            if isinstance(error, TimeoutError):  # nothing is answered: the others would wait as long in vain
-                self._drop_idle()
+            if isinstance(error, TimeoutError) or overdue.when() <= loop.time():
+                self._drop_idle()  # nothing is answered: the others would wait as long in vain
             if connection.is_closed() or not _leaves_usable(error) or connection.is_in_transaction():
                 connection.terminate()
             else:
                 self._idle.append(connection)
             raise
+        finally:
+            overdue.cancel()
         self._idle.append(connection)
         return result
 
@@ -447,7 +457,7 @@ class _Lane:
             await asyncio.wait((self._serving,))
 
     async def _serve(self) -> None:
-        await asyncio.sleep(0)  # whoever else asks in this turn of the loop can join
+        """As a task it begins one turn of the loop after it is made, so that whoever else asks meanwhile can join."""
         while self._waiting:
             groups = self._take()
             if len(groups) == 1:
@@ -497,15 +507,24 @@ class _Lane:
                 waiting.settle([found[key]] if key in found else [])
 
     async def _fetch(self, group: _Group) -> dict[_Key, Row]:
-        """The rows by their keys. In the order of the keys, so that two batches never wait for each other in a circle."""
-        ordered = [group[key] for key in sorted(group)]
-        batch = ordered[0].batch
-        columns = [*zip(*(waiting.parameters for waiting in ordered), strict=True)]
-        rows = await self._pool.run(lambda connection: connection.fetch(batch.sql, *columns), repeatable=batch.repeatable)
+        """The rows by their keys."""
         self.rows += len(group)
         self.statements += 1
+        if len(group) == 1:
+            [(key, waiting)] = group.items()
+            rows = await self._ask(waiting.batch, waiting.batch.one, waiting.parameters)
+            return {key: tuple(rows[0])} if rows else {}
+        ordered = [group[key] for key in sorted(group)]  # so that two batches never wait for each other in a circle
+        batch = ordered[0].batch
+        rows = await self._ask(batch, batch.many, [*zip(*(waiting.parameters for waiting in ordered), strict=True)])
         width = batch.key.stop - batch.key.start
         return {tuple(row[:width]): tuple(row[width:]) for row in rows}
+
+    async def _ask(self, batch: _Batch, sql: str, parameters: Sequence[Any]) -> list[Any]:
+        def fetch(connection: Any) -> Awaitable[list[Any]]:
+            return connection.fetch(sql, *parameters)  # type: ignore[no-any-return]  # the driver has no types
+
+        return await self._pool.run(fetch, repeatable=batch.repeatable)
 
 
 def _concerns_one_row(error: Exception) -> bool:

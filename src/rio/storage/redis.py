@@ -411,7 +411,7 @@ class _Lane:
         await self._disconnect()
 
     async def _serve(self) -> None:
-        await asyncio.sleep(0)  # whoever else asks in this turn of the loop can join
+        """As a task it begins one turn of the loop after it is made, so that whoever else asks meanwhile can join."""
         while self._waiting:
             runs = self._take()
             if runs:
