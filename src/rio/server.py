@@ -12,7 +12,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rio import protocol
 from rio._core.frame import DEFAULT_FRAME_LIMIT
@@ -35,8 +35,9 @@ from rio.service import Service
 from rio.state import StateStorage
 from rio.storage import Storage, open_storage
 from rio.transport import ClientProtocol, MemoryTransport, ServerProtocol
-from rio.web.listener import HttpListener
-from rio.web.pages import NodePages
+
+if TYPE_CHECKING:
+    from rio.web.listener import HttpListener
 
 logger = logging.getLogger("rio.server")
 
@@ -133,7 +134,7 @@ class Server:
         """``host:port`` at which it answers HTTP; empty before :meth:`bind`, and where it does not."""
         self.hello = Hello(protocol.VERSION, "node")
         self._listener: asyncio.Server | None = None
-        self._http = HttpListener(NodePages(lambda: self.cluster.snapshot, self._why_not_ready))
+        self._http: HttpListener | None = None
         self._client: NodeClient | None = None
         self._control: ControlConnections | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -186,7 +187,7 @@ class Server:
         self._listener = await self._listen(loop)
         self.address = str(self._advertised())
         if self._http_address is not None:
-            self.http_address = str(await self._http.start(self._http_address))
+            self.http_address = await self._start_http(self._http_address)
         self._client = NodeClient(self)
         self._service.start(loop, Address.parse(self.address), self._client.send)
         self.cluster.on_lease = self._lease_moved
@@ -282,7 +283,8 @@ class Server:
             self._listener.close()
             await self._close_connections()
             await self._listener.wait_closed()
-        await self._http.close()
+        if self._http is not None:
+            await self._http.close()
         async with AsyncExitStack() as stack:
             for role in self._owned_roles:
                 stack.push_async_callback(role.close)
@@ -313,6 +315,13 @@ class Server:
         except OSError as error:
             reason = error.strerror or error
             raise BindError(f"cannot listen on {self._bind_address}: {reason}; choose another address, or port 0 for any") from error
+
+    async def _start_http(self, address: Address) -> str:
+        from rio.web.listener import HttpListener
+        from rio.web.pages import NodePages
+
+        self._http = HttpListener(NodePages(lambda: self.cluster.snapshot, self._why_not_ready))
+        return str(await self._http.start(address))
 
     def new_connection(self) -> ServerProtocol:
         """The server's side of a connection that is about to be made."""
