@@ -14,5 +14,4 @@ WORKDIR /app
 USER rio
 VOLUME /data
 EXPOSE 5000
-ENTRYPOINT ["rio"]
-CMD ["run", "examples.ping_pong.server:registry", "--storage", "sqlite:////data/rio.db", "--bind", "0.0.0.0:5000"]
+CMD ["sh", "-c", "exec rio run examples.ping_pong.service:registry --storage sqlite:////data/rio.db --address $(hostname -i):5000"]

@@ -12,6 +12,7 @@ runs in a container, and root will do. A server dies with the test run that star
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -26,7 +27,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import asyncpg
 
 START_TIMEOUT = 30.0
 
@@ -140,7 +143,8 @@ class Server(ABC):
 class PostgresServer(Server):
     """PostgreSQL without fsync: what it has committed survives a SIGKILL, and no test cuts the power."""
 
-    def __init__(self, **options: str) -> None:
+    def __init__(self, *, of: PostgresServer | None = None, **options: str) -> None:
+        """``of``: the primary that this one follows."""
         super().__init__()
         self._options = options
         self._data = self.root / "home" / "data"
@@ -150,7 +154,7 @@ class PostgresServer(Server):
             self.root.chmod(0o755)
             os.chown(self._data.parent, *self._user())
             self._bin = readable(self._bin, self._user(), self.root)
-        self._initialise()
+        self._initialise(of)
 
     @property
     def url(self) -> str:
@@ -160,10 +164,40 @@ class PostgresServer(Server):
         """Options for the next start."""
         self._options |= options
 
-    def _initialise(self) -> None:
-        command = [str(self._bin / "initdb"), "-D", str(self._data), "-U", "rio", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
-        if launch(command, self.root / "log", self._user()).wait() != 0:
-            raise RuntimeError(f"initdb failed: {(self.root / 'log').read_text(errors='replace')}")
+    def standby(self) -> PostgresServer:
+        """Another server, not started yet, that follows this one."""
+        return PostgresServer(of=self)
+
+    def wait_for_standby(self) -> None:
+        """Have each commit wait for the standby from now on, and return once there is one."""
+        self.ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.ask("SELECT pg_reload_conf()")
+        while not self.ask("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"):
+            time.sleep(0.01)
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        assert self.ask("SELECT pg_promote()")
+
+    def ask(self, statement: str) -> Any:
+        """What one statement returns. To be called where no event loop runs."""
+
+        async def run() -> Any:
+            connection = await asyncpg.connect(self.url)
+            try:
+                return await connection.fetchval(statement)
+            finally:
+                await connection.close()
+
+        return asyncio.run(run())
+
+    def _initialise(self, of: PostgresServer | None) -> None:
+        options = ["-U", "rio", "-A", "trust", "-E", "UTF8", "--no-locale"]
+        command = [str(self._bin / "initdb"), *options]
+        if of is not None:
+            command = [str(self._bin / "pg_basebackup"), "-d", of.url, "-R", "-c", "fast"]
+        if launch([*command, "--no-sync", "-D", str(self._data)], self.root / "log", self._user()).wait() != 0:
+            raise RuntimeError(f"{command[0]} failed: {(self.root / 'log').read_text(errors='replace')}")
 
     def _command(self) -> list[str]:
         options = {

@@ -60,9 +60,15 @@ class Savers:
 
     async def more(self, count: int) -> None:
         """Wait for so many acknowledgements from now on."""
-        wanted = self.acknowledged + count
+        waiting = asyncio.create_task(self._wait_until(self.acknowledged + count))
+        done, _ = await asyncio.wait((waiting, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        for task in done:
+            task.result()  # of one that has failed, its error
+
+    async def _wait_until(self, acknowledged: int) -> None:
         async with self._acknowledged:
-            await self._acknowledged.wait_for(lambda: self.acknowledged >= wanted)
+            await self._acknowledged.wait_for(lambda: self.acknowledged >= acknowledged)
 
     async def _save_one_after_the_other(self, object_id: ObjectId) -> None:
         token, version = await self._take_up(object_id, 0, {0})

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -120,6 +121,67 @@ async def test_what_has_returned_is_durable_unless_the_url_says_otherwise(postgr
 # --- deadlines
 
 
+async def test_the_server_and_the_system_have_deadlines_too(postgres_url: str) -> None:
+    connection = await postgres._Target(postgres_url).dial()
+    settings = dict(await connection.fetch("SELECT name, setting FROM pg_settings"))
+    assert settings["statement_timeout"] == "1800"
+    assert settings["idle_in_transaction_session_timeout"] == "2000"
+    assert settings["tcp_user_timeout"] == "5000"
+    assert settings["tcp_keepalives_idle"] == "5"
+    connected = connection._transport.get_extra_info("socket")
+    assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 5000
+    await connection.close()
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres, "CONNECT_TIMEOUT", 0.05)
+    monkeypatch.setattr(_circuit, "WAIT_TIMEOUT", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(StorageUnavailable, match="cannot be reached"):
+        await PostgresState(f"postgres://rio@127.0.0.1:{silent.getsockname()[1]}/d").prepare()
+
+
+async def test_who_gets_no_connection_in_time_is_told_that_nothing_was_done(
+    postgres_url: str, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "WAIT_TIMEOUT", 0.1)
+    database = PostgresDatabase(postgres_url, pool_size=1)
+    async with PostgresMembershipStorage(database) as membership, PostgresState(database) as state:
+        await fenced(state)
+        transaction = session.transaction()
+        await transaction.start()
+        await session.execute("SELECT FROM rio_state FOR UPDATE")
+        saving = asyncio.create_task(state.save(ADA, "s", 1, 0, b"x"))
+        await waiting_for_a_lock(session, 1)
+        with pytest.raises(StorageUnavailable, match="all connections are busy, nothing was done"):
+            await membership.register("h:1")
+        await transaction.rollback()
+        assert await saving == 1
+        assert (await membership.snapshot()).members == ()
+
+
+async def test_a_connection_that_is_not_answered_takes_the_idle_ones_with_it(
+    postgres_url: str, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go to the same server: each of them would be waited for as long, and in vain."""
+    monkeypatch.setattr(postgres, "COMMAND_TIMEOUT", 1.0)
+    pool = postgres._Pool(postgres._Target(postgres_url), 3)
+    await asyncio.gather(*(pool.run(lambda connection: connection.fetch("SELECT pg_sleep(0.05)")) for _ in range(3)))
+    ours = [row["pid"] for row in await session.fetch("SELECT pid FROM pg_stat_activity WHERE application_name = 'rio'")]
+    assert len(ours) == 3
+    for pid in ours:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StorageUnavailable, match="may have been done or not"):
+            await pool.run(lambda connection: connection.fetch("SELECT 1"))
+        assert await pool.run(lambda connection: connection.fetchval("SELECT 1")) == 1
+    finally:
+        for pid in ours:
+            os.kill(pid, signal.SIGCONT)
+    await pool.close()
+
+
 async def test_a_row_that_stays_locked_is_unavailable_and_its_connection_lives_on(state: StateStorage, session: Any) -> None:
     await fenced(state)
     transaction = session.transaction()
@@ -172,13 +234,13 @@ async def test_a_lost_reply_to_a_claim_ends_with_the_claimant_as_the_owner(postg
     async with Proxy("127.0.0.1", postgres_server.port) as proxy:
         behind = postgres_url.replace(f":{postgres_server.port}", f":{proxy.port}")
         async with PostgresObjectPlacement(behind) as placement:
-            for number in range(50):
+            for number in range(500):
                 object_id = ObjectId("T", str(number))
                 proxy.lose_replies(1)
                 claimed = await placement.claim(object_id, 1)
                 assert claimed.generation == 1
                 assert await placement.claim(object_id, 2) == claimed
-            assert proxy.lost == 50
+            assert proxy.lost == 500
 
 
 async def test_a_lost_reply_to_a_save_is_an_unknown_outcome_and_not_a_second_save(postgres_server: Server, postgres_url: str) -> None:

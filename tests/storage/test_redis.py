@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from rio.cluster.config import ClusterConfig
-from rio.cluster.membership import MembershipStorage
-from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
+import rio
+from rio.cluster.membership import MembershipStorage, MemberStatus, Vote
 from rio.errors import ConfigurationError, SchemaMismatch, StateCorrupt, StorageClosed, StorageUnavailable
 from rio.identity import ObjectId
 from rio.placement import ObjectPlacement
@@ -19,7 +18,7 @@ from rio.storage import redis as redis_module
 from rio.storage.redis import RedisDatabase, RedisMembershipStorage, RedisObjectPlacement, RedisState, open_database
 from rio.testing.contracts import ADA, MembershipStorageContract, ObjectPlacementContract, StateStorageContract
 from rio.testing.proxy import Proxy
-from tests.servers import RedisServer, Server
+from tests.servers import RedisServer, Server, free_port
 from tests.storage.steps import fenced
 
 pytestmark = pytest.mark.both_loops
@@ -173,6 +172,31 @@ async def test_the_keys_of_a_table_are_on_one_server_of_a_cluster(
     assert tags == {f"{namespace}:members", f"{namespace}:placement", *(f"1:T1:{number}1:s" for number in range(8))}
 
 
+async def test_every_script_runs_on_a_redis_cluster() -> None:
+    """Which refuses a script whose keys are not all in one slot."""
+    with RedisServer(**{"cluster-enabled": "yes", "cluster-port": str(free_port())}) as server:
+        async with Redis.from_url(server.url) as redis:
+            await redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            state = b""
+            while b"cluster_state:ok" not in state:
+                state = await redis.execute_command("CLUSTER", "INFO")
+        async with open_storage(server.url) as storage:
+            voter, target = [(await storage.membership.register(f"h:{port}")).generation for port in range(2)]
+            assert (await storage.membership.set_status(voter, MemberStatus.JOINING, MemberStatus.ACTIVE)).applied
+            assert (await storage.membership.vote(target, Vote(voter, 1.0))).applied
+            assert (await storage.membership.set_status(target, MemberStatus.JOINING, MemberStatus.DEAD)).applied
+            assert await storage.membership.renew(voter)
+            assert await storage.membership.purge(target)
+            claims = await asyncio.gather(*(storage.placement.claim(ObjectId("T", str(number)), voter) for number in range(100)))
+            assert len(await storage.placement.owned_by(voter)) == 100
+            assert await storage.placement.release(ObjectId("T", "7"), claims[7].token)
+            assert await storage.placement.lookup(ObjectId("T", "8")) == claims[8]
+            for number in range(20):
+                object_id = ObjectId("T", str(number))
+                await fenced(storage.state, object_id)
+                assert await storage.state.save(object_id, "s", 1, 0, b"x") == 1
+
+
 async def test_namespaces_are_apart(redis_server: Server) -> None:
     async with RedisObjectPlacement(f"{redis_server.url}?namespace=one") as one:
         await one.claim(ADA, 1)
@@ -198,19 +222,22 @@ async def test_numbers_grow_even_if_everything_is_lost() -> None:
         assert numbers == sorted(set(numbers))
 
 
+class Nothing(rio.ServiceObject): ...
+
+
 @pytest.mark.parametrize(("preset", "accepted"), [("strict", False), ("fast", True), ("local", True)])
 async def test_a_server_without_an_append_only_file_is_refused_in_the_strict_preset(preset: str, accepted: bool) -> None:
     with RedisServer(appendonly="no") as server:
         async with open_storage(server.url) as storage:
             for role in storage.membership, storage.placement, storage.state:
                 assert "appendonly yes" in role.why_not_durable
-            node = PeerToPeerClusterProvider(storage.membership, ClusterConfig.named(preset))
-            if accepted:
-                await node.join("h:1")
-                await node.leave()
-            else:
-                with pytest.raises(ConfigurationError, match=r"forget what they had saved\. Set 'appendonly yes'"):
-                    await node.join("h:1")
+        node = rio.Server(rio.Registry(Nothing), storage=server.url, cluster=preset)
+        if accepted:
+            async with node:
+                pass
+        else:
+            with pytest.raises(ConfigurationError, match=r"forget what they had saved\. Set 'appendonly yes'"):
+                await node.__aenter__()
 
 
 async def test_a_url_can_accept_a_server_that_forgets_or_refuse_it_for_all() -> None:

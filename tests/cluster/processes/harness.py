@@ -23,7 +23,7 @@ from typing import Any, Self
 import rio
 from rio.cluster.config import ClusterConfig
 from rio.cluster.membership import MembershipSnapshot, MemberStatus
-from rio.errors import NotExecuted, OutcomeUnknown
+from rio.errors import NotExecuted, OutcomeUnknown, StorageError
 from tests.cluster.processes import history
 from tests.cluster.processes.history import Call, Finding, Turn
 from tests.cluster.processes.objects import LOG, PARENT, STORAGE, Add, Bag, Counter, Event, Get, Owner, Put, Read, read_log
@@ -115,6 +115,7 @@ class Node:
                 self._stopped.append((began, float("inf")))
                 return
             self._signal(signal.SIGCONT)
+            await until(store.is_free, "a database that is not locked")
 
     def resume(self) -> None:
         """SIGCONT."""
@@ -144,7 +145,7 @@ class Node:
     def turns(self) -> list[Turn]:
         """The turns that it has run. One that was cut off by its death ends with the last that is known of the process. One that was under
         way when the process was stopped, or its event loop blocked, ends there: it did not run meanwhile, and what it did afterwards is
-        judged by what could be saved."""
+        judged by what could be saved. That includes the one that had been admitted, and had yet to log that it begins."""
         turns: dict[int, Turn] = {}
         events = self.events
         halts = [stopped for stopped, _ in self._stopped] + [event.at for event in events if event.what == "blocked"]
@@ -161,8 +162,12 @@ class Node:
                 )
             elif event.what == "end":
                 turns[event.turn].ended = event.at
+        for stopped, resumed in self._stopped:
+            first = next((event for event in events if event.at > resumed), None)
+            if first is not None and first.what == "begin":
+                turns[first.turn].began = stopped
         for turn in turns.values():
-            turn.ended = min([turn.ended, *(halt for halt in halts if halt > turn.began)])
+            turn.ended = min([turn.ended, *(halt for halt in halts if halt >= turn.began)])
         return list(turns.values())
 
 
@@ -211,8 +216,17 @@ class Cluster:
             print("\n".join(node.output[-30:]))
 
     async def members(self) -> MembershipSnapshot:
-        async with rio.open_storage(self.url).membership as membership:
-            return await membership.snapshot()
+        """The membership, as soon as the storage answers."""
+        snapshots: list[MembershipSnapshot] = []
+
+        async def answers() -> bool:
+            with suppress(StorageError):
+                async with rio.open_storage(self.url).membership as membership:
+                    snapshots.append(await membership.snapshot())
+            return bool(snapshots)
+
+        await until(answers, "an answer of the storage")
+        return snapshots[0]
 
     async def status(self, node: Node) -> MemberStatus | None:
         return (await self.members()).status_of(node.generation)

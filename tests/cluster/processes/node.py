@@ -37,6 +37,7 @@ def watch_placement(placement: Any) -> None:
     claim, release = placement.claim, placement.release
 
     async def watched_claim(self: Any, object_id: rio.ObjectId, generation: int, **more: Any) -> Placement:
+        reach("before claim", object_id.id)
         claimed: Placement = await claim(self, object_id, generation, **more)
         if claimed.generation == generation:
             reach("after claim", object_id.id)

@@ -23,7 +23,7 @@ STORAGE = "RIO_TEST_STORAGE"
 """Environment: the scheme of the storage's URL."""
 KILL_AT = "RIO_TEST_KILL_AT"
 """Environment: where a server process kills itself, as soon as an object whose id starts with ``victim`` comes there."""
-POINTS = ("after claim", "after load", "before save", "after save", "before release", "after release")
+POINTS = ("before claim", "after claim", "before load", "after load", "before save", "after save", "before release", "after release")
 LOG_SIZE = 64 * 1024 * 1024
 
 
@@ -141,6 +141,9 @@ class AskOwners(rio.Message[Owners]):
 
 
 class Logged(rio.ServiceObject):
+    async def before_load(self) -> None:
+        reach("before load", self.id)
+
     async def after_load(self) -> None:
         note("loaded", self.object_id, self.token)
         reach("after load", self.id)

@@ -1,0 +1,221 @@
+"""Twelve ways to get it wrong, each as a switch: ``with blind_claim(): ...`` breaks the rule that its name says, in this process.
+
+They exist to show that the rules of the simulation find them. The core is compiled, so each is put in at a Python seam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+from unittest import mock
+
+import msgpack
+from msgspec.structs import force_setattr, replace
+
+from rio.activation import Activation
+from rio.client import retry
+from rio.client.retry import Next
+from rio.cluster import lease
+from rio.cluster.config import ClusterConfig
+from rio.cluster.membership import MemberStatus
+from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
+from rio.errors import OutcomeUnknown, RioError, StateNotFound, StorageError, StorageUnavailable, Superseded
+from rio.placement import Placement
+from rio.protocol import Kind
+from rio.service import Service
+from rio.state import StoredState
+from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
+from rio.transport import ClientProtocol
+
+Mutant = Callable[[], AbstractContextManager[Any]]
+
+
+def blind_claim() -> AbstractContextManager[Any]:
+    """M1: a claim overwrites whatever stands there, as an upsert does."""
+
+    async def claim(self: Any, object_id: Any, generation: int, *, supersede: int | None = None) -> Placement:
+        self._token_high += 1
+        placement = self._placements[object_id] = Placement(generation, self._token_high)
+        return placement
+
+    return mock.patch.object(LocalObjectPlacement, "claim", claim)
+
+
+def evict_without_counter() -> AbstractContextManager[Any]:
+    """M2: an eviction does not ask whether the member has renewed meanwhile."""
+
+    async def evict(self: Any, member: Any) -> None:
+        await self._calls.run(self._storage.set_status(member.generation, member.status, MemberStatus.DEAD))
+
+    return mock.patch.object(PeerToPeerClusterProvider, "_evict", evict)
+
+
+def lease_from_the_reply() -> AbstractContextManager[Any]:
+    """M3: the lease runs from when the answer came, and not from when the renewal was sent."""
+
+    async def renew(self: Any) -> None:
+        if await self._calls.run(self._storage.renew(self.generation)):
+            self._extend(self._clock())
+        else:
+            self._lost("is not live any more")
+
+    return mock.patch.object(PeerToPeerClusterProvider, "_renew", renew)
+
+
+def evict_within_the_lease(config: ClusterConfig) -> ClusterConfig:
+    """M4: others evict before the lease has run out. Settings that no user can make."""
+    mutant = replace(config)
+    force_setattr(mutant, "lease_evict", 0.6 * config.lease_local)
+    return mutant
+
+
+def no_gap_rule() -> AbstractContextManager[Any]:
+    """M5: an observer that could not read the storage for a while takes that for the others' silence."""
+    return mock.patch.multiple(lease, GAP_POLLS=1e9)
+
+
+@contextmanager
+def two_flights() -> Iterator[None]:
+    """M6: requests that come while an object is being activated activate it once more; the last one stays."""
+    activate, finish = Service.activate, Service._activate
+
+    def activate_again(self: Any, turn: Any) -> None:
+        activate(self, turn)
+        turn.table.activations.pop(turn.id, None)
+
+    async def finish_and_replace(self: Any, activation: Any) -> None:
+        await finish(self, activation)
+        if activation.open:
+            activation.table.activations[activation.id] = activation
+
+    with mock.patch.multiple(Service, activate=activate_again, _activate=finish_and_replace):
+        yield
+
+
+def save_without_token() -> AbstractContextManager[Any]:
+    """M7: a save is checked by its version only, and not by the token of the activation."""
+
+    async def save(self: Any, object_id: Any, state_name: str, token: int, version: int, data: bytes) -> int:
+        fence, state = self._states.get((object_id, state_name), (token, StoredState(0, b"")))
+        if state.version != version:
+            raise Superseded("another version")
+        self._states[object_id, state_name] = fence, StoredState(version + 1, bytes(data))
+        return version + 1
+
+    return mock.patch.object(LocalState, "save", save)
+
+
+def default_after_a_failed_load() -> AbstractContextManager[Any]:
+    """M8: an object whose state could not be read starts with nothing."""
+    load = Activation._load
+
+    async def load_or_default(self: Any, field: Any) -> Any:
+        try:
+            return await load(self, field)
+        except (StateNotFound, StorageUnavailable):
+            self._versions[field.state_name] = 0
+            return field.state_type()
+
+    return mock.patch.object(Activation, "_load", load_or_default)
+
+
+def retry_the_unknown() -> AbstractContextManager[Any]:
+    """M9: a call that may have run is sent again, whatever its message says."""
+    decide = retry.decide
+
+    def repeat(error: RioError, *, repeatable: bool) -> Next:
+        return Next.LATER if isinstance(error, OutcomeUnknown) else decide(error, repeatable=repeatable)
+
+    return mock.patch.object(retry, "decide", repeat)
+
+
+@contextmanager
+def any_reply() -> Iterator[None]:
+    """M10: a reply goes to the caller who waits longest, whatever its number."""
+    made, updated = ClientProtocol.connection_made, ClientProtocol.buffer_updated
+
+    def connection_made(self: Any, transport: Any) -> None:
+        self._mutant = _Renumbering(transport)
+        made(self, self._mutant)
+
+    def get_buffer(self: Any, sizehint: int) -> bytearray:
+        return self._mutant.room
+
+    def buffer_updated(self: Any, nbytes: int) -> None:
+        for frame in self._mutant.renumbered(nbytes):
+            memoryview(self.reader)[: len(frame)] = frame
+            updated(self, len(frame))
+
+    mutants = {"connection_made": connection_made, "get_buffer": get_buffer, "buffer_updated": buffer_updated}
+    with mock.patch.multiple(ClientProtocol, create=True, **mutants):
+        yield
+
+
+class _Renumbering:
+    """A transport that knows which numbers wait, and gives them to replies in that order."""
+
+    def __init__(self, transport: Any) -> None:
+        self.room = bytearray(65536)
+        self._transport = transport
+        self._waiting: dict[int, None] = {}
+        self._sent = b""
+        self._received = b""
+
+    def write(self, data: bytes) -> None:
+        self._sent += data
+        while (frame := self._next("_sent")) is not None:
+            kind, number = msgpack.unpackb(frame, raw=True, strict_map_key=False)[:2]
+            if kind == Kind.REQUEST:
+                self._waiting[number] = None
+            elif kind == Kind.CANCEL:
+                self._waiting.pop(number, None)
+        self._transport.write(data)
+
+    def renumbered(self, nbytes: int) -> Iterator[bytes]:
+        self._received += self.room[:nbytes]
+        while (frame := self._next("_received")) is not None:
+            kind, number, *rest = msgpack.unpackb(frame, raw=False, strict_map_key=False, unicode_errors="surrogateescape")
+            if kind in (Kind.RESPONSE, Kind.ERROR) and number and self._waiting:
+                number = next(iter(self._waiting))
+                del self._waiting[number]
+                frame = msgpack.packb([kind, number, *rest], unicode_errors="surrogateescape")
+            yield len(frame).to_bytes(4, "big") + frame
+
+    def _next(self, name: str) -> bytes | None:
+        data: bytes = getattr(self, name)
+        size = int.from_bytes(data[:4], "big") + 4
+        if len(data) < max(4, size):
+            return None
+        setattr(self, name, data[size:])
+        return data[4:size]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+def resurrect_the_dead() -> AbstractContextManager[Any]:
+    """M11: a member that was declared dead is alive again when it renews."""
+
+    async def renew(self: Any, generation: int) -> bool:
+        member = self._members.get(generation)
+        if member is None:
+            return False
+        status = MemberStatus.ACTIVE if member.status == MemberStatus.DEAD else member.status
+        self._members[generation] = replace(member, status=status, lease_counter=member.lease_counter + 1)
+        return status <= MemberStatus.DRAINING
+
+    return mock.patch.object(LocalMembershipStorage, "renew", renew)
+
+
+def an_error_means_dead() -> AbstractContextManager[Any]:
+    """M12: who cannot ask whether an object's owner lives takes it for dead."""
+
+    async def is_gone(self: Any, generation: int) -> bool:
+        try:
+            status = (await self.cluster.refresh()).status_of(generation)
+        except StorageError:
+            return True
+        return status is not None and status.terminal
+
+    return mock.patch.object(Service, "_is_gone", is_gone)

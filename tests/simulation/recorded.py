@@ -1,0 +1,72 @@
+"""The storage in memory, which notes what happens to it."""
+
+from __future__ import annotations
+
+from rio.cluster.membership import MembershipSnapshot, MemberStatus, StatusChange
+from rio.identity import ObjectId
+from rio.placement import Placement
+from rio.state import StoredState
+from rio.storage import Storage
+from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
+from tests.simulation.history import History
+
+
+def recorded_storage(history: History) -> Storage:
+    membership = RecordedMembership(history)
+    return Storage(membership, RecordedPlacement(history, membership), RecordedState(history))
+
+
+class RecordedMembership(LocalMembershipStorage):
+    def __init__(self, history: History) -> None:
+        super().__init__()
+        self._history = history
+
+    def has_ended(self, generation: int) -> bool:
+        status = self._snapshot().status_of(generation)
+        return status is not None and status.terminal
+
+    async def renew(self, generation: int) -> bool:
+        renewed = await super().renew(generation)
+        self._history.members(self._snapshot())
+        return renewed
+
+    async def set_status(
+        self, generation: int, expected: MemberStatus, status: MemberStatus, *, expected_counter: int | None = None
+    ) -> StatusChange:
+        change = await super().set_status(generation, expected, status, expected_counter=expected_counter)
+        self._history.members(self._snapshot())
+        return change
+
+    async def snapshot(self) -> MembershipSnapshot:
+        snapshot = await super().snapshot()
+        self._history.members(snapshot)
+        return snapshot
+
+
+class RecordedPlacement(LocalObjectPlacement):
+    def __init__(self, history: History, membership: RecordedMembership) -> None:
+        super().__init__()
+        self._history = history
+        self._membership = membership
+
+    async def claim(self, object_id: ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
+        before = await self.lookup(object_id)
+        after = await super().claim(object_id, generation, supersede=supersede)
+        owner = None if before is None else before.generation
+        self._history.claimed(object_id, before, after, owner is not None and self._membership.has_ended(owner))
+        return after
+
+
+class RecordedState(LocalState):
+    def __init__(self, history: History) -> None:
+        super().__init__()
+        self._history = history
+
+    async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
+        self._history.fenced((object_id, state_name), token)
+        return await super().load_and_fence(object_id, state_name, token)
+
+    async def save(self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
+        saved = await super().save(object_id, state_name, token, version, data)
+        self._history.saved((object_id, state_name), token, saved)
+        return saved

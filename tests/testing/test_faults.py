@@ -1,0 +1,179 @@
+"""A storage whose way is slow, closed or lossy does what a database does; and otherwise nothing but what it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import pytest
+
+from rio.errors import StateNotFound, StorageUnavailable
+from rio.identity import ObjectId
+from rio.placement import ObjectPlacement
+from rio.state import StateStorage
+from rio.storage import Storage, open_storage
+from rio.testing import StorageFaults, contracts, run
+
+ADA = ObjectId("Account", "ada")
+
+
+def with_faults(test: Any) -> None:
+    """Run ``test(faults, storage through them, the storage itself)`` in virtual time."""
+
+    async def main() -> None:
+        faults = StorageFaults(random.Random(1))
+        async with open_storage("memory://") as storage:
+            await test(faults, faults.wrap(storage), storage)
+            await faults.settle()
+
+    run(main())
+
+
+async def refused(request: Coroutine[Any, Any, Any], text: str) -> float:
+    """The storage is unavailable; returns after how long."""
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(StorageUnavailable, match=text):
+        await request
+    return asyncio.get_running_loop().time() - began
+
+
+def test_a_request_and_its_answer_take_their_time() -> None:
+    async def test(faults: StorageFaults, faulty: Storage, storage: Storage) -> None:
+        faults.delay = 0.5
+        claim = asyncio.create_task(faulty.placement.claim(ADA, 1))
+        await asyncio.sleep(0.4)
+        assert await storage.placement.lookup(ADA) is None
+        await asyncio.sleep(0.2)
+        assert await storage.placement.lookup(ADA) is not None
+        assert not claim.done()
+        assert (await claim).generation == 1
+        assert asyncio.get_running_loop().time() == 1.0
+
+    with_faults(test)
+
+
+def test_delays_can_be_drawn_for_each_way() -> None:
+    async def test(faults: StorageFaults, faulty: Storage, storage: Storage) -> None:
+        faults.delay = iter([0.25, 0.5]).__next__
+        await faulty.membership.snapshot()
+        assert asyncio.get_running_loop().time() == 0.75
+
+    with_faults(test)
+
+
+def test_an_unavailable_storage_refuses_at_once_and_does_nothing() -> None:
+    async def test(faults: StorageFaults, faulty: Storage, storage: Storage) -> None:
+        faults.unavailable = True
+        assert await refused(faulty.placement.claim(ADA, 1), "unavailable") == 0.0
+        faults.heal()
+        assert await faulty.placement.lookup(ADA) is None
+        assert faults.requests == 2
+
+    with_faults(test)
+
+
+def test_a_silent_storage_lets_its_callers_wait_and_carries_out_later_what_it_was_asked() -> None:
+    async def test(faults: StorageFaults, faulty: Storage, storage: Storage) -> None:
+        faults.silent = True
+        assert await refused(faulty.placement.claim(ADA, 1), "did not answer within 2 s") == 2.0
+        assert await storage.placement.lookup(ADA) is None
+        faults.silent = False
+        await faults.settle()
+        assert await storage.placement.lookup(ADA) is not None
+
+    with_faults(test)
+
+
+def test_an_answer_that_comes_in_time_after_a_silence_is_heard() -> None:
+    async def test(faults: StorageFaults, faulty: Storage, storage: Storage) -> None:
+        faults.silent = True
+        claim = asyncio.create_task(faulty.placement.claim(ADA, 1))
+        await asyncio.sleep(1.9)
+        faults.heal()
+        assert (await claim).generation == 1
+
+    with_faults(test)
+
+
+def test_after_a_lost_answer_the_work_is_done_and_nobody_knows() -> None:
+    async def test(faults: StorageFaults, faulty: Storage, storage: Storage) -> None:
+        faults.lost_answers = 1.0
+        await refused(faulty.placement.claim(ADA, 1), "before the storage answered")
+        assert await storage.placement.lookup(ADA) is not None
+
+    with_faults(test)
+
+
+def test_what_a_caller_gives_up_is_carried_out_all_the_same() -> None:
+    async def test(faults: StorageFaults, faulty: Storage, storage: Storage) -> None:
+        faults.delay = 0.5
+        claim = asyncio.create_task(faulty.placement.claim(ADA, 1))
+        await asyncio.sleep(0.1)
+        claim.cancel()
+        await asyncio.gather(claim, return_exceptions=True)
+        await faults.settle()
+        assert await storage.placement.lookup(ADA) is not None
+
+    with_faults(test)
+
+
+def test_a_node_that_was_cut_off_hears_nothing_more_not_even_after_healing() -> None:
+    async def test(faults: StorageFaults, faulty: Storage, storage: Storage) -> None:
+        faults.delay = 0.5
+        claim = asyncio.create_task(faulty.placement.claim(ADA, 1))
+        await asyncio.sleep(0.1)
+        faults.cut_off()
+        assert await refused(claim, "the connection to the storage is gone") == 0.0  # type: ignore[arg-type]  # awaitable is enough
+        faults.heal()
+        assert await refused(faulty.placement.lookup(ADA), "unavailable") == 0.0
+        await faults.settle()
+        assert await storage.placement.lookup(ADA) is not None  # what had been sent was carried out
+
+    with_faults(test)
+
+
+def test_errors_of_the_storage_itself_arrive_as_they_are() -> None:
+    async def test(faults: StorageFaults, faulty: Storage, storage: Storage) -> None:
+        with pytest.raises(StateNotFound):
+            await faulty.state.load_and_fence(ADA, "ledger", 1)
+        with pytest.raises(ValueError, match="the limit is 128"):
+            await faulty.membership.register("a:1", bytes(200))
+
+    with_faults(test)
+
+
+# --- without a fault it is the storage ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def faulty() -> AsyncIterator[Storage]:
+    faults = StorageFaults(delay=0.0)
+    async with open_storage("memory://") as storage:
+        yield faults.wrap(storage)
+        await faults.settle()
+
+
+class TestMembership(contracts.MembershipStorageContract):
+    @pytest.fixture
+    def membership(self, faulty: Storage) -> Any:
+        return faulty.membership
+
+    test_a_storage_that_is_not_open_says_so = None  # it belongs to whoever made it, and is not closed here
+
+
+class TestPlacement(contracts.ObjectPlacementContract):
+    @pytest.fixture
+    def placement(self, faulty: Storage) -> ObjectPlacement:
+        return faulty.placement
+
+    test_a_storage_that_is_not_open_says_so_and_not_that_nothing_is_placed = None
+
+
+class TestState(contracts.StateStorageContract):
+    @pytest.fixture
+    def state(self, faulty: Storage) -> StateStorage:
+        return faulty.state
+
+    test_a_storage_that_is_not_open_says_so_and_not_that_nothing_is_stored = None
