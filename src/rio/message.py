@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, NamedTuple, cast, dataclass_transform, get_args, get_origin
 
-import msgpack
 import msgspec
 
 from rio import hints
@@ -446,6 +445,8 @@ def encode_dynamic(value: Any, *, failure: type[RioError] = BadMessage) -> bytes
 
     :raises BadMessage: it holds something that cannot be encoded (``failure`` for what is not a message).
     """
+    import msgpack  # here, because only values without a type need it
+
     try:
         return cast(bytes, msgpack.packb(value, datetime=True, default=_plain))
     except Exception as problem:
@@ -489,6 +490,8 @@ def decode_dynamic(data: bytes, *, failure: type[RioError] = BadMessage) -> Any:
 
 
 def _unpack(data: bytes) -> Any:
+    import msgpack
+
     return msgpack.unpackb(data, raw=False, strict_map_key=False, timestamp=3)
 
 
@@ -508,6 +511,8 @@ def decode_error(problem: Exception, wanted: Any, failure: type[RioError] = BadM
 
 
 def _in_words(problem: Exception) -> str:
+    import msgpack
+
     if isinstance(problem, (RecursionError, msgpack.exceptions.StackError)):
         return "it is nested too deeply"
     if isinstance(problem, msgpack.exceptions.ExtraData):
