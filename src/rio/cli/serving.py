@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 
 from rio.cli.arguments import Arguments
@@ -28,6 +29,7 @@ async def serve(registry: Registry, arguments: Arguments) -> None:
         cluster=arguments.cluster,
     )
     async with server:
+        gc.freeze()  # what is there now stays until the end: the garbage collector need not look at it again
         asyncio.get_running_loop().call_soon(_announce, server)  # run() will have its signal handlers by then
         await server.run()
 
