@@ -194,7 +194,7 @@ class _Listener:
         return bool(self.sockets)
 
     def close(self) -> None:
-        self.sockets = ()  # type: ignore[assignment]
+        self.sockets = ()  # type: ignore[assignment]  # asyncio declares a tuple of sockets, and here are none of the system
         self._network.closed(self)
 
     async def wait_closed(self) -> None: ...
