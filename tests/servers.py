@@ -29,8 +29,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-import asyncpg
-
 START_TIMEOUT = 30.0
 
 LAUNCHER = """
@@ -183,6 +181,8 @@ class PostgresServer(Server):
         """What one statement returns. To be called where no event loop runs."""
 
         async def run() -> Any:
+            import asyncpg  # here, because the benchmarks of other systems start servers without its driver
+
             connection = await asyncpg.connect(self.url)
             try:
                 return await connection.fetchval(statement)
