@@ -324,7 +324,7 @@ class _End(asyncio.Transport):
         return False
 
     def write_eof(self) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # as can_write_eof() has said; nothing in rio closes one half only
 
     def is_closing(self) -> bool:
         return self._closing or self.is_finished
