@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeAlias, cast
 from rio import protocol
 from rio._core.calls import Call, ClientConnection
 from rio._core.dispatch import Connection, Dispatcher
+from rio._core.frame import ReceiveBuffer
 from rio.errors import ConnectionLost, Draining, FrameTooLarge, ProtocolError, RioError, from_code
 from rio.protocol import Hello, Kind
 
@@ -185,8 +186,15 @@ class ClientOwner(Protocol):
 class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
     """The client's side of one connection."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, owner: ClientOwner, hello: Hello, frame_limit: int) -> None:
-        super().__init__(loop, frame_limit)
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        owner: ClientOwner,
+        hello: Hello,
+        frame_limit: int,
+        receive_buffer: ReceiveBuffer,
+    ) -> None:
+        super().__init__(loop, frame_limit, receive_buffer)
         self._owner = owner
         self._hello = hello
         self._replies: dict[int, asyncio.Future[None]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from itertools import pairwise
+from random import Random
 
 import msgpack
 import pytest
@@ -12,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rio._core.calls import ClientConnection
-from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT, FrameReader, FrameWriter
+from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT, FrameReader, FrameWriter, ReceiveBuffer
 from rio.errors import FrameTooLarge
 from tests.core import twin
 from tests.core.node import frames
 
 LIMIT = 70_000
-SMALLEST, ROOMY, LARGE = 4 * 1024, 256 * 1024, 32 * 1024  # the same as in frame.pyx
+ROOMY, LARGE = 256 * 1024, 32 * 1024  # the same as in frame.pyx
 SIZES = [0, 1, 2, 15, 16, 31, 32, 127, 128, 255, 256, 4095, 4096, 16_379, 16_380, 16_384, 65_535, 65_536, LIMIT - 1, LIMIT]
 
 examples = settings(max_examples=80, deadline=None)
@@ -99,7 +100,14 @@ def test_what_a_header_announces_takes_no_memory_until_it_comes() -> None:
     assert reader.capacity <= 2 * ROOMY
 
 
-@pytest.mark.parametrize("size", [20_000, 300_000, 3_000_000])
+def test_a_frame_that_the_shared_buffer_can_hold_takes_no_other_memory() -> None:
+    reader = FrameReader(DEFAULT_FRAME_LIMIT)
+    for piece in pieces(frames(*[bytes(ROOMY // 2)] * 5), range(0, 4 * ROOMY, 30_000)):
+        reader.feed(piece)
+        assert reader.capacity == 0
+
+
+@pytest.mark.parametrize("size", [300_000, 3_000_000])
 def test_memory_is_given_back_after_a_large_frame(size: int) -> None:
     reader = FrameReader(DEFAULT_FRAME_LIMIT)
     for piece in pieces(frames(bytes(size)), range(0, size, 65_536)):
@@ -109,7 +117,55 @@ def test_memory_is_given_back_after_a_large_frame(size: int) -> None:
     assert len(memoryview(reader)) > 0
     assert reader.capacity >= size, "it was needed a moment ago"
     reader.relax()
-    assert reader.capacity == len(memoryview(reader)) == SMALLEST
+    assert reader.capacity == 0
+    assert len(memoryview(reader)) == ROOMY
+    assert reader.capacity == 0
+
+
+streams = st.lists(st.tuples(bodies, st.lists(st.integers(1, 200_000), max_size=10)), min_size=2, max_size=4)
+
+
+@given(streams, st.lists(st.sampled_from(["read", "relax", "end"]), max_size=60), st.randoms(use_true_random=False))
+@examples
+def test_readers_that_share_a_buffer_do_not_mix_their_streams(
+    streams: list[tuple[list[bytes], list[int]]], steps: list[str], random: Random
+) -> None:
+    shared = ReceiveBuffer()
+    readers = [FrameReader(LIMIT, shared) for _ in streams]
+    left = [frames(*bodies) for bodies, _ in streams]
+    found: list[list[bytes]] = [[] for _ in streams]
+
+    def read(number: int, size: int) -> None:
+        found[number] += through_the_buffer(readers[number], left[number][:size], [])
+        left[number] = left[number][size:]
+
+    for step in steps:
+        number = random.randrange(len(streams))
+        if step == "read":
+            read(number, random.choice(streams[number][1] or [1]))
+        elif step == "relax":
+            readers[number].relax()
+        else:  # a connection breaks, and another takes its place
+            readers[number] = FrameReader(LIMIT, shared)
+            left[number], found[number] = frames(*streams[number][0]), []
+    for number, (bodies, _) in enumerate(streams):
+        read(number, len(left[number]))
+        assert found[number] == bodies
+        assert readers[number].buffered == 0
+
+
+def test_frames_that_were_read_and_not_taken_outlive_the_next_reader() -> None:
+    shared = ReceiveBuffer()
+    first, second = FrameReader(LIMIT, shared), FrameReader(LIMIT, shared)
+    stream = frames(b"one", b"two", b"three")
+    room = memoryview(first)
+    room[: len(stream)] = stream
+    room.release()
+    first.received(len(stream))
+    assert next(first) == b"one"
+    assert through_the_buffer(second, frames(b"four"), []) == [b"four"]
+    assert first.capacity == len(frames(b"two", b"three"))
+    assert list(first) == [b"two", b"three"]
 
 
 def test_what_has_begun_to_arrive_is_kept_however_long_the_rest_takes() -> None:

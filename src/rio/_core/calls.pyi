@@ -6,7 +6,7 @@ from typing import Any, final, overload
 from typing_extensions import Buffer, disjoint_base
 
 from rio._core.frame import DEFAULT_FRAME_LIMIT as DEFAULT_FRAME_LIMIT
-from rio._core.frame import FrameReader, FrameWriter
+from rio._core.frame import FrameReader, FrameWriter, ReceiveBuffer
 
 @final
 class MessageCodec:
@@ -65,7 +65,9 @@ class ClientConnection:
     congested: bool
     handover: Context | None
     unsent_limit: int
-    def __init__(self, loop: asyncio.AbstractEventLoop, frame_limit: int = ...) -> None: ...
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, frame_limit: int = ..., receive_buffer: ReceiveBuffer | None = None
+    ) -> None: ...
     @property
     def reader(self) -> FrameReader: ...
     @property

@@ -22,6 +22,7 @@ from rio._core.frame cimport (
     Cursor,
     FrameReader,
     FrameWriter,
+    ReceiveBuffer,
     put_big_endian,
     put_bin,
     put_str,
@@ -146,8 +147,8 @@ cdef class ClientConnection:
     cdef bint _flush_is_due
     cdef object _flush
 
-    def __init__(self, loop, Py_ssize_t frame_limit=DEFAULT_FRAME_LIMIT):
-        self.reader = FrameReader(frame_limit)
+    def __init__(self, loop, Py_ssize_t frame_limit=DEFAULT_FRAME_LIMIT, ReceiveBuffer receive_buffer=None):
+        self.reader = FrameReader(frame_limit, receive_buffer)
         self.writer = FrameWriter()
         self.transport = None
         self.loop = loop

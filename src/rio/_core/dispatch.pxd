@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint64_t
 
-from rio._core.frame cimport Cursor, FrameReader, FrameWriter
+from rio._core.frame cimport Cursor, FrameReader, FrameWriter, ReceiveBuffer
 
 
 cdef class Method:
@@ -95,6 +95,7 @@ cdef class Dispatcher:
     cdef readonly dict tables        # type name -> TypeTable
     cdef readonly dict connections   # an ordered set, so that everything happens in the same order each time
     cdef object _clock               # None: the system's; else a callable
+    cdef ReceiveBuffer _receive_buffer  # of all connections
     cdef uint64_t _last_turn
     cdef dict _paused                 # activations whose turns wait for the lease
     cdef list _unflushed             # connections with answers to write at the end of the loop's turn

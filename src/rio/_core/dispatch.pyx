@@ -25,6 +25,7 @@ from rio._core.frame cimport (
     Cursor,
     FrameReader,
     FrameWriter,
+    ReceiveBuffer,
     take_array,
     take_bin_or_nil,
     take_str,
@@ -321,7 +322,7 @@ cdef class Connection:
 
     def __init__(self, Dispatcher dispatcher not None, Py_ssize_t frame_limit=DEFAULT_FRAME_LIMIT):
         self.dispatcher = dispatcher
-        self.reader = FrameReader(frame_limit)
+        self.reader = FrameReader(frame_limit, dispatcher._receive_buffer)
         self.writer = FrameWriter()
         self.transport = None
         self._in_flight = {}
@@ -525,6 +526,7 @@ cdef class Dispatcher:
         self.in_flight_limit = in_flight_limit
         self.connections = {}
         self._clock = clock
+        self._receive_buffer = ReceiveBuffer()
         self._last_turn = int.from_bytes(os.urandom(8), "big") >> 1
         self._paused = {}
         self._unflushed = []

@@ -28,8 +28,16 @@ cdef struct Cursor:
     const uint8_t* end
 
 
+cdef class ReceiveBuffer:
+    cdef uint8_t* _data
+    cdef void* _reader          # the FrameReader whose unread bytes lie in it, if any; not counted as a reference
+
+
 cdef class FrameReader:
-    cdef uint8_t* _data         # the buffer that the socket fills
+    cdef ReceiveBuffer _shared
+    cdef uint8_t* _own          # where unread bytes lie that are not in _shared; NULL: nowhere else
+    cdef Py_ssize_t _own_size
+    cdef uint8_t* _data         # that of the two in which they lie
     cdef Py_ssize_t _capacity   # its size
     cdef Py_ssize_t _start      # the first byte that was not handed out as part of a frame
     cdef Py_ssize_t _end        # one past the last byte received
@@ -40,7 +48,9 @@ cdef class FrameReader:
     cdef int _next(self, Cursor* body) except -1
     cdef Py_ssize_t _copy(self, const uint8_t* data, Py_ssize_t size) except -1
     cdef int _make_room(self) except -1
-    cdef int _resize(self, Py_ssize_t capacity) except -1
+    cdef int _move_in(self, Py_ssize_t need) except -1
+    cdef int _move_out(self, Py_ssize_t size) except -1
+    cdef void _free(self) noexcept
     cpdef int relax(self) except -1
 
 

@@ -1,15 +1,19 @@
 import sys
 from collections.abc import Iterator
-from typing import Final, Self, SupportsIndex
+from typing import Final, Self, SupportsIndex, final
 
 from typing_extensions import Buffer, disjoint_base
 
 DEFAULT_FRAME_LIMIT: Final[int]
 HARD_FRAME_LIMIT: Final[int]
 
+@final
+class ReceiveBuffer:
+    def __new__(cls) -> Self: ...
+
 @disjoint_base
 class FrameReader:
-    def __new__(cls, limit: int = ...) -> Self: ...
+    def __new__(cls, limit: int = ..., buffer: ReceiveBuffer | None = None) -> Self: ...
     @property
     def limit(self) -> int: ...
     @property

@@ -9,13 +9,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.string cimport memcpy, memmove
 
+cimport cython
+
 from rio.errors import FrameTooLarge
 
 
 cdef enum:
     HEADER = 4
-    SMALLEST = 4 * 1024      # what an idle connection keeps
-    ROOMY = 256 * 1024       # how much a busy one offers the socket
+    ROOMY = 256 * 1024       # how much is offered the socket
     LEAST_ROOM = 4 * 1024    # a read is not offered less than this
 
 
@@ -23,24 +24,40 @@ DEFAULT_FRAME_LIMIT = 4 * 1024 * 1024
 HARD_FRAME_LIMIT = 64 * 1024 * 1024
 
 
-cdef class FrameReader:
-    """Cuts a stream of bytes into frames, wherever the reads happen to split it.
+@cython.final
+cdef class ReceiveBuffer:
+    """What the sockets of one event loop are read into, one after the other: its readers have no buffer of their own while they are idle.
 
-    It is its own buffer: a transport writes into it through the buffer protocol (``memoryview(reader)`` is the free room, until the next
-    call of any method) and then tells with :meth:`received` how much. ``limit`` is the largest body that is taken, in bytes.
+    What one of them has not used yet when another is to be read moves to where only the first one looks.
     """
 
-    def __cinit__(self, Py_ssize_t limit=DEFAULT_FRAME_LIMIT):
-        if not 1 <= limit <= HARD_FRAME_LIMIT:
-            raise ValueError(f"frame limit must be from 1 to {HARD_FRAME_LIMIT} bytes, got {limit}")
-        self.limit = limit
-        self._capacity = SMALLEST
-        self._data = <uint8_t*>PyMem_Malloc(self._capacity)
+    def __cinit__(self):
+        self._reader = NULL
+        self._data = <uint8_t*>PyMem_Malloc(ROOMY)
         if self._data is NULL:
             raise MemoryError()
 
     def __dealloc__(self):
         PyMem_Free(self._data)
+
+
+@cython.no_gc     # it is part of no cycle, and looks at the shared buffer when it ends
+cdef class FrameReader:
+    """Cuts a stream of bytes into frames, wherever the reads happen to split it.
+
+    A transport writes into it through the buffer protocol (``memoryview(reader)`` is the free room, until the next call of any method, or of
+    another reader with the same ``buffer``) and then tells with :meth:`received` how much. ``limit`` is the largest body that is taken, in
+    bytes. ``buffer``: shared with the other connections of the loop; one of its own by default.
+    """
+
+    def __cinit__(self, Py_ssize_t limit=DEFAULT_FRAME_LIMIT, ReceiveBuffer buffer=None):
+        if not 1 <= limit <= HARD_FRAME_LIMIT:
+            raise ValueError(f"frame limit must be from 1 to {HARD_FRAME_LIMIT} bytes, got {limit}")
+        self.limit = limit
+        self._shared = ReceiveBuffer() if buffer is None else buffer
+
+    def __dealloc__(self):
+        self._free()
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
         self._make_room()
@@ -53,8 +70,8 @@ cdef class FrameReader:
 
     @property
     def capacity(self):
-        """How many bytes the buffer takes in memory."""
-        return self._capacity
+        """How many bytes it takes in memory beside the shared buffer."""
+        return self._own_size
 
     @property
     def buffered(self):
@@ -65,8 +82,6 @@ cdef class FrameReader:
         """Say that ``size`` bytes were written into the buffer."""
         if size < 0 or size > self._capacity - self._end:
             raise ValueError(f"{size} bytes cannot have been written into {self._capacity - self._end}")
-        if size == self._capacity - self._end and self._capacity < ROOMY:
-            self._resize(self._capacity * 2)     # the socket filled all that it was offered: offer more
         self._end += size
         self._is_used = True
         return 0
@@ -124,33 +139,67 @@ cdef class FrameReader:
         # Leave room for the rest of the frame that has begun, and at least for one read; but never for much more than was received: what
         # a header announces costs nothing until it comes.
         cdef Py_ssize_t have = self._end - self._start, need = LEAST_ROOM
-        if have == 0:
-            self._start = self._end = 0
-            return 0
         if have >= HEADER:
             need = min(HEADER + <Py_ssize_t>big_endian(self._data + self._start, HEADER), HEADER + self.limit) - have
             need = max(min(need, max(have, ROOMY)), LEAST_ROOM)
-        if self._capacity - self._end >= need:
-            return 0
-        memmove(self._data, self._data + self._start, have)
-        self._start, self._end = 0, have
-        if self._capacity - have < need:
-            self._resize(have + need)
+        if self._own_size <= ROOMY and have + need <= ROOMY:
+            return self._move_in(need)
+        if self._data is not self._own or self._own_size - have < need:
+            return self._move_out(have + need)
+        if self._own_size - self._end < need:
+            memmove(self._own, self._own + self._start, have)
+            self._start, self._end = 0, have
         return 0
 
-    cdef int _resize(self, Py_ssize_t capacity) except -1:
-        cdef uint8_t* data = <uint8_t*>PyMem_Realloc(self._data, capacity)
-        if data is NULL:
-            raise MemoryError()
-        self._data = data
-        self._capacity = capacity
+    cdef int _move_in(self, Py_ssize_t need) except -1:
+        # Have what is unread in the shared buffer, with room for so much more.
+        cdef Py_ssize_t have = self._end - self._start
+        cdef FrameReader other
+        if self._shared._reader is not <void*>self:
+            if self._shared._reader is not NULL:
+                other = <FrameReader>self._shared._reader
+                other._move_out(other._end - other._start)
+            if have:
+                memcpy(self._shared._data, self._data + self._start, have)
+            self._free()
+            self._shared._reader = <void*>self
+            self._data, self._capacity = self._shared._data, ROOMY
+        elif have != 0 and self._capacity - self._end >= need:
+            return 0
+        elif have != 0:
+            memmove(self._data, self._data + self._start, have)
+        self._start, self._end = 0, have
         return 0
+
+    cdef int _move_out(self, Py_ssize_t size) except -1:
+        # Have what is unread in a buffer of one's own, of so many bytes.
+        cdef Py_ssize_t have = self._end - self._start
+        cdef uint8_t* own = NULL
+        if size:
+            own = <uint8_t*>PyMem_Malloc(size)
+            if own is NULL:
+                raise MemoryError()
+            if have:
+                memcpy(own, self._data + self._start, have)
+        self._free()
+        self._own, self._own_size = own, size
+        self._data, self._capacity = own, size
+        self._start, self._end = 0, have
+        return 0
+
+    cdef void _free(self) noexcept:
+        # Let go of both buffers.
+        if self._shared is not None and self._shared._reader is <void*>self:
+            self._shared._reader = NULL
+        PyMem_Free(self._own)
+        self._own, self._own_size = NULL, 0
+        self._data, self._capacity = NULL, 0
 
     cpdef int relax(self) except -1:
         """To be called now and then: what was not needed since the last time is given back."""
-        if not self._is_used and self._start == self._end and self._capacity > SMALLEST:
+        if not self._is_used and self._start == self._end:
+            self._free()
             self._start = self._end = 0
-            self._resize(SMALLEST)
         self._is_used = False
         return 0
 

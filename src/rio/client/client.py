@@ -14,7 +14,7 @@ from zlib import crc32
 from rio import errors, protocol
 from rio import message as codec
 from rio._core.calls import Call, Caller, ClientConnection, MessageCodec
-from rio._core.frame import DEFAULT_FRAME_LIMIT
+from rio._core.frame import DEFAULT_FRAME_LIMIT, ReceiveBuffer
 from rio.client import retry
 from rio.client.admin import AdminCommand
 from rio.client.pool import Peer, open_connection
@@ -76,6 +76,7 @@ class Client(Caller):
         self._membership = opened.membership if isinstance(opened, Storage) else cast(MembershipStorage, opened)
         self._refresh_interval = refresh_interval
         self._frame_limit = frame_limit
+        self._receive_buffer = ReceiveBuffer()
         self._rng = rng or random.Random()
         self._members = MembershipSnapshot(0, 0)
         self._peers: dict[str, Peer] = {}
@@ -355,7 +356,7 @@ class Client(Caller):
         return await open_connection(peer.address, self._new_connection)
 
     def _new_connection(self) -> ClientProtocol:
-        return ClientProtocol(self.loop, self, self._hello(), self._frame_limit)
+        return ClientProtocol(self.loop, self, self._hello(), self._frame_limit, self._receive_buffer)
 
     def _hello(self) -> Hello:
         return Hello(protocol.VERSION, "client")

@@ -15,6 +15,7 @@ from typing import Any
 
 from rio import protocol
 from rio._core.calls import Call
+from rio._core.frame import ReceiveBuffer
 from rio.client.pool import open_connection
 from rio.errors import RioError
 from rio.protocol import Hello
@@ -55,6 +56,7 @@ class ControlConnections:
     ) -> None:
         self._hello = hello
         self._connect = connect
+        self._receive_buffer = ReceiveBuffer()
         self._links: dict[str, _Link] = {}
         self._closed = False
 
@@ -86,7 +88,11 @@ class ControlConnections:
 
     async def _open(self, link: _Link) -> ClientProtocol:
         loop = asyncio.get_running_loop()
-        connection = await self._connect(link.address, lambda: ClientProtocol(loop, link, self._hello(), FRAME_LIMIT))
+
+        def make() -> ClientProtocol:
+            return ClientProtocol(loop, link, self._hello(), FRAME_LIMIT, self._receive_buffer)
+
+        connection = await self._connect(link.address, make)
         _give_up_dead_links(connection.transport)
         return connection
 
