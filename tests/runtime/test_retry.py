@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
 import rio
 from rio.client import retry
+from rio.client.pool import Peer
 from rio.client.retry import Next
 from rio.cluster.membership import MemberStatus
 from rio.errors import (
@@ -231,6 +233,49 @@ async def test_a_server_that_cannot_be_reached_is_left_out_while_another_can(clu
     await cluster.server(Counter)
     client = await cluster.client()
     assert set(await asyncio.gather(*(client.send(Counter, f"c{n}", Count()) for n in range(40)))) == {1}
+
+
+async def test_a_server_that_could_not_be_reached_is_tried_again_after_a_while(cluster: Cluster, probe: Probe) -> None:
+    knocked = asyncio.Event()
+
+    async def knock(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        knocked.set()
+        writer.close()
+        await writer.wait_closed()
+
+    listener = await asyncio.start_server(knock, "127.0.0.1", 0)
+    host, port = listener.sockets[0].getsockname()
+    listener.close()
+    await listener.wait_closed()
+    silent = await cluster.storage.membership.register(f"{host}:{port}")
+    await cluster.storage.membership.set_status(silent.generation, MemberStatus.JOINING, MemberStatus.ACTIVE)
+    await cluster.server(Counter)
+    client = await cluster.client()
+    await asyncio.gather(*(client.send(Counter, f"c{n}", Count()) for n in range(40)))
+    async with await asyncio.start_server(knock, host, port):
+        for number in itertools.count(40):
+            await client.send(Counter, f"c{number}", Count())
+            if knocked.is_set():
+                break
+
+
+async def test_servers_are_not_looked_at_one_by_one_for_each_call(
+    cluster: Cluster, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = [await cluster.server(Counter) for _ in range(3)]
+    client = await cluster.client()
+    await asyncio.gather(*(client.send(Counter, f"c{n}", Count()) for n in range(40)))
+    looks = 0
+
+    def rank(peer: Peer, moment: float) -> tuple[bool, bool]:
+        nonlocal looks
+        looks += 1
+        return False, False
+
+    monkeypatch.setattr(Peer, "rank", rank)
+    await asyncio.gather(*(client.send(Counter, f"d{n}", Count()) for n in range(40)))
+    assert looks < 40
+    assert {cluster.home(Counter, f"d{n}") for n in range(40)} == set(servers)
 
 
 async def test_a_membership_that_cannot_be_read_is_told(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

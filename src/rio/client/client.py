@@ -7,7 +7,7 @@ import logging
 import math
 import random
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 from zlib import crc32
 
@@ -80,6 +80,9 @@ class Client(Caller):
         self._rng = rng or random.Random()
         self._members = MembershipSnapshot(0, 0)
         self._peers: dict[str, Peer] = {}
+        self._preferred: list[Peer] = []
+        """What :meth:`_best_peers` said for a call that nobody has refused; good until ``_preferred_until``."""
+        self._preferred_until = -math.inf
         self._offline: dict[Call, Peer | asyncio.TimerHandle | None] = {}
         """Calls that are on no connection: they wait for one, for their next attempt, or (``None``) for news of the membership."""
         self._subscriptions: dict[int, Subscription[Any]] = {}
@@ -106,6 +109,7 @@ class Client(Caller):
         if self._owned_storage is not None:
             await self._owned_storage.membership.prepare()
         self._members = await self._read_members()
+        self.ranks_changed()
         self._keeper = self.loop.create_task(self._keep_members(), name="rio client: follow the membership")
 
     async def close(self) -> None:
@@ -317,14 +321,27 @@ class Client(Caller):
 
         Every client makes the same choice for an object, so that its first calls meet on one server, in their order, without a redirect.
         """
-        refusals = call.refusals or {}
-        peers = [self._peer(member.address) for member in self._members.active if member.address not in refusals]
+        if call.refusals:
+            peers, _ = self._best_peers(call.refusals)
+        else:
+            if self.now() >= self._preferred_until:
+                self._preferred, self._preferred_until = self._best_peers({})
+            peers = self._preferred
         if not peers:
             return None
-        moment = self.now()
-        best = min(peer.rank(moment) for peer in peers)
-        peers = [peer for peer in peers if peer.rank(moment) == best]
         return peers[(crc32(f"{call.type_name}/{call.id}".encode()) + call.attempts) % len(peers)]
+
+    def _best_peers(self, refusals: Container[str]) -> tuple[list[Peer], float]:
+        """The servers that new objects are best sent to, but for those that have refused, and until when that stays so by itself."""
+        moment = self.now()
+        peers = [self._peer(member.address) for member in self._members.active if member.address not in refusals]
+        best = min((peer.rank(moment) for peer in peers), default=None)
+        until = min((peer.avoid_until for peer in peers if moment < peer.avoid_until), default=math.inf)
+        return [peer for peer in peers if peer.rank(moment) == best], until
+
+    def ranks_changed(self) -> None:
+        """Servers came or went, or have become better or worse places for new objects."""
+        self._preferred_until = -math.inf
 
     def _submit(self, peer: Peer, call: Call) -> None:
         self._offline[call] = peer
@@ -404,7 +421,7 @@ class Client(Caller):
         member = self._members.find(generation)
         if call.hops > retry.MAX_REDIRECTS:
             call.fail(errors.Redirected(f"gave up after {retry.MAX_REDIRECTS} redirects: {error.message}", error.detail))
-        elif member is None or member.status.terminal or member.address != address or self._peer(address).is_avoided(self.now()):
+        elif member is None or member.status.terminal or member.address != address or self.now() < self._peer(address).avoid_until:
             self._refresh_soon()
             self._later(call, error)
         else:
@@ -480,6 +497,7 @@ class Client(Caller):
             changed = snapshot.version > self._members.version
             self._members = snapshot
             if changed:
+                self.ranks_changed()
                 self._hurry()
         listed = {member.address for member in self._members.members if not member.status.terminal}
         self._leave_the_dead(listed)

@@ -26,6 +26,7 @@ class PeerOwner(Protocol):
     def now(self) -> float: ...
     def unreachable(self, peer: Peer, call: Call, error: NotExecuted) -> None: ...
     def given_to(self, peer: Peer, connection: ClientProtocol, call: Call) -> None: ...
+    def ranks_changed(self) -> None: ...
 
 
 class Peer:
@@ -38,7 +39,8 @@ class Peer:
         """It has said that it is about to stop: new objects go elsewhere."""
         self.failures = 0
         """How often in a row it could not be reached."""
-        self._avoid_until = 0.0
+        self.avoid_until = 0.0
+        """It could not be reached a short while ago."""
         self._owner = owner
         self._connect = connect
         self._waiting: dict[Call, None] = {}
@@ -63,17 +65,14 @@ class Peer:
 
     def rank(self, moment: float) -> tuple[bool, bool]:
         """What a new object is better not sent to sorts last: a server that drains, or that could not be reached a short while ago."""
-        return self.draining, self.is_avoided(moment)
-
-    def is_avoided(self, moment: float) -> bool:
-        """It could not be reached a short while ago."""
-        return moment < self._avoid_until
+        return self.draining, moment < self.avoid_until
 
     def renewed(self) -> None:
         """Another server has taken over the address."""
         self.failures = 0
-        self._avoid_until = 0.0
+        self.avoid_until = 0.0
         self.draining = False
+        self._owner.ranks_changed()
 
     @property
     def idle(self) -> bool:
@@ -123,13 +122,15 @@ class Peer:
         self.connection = None
         self._connecting = None
         self.failures += 1
-        self._avoid_until = self._owner.now() + min(LONGEST_AVOIDANCE, 0.1 * 2.0 ** min(self.failures, 32))
+        self.avoid_until = self._owner.now() + min(LONGEST_AVOIDANCE, 0.1 * 2.0 ** min(self.failures, 32))
+        self._owner.ranks_changed()
         waiting, self._waiting = self._waiting, {}
         for call in waiting:
             self._owner.unreachable(self, call, error)
 
     def _goes_away(self) -> None:
         self.draining = True
+        self._owner.ranks_changed()
 
     async def close(self) -> None:
         if self._connecting is not None:
