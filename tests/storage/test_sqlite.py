@@ -10,15 +10,18 @@ import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rio.cluster.membership import MembershipStorage
 from rio.errors import ConfigurationError, SchemaMismatch, StateCorrupt, StateNotFound, StorageClosed, StorageUnavailable
 from rio.identity import ObjectId
-from rio.placement import ObjectPlacement
+from rio.placement import ObjectPlacement, Placement
 from rio.state import StateStorage, StoredState
-from rio.storage import open_storage
+from rio.storage import Storage, open_storage
 from rio.storage.sqlite import SqliteDatabase, SqliteMembershipStorage, SqliteObjectPlacement, SqliteState
 from rio.testing.contracts import ADA, MembershipStorageContract, ObjectPlacementContract, StateStorageContract
 
@@ -147,6 +150,71 @@ async def test_operations_that_all_fail_each_learn_why(placement: ObjectPlacemen
     assert (await placement.claim(ADA, 1)).generation == 1
 
 
+OBJECTS = [ObjectId("T", str(number)) for number in range(5)]
+kinds = st.sampled_from(["claim", "load", "release", "save", "take over"])
+waves = st.lists(st.lists(st.tuples(kinds, st.sampled_from(OBJECTS), st.integers(1, 3)), min_size=1, max_size=12), min_size=1, max_size=6)
+
+
+@given(waves)
+@settings(max_examples=40, deadline=None)
+def test_what_is_written_at_once_ends_as_if_one_after_the_other(waves: list[list[tuple[str, ObjectId, int]]]) -> None:
+    """In the order of the kinds. Tokens are compared by their order, since one of a refused claim is lost."""
+
+    async def do(storage: Storage, kind: str, object_id: ObjectId, number: int, standing: Placement | None) -> Any:
+        token = 0 if standing is None else standing.token
+        match kind:
+            case "claim":
+                return await storage.placement.claim(object_id, number)
+            case "load":
+                return await storage.state.load_and_fence(object_id, "s", number)
+            case "release":
+                return await storage.placement.release(object_id, token)
+            case "save":
+                return await storage.state.save(object_id, "s", number, 0, bytes(number))
+            case _:
+                return await storage.placement.claim(object_id, number, supersede=token)
+
+    async def fates(storage: Storage, wave: list[tuple[str, ObjectId, int]], at_once: bool) -> list[Any]:
+        standing = {object_id: await storage.placement.lookup(object_id) for object_id in OBJECTS}
+        doing = [do(storage, *asked, standing[asked[1]]) for asked in wave]
+        if at_once:
+            return await asyncio.gather(*doing, return_exceptions=True)
+        return [(await asyncio.gather(one, return_exceptions=True))[0] for one in doing]
+
+    def comparable(fates: list[Any], order: dict[int, int]) -> list[Any]:
+        for token in sorted({fate.token for fate in fates if isinstance(fate, Placement)} - order.keys()):
+            assert token > max(order, default=0), "tokens grow"
+            order[token] = len(order)
+        placed = [Placement(fate.generation, order[fate.token]) if isinstance(fate, Placement) else fate for fate in fates]
+        return [str(fate) if isinstance(fate, Exception) else fate for fate in placed]
+
+    async def compare() -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            together, alone = (open_storage(f"sqlite:///{directory}/{name}.db") for name in ("together", "alone"))
+            orders: tuple[dict[int, int], dict[int, int]] = {}, {}
+            async with together, alone:
+                for wave in waves:
+                    wave = [asked for kind in ("claim", "take over", "load", "release", "save") for asked in wave if asked[0] == kind]
+                    ended = await fates(together, wave, at_once=True), await fates(alone, wave, at_once=False)
+                    one, other = map(comparable, ended, orders)
+                    assert one == other
+
+    asyncio.run(compare())
+
+
+async def test_claims_of_one_object_at_once_each_get_a_token_of_their_own(placement: ObjectPlacement) -> None:
+    claims = await asyncio.gather(*(placement.claim(object_id, 1) for object_id in (ADA, ADA, BOB, BOB, BOB, ADA, BOB)))
+    tokens = [claimed.token for claimed in claims]
+    assert tokens == sorted(set(tokens))
+
+
+async def test_a_name_that_cannot_be_stored_fails_alone(placement: ObjectPlacement) -> None:
+    objects = [ObjectId("T", str(number)) for number in range(9)]
+    objects[4] = ObjectId("T", "half a character: \udcff")
+    fates = await asyncio.gather(*(placement.claim(object_id, 1) for object_id in objects), return_exceptions=True)
+    assert [type(fate) for fate in fates] == [Placement] * 4 + [UnicodeEncodeError] + [Placement] * 4
+
+
 # --- cancelling and closing
 
 
@@ -243,7 +311,7 @@ async def test_tokens_grow_when_rows_are_deleted(path: Path, placement: ObjectPl
 def test_forgetting_to_close_warns_and_does_not_hang_the_exit(path: Path) -> None:
     script = """
         import asyncio, sys
-        from rio.storage import open_storage
+        from rio.storage import Storage, open_storage
 
         async def main():
             storage = open_storage("sqlite:///" + sys.argv[1])
@@ -412,7 +480,7 @@ def test_a_read_only_file_is_unavailable_and_says_what_to_do() -> None:
         import asyncio, os, sys
         from rio.errors import StorageUnavailable
         from rio.identity import ObjectId
-        from rio.storage import open_storage
+        from rio.storage import Storage, open_storage
         import rio.storage.sqlite
 
         directory = sys.argv[1]

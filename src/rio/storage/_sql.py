@@ -11,7 +11,7 @@ Placeholders are ``?``; a driver with another style translates them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, ClassVar, TypeVar, TypeVarTuple
 
 import msgspec
@@ -61,22 +61,22 @@ class SqlDatabase(SharedDatabase):
     """An SQL expression for a token larger than any before it, even when rows were deleted in between."""
 
     @abstractmethod
-    async def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         """Run ``operation(*args)`` in a transaction of its own or shared with others, and return once it is durable.
 
         :raises StorageUnavailable: it may have been done or not.
         """
 
-    async def write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    def write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         """Like :meth:`write`, for an operation whose statements need not share a transaction: each may be in one of its own."""
-        return await self.write(operation, *args)
+        return self.write(operation, *args)
 
-    async def write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    def write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         """Like :meth:`write_each`, past everything that waits where the database can: for a lease that must not run out meanwhile."""
-        return await self.write(operation, *args)
+        return self.write(operation, *args)
 
     @abstractmethod
-    async def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         """Run ``operation(*args)``, which changes nothing, and which sees every write that has returned."""
 
 
@@ -87,21 +87,21 @@ class _SqlRole(SharingRole):
         super().__init__(database)
         self._database = database
 
-    async def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         self._check_open()
-        return await self._database.write(operation, *args)
+        return self._database.write(operation, *args)
 
-    async def _write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    def _write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         self._check_open()
-        return await self._database.write_each(operation, *args)
+        return self._database.write_each(operation, *args)
 
-    async def _write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    def _write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         self._check_open()
-        return await self._database.write_apart(operation, *args)
+        return self._database.write_apart(operation, *args)
 
-    async def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         self._check_open()
-        return await self._database.read(operation, *args)
+        return self._database.read(operation, *args)
 
 
 # --- membership -------------------------------------------------------------------------------------------------------

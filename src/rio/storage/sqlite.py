@@ -1,7 +1,8 @@
 """The three roles on one SQLite file, which the processes of one machine may share.
 
 Durable means durable: WAL with ``synchronous=FULL``, so that a write has returned only once it survives a power cut. What makes that
-cheap is group commit: writes that wait at the same moment share one transaction and one trip to the thread that owns the connection.
+cheap is group commit: writes that wait at the same moment share one transaction and one trip to the thread that owns the connection, and
+those of one kind share statements.
 """
 
 from __future__ import annotations
@@ -12,16 +13,23 @@ import random
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
 import aiosqlite
 
 from rio.errors import ConfigurationError, SchemaMismatch, StorageClosed, StorageUnavailable
 from rio.storage._sql import (
+    CLAIM,
+    LOAD_AND_FENCE,
+    RELEASE,
+    SAVE,
     SCHEMA_VERSION,
     Operation,
+    Row,
     SqlDatabase,
     SqlMembershipStorage,
     SqlObjectPlacement,
@@ -61,9 +69,9 @@ _SCHEMA = (
     ) WITHOUT ROWID""",
     "CREATE INDEX rio_placement_generation ON rio_placement (generation)",
     """CREATE TRIGGER rio_token_inserted AFTER INSERT ON rio_placement
-        BEGIN UPDATE rio_cluster SET token_high = NEW.token; END""",
+        BEGIN UPDATE rio_cluster SET token_high = max(token_high, NEW.token); END""",
     """CREATE TRIGGER rio_token_updated AFTER UPDATE OF token ON rio_placement
-        BEGIN UPDATE rio_cluster SET token_high = NEW.token; END""",
+        BEGIN UPDATE rio_cluster SET token_high = max(token_high, NEW.token); END""",
     """CREATE TABLE rio_state (
         type_name TEXT NOT NULL,
         id TEXT NOT NULL,
@@ -99,6 +107,114 @@ class SqliteStatistics(NamedTuple):
     read_transactions: int
 
 
+# --- statements for several rows --------------------------------------------------------------------------------------
+
+MAX_ROWS = 64
+"""Rows of one statement at most; a power of two, as all numbers of rows are, so that few different statements are ever prepared."""
+
+
+class _Batch:
+    """A statement of :mod:`rio.storage._sql` for several rows. It returns the keys of the rows, then what the single one returns.
+
+    ``many``: with ``{rows}`` where they belong; each has the parameters in their order, and its number after them. ``key``: which of them
+    are the row's key. A key is in a statement only once. ``empty``: one that must be ``None``.
+    """
+
+    def __init__(self, many: str, key: slice, empty: int | None = None) -> None:
+        self._many = many
+        self._key = key
+        self._empty = empty
+        self._texts: dict[int, str] = {}
+
+    def takes(self, parameters: Sequence[Any]) -> bool:
+        return self._empty is None or parameters[self._empty] is None
+
+    def key_of(self, parameters: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(parameters[self._key])
+
+    def execute(self, connection: sqlite3.Connection, asked: Sequence[Sequence[Any]]) -> list[list[Row]]:
+        """What the single statement would have returned for each."""
+        text = self._texts.get(len(asked)) or self._text(len(asked), len(asked[0]))
+        answers = connection.execute(text, list(chain.from_iterable(asked))).fetchall()
+        width = self._key.stop - self._key.start
+        found = {answer[:width]: [answer[width:]] for answer in answers}
+        return [found.get(self.key_of(parameters), []) for parameters in asked]
+
+    def _text(self, rows: int, parameters: int) -> str:
+        marks = "?, " * parameters
+        text = self._many.format(rows=", ".join(f"({marks}{number})" for number in range(1, rows + 1)))
+        self._texts[rows] = text
+        return text
+
+
+NEXT_TOKEN = "(SELECT token_high + 1 FROM rio_cluster)"  # raised by a trigger in the same statement
+
+_BATCHES = {
+    CLAIM.format(next_token=NEXT_TOKEN): _Batch(
+        "INSERT INTO rio_placement AS p (type_name, id, generation, token)"
+        " SELECT column1, column2, column3, token_high + column5 FROM (VALUES {rows}), rio_cluster WHERE 1 ORDER BY column5"
+        " ON CONFLICT (type_name, id) DO UPDATE SET generation = excluded.generation, token = excluded.token"
+        " WHERE p.generation IS NULL OR p.generation = excluded.generation"
+        " RETURNING type_name, id, generation, token",
+        key=slice(0, 2),
+        empty=3,  # it supersedes nobody
+    ),
+    RELEASE: _Batch(
+        "UPDATE rio_placement AS p SET generation = NULL FROM (VALUES {rows})"
+        " WHERE p.type_name = column1 AND p.id = column2 AND p.token = column3 AND p.generation IS NOT NULL"
+        " RETURNING type_name, id, token",
+        key=slice(0, 2),
+    ),
+    LOAD_AND_FENCE: _Batch(
+        "INSERT INTO rio_state AS s (type_name, id, state_name, version, token, data)"
+        " SELECT column1, column2, column3, 0, column4, column5 FROM (VALUES {rows}) WHERE 1"
+        " ON CONFLICT (type_name, id, state_name) DO UPDATE SET token = excluded.token WHERE s.token <= excluded.token"
+        " RETURNING type_name, id, state_name, version, data",
+        key=slice(0, 3),
+    ),
+    SAVE: _Batch(
+        "UPDATE rio_state AS s SET version = s.version + 1, data = column1 FROM (VALUES {rows})"
+        " WHERE s.type_name = column2 AND s.id = column3 AND s.state_name = column4 AND s.token = column5 AND s.version = column6"
+        " RETURNING type_name, id, state_name, version",
+        key=slice(1, 4),
+    ),
+}
+
+
+class _Started(NamedTuple):
+    """An operation whose first statement is to be executed."""
+
+    steps: Operation[Any]
+    statement: str
+    parameters: Sequence[Any]
+
+    def finish(self, connection: sqlite3.Connection, rows: list[Row]) -> Any:
+        """Its result, the rows being what the first statement returned."""
+        try:
+            while True:
+                statement, parameters = self.steps.send(rows)
+                rows = connection.execute(statement, parameters).fetchall()
+        except StopIteration as end:
+            return end.value
+
+
+def _chunks(kind: _Batch | None, asked: Sequence[_Started]) -> Iterator[Sequence[_Started]]:
+    """As many at a time as one statement takes, no key twice among them."""
+    if kind is None or not all(kind.takes(started.parameters) for started in asked):
+        yield from ([started] for started in asked)
+        return
+    while asked:
+        keys: set[tuple[Any, ...]] = set()
+        for started in asked[:MAX_ROWS]:
+            key = kind.key_of(started.parameters)
+            if key in keys:
+                break
+            keys.add(key)
+        size = 1 << (len(keys).bit_length() - 1)
+        yield asked[:size]
+        asked = asked[size:]
+
+
 # --- one connection ---------------------------------------------------------------------------------------------------
 
 
@@ -109,14 +225,9 @@ class _Waiting(NamedTuple):
     args: tuple[Any, ...]
     future: asyncio.Future[Any]
 
-    def run(self, connection: sqlite3.Connection) -> Any:
+    def start(self) -> _Started:
         steps = self.operation(*self.args)
-        try:
-            statement, parameters = next(steps)
-            while True:
-                statement, parameters = steps.send(connection.execute(statement, parameters).fetchall())
-        except StopIteration as end:
-            return end.value
+        return _Started(steps, *next(steps))
 
     def settle(self, fate: Any) -> None:
         if self.future.done():  # the caller was cancelled meanwhile
@@ -177,6 +288,7 @@ class _Lane:
     def _send(self) -> None:
         """Send what waits to the thread; one turn of the loop after the first submission, so that others can join it."""
         taken, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        taken.sort(key=lambda waiting: waiting.operation.__name__)  # of one kind, one after the other
         self._call(partial(self._serve, [waiting for waiting in taken if not waiting.future.done()]))
 
     def _settle(self, batch: list[_Waiting], fates: list[Any]) -> None:
@@ -253,13 +365,35 @@ class _Lane:
 
     def _run(self, batch: list[_Waiting]) -> tuple[list[Any], Exception | None]:
         """The results of the operations up to the first that fails, and its error."""
+        started: list[_Started] = []
         results: list[Any] = []
+        failure: Exception | None = None
         try:
             for waiting in batch:
-                results.append(waiting.run(self._connection))
+                started.append(waiting.start())
         except Exception as error:
-            return results, _explained(self._path, error)
-        return results, None
+            failure = error
+        try:
+            for statement, asked in groupby(started, attrgetter("statement")):
+                kind = _BATCHES.get(statement)
+                for chunk in _chunks(kind, list(asked)):
+                    for one, rows in zip(chunk, self._first_rows(kind, chunk), strict=True):
+                        results.append(one.finish(self._connection, rows))
+        except Exception as error:
+            failure = error
+        return results, None if failure is None else _explained(self._path, failure)
+
+    def _first_rows(self, kind: _Batch | None, chunk: Sequence[_Started]) -> Iterator[list[Row]]:
+        """What the first statement of each returns. Where all cannot be done at once, the one that is to blame fails in its turn."""
+        if kind is not None and len(chunk) > 1:
+            try:
+                yield from kind.execute(self._connection, [started.parameters for started in chunk])
+                return
+            except Exception:
+                if not self._connection.in_transaction:  # SQLite has given it up
+                    raise
+        for started in chunk:
+            yield self._connection.execute(started.statement, started.parameters).fetchall()
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:  # SQLite has done it itself if the disk was full
@@ -332,7 +466,7 @@ def _has_schema(connection: sqlite3.Connection) -> bool:
 class SqliteDatabase(SqlDatabase):
     """One SQLite file, for roles to share: a connection that writes and one that reads, each on its own thread."""
 
-    next_token = "(SELECT token_high + 1 FROM rio_cluster)"  # raised by a trigger in the same statement
+    next_token = NEXT_TOKEN
     _lanes: tuple[_Lane, _Lane] | None = None
     """The connection that writes and the one that reads, while the database is open."""
 
@@ -361,15 +495,13 @@ class SqliteDatabase(SqlDatabase):
         writer, reader = self._opened()
         return SqliteStatistics(writer.operations, writer.transactions, reader.operations, reader.transactions)
 
-    async def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         writer, _ = self._opened()
-        result: T = await writer.submit(operation, args)
-        return result
+        return writer.submit(operation, args)
 
-    async def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         _, reader = self._opened()
-        result: T = await reader.submit(operation, args)
-        return result
+        return reader.submit(operation, args)
 
     def _opened(self) -> tuple[_Lane, _Lane]:
         if self._lanes is None:
