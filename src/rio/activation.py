@@ -40,11 +40,12 @@ class ActivationHost:
 class Activation(dispatch.Activation):
     """An object in memory, from the claim of its placement to its release."""
 
-    __slots__ = ("_host", "_saving", "_versions", "failed", "registered", "shutting_down", "superseded", "token")
+    __slots__ = ("_host", "_saving", "_versions", "failed", "object_id", "registered", "shutting_down", "superseded", "token")
 
     def __init__(self, table: dispatch.TypeTable, id: str, registered: RegisteredType, host: ActivationHost) -> None:
         super().__init__(table, id)
         self.registered = registered
+        self.object_id = ObjectId(table.type_name, id)
         self.token = 0
         """The fencing token of the claim."""
         self.failed = False
@@ -56,10 +57,6 @@ class Activation(dispatch.Activation):
         self._host = host
         self._saving: asyncio.Event | None = None
         self._versions: dict[str, int] = {}
-
-    @property
-    def object_id(self) -> ObjectId:
-        return ObjectId(self.table.type_name, self.id)
 
     # --- lifecycle ----------------------------------------------------------------------------------------------------
 
@@ -74,7 +71,8 @@ class Activation(dispatch.Activation):
         instance._activation = self
         hooks = self.registered.hooks
         for hook in (hooks.before_load, hooks.load, hooks.after_load):
-            await self._run(hook)
+            if hook is not None:
+                await self._run(hook)
 
     async def unload(self) -> None:
         """Run the shutdown hooks.
@@ -82,13 +80,13 @@ class Activation(dispatch.Activation):
         :raises Exception: what a hook raised.
         """
         hooks = self.registered.hooks
-        await self._run(hooks.before_shutdown)
+        if hooks.before_shutdown is not None:
+            await self._run(hooks.before_shutdown)
         self.shutting_down = True
-        await self._run(hooks.shutdown)
+        if hooks.shutdown is not None:
+            await self._run(hooks.shutdown)
 
-    async def _run(self, hook: LifecycleHook | None) -> None:
-        if hook is None:
-            return
+    async def _run(self, hook: LifecycleHook) -> None:
         try:
             await hook.run(self.instance, self._host.app_data)
         except SystemExit as error:  # it would end the event loop

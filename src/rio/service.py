@@ -151,7 +151,7 @@ class Service(ActivationHost):
         """``caller``: the context of the request for which it is done."""
         context = contextvars.copy_context()
         context.run(activation.begin, self.dispatcher, caller)
-        name = f"{step.__name__} {activation.object_id}"
+        name = f"{step.__name__} {activation.table.type_name}/{activation.id}"
         task = self.dispatcher.loop.create_task(step(activation), name=name, context=context)
         self._tasks[task] = None
         task.add_done_callback(self._lifecycle_ended)
@@ -273,11 +273,13 @@ class Service(ActivationHost):
     async def deactivate_all(self) -> None:
         """Let all objects finish what waits for them, run their shutdown hooks and release them. New ones are refused from now on."""
         self.draining = True
-        while activations := self.dispatcher.activations():
-            staying = [activation for activation in activations if not activation.closing]
-            for activation in staying[: RELEASE_BATCH - len(self._tasks)]:
+        for activation in self.dispatcher.activations():
+            while len(self._tasks) >= RELEASE_BATCH:
+                await self._some_lifecycle_ends()
+            if not activation.closing:
                 activation.closing = True
                 self.dispatcher.pump(activation)
+        while self.dispatcher.live:
             await self._some_lifecycle_ends()
 
     async def _some_lifecycle_ends(self) -> None:
