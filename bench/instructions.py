@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
 import os
 import platform
 import shutil
@@ -32,9 +33,9 @@ import uvloop
 
 import rio
 from bench.dispatching import Dispatching
-from bench.load import activate, closed_loop
+from bench.load import activate, closed_loop, in_parallel
 from bench.members import full_state
-from bench.workload import Bell, Rang, Ring, registry
+from bench.workload import Bell, PlainPing, Rang, Ring, Room, registry
 from rio._core import dispatch
 from rio._core.frame import FrameReader
 from rio._core.gossip import MemberTable
@@ -95,6 +96,21 @@ async def calling() -> AsyncIterator[Run]:
 
 
 @asynccontextmanager
+async def activating() -> AsyncIterator[Run]:
+    """A call to an object that is not in memory, whose place is kept in memory."""
+    ids = itertools.count()
+    async with a_server() as server:
+
+        async def activate(_: int) -> None:
+            await server.client.send(Room, str(next(ids)), PlainPing(""))
+
+        async def run(count: int) -> None:
+            await in_parallel(count, 64, activate)
+
+        yield run
+
+
+@asynccontextmanager
 async def delivering() -> AsyncIterator[Run]:
     """One event to 100 tasks that wait for it, through no socket."""
     async with a_server() as server:
@@ -136,6 +152,7 @@ PATHS = {
     "dispatch to a def handler": (lambda: dispatching(False), 3200),
     "dispatch to an async def handler": (lambda: dispatching(True), 3200),
     "call and reply": (calling, 3200),
+    "activate an object": (activating, 3200),
     "deliver an event": (delivering, 10_000),
     "merge 2 x 64 members": (merging, 50),
 }

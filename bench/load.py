@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import rio
 from bench.workload import Ping, PlainPing, Room
@@ -61,25 +60,25 @@ class Latencies:
         self.all_answered = asyncio.Event()
         self._calls = calls
 
-    def answered(self, due: float, future: asyncio.Future[object]) -> None:
-        future.result()
+    def answered(self, due: float) -> None:
         self.seconds.append(time.perf_counter() - due)
         if len(self.seconds) == self._calls:
             self.all_answered.set()
 
 
-async def open_loop(send: Callable[[int], asyncio.Future[object]], rate: float, seconds: float) -> list[float]:
+async def open_loop(begin: Callable[[list[float], Latencies], None], rate: float, seconds: float) -> list[float]:
     """Begin calls evenly at ``rate`` a second, and return all latencies in order of size, in seconds.
 
-    A latency counts from the moment at which the call was due, so a stall is felt by all calls that it delays. The task never sleeps, since
-    a timer wakes too late; it gives way to the loop between two looks at the clock.
+    ``begin(dues, latencies)`` begins as many calls as there are moments, each of which tells :meth:`Latencies.answered` its own. A latency
+    counts from the moment at which the call was due, so a stall is felt by all calls that it delays. The task never sleeps, since a timer
+    wakes too late; it gives way to the loop between two looks at the clock.
     """
     calls, sent = int(rate * seconds), 0
     latencies, began = Latencies(calls), time.perf_counter()
     while sent < calls:
         due = min(calls, int((time.perf_counter() - began) * rate) + 1)
-        for number in range(sent, due):
-            send(number).add_done_callback(partial(latencies.answered, began + number / rate))
+        if due > sent:
+            begin([began + number / rate for number in range(sent, due)], latencies)
         sent = due
         await asyncio.sleep(0)
     await latencies.all_answered.wait()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any, Self, cast
 
 import msgpack
 
+from bench.load import Latencies
 from rio import protocol
 from rio._core.frame import FrameReader
 from rio.identity import Address, type_name_of
@@ -17,17 +19,13 @@ FRAME = (60).to_bytes(4, "big") + bytes(60)
 """As long as a request for a :class:`bench.workload.Room`."""
 
 
-class EchoClient(asyncio.Protocol):
-    """Sends frames to an echo, and a new one for each that comes back, with no future for any."""
+class Socket(asyncio.Protocol):
+    """A connection that is opened and closed."""
+
+    transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._frame = FRAME
-        self._left = 0
-        self._bytes_left = 0
-        self._partial = 0
-        self._ended = self._loop.create_future()
-        self._closed = self._loop.create_future()
+        self._closed = asyncio.get_running_loop().create_future()
 
     @classmethod
     async def connect(cls, address: str) -> Self:
@@ -44,6 +42,19 @@ class EchoClient(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed.set_result(None)
+
+
+class EchoClient(Socket):
+    """Sends frames to an echo, and a new one for each that comes back, with no future for any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._frame = FRAME
+        self._left = 0
+        self._bytes_left = 0
+        self._partial = 0
+        self._ended = self._loop.create_future()
 
     async def run(self, frames: int, in_flight: int, frame: bytes = FRAME) -> None:
         self._frame = frame
@@ -64,33 +75,42 @@ class EchoClient(asyncio.Protocol):
             self._ended.set_result(None)
 
 
-class RawConnection(asyncio.Protocol):
+class TimedEchoClient(Socket):
+    """Sends frames to an echo when it is told to, and says of each when it has come back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._dues: deque[float] = deque()
+        self._partial = 0
+        self._latencies: Latencies
+
+    def begin(self, dues: list[float], latencies: Latencies) -> None:
+        self._dues.extend(dues)
+        self._latencies = latencies
+        self.transport.write(FRAME * len(dues))
+
+    def data_received(self, data: bytes) -> None:
+        whole, self._partial = divmod(self._partial + len(data), len(FRAME))
+        for _ in range(whole):
+            self._latencies.answered(self._dues.popleft())
+
+
+class RawConnection(Socket):
     """A connection to a node that has introduced itself, and counts the frames that come."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._reader = FrameReader()
         self._wanted = 1
         self.frames = 0
         self._arrived = asyncio.get_running_loop().create_future()
-        self._closed = asyncio.get_running_loop().create_future()
 
     @classmethod
     async def connect(cls, address: str) -> Self:
-        host, port = Address.parse(address)
-        _, connection = await asyncio.get_running_loop().create_connection(cls, host, port)
+        connection = await super().connect(address)
         connection.put(protocol.hello(Hello(protocol.VERSION, "client")))
         await connection.arrival(1)
         return connection
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-
-    async def close(self) -> None:
-        self.transport.close()
-        await self._closed
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._closed.set_result(None)
 
     def put(self, body: bytes) -> None:
         self.transport.write(len(body).to_bytes(4, "big") + body)
