@@ -101,9 +101,9 @@ def test_what_a_header_announces_takes_no_memory_until_it_comes() -> None:
 
 
 def test_a_frame_that_the_shared_buffer_can_hold_takes_no_other_memory() -> None:
-    reader = FrameReader(DEFAULT_FRAME_LIMIT)
-    for piece in pieces(frames(*[bytes(ROOMY // 2)] * 5), range(0, 4 * ROOMY, 30_000)):
-        reader.feed(piece)
+    reader, body = FrameReader(DEFAULT_FRAME_LIMIT), bytes(ROOMY // 2)
+    for piece in pieces(frames(*[body] * 5), range(0, 4 * ROOMY, 30_000)):
+        assert set(through_the_buffer(reader, piece, [])) <= {body}
         assert reader.capacity == 0
 
 
@@ -166,6 +166,19 @@ def test_frames_that_were_read_and_not_taken_outlive_the_next_reader() -> None:
     assert through_the_buffer(second, frames(b"four"), []) == [b"four"]
     assert first.capacity == len(frames(b"two", b"three"))
     assert list(first) == [b"two", b"three"]
+
+
+def test_bytes_that_are_fed_leave_the_shared_buffer_alone() -> None:
+    shared = ReceiveBuffer()
+    first, second = FrameReader(LIMIT, shared), FrameReader(LIMIT, shared)
+    stream = frames(b"one", b"two")
+    room = memoryview(first)
+    room[: len(stream)] = stream
+    room.release()
+    first.received(len(stream))
+    assert second.feed(frames(b"three")) == [b"three"]
+    assert first.capacity == 0
+    assert list(first) == [b"one", b"two"]
 
 
 def test_what_has_begun_to_arrive_is_kept_however_long_the_rest_takes() -> None:

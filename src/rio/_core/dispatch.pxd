@@ -78,6 +78,7 @@ cdef class Connection:
     cdef int _read(self) except -1
     cdef int _frame(self, Cursor* body) except -1
     cdef int _request(self, Cursor* body, uint64_t request_id) except -1
+    cdef int _refuse(self, uint64_t request_id, object error) except -1
     cdef int _cancel(self, uint64_t request_id) except -1
     cdef int _keep(self, Turn turn) except -1
     cdef int _forget(self, Turn turn) except -1

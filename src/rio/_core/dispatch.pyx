@@ -403,52 +403,62 @@ cdef class Connection:
         return 0
 
     cdef int _request(self, Cursor* body, uint64_t request_id) except -1:
+        # Until the payload is copied nothing here may run Python code, which could read on and move what the body lies in.
         cdef Dispatcher dispatcher = self.dispatcher
         cdef const uint8_t* data
         cdef Py_ssize_t size
         cdef uint64_t timeout
-        cdef Turn turn = Turn.__new__(Turn)
+        cdef Turn turn
         if self._in_flight and request_id in self._in_flight:
             raise ProtocolError(f"request id {request_id} is in use by a call that has not ended")
-        turn.connection = self
-        turn._request_id = request_id
         if request_id > self.last_request:
             self.last_request = request_id
         dispatcher.calls += 1
         if take_str(body, &data, &size):
             raise ProtocolError("a request's object type is no string")
         if size == 0 or size > MAX_TYPE_NAME:
-            return refuse(turn, BadIdentity(f"a type name has 1 to {MAX_TYPE_NAME} bytes, this one has {size}"))
+            return self._refuse(request_id, BadIdentity(f"a type name has 1 to {MAX_TYPE_NAME} bytes, this one has {size}"))
         if self._table is None or not same(self._table.type_name, data, size):
             type_name = text(data, size)
             self._table = <TypeTable>dispatcher.tables.get(type_name)
             self._method = None
             if self._table is None:
-                return refuse(turn, UnknownType(dispatcher.runtime.unknown_type(type_name)))
-        turn.table = self._table
+                return self._refuse(request_id, UnknownType(dispatcher.runtime.unknown_type(type_name)))
         if take_str(body, &data, &size):
             raise ProtocolError("a request's object id is no string")
         if size == 0 or size > MAX_ID:
-            return refuse(turn, BadIdentity(f"an object id has 1 to {MAX_ID} bytes, this one has {size}"))
-        turn.id = text(data, size)
+            return self._refuse(request_id, BadIdentity(f"an object id has 1 to {MAX_ID} bytes, this one has {size}"))
+        id = text(data, size)
         if take_str(body, &data, &size):
             raise ProtocolError("a request's message name is no string")
         if size == 0 or size > MAX_TYPE_NAME:
-            return refuse(turn, BadIdentity(f"a message's name has 1 to {MAX_TYPE_NAME} bytes, this one has {size}"))
+            return self._refuse(request_id, BadIdentity(f"a message's name has 1 to {MAX_TYPE_NAME} bytes, this one has {size}"))
         if self._method is None or not same(self._method.name, data, size):
             message_name = text(data, size)
             self._method = <Method>self._table._methods.get(message_name)
             if self._method is None:
-                return refuse(turn, UnknownMessage(dispatcher.runtime.unknown_message(self._table, message_name)))
-        turn.method = self._method
+                return self._refuse(request_id, UnknownMessage(dispatcher.runtime.unknown_message(self._table, message_name)))
         if take_uint(body, &timeout):
             raise ProtocolError("a request's timeout is no unsigned number of milliseconds")
         if take_bin_or_nil(body, &data, &size):
             raise ProtocolError("a request's context is neither binary nor nil")
-        turn.context = None if data is NULL else PyBytes_FromStringAndSize(<const char*>data, size)
-        turn._payload = PyBytes_FromStringAndSize(<const char*>body.at, body.end - body.at)
+        context = None if data is NULL else PyBytes_FromStringAndSize(<const char*>data, size)
+        payload = PyBytes_FromStringAndSize(<const char*>body.at, body.end - body.at)
+        turn = Turn.__new__(Turn)
+        turn.connection = self
+        turn._request_id = request_id
+        turn.table = self._table
+        turn.id = id
+        turn.method = self._method
+        turn.context = context
+        turn._payload = payload
         turn.deadline = dispatcher._now() + (<double>timeout / 1000.0 if timeout else DEFAULT_TIMEOUT)
         return dispatcher._admit(turn)
+
+    cdef int _refuse(self, uint64_t request_id, error) except -1:
+        self.dispatcher.failures += 1
+        self.answer_error(request_id, error)
+        return 0
 
     cdef int _cancel(self, uint64_t request_id) except -1:
         turn = self._in_flight.get(request_id)

@@ -47,7 +47,7 @@ cdef class FrameReader:
     cpdef int received(self, Py_ssize_t size) except -1
     cdef int _next(self, Cursor* body) except -1
     cdef Py_ssize_t _copy(self, const uint8_t* data, Py_ssize_t size) except -1
-    cdef int _make_room(self) except -1
+    cdef int _make_room(self, Py_ssize_t least, bint alone) except -1
     cdef int _move_in(self, Py_ssize_t need) except -1
     cdef int _move_out(self, Py_ssize_t size) except -1
     cdef void _free(self) noexcept

@@ -26,7 +26,7 @@ HARD_FRAME_LIMIT = 64 * 1024 * 1024
 
 @cython.final
 cdef class ReceiveBuffer:
-    """What the sockets of one event loop are read into, one after the other: its readers have no buffer of their own while they are idle.
+    """What the sockets of one event loop are read into, one after the other: an idle reader has no buffer of its own.
 
     What one of them has not used yet when another is to be read moves to where only the first one looks.
     """
@@ -45,9 +45,9 @@ cdef class ReceiveBuffer:
 cdef class FrameReader:
     """Cuts a stream of bytes into frames, wherever the reads happen to split it.
 
-    A transport writes into it through the buffer protocol (``memoryview(reader)`` is the free room, until the next call of any method, or of
-    another reader with the same ``buffer``) and then tells with :meth:`received` how much. ``limit`` is the largest body that is taken, in
-    bytes. ``buffer``: shared with the other connections of the loop; one of its own by default.
+    A transport writes into it through the buffer protocol (``memoryview(reader)`` is the free room, until the next call of any method, or
+    of another reader with the same ``buffer``) and then tells with :meth:`received` how much. ``limit`` is the largest body that is taken,
+    in bytes. ``buffer``: shared with the other connections of the loop; one of its own by default.
     """
 
     def __cinit__(self, Py_ssize_t limit=DEFAULT_FRAME_LIMIT, ReceiveBuffer buffer=None):
@@ -60,12 +60,12 @@ cdef class FrameReader:
         self._free()
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
-        self._make_room()
+        self._make_room(LEAST_ROOM, False)
         PyBuffer_FillInfo(buffer, self, self._data + self._end, self._capacity - self._end, 0, flags)
 
     def __len__(self):
         """How many bytes may be written now; asyncio asks."""
-        self._make_room()
+        self._make_room(LEAST_ROOM, False)
         return self._capacity - self._end
 
     @property
@@ -93,12 +93,14 @@ cdef class FrameReader:
         """
         cdef Py_buffer view
         cdef Py_ssize_t taken = 0
+        cdef Cursor body
         cdef list bodies = []
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             while taken < view.len:
                 taken += self._copy(<const uint8_t*>view.buf + taken, view.len - taken)
-                bodies.extend(self)
+                while self._next(&body):
+                    bodies.append(PyBytes_FromStringAndSize(<const char*>body.at, body.end - body.at))
         finally:
             PyBuffer_Release(&view)
         return bodies
@@ -128,25 +130,25 @@ cdef class FrameReader:
         return 1
 
     cdef Py_ssize_t _copy(self, const uint8_t* data, Py_ssize_t size) except -1:
-        # Receive what there is room for, and say how much that was.
-        self._make_room()
+        # Receive as much as there is room for, and say how much that was. It may be in the middle of another reader's read.
+        self._make_room(min(size, ROOMY), True)
         size = min(size, self._capacity - self._end)
         memcpy(self._data + self._end, data, size)
         self.received(size)
         return size
 
-    cdef int _make_room(self) except -1:
-        # Leave room for the rest of the frame that has begun, and at least for one read; but never for much more than was received: what
-        # a header announces costs nothing until it comes.
-        cdef Py_ssize_t have = self._end - self._start, need = LEAST_ROOM
+    cdef int _make_room(self, Py_ssize_t least, bint alone) except -1:
+        # Leave room for the rest of the frame that has begun, and for one read; but never for much more than was received: what a header
+        # announces costs nothing until it comes. In the shared buffer, unless the frame is too large or we are not to disturb others.
+        cdef Py_ssize_t have = self._end - self._start, need = least
         if have >= HEADER:
             need = min(HEADER + <Py_ssize_t>big_endian(self._data + self._start, HEADER), HEADER + self.limit) - have
-            need = max(min(need, max(have, ROOMY)), LEAST_ROOM)
-        if self._own_size <= ROOMY and have + need <= ROOMY:
+            need = max(min(need, max(have, ROOMY)), least)
+        if not alone and self._own_size <= ROOMY and have + need <= ROOMY:
             return self._move_in(need)
         if self._data is not self._own or self._own_size - have < need:
             return self._move_out(have + need)
-        if self._own_size - self._end < need:
+        if have == 0 or self._own_size - self._end < need:
             memmove(self._own, self._own + self._start, have)
             self._start, self._end = 0, have
         return 0
