@@ -13,7 +13,6 @@ import gc
 import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, NamedTuple, cast, dataclass_transform, get_args, get_origin
 
@@ -172,8 +171,7 @@ def _substituted(reply: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
     return reply[tuple(bound.get(variable, variable) for variable in variables)] if variables and bound else reply
 
 
-@dataclass(frozen=True, slots=True)
-class DynamicMessage:
+class DynamicMessage(msgspec.Struct, frozen=True):
     """A message from a program that does not have its class: the message's type name, and a value of MessagePack types (a map for a
     handler that takes a :class:`Message`, anything for a dynamic handler).
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeVar
+
+import msgspec
+from msgspec.structs import replace
 
 from rio import hints
 from rio.errors import RegistrationError
@@ -17,8 +19,7 @@ from rio.state import ManagedStateField
 T = TypeVar("T", bound=type[ServiceObject])
 
 
-@dataclass(frozen=True, slots=True)
-class RegisteredType:
+class RegisteredType(msgspec.Struct, frozen=True):
     """One class of service objects, as the runtime needs it. Never changes; adding a handler makes another one."""
 
     cls: type[ServiceObject]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import dataclasses
 import logging
 import math
 import random
@@ -13,6 +12,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
 
 from rio import protocol
 from rio._core.frame import DEFAULT_FRAME_LIMIT
@@ -51,8 +52,7 @@ FENCE_GRACE = 1.0
 Role = MembershipStorage | ObjectPlacement | StateStorage
 
 
-@dataclasses.dataclass(frozen=True)
-class ServerStatistics:
+class ServerStatistics(msgspec.Struct, frozen=True):
     """Counters of one node at one moment."""
 
     live_objects: int

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import warnings
 
 import pytest
+from msgspec.structs import replace
 
 import rio
 from rio.cluster.membership import MemberStatus
@@ -371,7 +371,7 @@ async def test_listening_on_every_interface_needs_an_address_for_the_others(clus
 
 async def test_each_role_may_have_a_back_end_of_its_own(cluster: Cluster, sqlite_url: str) -> None:
     async with rio.open_storage(sqlite_url) as file:
-        mixed = dataclasses.replace(cluster.storage, state=file.state)
+        mixed = replace(cluster.storage, state=file.state)
         server = await cluster.server(Tally, storage=mixed)
         assert await server.client.send(Tally, "a", Add()) == 1
         await server.stop()

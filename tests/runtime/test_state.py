@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
+from msgspec.structs import replace
 
 import rio
 from rio.errors import (
@@ -166,7 +166,7 @@ class FlakyState(LocalState):
 async def state(cluster: Cluster) -> AsyncIterator[FlakyState]:
     """The state storage of the cluster."""
     async with FlakyState() as state:
-        cluster.storage = dataclasses.replace(cluster.storage, state=state)
+        cluster.storage = replace(cluster.storage, state=state)
         yield state
 
 

@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from rio.errors import ConfigurationError, StorageClosed, StorageUnavailable
 from rio.storage import Storage, open_storage

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
 
 from rio import protocol
 
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
     from rio.service_object import ServiceObject
 
 
-@dataclass(frozen=True)
-class AdminCommand:
+class AdminCommand(msgspec.Struct, frozen=True):
     """A command for :meth:`rio.Client.admin`: ``AdminCommand.shutdown(Account, "ada")``, ``AdminCommand.server_exit("10.0.0.7:5000")``."""
 
     object_type: type[Any] | str = ""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -136,11 +136,11 @@ def decode(payload: bytes) -> Message:
 # --- events and actions -----------------------------------------------------------------------------------------------------------------
 
 
-class Tick(NamedTuple):
+class Tick(msgspec.Struct, frozen=True):
     """Time has passed."""
 
 
-class Received(NamedTuple):
+class Received(msgspec.Struct, frozen=True):
     """A message arrived on the control connection of a member."""
 
     source: int
@@ -148,7 +148,7 @@ class Received(NamedTuple):
     payload: bytes
 
 
-class Read(NamedTuple):
+class Read(msgspec.Struct, frozen=True):
     """The storage has been read."""
 
     snapshot: MembershipSnapshot
@@ -156,56 +156,56 @@ class Read(NamedTuple):
     """When the read was asked for."""
 
 
-class Voted(NamedTuple):
+class Voted(msgspec.Struct, frozen=True):
     """A vote has been written."""
 
     member: Member
     """The target with all votes on it."""
 
 
-class Late(NamedTuple):
+class Late(msgspec.Struct, frozen=True):
     """The event loop did something later than it was to."""
 
     seconds: float
 
 
-class Greet(NamedTuple):
+class Greet(msgspec.Struct, frozen=True):
     """This node is about to join: ping every active member that has not answered yet."""
 
 
 Event: TypeAlias = Tick | Received | Read | Voted | Late | Greet
 
 
-class Send(NamedTuple):
+class Send(msgspec.Struct, frozen=True):
     """Give the message to the control connection of the member at ``address``; if it cannot be sent now it is lost."""
 
     address: str
     payload: bytes
 
 
-class Reset(NamedTuple):
+class Reset(msgspec.Struct, frozen=True):
     """A probe failed: the next message shall go over a new connection."""
 
     address: str
 
 
-class Refresh(NamedTuple):
+class Refresh(msgspec.Struct, frozen=True):
     """Read the storage now: somebody has seen a newer version."""
 
 
-class CastVote(NamedTuple):
+class CastVote(msgspec.Struct, frozen=True):
     """Vote in the storage that this member cannot be reached."""
 
     target: int
 
 
-class Condemn(NamedTuple):
+class Condemn(msgspec.Struct, frozen=True):
     """Move this member to ``CONDEMNED``, if its status is still the same: a quorum has voted."""
 
     member: Member
 
 
-class Fence(NamedTuple):
+class Fence(msgspec.Struct, frozen=True):
     """A peer says that the storage has given this node up: admit nothing until a renewal, sent after now, succeeds."""
 
 
@@ -228,7 +228,7 @@ class Probe:
         self.nacks: set[int] = set()
 
 
-class Relay(NamedTuple):
+class Relay(msgspec.Struct, frozen=True):
     """A probe that this node makes for another one."""
 
     origin: int

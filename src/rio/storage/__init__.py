@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
 from typing import Self
+
+import msgspec
+from msgspec.structs import replace
 
 from rio.cluster.membership import MembershipStorage
 from rio.errors import ConfigurationError
@@ -17,9 +19,8 @@ from rio.state import StateStorage
 __all__ = ["Storage", "open_storage"]
 
 
-@dataclass(frozen=True)
-class Storage:
-    """The three roles. ``dataclasses.replace(storage, state=...)`` puts one of them on another back end."""
+class Storage(msgspec.Struct, frozen=True):
+    """The three roles. ``msgspec.structs.replace(storage, state=...)`` puts one of them on another back end."""
 
     membership: MembershipStorage
     placement: ObjectPlacement
