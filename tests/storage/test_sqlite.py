@@ -208,6 +208,13 @@ async def test_claims_of_one_object_at_once_each_get_a_token_of_their_own(placem
     assert tokens == sorted(set(tokens))
 
 
+async def test_an_operation_that_cannot_even_begin_fails_alone(placement: ObjectPlacement) -> None:
+    objects: list[Any] = [ObjectId("T", str(number)) for number in range(9)]
+    objects[4] = 4
+    fates = await asyncio.gather(*(placement.claim(object_id, 1) for object_id in objects), return_exceptions=True)
+    assert [type(fate) for fate in fates] == [Placement] * 4 + [TypeError] + [Placement] * 4
+
+
 async def test_a_name_that_cannot_be_stored_fails_alone(placement: ObjectPlacement) -> None:
     objects = [ObjectId("T", str(number)) for number in range(9)]
     objects[4] = ObjectId("T", "half a character: \udcff")

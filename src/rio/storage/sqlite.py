@@ -205,7 +205,7 @@ def _chunks(kind: _Batch | None, asked: Sequence[_Started]) -> Iterator[Sequence
         return
     while asked:
         keys: set[tuple[Any, ...]] = set()
-        for started in asked[:MAX_ROWS]:
+        for started in asked:
             key = kind.key_of(started.parameters)
             if key in keys:
                 break
@@ -365,25 +365,32 @@ class _Lane:
 
     def _run(self, batch: list[_Waiting]) -> tuple[list[Any], Exception | None]:
         """The results of the operations up to the first that fails, and its error."""
-        started: list[_Started] = []
         results: list[Any] = []
+        try:
+            for first in range(0, len(batch), MAX_ROWS):
+                for started, rows in self._begun(batch[first : first + MAX_ROWS]):
+                    results.append(started.finish(self._connection, rows))
+        except Exception as error:
+            return results, _explained(self._path, error)
+        return results, None
+
+    def _begun(self, batch: list[_Waiting]) -> Iterator[tuple[_Started, list[Row]]]:
+        """Each operation, with what its first statement returned; or the error of the first that cannot be begun."""
+        started: list[_Started] = []
         failure: Exception | None = None
         try:
             for waiting in batch:
                 started.append(waiting.start())
         except Exception as error:
             failure = error
-        try:
-            for statement, asked in groupby(started, attrgetter("statement")):
-                kind = _BATCHES.get(statement)
-                for chunk in _chunks(kind, list(asked)):
-                    for one, rows in zip(chunk, self._first_rows(kind, chunk), strict=True):
-                        results.append(one.finish(self._connection, rows))
-        except Exception as error:
-            failure = error
-        return results, None if failure is None else _explained(self._path, failure)
+        for statement, asked in groupby(started, attrgetter("statement")):
+            kind = _BATCHES.get(statement)
+            for chunk in _chunks(kind, list(asked)):
+                yield from zip(chunk, self._rows(kind, chunk), strict=True)
+        if failure is not None:
+            raise failure
 
-    def _first_rows(self, kind: _Batch | None, chunk: Sequence[_Started]) -> Iterator[list[Row]]:
+    def _rows(self, kind: _Batch | None, chunk: Sequence[_Started]) -> Iterator[list[Row]]:
         """What the first statement of each returns. Where all cannot be done at once, the one that is to blame fails in its turn."""
         if kind is not None and len(chunk) > 1:
             try:
