@@ -376,6 +376,10 @@ class _Lane:
 
     def _begun(self, batch: list[_Waiting]) -> Iterator[tuple[_Started, list[Row]]]:
         """Each operation, with what its first statement returned; or the error of the first that cannot be begun."""
+        if len(batch) == 1:
+            alone = batch[0].start()
+            yield alone, self._connection.execute(alone.statement, alone.parameters).fetchall()
+            return
         started: list[_Started] = []
         failure: Exception | None = None
         try:
