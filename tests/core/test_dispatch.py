@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -429,6 +430,64 @@ async def test_two_handlers_that_run_at_once_each_know_their_own_turn() -> None:
     read(connection, *(request(id, id, object=str(id), message="look") for id in range(5)))
     await settle()
     assert seen == {str(id): str(id) for id in range(5)}
+
+
+@pytest.mark.parametrize("outer_is_async", [False, True])
+async def test_a_handler_that_runs_inside_another_knows_its_own_turn_and_leaves_the_other_its_own(outer_is_async: bool) -> None:
+    """As where an object calls its neighbour and the request is handed over at once."""
+    seen: list[str | None] = []
+    node = Node(dispatch)
+    neighbour = node.connect()
+
+    def note() -> None:
+        turn = dispatch.current()
+        seen.append(None if turn is None else turn.id)
+
+    def inner(thing: Any, message: Any) -> None:
+        note()
+        if message.n == 9:
+            raise ValueError("on purpose")
+
+    async def inner_async(thing: Any, message: Any) -> None:
+        note()
+        await asyncio.sleep(0)
+        note()
+
+    def outer(thing: Any, message: Any) -> None:
+        note()
+        for number, name in ((1, "inner"), (2, "inner_async"), (9, "inner"), (3, "unknown")):
+            contextvars.copy_context().run(read, neighbour, request(number, number, object=f"{name} {number}", message=name))
+            note()
+
+    async def outer_async(thing: Any, message: Any) -> None:
+        outer(thing, message)
+
+    node.add_method("inner", inner, is_async=False)
+    node.add_method("inner_async", inner_async, is_async=True)
+    node.add_method("outer", outer_async if outer_is_async else outer, is_async=outer_is_async)
+    read(node.connect(), request(1, 1, object="outer", message="outer"))
+    note()
+    await settle()
+    assert seen == ["outer", "inner 1", "outer", "inner_async 2", "outer", "inner 9", "outer", "outer", None, "inner_async 2"]
+
+
+async def test_a_task_that_a_def_handler_starts_and_other_threads_belong_to_no_turn() -> None:
+    seen: list[Any] = []
+
+    def look(thing: Any, message: Any) -> None:
+        async def later() -> None:
+            seen.append(dispatch.current())
+
+        thing.node.late = asyncio.ensure_future(later())
+        thread = threading.Thread(target=lambda: seen.append(dispatch.current()))
+        thread.start()
+        thread.join()
+
+    node = Node(dispatch)
+    node.add_method("look", look, is_async=False)
+    read(node.connect(), request(1, 1, message="look"))
+    await node.late  # type: ignore[attr-defined]
+    assert seen == [None, None]
 
 
 async def test_context_variables_of_one_turn_do_not_reach_the_next() -> None:

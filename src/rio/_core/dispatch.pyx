@@ -63,8 +63,16 @@ cdef extern from "<time.h>" nogil:
 
 
 cdef extern from "Python.h":
+    """
+    #if defined(_MSC_VER)
+    static __declspec(thread) PyObject* rio_plain_turn = NULL;
+    #else
+    static __thread PyObject* rio_plain_turn = NULL;
+    #endif
+    """
     ctypedef struct PyObject:
         pass
+    PyObject* plain_turn "rio_plain_turn"     # that of the def handler which this thread is in; borrowed from who called it
     ctypedef struct AsyncMethods "PyAsyncMethods":
         int (*am_send)(PyObject*, PyObject*, PyObject**) except -1
     ctypedef struct TypeWithSend "PyTypeObject":
@@ -104,7 +112,7 @@ cdef double system_clock() noexcept:
 
 cdef Turn running_turn():
     """The turn that the running code belongs to, or None: outside of any, or after its turn has ended."""
-    value = get_value(current_turn, None)
+    value = <object>plain_turn if plain_turn is not NULL else get_value(current_turn, None)
     if value is None:
         return None
     cdef Turn turn = <Turn?>value
@@ -368,7 +376,8 @@ cdef class Connection:
             self.broken(error)
         finally:
             self._reading = False
-            PyContextVar_Set(current_turn, None)
+            if get_value(current_turn, None) is not None:
+                PyContextVar_Set(current_turn, None)
             self._flush()
         return 0
 
@@ -658,10 +667,12 @@ cdef class Dispatcher:
         return turn.connection._keep(turn)
 
     cdef int _start(self, Turn turn) except -1:
+        global plain_turn
         # The object is free: give the turn to this request. It has ended on return, or its task is under way.
         cdef Activation activation = turn.activation
         cdef Method method = turn.method
         cdef Guard guard
+        cdef PyObject* outer = plain_turn      # of the handler that has sent this request to a neighbour and is still running
         cdef double now = self._now()
         if now >= self.lease_until:
             return self._pause(turn)
@@ -679,7 +690,12 @@ cdef class Dispatcher:
         turn.number = self._last_turn
         activation.used_at = now
         activation.turn = turn
-        PyContextVar_Set(current_turn, turn)
+        # The tasks of an async handler inherit their turn, whenever they run. Those that a def handler starts run when its turn is over.
+        if method._is_async:
+            plain_turn = NULL
+            PyContextVar_Set(current_turn, turn)
+        else:
+            plain_turn = <PyObject*>turn
         try:
             if method._takes_app_data:
                 result = method._function(activation.instance, message, self.app_data)
@@ -693,19 +709,23 @@ cdef class Dispatcher:
                 result = guard._result
                 if result is NEVER:
                     if not task.done():
+                        plain_turn = outer
                         turn._task = task
                         turn.connection._keep(turn)
                         task.add_done_callback(turn)
                         return 0
                     result = task.result()
         except KeyboardInterrupt:
+            plain_turn = outer
             raise
         except BaseException as error:
+            plain_turn = outer
             try:
                 self.runtime.handler_failed(turn, error)
             finally:
                 self._release(turn)
             return 0
+        plain_turn = outer
         self._finish(turn, result)
         return self._release(turn)
 
