@@ -188,12 +188,11 @@ class _Started(NamedTuple):
     statement: str
     parameters: Sequence[Any]
 
-    def finish(self, connection: sqlite3.Connection, rows: list[Row]) -> Any:
-        """Its result, the rows being what the first statement returned."""
+    def finish(self, fetch: Callable[[str, Sequence[Any]], list[Row]], rows: list[Row]) -> Any:
+        """Its result, the rows being what the first statement returned. ``fetch`` executes the others."""
         try:
             while True:
-                statement, parameters = self.steps.send(rows)
-                rows = connection.execute(statement, parameters).fetchall()
+                rows = fetch(*self.steps.send(rows))
         except StopIteration as end:
             return end.value
 
@@ -327,13 +326,27 @@ class _Lane:
         """The fate of each operation: its result, or its own error."""
         fates: list[Any] = []
         while len(fates) < len(batch):
-            fates += self._commit(batch[len(fates) :])
+            left = batch[len(fates) :]
+            fates += self._do_alone(*left) if len(left) == 1 else self._commit(left)
         return fates
+
+    def _do_alone(self, waiting: _Waiting) -> list[Any]:
+        """The fate of one operation, without the statements round it where SQLite makes a transaction of its first one by itself."""
+        try:
+            started = waiting.start()
+            if started.statement not in _BATCHES:
+                return self._commit([waiting])
+            result = started.finish(self._patiently, self._patiently(started.statement, started.parameters))
+        except Exception as error:
+            return [_explained(self._path, error)]
+        self.transactions += 1
+        self.operations += 1
+        return [result]
 
     def _commit(self, batch: list[_Waiting]) -> list[Any]:
         """Commit all in one transaction; or, if one fails, those before it, and return the fates up to its own."""
         try:
-            self._begin_transaction()
+            self._patiently(self._begin)
             results, failure = self._run(batch)
             if failure is None:
                 self._connection.execute("COMMIT")
@@ -347,8 +360,8 @@ class _Lane:
         self.operations += len(batch)
         return results
 
-    def _begin_transaction(self) -> None:
-        """Begin, and wait for other processes where they are writing.
+    def _patiently(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Execute what needs the lock of the file, and wait for other processes where they are writing.
 
         SQLite's own handler sleeps longer and longer, up to 0.1 s, while those who have just written write again; short random waits let
         every process have its turn.
@@ -356,8 +369,7 @@ class _Lane:
         deadline = time.monotonic() + self._patience
         while True:
             try:
-                self._connection.execute(self._begin)
-                return
+                return self._fetch(statement, parameters)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
@@ -369,17 +381,13 @@ class _Lane:
         try:
             for first in range(0, len(batch), MAX_ROWS):
                 for started, rows in self._begun(batch[first : first + MAX_ROWS]):
-                    results.append(started.finish(self._connection, rows))
+                    results.append(started.finish(self._fetch, rows))
         except Exception as error:
             return results, _explained(self._path, error)
         return results, None
 
     def _begun(self, batch: list[_Waiting]) -> Iterator[tuple[_Started, list[Row]]]:
         """Each operation, with what its first statement returned; or the error of the first that cannot be begun."""
-        if len(batch) == 1:
-            alone = batch[0].start()
-            yield alone, self._connection.execute(alone.statement, alone.parameters).fetchall()
-            return
         started: list[_Started] = []
         failure: Exception | None = None
         try:
@@ -404,7 +412,10 @@ class _Lane:
                 if not self._connection.in_transaction:  # SQLite has given it up
                     raise
         for started in chunk:
-            yield self._connection.execute(started.statement, started.parameters).fetchall()
+            yield self._fetch(started.statement, started.parameters)
+
+    def _fetch(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
+        return self._connection.execute(statement, parameters).fetchall()
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:  # SQLite has done it itself if the disk was full
