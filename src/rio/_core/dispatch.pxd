@@ -116,6 +116,6 @@ cdef class Dispatcher:
     cdef int _pump(self, Activation activation) except -1
 
 
-cdef object current_turn             # a ContextVar[Turn]: which turn the running code belongs to
+cdef object current_turn             # a ContextVar[Turn]: that of the async handler or hook to which the running code belongs
 cdef Turn running_turn()
 cdef double system_clock() noexcept
