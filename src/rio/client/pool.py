@@ -40,7 +40,7 @@ class Peer:
         self.failures = 0
         """How often in a row it could not be reached."""
         self.avoid_until = 0.0
-        """It could not be reached a short while ago."""
+        """Until when new objects are kept away from it, because it could not be reached."""
         self._owner = owner
         self._connect = connect
         self._waiting: dict[Call, None] = {}
