@@ -29,6 +29,7 @@ chaos: $(BUILT)  ## break a cluster under load, and count what is lost
 	@$(BIN)/python -m tests.cluster.processes.chaos
 
 check: $(BUILT)  ## run the linters and the type checkers
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check --output-format concise .
 	PATH="$(BIN):$$PATH" cython-lint src/rio/_core
 	$(BIN)/mypy

@@ -17,7 +17,9 @@ extensions = [
         f"rio._core.{source.stem}",
         [source.as_posix()],
         define_macros=[] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", None)],
-        extra_compile_args=["/O2"] if sys.platform == "win32" else ["-O3", "-g" if DEBUG else "-g0"],
+        extra_compile_args=["/O2"]
+        if sys.platform == "win32"
+        else ["-O3", "-g" if DEBUG else "-g0"],
     )
     for source in sorted(Path("src/rio/_core").glob("*.pyx"))
 ]
@@ -25,7 +27,12 @@ setup(
     ext_modules=cythonize(
         extensions,
         build_dir="build/debug" if DEBUG else "build/release",
-        compiler_directives={"language_level": 3, "auto_pickle": False, "autotestdict": False, "nonecheck": DEBUG},
+        compiler_directives={
+            "language_level": 3,
+            "auto_pickle": False,
+            "autotestdict": False,
+            "nonecheck": DEBUG,
+        },
     ),
     options={"build_ext": {"parallel": os.cpu_count()}},
 )

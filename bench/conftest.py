@@ -1,4 +1,5 @@
-"""What holds for every benchmark: the binaries are fresh, figures are kept, and a closing table shows them beside the targets.
+"""What holds for every benchmark: the binaries are fresh, figures are kept, and a closing table
+shows them beside the targets.
 
 ``--full`` adds what takes long; ``--figures FILE`` saves the closing table as JSON.
 """
@@ -26,14 +27,20 @@ COLUMNS = ["median", "iqr", "rounds"]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="run the benchmarks that take long, too")
-    parser.addoption("--figures", type=Path, help="save the closing table's figures as JSON to this file")
+    parser.addoption(
+        "--figures", type=Path, help="save the closing table's figures as JSON to this file"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its options
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[FIGURES] = []
-    config.addinivalue_line("markers", "full: takes long, or shows more of the same: runs with --full")
-    config.addinivalue_line("filterwarnings", "default::pytest_benchmark.logger.PytestBenchmarkWarning")
+    config.addinivalue_line(
+        "markers", "full: takes long, or shows more of the same: runs with --full"
+    )
+    config.addinivalue_line(
+        "filterwarnings", "default::pytest_benchmark.logger.PytestBenchmarkWarning"
+    )
     if config.option.benchmark_columns is None:
         config.option.benchmark_columns = COLUMNS
 
@@ -41,7 +48,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_sessionstart() -> None:
     """An old binary is not measured."""
     if sys.platform != "linux":
-        pytest.exit("the benchmarks read what Linux says of processes, and run there only", returncode=pytest.ExitCode.USAGE_ERROR)
+        pytest.exit(
+            "the benchmarks read what Linux says of processes, and run there only",
+            returncode=pytest.ExitCode.USAGE_ERROR,
+        )
     tests.pytest_sessionstart()
 
 
@@ -61,7 +71,9 @@ def question_of(item: pytest.Item) -> str:
 
 
 @pytest.hookimpl(trylast=True)  # after pytest-benchmark's tables
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     figures = config.stash[FIGURES]
     if figures:
         terminalreporter.section("figures")
@@ -71,18 +83,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         save(figures, config.option.figures)
 
 
-# --- fixtures ---------------------------------------------------------------------------------------------------------
+# --- fixtures -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., None]:
-    """``report(what, value, unit, beside=("name", value), at_most=...)`` puts a line into the closing table, and into the JSON."""
+    """``report(what, value, unit, beside=("name", value), at_most=...)`` puts a line into the
+    closing table, and into the JSON.
+    """
     question = question_of(request.node)
 
-    def report(what: str, value: float, unit: str, beside: tuple[str, float] = ("", 0.0), **limits: float) -> None:
+    def report(
+        what: str, value: float, unit: str, beside: tuple[str, float] = ("", 0.0), **limits: float
+    ) -> None:
         figure = Figure(question, what, value, unit, beside[0], beside[1], **limits)
         request.config.stash[FIGURES].append(figure)
-        benchmark.extra_info[what] = f"{figure.value:.6g} {unit}" + (f", {figure.ratio:.3f} x {figure.beside}" if figure.ratio else "")
+        benchmark.extra_info[what] = f"{figure.value:.6g} {unit}" + (
+            f", {figure.ratio:.3f} x {figure.beside}" if figure.ratio else ""
+        )
 
     return report
 

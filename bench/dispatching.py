@@ -1,4 +1,6 @@
-"""A dispatcher with objects and one connection, but no socket: reads go in, and what is written is thrown away."""
+"""A dispatcher with objects and one connection, but no socket: reads go in, and what is written is
+thrown away.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class Dispatching:
     def __init__(self, core: ModuleType, *, is_async: bool, requests: int) -> None:
         node = Node(core)
         node.add_method("bench", quick if is_async else plain, is_async=is_async)
-        clock = {"clock": time.monotonic} if core is twin else {}  # that of the tests stands still, and is called from C
+        clock = (
+            {"clock": time.monotonic} if core is twin else {}
+        )  # that of the tests stands still, and is called from C
         node.dispatcher = core.Dispatcher(node, node.dispatcher.tables.values(), **clock)
         node.dispatcher.loop = asyncio.get_running_loop()
         node.dispatcher.set_lease(math.inf)
@@ -45,7 +49,9 @@ class Dispatching:
         self._dispatcher = node.dispatcher
         payload = msgpack.packb({"n": 1, "do": ""})
         fields = {"message": "bench", "timeout": 30_000, "payload": payload}
-        self._read = frames(*(request(id, 1, object=str(id % OBJECTS), **fields) for id in range(1, requests + 1)))
+        self._read = frames(
+            *(request(id, 1, object=str(id % OBJECTS), **fields) for id in range(1, requests + 1))
+        )
         self.read()  # activates the objects
         assert self._dispatcher.failures == 0
 

@@ -1,4 +1,6 @@
-"""One durable write through each database's own driver, without ``rio``: what its storages are held against."""
+"""One durable write through each database's own driver, without ``rio``: what its storages are held
+against.
+"""
 
 from __future__ import annotations
 
@@ -84,10 +86,16 @@ class PostgresDriver(Driver):
 
     async def open(self) -> None:
         self._connection = await asyncpg.connect(self._url)
-        await self._connection.execute("CREATE TABLE IF NOT EXISTS driver (id text PRIMARY KEY, data bytea NOT NULL)")
-        upsert = "INSERT INTO driver (id, data) {} ON CONFLICT (id) DO UPDATE SET data = excluded.data"
+        await self._connection.execute(
+            "CREATE TABLE IF NOT EXISTS driver (id text PRIMARY KEY, data bytea NOT NULL)"
+        )
+        upsert = (
+            "INSERT INTO driver (id, data) {} ON CONFLICT (id) DO UPDATE SET data = excluded.data"
+        )
         self._one = await self._connection.prepare(upsert.format("VALUES ($1, $2)"))
-        self._many = await self._connection.prepare(upsert.format("SELECT * FROM unnest($1::text[], $2::bytea[])"))
+        self._many = await self._connection.prepare(
+            upsert.format("SELECT * FROM unnest($1::text[], $2::bytea[])")
+        )
 
     async def close(self) -> None:
         await self._connection.close()

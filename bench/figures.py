@@ -60,7 +60,14 @@ class Figure(msgspec.Struct, omit_defaults=True):
     def row(self) -> tuple[str, ...]:
         beside = f"{self.beside} {number(self.beside_value)}" if self.beside else ""
         ratio = f"{self.ratio:.2f}" if self.ratio is not None else ""
-        return self.what, f"{number(self.value)} {self.unit}", beside, ratio, self.target, self.verdict
+        return (
+            self.what,
+            f"{number(self.value)} {self.unit}",
+            beside,
+            ratio,
+            self.target,
+            self.verdict,
+        )
 
 
 def number(value: float) -> str:
@@ -85,7 +92,12 @@ def table(figures: Iterable[Figure]) -> list[str]:
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:
     what, *others = cells
-    return "  ".join([what.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]).rstrip()
+    return "  ".join(
+        [
+            what.ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)),
+        ]
+    ).rstrip()
 
 
 def save(figures: list[Figure], path: Path) -> None:
@@ -94,7 +106,9 @@ def save(figures: list[Figure], path: Path) -> None:
         "python": sys.version,
         "machine": platform.platform(),
         "cpu": _cpu(),
-        "load_average": os.getloadavg()[1],  # of five minutes: the benchmarks themselves make between 1 and 2 of it
+        "load_average": os.getloadavg()[
+            1
+        ],  # of five minutes: the benchmarks themselves make between 1 and 2 of it
         "figures": figures,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,13 +124,21 @@ def _cpu() -> str:
     return f"{len(models)} x {models[0]}" if models else platform.processor()
 
 
-# --- measuring --------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
 class Work:
-    """Something that is done in rounds of ``size`` calls; what each round took, on the clock and of the CPUs of some processes."""
+    """Something that is done in rounds of ``size`` calls; what each round took, on the clock and of
+    the CPUs of some processes.
+    """
 
-    def __init__(self, do: Callable[[], object], size: int, *pids: int, before: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        do: Callable[[], object],
+        size: int,
+        *pids: int,
+        before: Callable[[], object] = lambda: None,
+    ) -> None:
         self.size = size
         self.before = before
         """What is done before each round, unmeasured."""
@@ -141,7 +163,9 @@ class Work:
 
     @property
     def seconds(self) -> float:
-        """Of the clock, for one call, in the fastest round: the one that the rest of the machine has disturbed the least."""
+        """Of the clock, for one call, in the fastest round: the one that the rest of the machine
+        has disturbed the least.
+        """
         return min(self._seconds) / self.size
 
     @property
@@ -156,7 +180,9 @@ class Work:
 
 
 def in_turn(benchmark: Any, work: Work, *others: Work, rounds: int) -> None:
-    """Rounds of ``work``, for pytest-benchmark's table, each after one of every other: what disturbs one disturbs all."""
+    """Rounds of ``work``, for pytest-benchmark's table, each after one of every other: what
+    disturbs one disturbs all.
+    """
     for each in (work, *others):
         each.before()
         each()

@@ -1,14 +1,16 @@
-"""How many machine instructions do the hot paths take? A guard against regressions that noise cannot fool.
+"""How many machine instructions do the hot paths take? A guard against regressions that noise
+cannot fool.
 
 ::
 
     make bench-instructions              hold them against bench/instructions.json: more than 5 % above is a failure
     make bench-instructions ACCEPT=1     write what is counted now as the new numbers
 
-Callgrind counts what a path executes, whatever else the machine does; the same binary and inputs give the same count but for a few
-thousandths. Each path runs N and 2 N times, and the difference divided by N is what it takes, without start-up, warm-up or harness.
-A count belongs to a build of Python and of the packages under ``rio``, so there is a baseline for each minor version, and it says by which
-build it was made.
+Callgrind counts what a path executes, whatever else the machine does; the same binary and inputs
+give the same count but for a few thousandths. Each path runs N and 2 N times, and the difference
+divided by N is what it takes, without start-up, warm-up or harness. A count belongs to a build of
+Python and of the packages under ``rio``, so there is a baseline for each minor version, and it says
+by which build it was made.
 """
 
 from __future__ import annotations
@@ -43,13 +45,15 @@ from rio._core.gossip import MemberTable
 BASELINES = Path(__file__).with_name("instructions.json")
 TOLERANCE = 0.05
 MARK = "getsid"
-"""A function of the C library that nothing else calls: Callgrind writes down its counts, and begins anew, whenever it is entered."""
+"""A function of the C library that nothing else calls: Callgrind writes down its counts, and begins
+anew, whenever it is entered.
+"""
 
 Run = Callable[[int], Awaitable[None]]
 """Does its path so many times."""
 
 
-# --- the paths --------------------------------------------------------------------------------------------------------
+# --- the paths ------------------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -123,7 +127,10 @@ async def delivering() -> AsyncIterator[Run]:
                 await anext(subscription)
 
         async def run(count: int) -> None:
-            readers = [asyncio.create_task(read(subscription, count // 100)) for subscription in subscriptions]
+            readers = [
+                asyncio.create_task(read(subscription, count // 100))
+                for subscription in subscriptions
+            ]
             for _ in range(count // 1000):
                 await server.client.send(Bell, "bell", Ring(10))
             await asyncio.gather(*readers)
@@ -159,7 +166,7 @@ PATHS = {
 """How each is made, and N."""
 
 
-# --- under Callgrind --------------------------------------------------------------------------------------------------
+# --- under Callgrind ------------------------------------------------------------------------------
 
 
 def mark() -> None:
@@ -181,13 +188,25 @@ def counted() -> dict[str, float]:
     """Instructions for one pass of each path."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory, "counts")
-        valgrind = ["valgrind", "--quiet", "--tool=callgrind", f"--callgrind-out-file={out}", f"--dump-before={MARK}"]
+        valgrind = [
+            "valgrind",
+            "--quiet",
+            "--tool=callgrind",
+            f"--callgrind-out-file={out}",
+            f"--dump-before={MARK}",
+        ]
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
         environment = {**kept, "PYTHONHASHSEED": "0", "LC_ALL": "C"}
-        subprocess.run([*valgrind, sys.executable, "-m", "bench.instructions", "--run"], env=environment, check=True)
+        subprocess.run(
+            [*valgrind, sys.executable, "-m", "bench.instructions", "--run"],
+            env=environment,
+            check=True,
+        )
         totals = [total(Path(f"{out}.{part + 1}")) for part in range(3 * len(PATHS))]
     parts = dict(zip(PATHS, zip(totals[1::3], totals[2::3], strict=True), strict=True))
-    return {name: round((twice - once) / PATHS[name][1], 1) for name, (once, twice) in parts.items()}
+    return {
+        name: round((twice - once) / PATHS[name][1], 1) for name, (once, twice) in parts.items()
+    }
 
 
 def total(part: Path) -> int:
@@ -198,7 +217,7 @@ def total(part: Path) -> int:
     raise RuntimeError(f"{part.name} has no total")
 
 
-# --- the comparison ---------------------------------------------------------------------------------------------------
+# --- the comparison -------------------------------------------------------------------------------
 
 
 class Baseline(msgspec.Struct):
@@ -216,12 +235,18 @@ def minor_version() -> str:
 
 
 def read_baselines() -> dict[str, Baseline]:
-    return msgspec.json.decode(BASELINES.read_bytes(), type=dict[str, Baseline]) if BASELINES.exists() else {}
+    return (
+        msgspec.json.decode(BASELINES.read_bytes(), type=dict[str, Baseline])
+        if BASELINES.exists()
+        else {}
+    )
 
 
 def accept(counts: dict[str, float]) -> None:
     baselines = {**read_baselines(), minor_version(): Baseline(this_build(), counts)}
-    BASELINES.write_bytes(msgspec.json.format(msgspec.json.encode(dict(sorted(baselines.items()))), indent=2) + b"\n")
+    BASELINES.write_bytes(
+        msgspec.json.format(msgspec.json.encode(dict(sorted(baselines.items()))), indent=2) + b"\n"
+    )
 
 
 def compare(counts: dict[str, float], expected: dict[str, float]) -> bool:
@@ -241,8 +266,14 @@ def compare(counts: dict[str, float], expected: dict[str, float]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--accept", action="store_true", help="write what is counted as the new baseline of this Python")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--accept",
+        action="store_true",
+        help="write what is counted as the new baseline of this Python",
+    )
     parser.add_argument("--run", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -251,7 +282,10 @@ def main() -> int:
             runner.run(run_all())
         return 0
     if shutil.which("valgrind") is None:
-        print("valgrind is needed to count instructions: apt-get install valgrind, or dnf install valgrind", file=sys.stderr)
+        print(
+            "valgrind is needed to count instructions: apt-get install valgrind, or dnf install valgrind",
+            file=sys.stderr,
+        )
         return 2
     counts = counted()
     baseline = read_baselines().get(minor_version())
@@ -261,13 +295,23 @@ def main() -> int:
         print(f"accepted into {BASELINES.name}: {this_build()}")
         return 0
     if baseline is None or baseline.build != this_build():
-        made_by = "there is none for this Python" if baseline is None else f"it was made by another build, {baseline.build}"
+        made_by = (
+            "there is none for this Python"
+            if baseline is None
+            else f"it was made by another build, {baseline.build}"
+        )
         print(f"no baseline to compare with: {made_by}; this is {this_build()}.", file=sys.stderr)
-        print("Count the commit that you compare with on this machine first: make bench-instructions ACCEPT=1", file=sys.stderr)
+        print(
+            "Count the commit that you compare with on this machine first: make bench-instructions ACCEPT=1",
+            file=sys.stderr,
+        )
         return 2
     if compare(counts, baseline.instructions):
         return 0
-    print(f"more than {TOLERANCE:.0%} above the baseline; if that is meant, make bench-instructions ACCEPT=1 and commit", file=sys.stderr)
+    print(
+        f"more than {TOLERANCE:.0%} above the baseline; if that is meant, make bench-instructions ACCEPT=1 and commit",
+        file=sys.stderr,
+    )
     return 1
 
 

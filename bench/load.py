@@ -1,4 +1,6 @@
-"""Load: calls one after the other in so many tasks, or calls that begin at given moments whether the others have ended or not."""
+"""Load: calls one after the other in so many tasks, or calls that begin at given moments whether
+the others have ended or not.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ OBJECTS = 1000
 
 
 STRIDE = 7919
-"""How far apart the objects are with which two tasks begin: each calls others for as long as it makes fewer calls than this."""
+"""How far apart the objects are with which two tasks begin: each calls others for as long as it
+makes fewer calls than this.
+"""
 
 
 async def closed_loop(
@@ -25,7 +29,9 @@ async def closed_loop(
     prefix: str = "",
     first: int = 0,
 ) -> None:
-    """``in_flight`` tasks, each of which sends its next call when the one before is answered, to the next object, from ``first`` on."""
+    """``in_flight`` tasks, each of which sends its next call when the one before is answered, to
+    the next object, from ``first`` on.
+    """
 
     async def caller(number: int) -> None:
         for call in range(calls // in_flight):
@@ -36,9 +42,13 @@ async def closed_loop(
     await asyncio.gather(*(caller(number) for number in range(in_flight)))
 
 
-async def activate(client: rio.Client, objects: int = OBJECTS, prefix: str = "", in_flight: int = 256) -> None:
+async def activate(
+    client: rio.Client, objects: int = OBJECTS, prefix: str = "", in_flight: int = 256
+) -> None:
     """Have these objects in memory."""
-    await in_parallel(objects, in_flight, lambda number: client.send(Room, f"{prefix}{number}", Ping("")))
+    await in_parallel(
+        objects, in_flight, lambda number: client.send(Room, f"{prefix}{number}", Ping(""))
+    )
 
 
 async def in_parallel(count: int, width: int, work: Callable[[int], Awaitable[object]]) -> None:
@@ -66,12 +76,16 @@ class Latencies:
             self.all_answered.set()
 
 
-async def open_loop(begin: Callable[[list[float], Latencies], None], rate: float, seconds: float) -> list[float]:
-    """Begin calls evenly at ``rate`` a second, and return all latencies in order of size, in seconds.
+async def open_loop(
+    begin: Callable[[list[float], Latencies], None], rate: float, seconds: float
+) -> list[float]:
+    """Begin calls evenly at ``rate`` a second, and return all latencies in order of size, in
+    seconds.
 
-    ``begin(dues, latencies)`` begins as many calls as there are moments, each of which tells :meth:`Latencies.answered` its own. A latency
-    counts from the moment at which the call was due, so a stall is felt by all calls that it delays. The task never sleeps, since a timer
-    wakes too late; it gives way to the loop between two looks at the clock.
+    ``begin(dues, latencies)`` begins as many calls as there are moments, each of which tells
+    :meth:`Latencies.answered` its own. A latency counts from the moment at which the call was due,
+    so a stall is felt by all calls that it delays. The task never sleeps, since a timer wakes too
+    late; it gives way to the loop between two looks at the clock.
     """
     calls, sent = int(rate * seconds), 0
     latencies, began = Latencies(calls), time.perf_counter()

@@ -8,9 +8,16 @@ from tests.core.gossip_twin import Record, Snapshot, State
 
 
 def full_state(members: int, seed: int) -> State:
-    """Every member has said something, 1 in 20 is suspected; the incarnations are partly older and partly newer than with another seed."""
+    """Every member has said something, 1 in 20 is suspected; the incarnations are partly older and
+    partly newer than with another seed.
+    """
     rng = random.Random(seed)
     generations = range(1, members + 1)
     snapshot = Snapshot(5, members, tuple((generation, 1) for generation in generations))
-    suspects = [tuple(sorted(rng.sample(generations, 2))) if rng.random() < 0.05 else () for _ in generations]
-    return State(snapshot, {g: Record(rng.randrange(4), 1, b"x" * 64, suspects[g - 1]) for g in generations})
+    suspects = [
+        tuple(sorted(rng.sample(generations, 2))) if rng.random() < 0.05 else ()
+        for _ in generations
+    ]
+    return State(
+        snapshot, {g: Record(rng.randrange(4), 1, b"x" * 64, suspects[g - 1]) for g in generations}
+    )

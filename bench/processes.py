@@ -1,4 +1,6 @@
-"""Processes of a measurement: started, looked at from outside by what Linux says of them, and ended with the measurement."""
+"""Processes of a measurement: started, looked at from outside by what Linux says of them, and ended
+with the measurement.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from pathlib import Path
 from typing import Self
 
 CPU_CLOCK_OF_A_PROCESS = 2
-"""The low bits of the number under which ``clock_gettime`` knows a process's CPU clock, as ``clock_getcpuclockid`` in C makes it."""
+"""The low bits of the number under which ``clock_gettime`` knows a process's CPU clock, as
+``clock_getcpuclockid`` in C makes it.
+"""
 
 CORES = sorted(os.sched_getaffinity(0))
 
@@ -28,7 +32,11 @@ def resident_bytes(pid: int | str) -> int:
 
 def peak_bytes(pid: int) -> int:
     """The most that was ever resident."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -38,9 +46,11 @@ def open_files(pid: int) -> int:
 
 @contextmanager
 def pinned(places: Mapping[int, int]) -> Iterator[None]:
-    """Keep each process on the core that it is given, the n-th of those that may be used, so that rounds differ by the software alone.
+    """Keep each process on the core that it is given, the n-th of those that may be used, so that
+    rounds differ by the software alone.
 
-    Left to itself, the kernel puts two processes that wake each other on one core or on two as the rest of the machine's load suggests.
+    Left to itself, the kernel puts two processes that wake each other on one core or on two as the
+    rest of the machine's load suggests.
     """
     before = {pid: os.sched_getaffinity(pid) for pid in places}
     for pid, core in places.items():
@@ -57,12 +67,16 @@ class ServerProcess:
 
     def __init__(self, module: str, *arguments: str) -> None:
         command = [sys.executable, "-m", module, *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self._process.stdout is not None
         said = self._process.stdout.readline().split()
         if said[:1] != ["listening"]:
             self.stop()
-            raise RuntimeError(f"{' '.join(command)} did not start, exit code {self._process.returncode}")
+            raise RuntimeError(
+                f"{' '.join(command)} did not start, exit code {self._process.returncode}"
+            )
         self.address: str = said[1]
         self.pid = self._process.pid
 

@@ -128,8 +128,20 @@ class RawConnection(Socket):
             await self._arrived
 
     def request(self, number: int, object_type: type, id: str, message: Message[Any]) -> None:
-        head = [Kind.REQUEST, number, type_name_of(object_type), id, type_name_of(type(message)), 30_000, None]
-        self.put(b"\x98" + b"".join(bytes(msgpack.packb(field)) for field in head) + encode_message(message))
+        head = [
+            Kind.REQUEST,
+            number,
+            type_name_of(object_type),
+            id,
+            type_name_of(type(message)),
+            30_000,
+            None,
+        ]
+        self.put(
+            b"\x98"
+            + b"".join(bytes(msgpack.packb(field)) for field in head)
+            + encode_message(message)
+        )
 
     async def subscribe(self, object_type: type, id: str, count: int) -> None:
         """Have an object's events sent here ``count`` times over."""

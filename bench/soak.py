@@ -1,12 +1,14 @@
-"""Does a server grow, or slow down, while it works? Steady load for minutes, on objects that come and go, and a verdict.
+"""Does a server grow, or slow down, while it works? Steady load for minutes, on objects that come
+and go, and a verdict.
 
 ::
 
     make soak MINUTES=10
 
-One server process on an SQLite file. Half of the calls go to objects that stay. The others go to guests: each is activated by its first
-call, is called and saved, and leaves; then another id takes its place. Every interval prints what Linux says of the server process, and
-what the server says of itself. The run fails if, after the first fifth of the time, one of these is exceeded:
+One server process on an SQLite file. Half of the calls go to objects that stay. The others go to
+guests: each is activated by its first call, is called and saved, and leaves; then another id takes
+its place. Every interval prints what Linux says of the server process, and what the server says of
+itself. The run fails if, after the first fifth of the time, one of these is exceeded:
 
 =====================  =============================================================================================
 resident memory        the line fitted through it rises by at most 2 MiB, or 2 % of its mean, over the whole time
@@ -91,7 +93,9 @@ class Load:
             await self._call(Guest, id, Increment())
             await self._call(Guest, id, Leave())
 
-    async def _call(self, object_type: type[rio.ServiceObject], id: str, message: rio.Message[object]) -> None:
+    async def _call(
+        self, object_type: type[rio.ServiceObject], id: str, message: rio.Message[object]
+    ) -> None:
         began = time.perf_counter()
         await self._client.send(object_type, id, message)
         self._latencies.append(time.perf_counter() - began)
@@ -103,7 +107,10 @@ async def soak(seconds: float) -> list[Sample]:
         storage = f"sqlite:///{directory}/rio.db"
         with node(storage) as server:
             async with rio.Client(storage) as client:
-                client.route_limit = 4 * OBJECTS  # so that its memory of places is full soon, and its size as steady as the server's
+                client.route_limit = (
+                    4 * OBJECTS
+                    # so that its memory of places is full soon, and its size as steady as the server's
+                )
                 return await sampled(client, server.pid, seconds)
 
 
@@ -120,7 +127,11 @@ async def sampled(client: rio.Client, pid: int, seconds: float) -> list[Sample]:
         for number in range(1, SAMPLES + 1):
             await asyncio.sleep(began + number * interval - time.monotonic())
             before, used = used, cpu_seconds(pid)
-            samples.append(await sample(client, load, pid, time.monotonic() - began, (used - before) / interval))
+            samples.append(
+                await sample(
+                    client, load, pid, time.monotonic() - began, (used - before) / interval
+                )
+            )
             show(samples[-1])
         for task in tasks:
             task.cancel()
@@ -131,7 +142,17 @@ async def sample(client: rio.Client, load: Load, pid: int, at: float, cpu: float
     latencies = load.taken()
     health = await client.send(Nurse, "nurse", Look())
     p50, p99 = percentile(latencies, 50), percentile(latencies, 99)
-    return Sample(at, len(latencies), p50, p99, cpu, resident_bytes(pid), open_files(pid), health, resident_bytes("self"))
+    return Sample(
+        at,
+        len(latencies),
+        p50,
+        p99,
+        cpu,
+        resident_bytes(pid),
+        open_files(pid),
+        health,
+        resident_bytes("self"),
+    )
 
 
 HEAD = " seconds    calls   p50 µs   p99 µs   CPU  RSS MiB  files  tasks  objects  own RSS"
@@ -141,10 +162,13 @@ def show(sample: Sample) -> None:
     latencies = f"{sample.p50 * 1e6:8,.0f} {sample.p99 * 1e6:8,.0f}"
     memory, own = f"{sample.resident / MIB:8.2f}", f"{sample.own_resident / MIB:8.2f}"
     counts = f"{sample.files:6} {sample.health.tasks:6} {sample.health.live_objects:8}"
-    print(f"{sample.at:8.1f} {sample.calls:8,} {latencies} {sample.cpu:5.0%} {memory} {counts} {own}", flush=True)
+    print(
+        f"{sample.at:8.1f} {sample.calls:8,} {latencies} {sample.cpu:5.0%} {memory} {counts} {own}",
+        flush=True,
+    )
 
 
-# --- the verdict ------------------------------------------------------------------------------------------------------
+# --- the verdict ----------------------------------------------------------------------------------
 
 
 def verdict(samples: list[Sample]) -> bool:
@@ -169,23 +193,38 @@ def verdict(samples: list[Sample]) -> bool:
 def growth(what: str, steady: list[Sample], size: Callable[[Sample], int]) -> tuple[bool, str]:
     times, sizes = [sample.at for sample in steady], [size(sample) for sample in steady]
     slope = statistics.linear_regression(times, sizes).slope
-    grown, allowed = slope * (times[-1] - times[0]), max(GROWTH, GROWTH_RATIO * statistics.mean(sizes))
+    grown, allowed = (
+        slope * (times[-1] - times[0]),
+        max(GROWTH, GROWTH_RATIO * statistics.mean(sizes)),
+    )
     text = f"{what}: {slope * 60 / 1024:+,.1f} KiB a minute, {grown / MIB:+.2f} MiB in all (at most {allowed / MIB:.2f})"
     return grown <= allowed, text
 
 
-def count(what: str, first: list[Sample], last: list[Sample], number: Callable[[Sample], int]) -> tuple[bool, str]:
+def count(
+    what: str, first: list[Sample], last: list[Sample], number: Callable[[Sample], int]
+) -> tuple[bool, str]:
     before, after = statistics.median(map(number, first)), statistics.median(map(number, last))
-    return after <= before + SLACK, f"{what}: {before:g} in the first third, {after:g} in the last (at most {SLACK} more)"
+    return (
+        after <= before + SLACK,
+        f"{what}: {before:g} in the first third, {after:g} in the last (at most {SLACK} more)",
+    )
 
 
 def drift(first: list[Sample], last: list[Sample]) -> tuple[bool, str]:
-    before, after = (statistics.median(sample.p99 for sample in third) * 1e6 for third in (first, last))
-    return after <= SLOWER * before, f"p99: {before:,.0f} µs in the first third, {after:,.0f} µs in the last (at most {SLOWER:g} times)"
+    before, after = (
+        statistics.median(sample.p99 for sample in third) * 1e6 for third in (first, last)
+    )
+    return (
+        after <= SLOWER * before,
+        f"p99: {before:,.0f} µs in the first third, {after:,.0f} µs in the last (at most {SLOWER:g} times)",
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("minutes", type=float, nargs="?", default=10.0)
     options = parser.parse_args()
     print(HEAD)

@@ -34,7 +34,12 @@ def test_cutting_a_read_into_frames(benchmark: Any, report: Any, size: int) -> N
 
     compiled, plain = feed(frame), feed(twin)
     in_turn(benchmark, compiled, plain, rounds=50)
-    report(f"cut a frame of {size} B from a read", compiled.cpu_micros * 1e3, "ns", beside=("twin", plain.cpu_micros * 1e3))
+    report(
+        f"cut a frame of {size} B from a read",
+        compiled.cpu_micros * 1e3,
+        "ns",
+        beside=("twin", plain.cpu_micros * 1e3),
+    )
 
 
 @SIZES
@@ -55,4 +60,9 @@ def test_putting_answers_together(benchmark: Any, report: Any, size: int) -> Non
 
     compiled, plain = put(frame), put(twin)
     in_turn(benchmark, compiled, plain, rounds=50)
-    report(f"put an answer of {size} B into a write", compiled.cpu_micros * 1e3, "ns", beside=("twin", plain.cpu_micros * 1e3))
+    report(
+        f"put an answer of {size} B into a write",
+        compiled.cpu_micros * 1e3,
+        "ns",
+        beside=("twin", plain.cpu_micros * 1e3),
+    )

@@ -1,4 +1,6 @@
-"""What does a merge cost: a whole state of 8, 64 and 1,024 members off the wire, compiled and in plain Python?"""
+"""What does a merge cost: a whole state of 8, 64 and 1,024 members off the wire, compiled and in
+plain Python?
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,10 @@ ROUNDS = 20
 
 @SIZES
 def test_merge_of_news(benchmark: Any, report: Any, members: int) -> None:
-    """Half of the records are news. Each merge has a fresh table, which is made outside of the measurement."""
+    """Half of the records are news.
+
+    Each merge has a fresh table, which is made outside of the measurement.
+    """
     own, other = full_state(members, 1), full_state(members, 2)
     own_encoded, other_encoded, count = own.encode(), other.encode(), TABLES[members]
 
@@ -37,7 +42,13 @@ def test_merge_of_news(benchmark: Any, report: Any, members: int) -> None:
     plain = Work(lambda: own.join(State.decode(other_encoded)), 1, os.getpid())
     in_turn(benchmark, compiled, plain, rounds=ROUNDS)
     limit = {"at_most": 100.0} if members == 1024 else {}
-    report(f"merge the states of {members:,} members", compiled.cpu_micros, "µs", beside=("twin", plain.cpu_micros), **limit)
+    report(
+        f"merge the states of {members:,} members",
+        compiled.cpu_micros,
+        "µs",
+        beside=("twin", plain.cpu_micros),
+        **limit,
+    )
 
 
 @SIZES
@@ -53,7 +64,12 @@ def test_merge_of_what_is_known_already(benchmark: Any, report: Any, members: in
     compiled = Work(merge, count, os.getpid())
     plain = Work(lambda: state.join(State.decode(encoded)), 1, os.getpid())
     in_turn(benchmark, compiled, plain, rounds=ROUNDS)
-    report(f"merge what is known of {members:,} members", compiled.cpu_micros, "µs", beside=("twin", plain.cpu_micros))
+    report(
+        f"merge what is known of {members:,} members",
+        compiled.cpu_micros,
+        "µs",
+        beside=("twin", plain.cpu_micros),
+    )
 
 
 @SIZES
@@ -74,4 +90,9 @@ def test_a_message_of_8_records(benchmark: Any, report: Any, members: int) -> No
 
     large, small = merging(members), merging(8)
     in_turn(benchmark, large, small, rounds=ROUNDS)
-    report(f"a message of 8 records into a table of {members:,}", large.cpu_micros, "µs", beside=("of 8", small.cpu_micros))
+    report(
+        f"a message of 8 records into a table of {members:,}",
+        large.cpu_micros,
+        "µs",
+        beside=("of 8", small.cpu_micros),
+    )

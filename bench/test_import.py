@@ -1,4 +1,6 @@
-"""How long does ``import rio`` take beyond asyncio and msgspec, which it stands on; and how large is its wheel?"""
+"""How long does ``import rio`` take beyond asyncio and msgspec, which it stands on; and how large
+is its wheel?
+"""
 
 from __future__ import annotations
 
@@ -18,20 +20,36 @@ import rio
 TIMED = "import asyncio, msgspec, time; began = time.process_time(); import rio; print(time.process_time() - began)"
 STANDS_ON = "import time; began = time.process_time(); import asyncio, msgspec; print(time.process_time() - began)"
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+}
 """So that the first process compiles the modules for the others."""
 
 
 def cpu_seconds(program: str) -> float:
-    return float(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=ENVIRONMENT).stdout)
+    return float(
+        subprocess.run(
+            [sys.executable, "-c", program],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT,
+        ).stdout
+    )
 
 
 def test_import(benchmark: Any, report: Any) -> None:
-    """CPU time, in a fresh process each time, with the files in the page cache and the byte code compiled."""
+    """CPU time, in a fresh process each time, with the files in the page cache and the byte code
+    compiled.
+    """
     ours: list[float] = []
     others: list[float] = []
     cpu_seconds(TIMED)
-    benchmark.pedantic(lambda: ours.append(cpu_seconds(TIMED)), setup=lambda: others.append(cpu_seconds(STANDS_ON)), rounds=15)
+    benchmark.pedantic(
+        lambda: ours.append(cpu_seconds(TIMED)),
+        setup=lambda: others.append(cpu_seconds(STANDS_ON)),
+        rounds=15,
+    )
     ours_took, others_took = statistics.median(ours) * 1e3, statistics.median(others) * 1e3
     report("import rio", ours_took, "ms", beside=("asyncio, msgspec", others_took), at_most=15)
 

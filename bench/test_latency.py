@@ -1,8 +1,10 @@
 """How long does a call take while the server is half as busy as it can be?
 
-Calls begin evenly, whether those before have been answered or not, and the clock runs from the moment at which a call was due: a stall is
-felt by every call that it delays. In between, frames are echoed in the same way at the same rate: their tail is the machine's, since
-there is next to nothing else in it. Of the rounds the quietest of each counts: the tail is the first thing that other work spoils.
+Calls begin evenly, whether those before have been answered or not, and the clock runs from the
+moment at which a call was due: a stall is felt by every call that it delays. In between, frames are
+echoed in the same way at the same rate: their tail is the machine's, since there is next to nothing
+else in it. Of the rounds the quietest of each counts: the tail is the first thing that other work
+spoils.
 """
 
 from __future__ import annotations
@@ -40,7 +42,12 @@ def _two_cores(server: ServerProcess, echo_server: ServerProcess) -> Iterator[No
 
 
 def test_latency_at_half_of_saturation(
-    benchmark: Any, report: Any, runner: asyncio.Runner, server: ServerProcess, echo_server: ServerProcess, storage_url: str
+    benchmark: Any,
+    report: Any,
+    runner: asyncio.Runner,
+    server: ServerProcess,
+    echo_server: ServerProcess,
+    storage_url: str,
 ) -> None:
     async def measure() -> None:
         async with rio.Client(storage_url) as client:

@@ -1,7 +1,8 @@
 """How much memory do a live object and a connection take while they do nothing?
 
-What the operating system says of the server process: its resident memory with many, less that with few. The server keeps placements
-nowhere. Python's own share is what an equal number of the same objects takes that no server hosts.
+What the operating system says of the server process: its resident memory with many, less that with
+few. The server keeps placements nowhere. Python's own share is what an equal number of the same
+objects takes that no server hosts.
 """
 
 from __future__ import annotations
@@ -41,11 +42,17 @@ print((resident_bytes(os.getpid()) - before) / count)
 
 def bytes_of_a_bare_object(count: int) -> float:
     """An instance that knows its id, and its place in a list."""
-    return float(subprocess.run([sys.executable, "-c", BARE, str(count)], check=True, capture_output=True, text=True).stdout)
+    return float(
+        subprocess.run(
+            [sys.executable, "-c", BARE, str(count)], check=True, capture_output=True, text=True
+        ).stdout
+    )
 
 
 @pytest.mark.parametrize("count", [100_000, pytest.param(1_000_000, marks=pytest.mark.full)])
-def test_live_objects(benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str, count: int) -> None:
+def test_live_objects(
+    benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str, count: int
+) -> None:
     with node(storage_url, "--grant") as server:
 
         async def with_client() -> None:
@@ -61,14 +68,26 @@ def test_live_objects(benchmark: Any, report: Any, runner: asyncio.Runner, stora
         peak = (peak_bytes(server.pid) - before[0]) / count
     bare = bytes_of_a_bare_object(count)
     report(f"one of {count:,} live objects, all in all", total, "B", beside=("bare", bare))
-    report(f"one of {count:,} live objects, beyond the object itself", total - bare, "B", at_most=600)
-    report(f"one of {count:,} live objects, at the peak while they activate", peak, "B", beside=("bare", bare))
+    report(
+        f"one of {count:,} live objects, beyond the object itself", total - bare, "B", at_most=600
+    )
+    report(
+        f"one of {count:,} live objects, at the peak while they activate",
+        peak,
+        "B",
+        beside=("bare", bare),
+    )
     report("an activation without storage: server's CPU", activating.cpu_micros, "µs")
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
-def test_idle_connections(benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str, used: bool) -> None:
-    """What the process holds; the kernel's buffers come on top. Those that were used have carried 64 KiB each way, one after the other."""
+def test_idle_connections(
+    benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str, used: bool
+) -> None:
+    """What the process holds; the kernel's buffers come on top.
+
+    Those that were used have carried 64 KiB each way, one after the other.
+    """
     with node(storage_url) as server:
 
         async def connect(count: int) -> list[RawConnection]:
@@ -92,4 +111,9 @@ def test_idle_connections(benchmark: Any, report: Any, runner: asyncio.Runner, s
         runner.run(asyncio.sleep(1.0))  # only then are they idle
         each = (resident_bytes(server.pid) - before) / CONNECTIONS
         runner.run(close(connections + warm_up))
-    report(f"one of {CONNECTIONS:,} idle connections{', used before' if used else ''}", each / KIB, "KiB", at_most=50)
+    report(
+        f"one of {CONNECTIONS:,} idle connections{', used before' if used else ''}",
+        each / KIB,
+        "KiB",
+        at_most=50,
+    )

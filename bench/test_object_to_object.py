@@ -1,4 +1,6 @@
-"""What does a call cost that an object makes: to a neighbour on its node, and to one on another node, beside a client's call?"""
+"""What does a call cost that an object makes: to a neighbour on its node, and to one on another
+node, beside a client's call?
+"""
 
 from __future__ import annotations
 
@@ -36,31 +38,56 @@ async def call(client: rio.Client, driver: str, message: Drive) -> None:
     await client.send(Driver, driver, message, timeout=120.0)
 
 
-def test_same_node(benchmark: Any, report: Any, runner: asyncio.Runner, server: ServerProcess, client: rio.Client) -> None:
+def test_same_node(
+    benchmark: Any, report: Any, runner: asyncio.Runner, server: ServerProcess, client: rio.Client
+) -> None:
     runner.run(activate(client))
     neighbours = drive(runner, client, "driver", "", server.pid)
-    from_outside = Work(lambda: runner.run(closed_loop(client, CALLS, IN_FLIGHT)), CALLS, os.getpid(), server.pid)
+    from_outside = Work(
+        lambda: runner.run(closed_loop(client, CALLS, IN_FLIGHT)), CALLS, os.getpid(), server.pid
+    )
     with pinned({os.getpid(): 0, server.pid: 1}):
         in_turn(benchmark, neighbours, from_outside, rounds=7)
     what = "to an object on the same node: CPU"
-    report(what, neighbours.cpu_micros, "µs", beside=("client's call", from_outside.cpu_micros), at_most=3.0)
+    report(
+        what,
+        neighbours.cpu_micros,
+        "µs",
+        beside=("client's call", from_outside.cpu_micros),
+        at_most=3.0,
+    )
 
 
-def test_another_node(benchmark: Any, report: Any, runner: asyncio.Runner, server: ServerProcess, storage_url: str) -> None:
+def test_another_node(
+    benchmark: Any, report: Any, runner: asyncio.Runner, server: ServerProcess, storage_url: str
+) -> None:
     """The caller lives on one of two nodes, the objects that it calls on the other."""
     with node(storage_url) as other:
         client = rio.Client(storage_url)
         runner.run(client.start())
         here, there = runner.run(a_driver_on_each(client, server, other))
-        runner.run(call(client, there, Drive("there-", OBJECTS, OBJECTS, 1)))  # puts them where their driver is
+        runner.run(
+            call(client, there, Drive("there-", OBJECTS, OBJECTS, 1))
+        )  # puts them where their driver is
         runner.run(activate(client, prefix="there-"))
         remote = drive(runner, client, here, "there-", server.pid, other.pid)
-        from_outside = Work(lambda: runner.run(closed_loop(client, CALLS, IN_FLIGHT, prefix="there-")), CALLS, os.getpid(), other.pid)
+        from_outside = Work(
+            lambda: runner.run(closed_loop(client, CALLS, IN_FLIGHT, prefix="there-")),
+            CALLS,
+            os.getpid(),
+            other.pid,
+        )
         with pinned({os.getpid(): 0, server.pid: 0, other.pid: 1}):
             in_turn(benchmark, remote, from_outside, rounds=7)
         runner.run(client.close())
     what = "to an object on another node: CPU"
-    report(what, remote.cpu_micros, "µs", beside=("client's call", from_outside.cpu_micros), ratio_at_most=1.2)
+    report(
+        what,
+        remote.cpu_micros,
+        "µs",
+        beside=("client's call", from_outside.cpu_micros),
+        ratio_at_most=1.2,
+    )
 
 
 async def a_driver_on_each(client: rio.Client, *servers: ServerProcess) -> list[str]:

@@ -1,7 +1,8 @@
-"""Does the cost of a call grow with the objects that are in memory, with connections, or with registered types?
+"""Does the cost of a call grow with the objects that are in memory, with connections, or with
+registered types?
 
-CPU of client and server together; the smallest is what the others are held against. The server keeps placements nowhere, so that a
-million objects fit into a minute.
+CPU of client and server together; the smallest is what the others are held against. The server
+keeps placements nowhere, so that a million objects fit into a minute.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ TYPES = 500
 
 
 @contextmanager
-def server_and_client(runner: asyncio.Runner, storage: str, *options: str) -> Iterator[tuple[ServerProcess, rio.Client]]:
+def server_and_client(
+    runner: asyncio.Runner, storage: str, *options: str
+) -> Iterator[tuple[ServerProcess, rio.Client]]:
     with node(storage, "--grant", *options) as server:
         client = rio.Client(storage)
         runner.run(client.start())
@@ -40,29 +43,43 @@ def server_and_client(runner: asyncio.Runner, storage: str, *options: str) -> It
         runner.run(client.close())
 
 
-def calls_to(runner: asyncio.Runner, client: rio.Client, server: ServerProcess, objects: int) -> Work:
+def calls_to(
+    runner: asyncio.Runner, client: rio.Client, server: ServerProcess, objects: int
+) -> Work:
     """To other objects in each round, as far as there are others."""
     rounds = itertools.count()
 
     async def calls() -> None:
-        await closed_loop(client, CALLS, IN_FLIGHT, objects=objects, first=next(rounds) * CALLS // IN_FLIGHT)
+        await closed_loop(
+            client, CALLS, IN_FLIGHT, objects=objects, first=next(rounds) * CALLS // IN_FLIGHT
+        )
 
     return Work(lambda: runner.run(calls()), CALLS, os.getpid(), server.pid)
 
 
 @pytest.mark.parametrize("many", [100_000, pytest.param(1_000_000, marks=pytest.mark.full)])
-def test_live_objects(benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str, many: int) -> None:
+def test_live_objects(
+    benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str, many: int
+) -> None:
     """The client may remember the place of each, as it does of 200,000 by default."""
     with server_and_client(runner, storage_url) as (server, client):
         client.route_limit = 4 * many
         runner.run(activate(client, many))
         all_of_them, few = (calls_to(runner, client, server, objects) for objects in (many, FEW))
         in_turn(benchmark, all_of_them, few, rounds=7)
-    report(f"a call to one of {many:,} objects", all_of_them.cpu_micros, "µs", beside=(f"of {FEW:,}", few.cpu_micros), ratio_at_most=1.3)
+    report(
+        f"a call to one of {many:,} objects",
+        all_of_them.cpu_micros,
+        "µs",
+        beside=(f"of {FEW:,}", few.cpu_micros),
+        ratio_at_most=1.3,
+    )
 
 
 @pytest.mark.full
-def test_live_objects_beyond_what_a_client_remembers(benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str) -> None:
+def test_live_objects_beyond_what_a_client_remembers(
+    benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str
+) -> None:
     many = 1_000_000
     with server_and_client(runner, storage_url) as (server, client):
         runner.run(activate(client, many))
@@ -72,7 +89,9 @@ def test_live_objects_beyond_what_a_client_remembers(benchmark: Any, report: Any
     report(what, all_of_them.cpu_micros, "µs", beside=(f"of {FEW:,}", few.cpu_micros))
 
 
-def test_idle_connections(benchmark: Any, report: Any, runner: asyncio.Runner, tmp_path: Path) -> None:
+def test_idle_connections(
+    benchmark: Any, report: Any, runner: asyncio.Runner, tmp_path: Path
+) -> None:
     """One client calls, and 999 do not; beside a server that has only the one."""
 
     async def connect(server: ServerProcess) -> list[RawConnection]:
@@ -82,28 +101,44 @@ def test_idle_connections(benchmark: Any, report: Any, runner: asyncio.Runner, t
     crowded = server_and_client(runner, f"sqlite:///{tmp_path / 'crowded.db'}")
     with quiet as (server, client), crowded as (crowded_server, crowded_client):
         connections = runner.run(connect(crowded_server))
-        alone, among_many = (calls_to(runner, *pair, FEW) for pair in ((client, server), (crowded_client, crowded_server)))
+        alone, among_many = (
+            calls_to(runner, *pair, FEW)
+            for pair in ((client, server), (crowded_client, crowded_server))
+        )
         in_turn(benchmark, among_many, alone, rounds=7)
         runner.run(close_all(connections))
     what = f"a call beside {CONNECTIONS - 1:,} idle connections"
     report(what, among_many.cpu_micros, "µs", beside=("alone", alone.cpu_micros), ratio_at_most=1.5)
 
 
-def test_busy_connections(benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str) -> None:
-    """1,000 clients with one call in flight each, so that no two calls share a read or a write; beside one client with one call in flight,
-    and beside frames that are echoed over as many connections."""
+def test_busy_connections(
+    benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str
+) -> None:
+    """1,000 clients with one call in flight each, so that no two calls share a read or a write;
+    beside one client with one call in flight, and beside frames that are echoed over as many
+    connections."""
 
     async def one_call_each(clients: list[rio.Client], calls: int) -> None:
         each = calls // len(clients)
-        await asyncio.gather(*(closed_loop(client, each, 1, prefix=f"{place}-", objects=1) for place, client in enumerate(clients)))
+        await asyncio.gather(
+            *(
+                closed_loop(client, each, 1, prefix=f"{place}-", objects=1)
+                for place, client in enumerate(clients)
+            )
+        )
 
     async def one_frame_each(clients: list[EchoClient]) -> None:
         await asyncio.gather(*(client.run(CALLS // CONNECTIONS, 1) for client in clients))
 
-    async def connect(stack: AsyncExitStack, address: str) -> tuple[list[rio.Client], list[EchoClient]]:
+    async def connect(
+        stack: AsyncExitStack, address: str
+    ) -> tuple[list[rio.Client], list[EchoClient]]:
         members = rio.open_storage(storage_url)
         await stack.enter_async_context(members)
-        clients = [await stack.enter_async_context(rio.Client(members, refresh_interval=60.0)) for _ in range(CONNECTIONS)]
+        clients = [
+            await stack.enter_async_context(rio.Client(members, refresh_interval=60.0))
+            for _ in range(CONNECTIONS)
+        ]
         echoing = [await EchoClient.connect(address) for _ in range(CONNECTIONS)]
         return clients, echoing
 
@@ -118,12 +153,23 @@ def test_busy_connections(benchmark: Any, report: Any, runner: asyncio.Runner, s
         runner.run(stack.aclose())
         runner.run(close_all(echoing))
     what = f"a call on one of {CONNECTIONS:,} connections, all busy"
-    report(what, spread.cpu_micros, "µs", beside=("on the only one", single.cpu_micros), ratio_at_most=1.5)
+    report(
+        what,
+        spread.cpu_micros,
+        "µs",
+        beside=("on the only one", single.cpu_micros),
+        ratio_at_most=1.5,
+    )
     report(what, spread.cpu_micros, "µs", beside=("echo on as many", frames.cpu_micros))
 
 
-def test_registered_types(benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str) -> None:
-    """500 more types are registered. Calls to one of them; and calls each of which goes to another type than the one before."""
+def test_registered_types(
+    benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str
+) -> None:
+    """500 more types are registered.
+
+    Calls to one of them; and calls each of which goes to another type than the one before.
+    """
     names = [f"Room{number}" for number in range(TYPES)]
 
     def calls(client: rio.Client, types: int, server: ServerProcess) -> Work:
@@ -131,12 +177,20 @@ def test_registered_types(benchmark: Any, report: Any, runner: asyncio.Runner, s
             id = str(number * 7919 % FEW)
             await client.send(names[number % types], id, Ping(id))
 
-        return Work(lambda: runner.run(in_parallel(CALLS, IN_FLIGHT, call)), CALLS, os.getpid(), server.pid)
+        return Work(
+            lambda: runner.run(in_parallel(CALLS, IN_FLIGHT, call)), CALLS, os.getpid(), server.pid
+        )
 
     with server_and_client(runner, storage_url, "--types", str(TYPES)) as (server, client):
         many, one = calls(client, TYPES, server), calls(client, 1, server)
         in_turn(benchmark, many, one, rounds=7)
-    report(f"a call to one of {TYPES} types in turn", many.cpu_micros, "µs", beside=("to one type", one.cpu_micros), ratio_at_most=1.05)
+    report(
+        f"a call to one of {TYPES} types in turn",
+        many.cpu_micros,
+        "µs",
+        beside=("to one type", one.cpu_micros),
+        ratio_at_most=1.05,
+    )
 
 
 async def close_all(connections: list[RawConnection] | list[EchoClient]) -> None:

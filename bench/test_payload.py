@@ -1,4 +1,6 @@
-"""How much data passes in a second when each message carries 64 B, 64 KiB or 1 MiB both ways, beside the same blocks echoed by uvloop?"""
+"""How much data passes in a second when each message carries 64 B, 64 KiB or 1 MiB both ways,
+beside the same blocks echoed by uvloop?
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,28 @@ def test_blocks_both_ways(
         reply = await client.send(Room, str(number % in_flight), block)
         assert len(reply.data) == size
 
-    ours = Work(lambda: runner.run(in_parallel(calls, in_flight, call)), calls, os.getpid(), server.pid)
-    frames = Work(lambda: runner.run(echo_client.run(calls, in_flight, frame)), calls, os.getpid(), echo_server.pid)
+    ours = Work(
+        lambda: runner.run(in_parallel(calls, in_flight, call)), calls, os.getpid(), server.pid
+    )
+    frames = Work(
+        lambda: runner.run(echo_client.run(calls, in_flight, frame)),
+        calls,
+        os.getpid(),
+        echo_server.pid,
+    )
     with pinned({os.getpid(): 0, server.pid: 1, echo_server.pid: 1}):
         in_turn(benchmark, ours, frames, rounds=5)
     runner.run(client.close())
     runner.run(echo_client.close())
     name = f"{size} B" if size < KIB else f"{size // KIB} KiB"
     limit = {"at_least": 1.0} if size == KIB * KIB else {}
-    report(f"{name} each way, sum of both", 2 * size * ours.rate / 1e9, "GB/s", beside=("echo", 2 * size * frames.rate / 1e9), **limit)
-    report(f"{name} each way: CPU a call", ours.cpu_micros, "µs", beside=("echo", frames.cpu_micros))
+    report(
+        f"{name} each way, sum of both",
+        2 * size * ours.rate / 1e9,
+        "GB/s",
+        beside=("echo", 2 * size * frames.rate / 1e9),
+        **limit,
+    )
+    report(
+        f"{name} each way: CPU a call", ours.cpu_micros, "µs", beside=("echo", frames.cpu_micros)
+    )

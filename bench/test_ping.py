@@ -1,4 +1,6 @@
-"""What does a call cost between two processes, with 1, 64 and 1,024 in flight, beside raw frames that uvloop echoes?"""
+"""What does a call cost between two processes, with 1, 64 and 1,024 in flight, beside raw frames
+that uvloop echoes?
+"""
 
 from __future__ import annotations
 
@@ -45,14 +47,25 @@ def _two_cores(server: ServerProcess, echo_server: ServerProcess) -> Iterator[No
 
 @pytest.fixture
 def works(
-    runner: asyncio.Runner, client: rio.Client, server: ServerProcess, echo_client: EchoClient, echo_server: ServerProcess
+    runner: asyncio.Runner,
+    client: rio.Client,
+    server: ServerProcess,
+    echo_client: EchoClient,
+    echo_server: ServerProcess,
 ) -> Callable[[type[Ping] | type[PlainPing], int], tuple[Work, Work]]:
     """The calls, and the frames to hold them against."""
 
     def make(message: type[Ping] | type[PlainPing], in_flight: int) -> tuple[Work, Work]:
         calls, own = CALLS[in_flight], os.getpid()
-        ours = Work(lambda: runner.run(closed_loop(client, calls, in_flight, message)), calls, own, server.pid)
-        frames = Work(lambda: runner.run(echo_client.run(calls, in_flight)), calls, own, echo_server.pid)
+        ours = Work(
+            lambda: runner.run(closed_loop(client, calls, in_flight, message)),
+            calls,
+            own,
+            server.pid,
+        )
+        frames = Work(
+            lambda: runner.run(echo_client.run(calls, in_flight)), calls, own, echo_server.pid
+        )
         return ours, frames
 
     return make
@@ -60,17 +73,31 @@ def works(
 
 @MESSAGES
 @pytest.mark.parametrize("in_flight", [64, 1024])
-def test_many_in_flight(benchmark: Any, report: Any, works: Any, message: type[Ping] | type[PlainPing], in_flight: int) -> None:
+def test_many_in_flight(
+    benchmark: Any, report: Any, works: Any, message: type[Ping] | type[PlainPing], in_flight: int
+) -> None:
     ours, frames = works(message, in_flight)
     in_turn(benchmark, ours, frames, rounds=7)
     what = f"{in_flight} in flight, {'async def' if message is Ping else 'def'}"
-    report(f"{what}: CPU a call", ours.cpu_micros, "µs", beside=("echo", frames.cpu_micros), at_most=4.0)
-    report(f"{what}: calls", ours.rate, "/s", beside=("echo", frames.rate), at_least=RATE[in_flight])
+    report(
+        f"{what}: CPU a call",
+        ours.cpu_micros,
+        "µs",
+        beside=("echo", frames.cpu_micros),
+        at_most=4.0,
+    )
+    report(
+        f"{what}: calls", ours.rate, "/s", beside=("echo", frames.rate), at_least=RATE[in_flight]
+    )
 
 
 @MESSAGES
-def test_one_in_flight(benchmark: Any, report: Any, works: Any, message: type[Ping] | type[PlainPing]) -> None:
-    """Each side sleeps while the other works, so this is the time that the machine takes to wake a core, for the most part."""
+def test_one_in_flight(
+    benchmark: Any, report: Any, works: Any, message: type[Ping] | type[PlainPing]
+) -> None:
+    """Each side sleeps while the other works, so this is the time that the machine takes to wake a
+    core, for the most part.
+    """
     ours, frames = works(message, 1)
     in_turn(benchmark, ours, frames, rounds=9)
     what = f"1 in flight, {'async def' if message is Ping else 'def'}"
@@ -79,9 +106,16 @@ def test_one_in_flight(benchmark: Any, report: Any, works: Any, message: type[Pi
 
 @MESSAGES
 def test_one_in_flight_with_both_processes_on_one_core(
-    benchmark: Any, report: Any, works: Any, server: ServerProcess, echo_server: ServerProcess, message: type[Ping] | type[PlainPing]
+    benchmark: Any,
+    report: Any,
+    works: Any,
+    server: ServerProcess,
+    echo_server: ServerProcess,
+    message: type[Ping] | type[PlainPing],
 ) -> None:
-    """Nobody waits for another core to wake up, so this is the software's own time: that of the kernel, the loop and ``rio``."""
+    """Nobody waits for another core to wake up, so this is the software's own time: that of the
+    kernel, the loop and ``rio``.
+    """
     ours, frames = works(message, 1)
     with pinned({os.getpid(): 0, server.pid: 0, echo_server.pid: 0}):
         in_turn(benchmark, ours, frames, rounds=9)

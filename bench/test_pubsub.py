@@ -1,7 +1,9 @@
-"""How many deliveries a second does one event after the other make, to 1, 100 and 1,000 subscribers?
+"""How many deliveries a second does one event after the other make, to 1, 100 and 1,000
+subscribers?
 
-To 1,000 subscriptions on one connection, on ten, and on a connection each. The receiver counts frames, so what is measured is the server.
-Last, with a client that decodes every event and hands it to the task that waits for it.
+To 1,000 subscriptions on one connection, on ten, and on a connection each. The receiver counts
+frames, so what is measured is the server. Last, with a client that decodes every event and hands it
+to the task that waits for it.
 """
 
 from __future__ import annotations
@@ -41,7 +43,13 @@ def client(runner: asyncio.Runner, server: ServerProcess, storage_url: str) -> I
 
 @pytest.mark.parametrize(
     ("subscribers", "connections"),
-    [pytest.param(1, 1, marks=pytest.mark.full), pytest.param(100, 1, marks=pytest.mark.full), (1000, 1), (1000, 10), (1000, 1000)],
+    [
+        pytest.param(1, 1, marks=pytest.mark.full),
+        pytest.param(100, 1, marks=pytest.mark.full),
+        (1000, 1),
+        (1000, 10),
+        (1000, 1000),
+    ],
 )
 def test_deliveries(
     benchmark: Any,
@@ -110,4 +118,6 @@ def test_deliveries_to_tasks_of_a_client(
     in_turn(benchmark, work, rounds=5)
     runner.run(stack.aclose())
     report(f"{subscribers:,} tasks of one client: deliveries", work.rate, "/s")
-    report(f"{subscribers:,} tasks of one client: CPU a delivery, both sides", work.cpu_micros, "µs")
+    report(
+        f"{subscribers:,} tasks of one client: CPU a delivery, both sides", work.cpu_micros, "µs"
+    )

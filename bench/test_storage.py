@@ -1,8 +1,11 @@
-"""How many objects are claimed and states saved in a second, durably, one after the other and 64 at a time?
+"""How many objects are claimed and states saved in a second, durably, one after the other and 64 at
+a time?
 
-First through a :class:`rio.Storage`, beside rows that the database's own driver writes; then through a client and a server. A cold
-activation claims the object; with state it loads that, too, and fences it, which is a second write; a call that saves is answered after
-that. SQLite runs with ``synchronous=FULL``, PostgreSQL with ``fsync`` and ``synchronous_commit=on``, Redis with ``appendfsync always``.
+First through a :class:`rio.Storage`, beside rows that the database's own driver writes; then
+through a client and a server. A cold activation claims the object; with state it loads that, too,
+and fences it, which is a second write; a call that saves is answered after that. SQLite runs with
+``synchronous=FULL``, PostgreSQL with ``fsync`` and ``synchronous_commit=on``, Redis with
+``appendfsync always``.
 """
 
 from __future__ import annotations
@@ -39,7 +42,9 @@ class Backend(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=TARGETS)
-def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+def backend(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Backend]:
     if request.param == "sqlite":
         path = str(tmp_path_factory.mktemp("storage") / "rio.db")
         yield Backend("sqlite", f"sqlite:///{path}", SqliteDriver(f"{path}.driver"))
@@ -78,20 +83,34 @@ def of_driver(runner: asyncio.Runner, width: int, driver: Driver) -> Work:
             if width == 1:
                 await driver.write((f"row-{start}", DATA))
             else:
-                await driver.write_all([(f"row-{number}", DATA) for number in range(start, start + width)])
+                await driver.write_all(
+                    [(f"row-{number}", DATA) for number in range(start, start + width)]
+                )
 
     return Work(lambda: runner.run(rows()), count)
 
 
-def compare(report: Any, what: str, backend: Backend, width: int, ours: Work, rows: Work, *, targets: bool = True) -> None:
-    """A line of the closing table. Alone, the time of one statement is what the driver needs; together, there are numbers to reach."""
+def compare(
+    report: Any,
+    what: str,
+    backend: Backend,
+    width: int,
+    ours: Work,
+    rows: Work,
+    *,
+    targets: bool = True,
+) -> None:
+    """A line of the closing table.
+
+    Alone, the time of one statement is what the driver needs; together, there are numbers to reach.
+    """
     limits = {"ratio_at_least": 1 / 1.5} if width == 1 else {"at_least": TARGETS[backend.name]}
     beside = ("driver's rows" if width > 1 else "driver's row", rows.rate)
     name = f"{backend.name}, {f'{width} wide' if width > 1 else 'alone'}: {what}"
     report(name, ours.rate, "/s", beside=beside, **(limits if targets else {}))
 
 
-# --- through the storage ----------------------------------------------------------------------------------------------
+# --- through the storage --------------------------------------------------------------------------
 
 
 @asynccontextmanager
@@ -101,10 +120,16 @@ async def prepared(backend: Backend) -> AsyncIterator[rio.Storage]:
 
 
 @WIDTHS
-def test_claims(benchmark: Any, report: Any, runner: asyncio.Runner, backend: Backend, width: int) -> None:
+def test_claims(
+    benchmark: Any, report: Any, runner: asyncio.Runner, backend: Backend, width: int
+) -> None:
     opened = prepared(backend)
     storage = runner.run(opened.__aenter__())
-    ours = in_rounds(runner, width, lambda number: storage.placement.claim(rio.ObjectId("Claimed", str(number)), 1))
+    ours = in_rounds(
+        runner,
+        width,
+        lambda number: storage.placement.claim(rio.ObjectId("Claimed", str(number)), 1),
+    )
     rows = of_driver(runner, width, backend.driver)
     in_turn(benchmark, ours, rows, rounds=ROUNDS)
     runner.run(opened.__aexit__(None, None, None))
@@ -112,7 +137,9 @@ def test_claims(benchmark: Any, report: Any, runner: asyncio.Runner, backend: Ba
 
 
 @WIDTHS
-def test_saves(benchmark: Any, report: Any, runner: asyncio.Runner, backend: Backend, width: int) -> None:
+def test_saves(
+    benchmark: Any, report: Any, runner: asyncio.Runner, backend: Backend, width: int
+) -> None:
     """Each state is saved again and again, as that of a busy object is."""
     opened = prepared(backend)
     storage = runner.run(opened.__aenter__())
@@ -127,7 +154,9 @@ def test_saves(benchmark: Any, report: Any, runner: asyncio.Runner, backend: Bac
 
     async def save(number: int) -> None:
         number %= len(versions)
-        versions[number] = await storage.state.save(rio.ObjectId(kind, str(number)), "s", 1, versions[number], DATA)
+        versions[number] = await storage.state.save(
+            rio.ObjectId(kind, str(number)), "s", 1, versions[number], DATA
+        )
 
     runner.run(in_parallel(len(versions), 64, fence))
     ours, rows = in_rounds(runner, width, save), of_driver(runner, width, backend.driver)
@@ -136,11 +165,13 @@ def test_saves(benchmark: Any, report: Any, runner: asyncio.Runner, backend: Bac
     compare(report, "saves", backend, width, ours, rows)
 
 
-# --- through a client and a server ------------------------------------------------------------------------------------
+# --- through a client and a server ----------------------------------------------------------------
 
 
 @WIDTHS
-def test_cold_activations_and_saving_calls(benchmark: Any, report: Any, runner: asyncio.Runner, backend: Backend, width: int) -> None:
+def test_cold_activations_and_saving_calls(
+    benchmark: Any, report: Any, runner: asyncio.Runner, backend: Backend, width: int
+) -> None:
     with node(backend.url):
         client = rio.Client(backend.url)
         runner.run(client.start())
@@ -156,7 +187,9 @@ def test_cold_activations_and_saving_calls(benchmark: Any, report: Any, runner: 
         async def increment(number: int) -> None:
             await client.send(Counter, f"{kind}busy-{number % CALLS[width]}", Increment())
 
-        activations, loads, saves = (in_rounds(runner, width, do) for do in (activate, activate_and_load, increment))
+        activations, loads, saves = (
+            in_rounds(runner, width, do) for do in (activate, activate_and_load, increment)
+        )
         rows = of_driver(runner, width, backend.driver)
         in_turn(benchmark, activations, loads, saves, rows, rounds=ROUNDS)
         runner.run(backend.driver.close())

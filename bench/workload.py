@@ -183,13 +183,17 @@ def more_types(count: int) -> list[type[rio.ServiceObject]]:
 
 
 class GrantedPlacement(rio.ObjectPlacement):
-    """Grants every claim at once and remembers none: for one server, so that an activation costs what ``rio`` itself costs."""
+    """Grants every claim at once and remembers none: for one server, so that an activation costs
+    what ``rio`` itself costs.
+    """
 
     async def prepare(self) -> None: ...
 
     async def close(self) -> None: ...
 
-    async def claim(self, object_id: rio.ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
+    async def claim(
+        self, object_id: rio.ObjectId, generation: int, *, supersede: int | None = None
+    ) -> Placement:
         return Placement(generation, 1)
 
     async def lookup(self, object_id: rio.ObjectId) -> Placement | None:

@@ -1,4 +1,6 @@
-"""What holds for every test: the binaries are fresh, the loops are chosen, and nothing is left running."""
+"""What holds for every test: the binaries are fresh, the loops are chosen, and nothing is left
+running.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,13 @@ def wrong_installation() -> str | None:
 
 
 def stale_binary(core: Path) -> str | None:
-    """Which compiled module is missing, or older than its sources. A .pxd without a .pyx is held against the newest binary."""
-    binaries = {source.stem: source.with_suffix(EXTENSION_SUFFIXES[0]) for source in core.glob("*.pyx")}
+    """Which compiled module is missing, or older than its sources.
+
+    A .pxd without a .pyx is held against the newest binary.
+    """
+    binaries = {
+        source.stem: source.with_suffix(EXTENSION_SUFFIXES[0]) for source in core.glob("*.pyx")
+    }
     for binary in binaries.values():
         if not binary.exists():
             return f"{binary.name} is not built"
@@ -55,8 +62,12 @@ def modified(path: Path) -> float:
     return path.stat().st_mtime
 
 
-def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests of the core, and those marked ``both_loops``, run on asyncio's own loop and on uvloop; all others on asyncio's own."""
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests of the core, and those marked ``both_loops``, run on asyncio's own loop and on uvloop;
+    all others on asyncio's own.
+    """
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
     if new_uvloop and (CORE_TESTS in item.path.parents or item.get_closest_marker("both_loops")):
         loops["uvloop"] = new_uvloop
@@ -65,9 +76,13 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What a test logged may hold half characters, which cannot travel from a worker of pytest-xdist."""
+    """What a test logged may hold half characters, which cannot travel from a worker of
+    pytest-xdist.
+    """
     report = yield
-    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
     return report
 
 

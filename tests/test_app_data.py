@@ -49,7 +49,10 @@ def test_a_later_value_replaces_an_earlier_one() -> None:
 
 def test_a_missing_value_is_an_error_that_says_what_to_set_and_what_is_there() -> None:
     app = AppData()
-    with pytest.raises(ConfigurationError, match=r"no .*test_app_data\.Settings: set\(Settings\(\.\.\.\)\).*It holds: nothing"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"no .*test_app_data\.Settings: set\(Settings\(\.\.\.\)\).*It holds: nothing",
+    ):
         app.get(Settings)
     app.set(1)
     with pytest.raises(ConfigurationError, match="It holds: int"):

@@ -85,13 +85,18 @@ class Late(Message):
     pass
 
 
-# --- what a handler knows -------------------------------------------------------------------------------------------------------------
+# --- what a handler knows -------------------------------------------------------------------------
 
 
 def test_a_handler_knows_what_its_signature_says() -> None:
     found = Account.deposit
     assert isinstance(found, Handler)
-    assert (found.name, found.message_name, found.message_type, found.reply_type) == ("deposit", "bank.Deposit", Deposit, Balance)
+    assert (found.name, found.message_name, found.message_type, found.reply_type) == (
+        "deposit",
+        "bank.Deposit",
+        Deposit,
+        Balance,
+    )
     assert (found.is_async, found.takes_app_data, found.timeout) == (True, False, None)
     assert found.function.__name__ == "deposit"
     assert found.__doc__ == "Put money in."
@@ -104,7 +109,11 @@ def test_a_plain_handler_may_have_a_timeout_and_take_the_application_data() -> N
 
 
 def test_a_dynamic_handler_has_a_name_and_no_message_type() -> None:
-    assert (Account.legacy_set.message_name, Account.legacy_set.message_type, Account.legacy_set.reply_type) == ("legacy.Set", None, int)
+    assert (
+        Account.legacy_set.message_name,
+        Account.legacy_set.message_type,
+        Account.legacy_set.reply_type,
+    ) == ("legacy.Set", None, int)
     assert (Account.legacy_get.reply_type, Account.legacy_get.timeout) == (Any, 1)
 
 
@@ -134,7 +143,11 @@ def test_names_may_be_local_to_a_function_or_to_the_class() -> None:
         def join(self, message: Join) -> Joined:
             return self.Joined()
 
-    assert (Room.ping.message_type, Room.join.message_type, Room.join.reply_type) == (Ping, Room.Join, Room.Joined)
+    assert (Room.ping.message_type, Room.join.message_type, Room.join.reply_type) == (
+        Ping,
+        Room.Join,
+        Room.Joined,
+    )
 
 
 def test_a_class_inside_a_class_inside_a_function_finds_all_its_names() -> None:
@@ -175,7 +188,7 @@ def test_a_decorated_coroutine_function_is_async() -> None:
     assert (Room.deposit.is_async, Room.deposit.message_type) == (True, Deposit)
 
 
-# --- called on an instance ------------------------------------------------------------------------------------------------------------
+# --- called on an instance ------------------------------------------------------------------------
 
 
 async def test_called_on_an_instance_async_and_plain_handlers_are_both_awaitable() -> None:
@@ -185,7 +198,10 @@ async def test_called_on_an_instance_async_and_plain_handlers_are_both_awaitable
     assert inspect.isawaitable(reply)
     assert isinstance(await reply, Late)
     assert await account.legacy_set([1, 2]) == 2
-    assert await asyncio.gather(account.early(Early()), account.undeclared(Undeclared())) == [Late(), ["a"]]
+    assert await asyncio.gather(account.early(Early()), account.undeclared(Undeclared())) == [
+        Late(),
+        ["a"],
+    ]
 
 
 async def test_a_plain_handler_has_run_when_the_call_returns() -> None:
@@ -237,7 +253,7 @@ async def test_super_reaches_the_handler_of_the_base_class() -> None:
     assert await Savings().deposit(Deposit(2)) == Balance(4)
 
 
-# --- handlers of a class --------------------------------------------------------------------------------------------------------------
+# --- handlers of a class --------------------------------------------------------------------------
 
 
 def test_a_subclass_inherits_overrides_and_takes_away_handlers() -> None:
@@ -248,9 +264,22 @@ def test_a_subclass_inherits_overrides_and_takes_away_handlers() -> None:
 
         legacy_get = None  # type: ignore[assignment]
 
-    assert set(Savings.__rio_handlers__) == {"deposit", "forget", "legacy_set", "undeclared", "early"}
+    assert set(Savings.__rio_handlers__) == {
+        "deposit",
+        "forget",
+        "legacy_set",
+        "undeclared",
+        "early",
+    }
     assert Savings.__rio_handlers__["deposit"] is not Account.deposit
-    assert set(Account.__rio_handlers__) == {"deposit", "forget", "legacy_set", "legacy_get", "undeclared", "early"}
+    assert set(Account.__rio_handlers__) == {
+        "deposit",
+        "forget",
+        "legacy_set",
+        "legacy_get",
+        "undeclared",
+        "early",
+    }
 
 
 def test_a_mixin_may_bring_handlers() -> None:
@@ -265,7 +294,10 @@ def test_a_mixin_may_bring_handlers() -> None:
 
 
 def test_hiding_a_handler_by_a_plain_method_is_refused() -> None:
-    with pytest.raises(RegistrationError, match=r"Savings\.deposit hides <handler Account\.deposit .*put @rio\.handler on it"):
+    with pytest.raises(
+        RegistrationError,
+        match=r"Savings\.deposit hides <handler Account\.deposit .*put @rio\.handler on it",
+    ):
 
         class Savings(Account):
             async def deposit(self, message: Deposit) -> Balance:  # type: ignore[override]
@@ -280,17 +312,24 @@ def test_two_handlers_for_one_message_are_refused_by_both_names() -> None:
         @handler
         def two(self, message: Forget) -> None: ...
 
-    with pytest.raises(RegistrationError, match=r"Room has two handlers for message 'Forget', <handler Room\.one .*<handler Room\.two "):
+    with pytest.raises(
+        RegistrationError,
+        match=r"Room has two handlers for message 'Forget', <handler Room\.one .*<handler Room\.two ",
+    ):
         by_message_name(Room, Room.__rio_handlers__.values())
 
 
 def test_a_handler_cannot_have_the_name_of_a_method_that_the_object_needs() -> None:
     for name in ("send", "shutdown", "load", "id", "publish"):
         with pytest.raises(RegistrationError, match=rf"Room\.{name}: '{name}' is taken"):
-            type("Room", (ServiceObject,), {name: Handler(lambda self, message: None), "__module__": __name__})
+            type(
+                "Room",
+                (ServiceObject,),
+                {name: Handler(lambda self, message: None), "__module__": __name__},
+            )
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 def no_annotation(self, message) -> None: ...  # type: ignore[no-untyped-def]
@@ -322,7 +361,10 @@ def no_type(self: Any, message: Deposit) -> "1 +": ...  # type: ignore[valid-typ
         (no_return, "no return annotation: write -> Balance"),
         (no_return_for_none, "no return annotation: write -> None"),
         (no_return_undeclared, "no return annotation"),
-        (wrong_return, r"returns int, but Deposit is answered with Balance: write -> Balance, or class Deposit\(rio.Message\[int\]\)"),
+        (
+            wrong_return,
+            r"returns int, but Deposit is answered with Balance: write -> Balance, or class Deposit\(rio.Message\[int\]\)",
+        ),
         (wrong_return_none, "returns None, but Deposit is answered with Balance"),
         (promised, "but Deposit is answered with Balance"),
         (opaque_reply, "its reply Opaque cannot travel"),
@@ -332,7 +374,9 @@ def no_type(self: Any, message: Deposit) -> "1 +": ...  # type: ignore[valid-typ
         (no_type, "an annotation is no type"),
     ],
 )
-def test_annotations_that_break_a_rule_are_refused_with_the_change_to_make(function: Any, text: str) -> None:
+def test_annotations_that_break_a_rule_are_refused_with_the_change_to_make(
+    function: Any, text: str
+) -> None:
     with pytest.raises(RegistrationError, match=rf"handler {function.__name__} {LINE}: .*{text}"):
         handler(function).resolve()
 
@@ -355,7 +399,9 @@ def keyword(self: Any, *, message: Forget) -> None: ...
 
 @pytest.mark.parametrize("function", [no_parameters, only_self, four, variadic, keyword])
 def test_other_parameters_are_refused(function: Any) -> None:
-    with pytest.raises(RegistrationError, match=rf"{LINE}: it takes \(.*a handler takes \(self, message\) or"):
+    with pytest.raises(
+        RegistrationError, match=rf"{LINE}: it takes \(.*a handler takes \(self, message\) or"
+    ):
         handler(function)
 
 
@@ -369,7 +415,10 @@ async def async_generator(self: Any, message: Undeclared) -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("function", [generator, async_generator])
 def test_a_generator_is_refused(function: Any) -> None:
-    with pytest.raises(RegistrationError, match=rf"{function.__name__} {LINE}: it is a generator, and a message has one reply"):
+    with pytest.raises(
+        RegistrationError,
+        match=rf"{function.__name__} {LINE}: it is a generator, and a message has one reply",
+    ):
         handler(function)
 
 
@@ -394,5 +443,8 @@ def test_a_dynamic_name_must_fit_the_wire(name: str) -> None:
 def test_a_dynamic_handler_takes_a_value_of_no_type() -> None:
     def typed(self: Any, value: Deposit) -> None: ...
 
-    with pytest.raises(RegistrationError, match=r"'legacy\.Set'.*gets plain values, but 'value' is annotated Deposit: annotate it Any"):
+    with pytest.raises(
+        RegistrationError,
+        match=r"'legacy\.Set'.*gets plain values, but 'value' is annotated Deposit: annotate it Any",
+    ):
         handler("legacy.Set")(typed).resolve()

@@ -1,4 +1,6 @@
-"""The rules of the house that a machine can hold: imports point down, the faces are thin, and data never becomes code."""
+"""The rules of the house that a machine can hold: imports point down, the faces are thin, and data
+never becomes code.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,22 @@ import rio
 
 PACKAGE = Path(rio.__file__).parent
 
-# A module imports only from lower floors, or from its own folder. A folder stands for all that it holds and that is not listed apart.
+# A module imports only from lower floors, or from its own folder. A folder stands for all that it
+# holds and that is not listed apart.
 FLOORS = [
     ["errors", "clock", "hints", "running"],
     ["_core", "identity", "observability"],
     ["message"],
-    ["protocol", "app_data", "state", "placement", "cluster.membership", "cluster.listing", "cluster.config", "cluster.lease"],
+    [
+        "protocol",
+        "app_data",
+        "state",
+        "placement",
+        "cluster.membership",
+        "cluster.listing",
+        "cluster.config",
+        "cluster.lease",
+    ],
     ["cluster.provider", "handler", "pubsub"],
     ["service_object"],
     ["registry", "ref", "transport", "storage", "web"],
@@ -38,7 +50,9 @@ CODE_FROM_DATA = {"pickle", "marshal", "shelve", "eval", "exec"}
 
 # "cluster/config.py" is "cluster.config", "cluster/__init__.py" is "cluster", "__init__.py" is ""
 FILES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    .removesuffix("__init__")
+    .rstrip("."): path
     for suffix in ("pyx", "py")
     for path in sorted(PACKAGE.rglob(f"*.{suffix}"))
 }
@@ -60,7 +74,9 @@ def imports_of(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & {f"rio.{name}" for name in FILES}
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & {
+                f"rio.{name}" for name in FILES
+            }
             found |= submodules or {str(node.module)}
     return found
 
@@ -91,13 +107,23 @@ def test_data_never_becomes_code() -> None:
 def test_a_face_holds_imports_and_all_only(face: str) -> None:
     for statement in ast.parse(FILES[face].read_text()).body:
         is_docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-        is_all = isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__"
-        assert is_docstring or is_all or isinstance(statement, ast.Import | ast.ImportFrom), f"line {statement.lineno}"
+        is_all = (
+            isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "__all__"
+        )
+        assert is_docstring or is_all or isinstance(statement, ast.Import | ast.ImportFrom), (
+            f"line {statement.lineno}"
+        )
 
 
 def test_all_lists_exactly_the_public_names() -> None:
-    public = {name for name, value in vars(rio).items() if not name.startswith("_") and not isinstance(value, ModuleType)}
-    assert sorted(public) == sorted(name for name in rio.__all__ if not isinstance(getattr(rio, name), ModuleType))
+    public = {
+        name
+        for name, value in vars(rio).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert sorted(public) == sorted(
+        name for name in rio.__all__ if not isinstance(getattr(rio, name), ModuleType)
+    )
 
 
 def test_importing_rio_loads_no_driver_and_touches_no_event_loop_policy() -> None:
@@ -108,5 +134,7 @@ import rio
 print({"aiosqlite", "sqlite3", "asyncpg", "redis", "hiredis", "uvloop", "rich"} & set(sys.modules) or "no driver")
 print("policy untouched" if asyncio.events._event_loop_policy is before else "policy set")
 """
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert run.stdout.splitlines() == ["no driver", "policy untouched"]

@@ -17,7 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rio.errors import BadIdentity, BadMessage, BadReply, CallFailed, RegistrationError, StateCorrupt, UnknownError
+from rio.errors import (
+    BadIdentity,
+    BadMessage,
+    BadReply,
+    CallFailed,
+    RegistrationError,
+    StateCorrupt,
+    UnknownError,
+)
 from rio.identity import type_name_of
 from rio.message import (
     NO_REPLY_DECLARED,
@@ -83,7 +91,7 @@ class RawQuery(Query):
     pass
 
 
-# --- messages -------------------------------------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 def test_a_message_is_made_by_position_and_by_keyword_and_compares_by_its_fields() -> None:
@@ -102,11 +110,17 @@ def test_a_message_may_gain_a_field_with_a_default_and_lose_one() -> None:
     assert decode(encode({"amount": 1, "gone": True}), Deposit) == Deposit(1)
 
 
-def test_a_type_name_is_the_class_name_unless_the_class_says_otherwise_and_is_not_inherited() -> None:
+def test_a_type_name_is_the_class_name_unless_the_class_says_otherwise_and_is_not_inherited() -> (
+    None
+):
     class Child(Deposit):
         pass
 
-    assert [type_name_of(cls) for cls in (Balance, Deposit, Child)] == ["Balance", "bank.Deposit", "Child"]
+    assert [type_name_of(cls) for cls in (Balance, Deposit, Child)] == [
+        "Balance",
+        "bank.Deposit",
+        "Child",
+    ]
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, 7])
@@ -126,7 +140,9 @@ def test_idempotent_and_readonly_are_inherited_and_can_be_taken_back() -> None:
     class Careful(Deposit, idempotent=False, readonly=True):
         pass
 
-    flags = [(cls.__rio_idempotent__, cls.__rio_readonly__) for cls in (Balance, Deposit, Child, Careful)]
+    flags = [
+        (cls.__rio_idempotent__, cls.__rio_readonly__) for cls in (Balance, Deposit, Child, Careful)
+    ]
     assert flags == [(False, False), (True, False), (True, False), (False, True)]
 
 
@@ -167,7 +183,9 @@ def test_a_message_can_be_copied_and_pickled() -> None:
         (Names, list[str]),
     ],
 )
-def test_the_reply_is_what_the_message_declares(message_type: type[Message[Any]], reply_type: Any) -> None:
+def test_the_reply_is_what_the_message_declares(
+    message_type: type[Message[Any]], reply_type: Any
+) -> None:
     assert reply_type_of(message_type) == reply_type
 
 
@@ -201,7 +219,7 @@ def test_a_dynamic_message_compares_by_its_name_and_value() -> None:
     assert DynamicMessage("a.B", [1]) == DynamicMessage("a.B", [1]) != DynamicMessage("a.B")
 
 
-# --- application errors ---------------------------------------------------------------------------------------------------------------
+# --- application errors ---------------------------------------------------------------------------
 
 
 class InsufficientFunds(ApplicationError, type_name="test_message.InsufficientFunds"):
@@ -242,7 +260,15 @@ class Afterwards(msgspec.Struct):
     x: int
 
 
-RICH = Rich(Part(1), uuid.UUID(int=7), b"\x00\xff", decimal.Decimal("1.50"), {1: "one"}, {"a"}, Afterwards(3))
+RICH = Rich(
+    Part(1),
+    uuid.UUID(int=7),
+    b"\x00\xff",
+    decimal.Decimal("1.50"),
+    {1: "one"},
+    {"a"},
+    Afterwards(3),
+)
 
 
 def over_the_wire(error: ApplicationError) -> Any:
@@ -264,7 +290,11 @@ def test_an_error_without_fields_is_named_in_its_message() -> None:
 
 def test_a_field_called_message_is_the_text_of_the_error() -> None:
     error = Refused("not today", codes=[1])
-    assert (error.message, str(error), str(Refused("no"))) == ("not today", "not today (codes=[1])", "no (codes=[])")
+    assert (error.message, str(error), str(Refused("no"))) == (
+        "not today",
+        "not today (codes=[1])",
+        "no (codes=[])",
+    )
 
 
 def test_a_default_that_is_made_anew_is_not_shared() -> None:
@@ -290,7 +320,9 @@ def test_the_base_class_itself_cannot_be_raised() -> None:
 
 
 @pytest.mark.parametrize("error", [InsufficientFunds(3), Refused("no"), Plain(), RICH])
-def test_an_application_error_arrives_as_the_same_class_with_its_fields(error: ApplicationError) -> None:
+def test_an_application_error_arrives_as_the_same_class_with_its_fields(
+    error: ApplicationError,
+) -> None:
     arrived = over_the_wire(error)
     assert type(arrived) is type(error)
     assert arrived == error
@@ -303,7 +335,9 @@ def test_what_is_sent_are_the_fields_as_they_are_then() -> None:
     assert over_the_wire(error).missing == 4
 
 
-@pytest.mark.parametrize("error", [InsufficientFunds(3), Refused("no"), RICH, UnknownApplicationError("a.B", {"x": 1})])
+@pytest.mark.parametrize(
+    "error", [InsufficientFunds(3), Refused("no"), RICH, UnknownApplicationError("a.B", {"x": 1})]
+)
 def test_an_application_error_can_be_pickled_and_copied(error: ApplicationError) -> None:
     error.add_note("seen")
     for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error)):  # noqa: S301
@@ -337,7 +371,9 @@ def test_fields_that_do_not_fit_are_kept_with_the_reason() -> None:
 
 
 def test_an_error_may_gain_a_field_with_a_default_and_lose_one() -> None:
-    assert ApplicationError.from_wire(["test_message.InsufficientFunds", {"missing": 1, "gone": 2}]) == InsufficientFunds(1)
+    assert ApplicationError.from_wire(
+        ["test_message.InsufficientFunds", {"missing": 1, "gone": 2}]
+    ) == InsufficientFunds(1)
 
 
 @pytest.mark.parametrize("detail", [None, [], ["x"], [1, {}], "text", {"a": 1}])
@@ -348,7 +384,10 @@ def test_a_detail_of_another_form_is_an_unknown_error(detail: Any) -> None:
 
 
 def test_two_error_classes_with_one_name_are_refused_by_both_names() -> None:
-    with pytest.raises(RegistrationError, match=r"test_message\.Plain and .*test_message\..*Other would both .*type_name="):
+    with pytest.raises(
+        RegistrationError,
+        match=r"test_message\.Plain and .*test_message\..*Other would both .*type_name=",
+    ):
 
         class Other(ApplicationError, type_name="Plain"):
             pass
@@ -387,11 +426,18 @@ def test_the_name_of_a_dead_error_class_is_free() -> None:
 @pytest.mark.parametrize("name", ["code", "detail", "args", "add_note", "from_wire", "__secret__"])
 def test_a_field_with_a_name_that_exceptions_need_is_refused(name: str) -> None:
     with pytest.raises(RegistrationError, match=f"field cannot be called '{name}'"):
-        type("Clashing", (ApplicationError,), {"__annotations__": {name: str}, "__module__": __name__})
+        type(
+            "Clashing",
+            (ApplicationError,),
+            {"__annotations__": {name: str}, "__module__": __name__},
+        )
 
 
 def test_an_error_field_that_cannot_travel_is_refused_when_the_class_is_made() -> None:
-    with pytest.raises(RegistrationError, match=r"Heavy cannot travel.*object is not a type|Heavy cannot travel: .*Opaque"):
+    with pytest.raises(
+        RegistrationError,
+        match=r"Heavy cannot travel.*object is not a type|Heavy cannot travel: .*Opaque",
+    ):
 
         class Heavy(ApplicationError):
             value: Opaque
@@ -413,7 +459,7 @@ def test_an_error_may_be_an_exception_of_another_kind_too() -> None:
     assert str(Missing("k")) == "key='k'"
 
 
-# --- the codec ------------------------------------------------------------------------------------------------------------------------
+# --- the codec ------------------------------------------------------------------------------------
 
 
 class Opaque:
@@ -435,14 +481,19 @@ def test_a_reply_that_cannot_be_encoded_is_a_bad_reply_that_names_its_type(value
         encode(value)
 
 
-@pytest.mark.parametrize("message", [DynamicMessage("a", Opaque()), DynamicMessage("a", 2**70), Balance(2**70)])
+@pytest.mark.parametrize(
+    "message", [DynamicMessage("a", Opaque()), DynamicMessage("a", 2**70), Balance(2**70)]
+)
 def test_a_message_that_cannot_be_encoded_is_a_bad_message(message: Any) -> None:
     with pytest.raises(BadMessage):
         encode_message(message)
 
 
 def test_the_text_of_an_encode_error_does_without_the_value() -> None:
-    assert str(encode_error(TypeError("odd"), failure=BadMessage)) == "a value cannot be encoded as MessagePack: TypeError: odd"
+    assert (
+        str(encode_error(TypeError("odd"), failure=BadMessage))
+        == "a value cannot be encoded as MessagePack: TypeError: odd"
+    )
 
 
 def test_a_value_that_contains_itself_is_an_error() -> None:
@@ -454,7 +505,9 @@ def test_a_value_that_contains_itself_is_an_error() -> None:
 
 
 def test_a_field_that_does_not_fit_is_named_with_its_path() -> None:
-    with pytest.raises(BadMessage, match=r"test_message\.Deposit: Expected `int`, got `str` - at `\$\.amount`"):
+    with pytest.raises(
+        BadMessage, match=r"test_message\.Deposit: Expected `int`, got `str` - at `\$\.amount`"
+    ):
         decode(encode({"amount": "one"}), Deposit)
     with pytest.raises(StateCorrupt, match="missing required field `amount`"):
         decode(encode({}), Deposit, failure=StateCorrupt)
@@ -464,7 +517,19 @@ DEEP = b"\x91" * 100_000 + b"\xc0"
 
 
 @pytest.mark.parametrize("wanted", [Any, Deposit, list[Any], object])
-@pytest.mark.parametrize("data", [b"", b"\x81", DEEP, encode(1) + b"\x00", b"\xc1", b"\xdd\xff\xff\xff\xff", b"\xa1\xff", b"\x81\x90\x01"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x81",
+        DEEP,
+        encode(1) + b"\x00",
+        b"\xc1",
+        b"\xdd\xff\xff\xff\xff",
+        b"\xa1\xff",
+        b"\x81\x90\x01",
+    ],
+)
 def test_bytes_that_do_not_decode_are_a_bad_message(data: bytes, wanted: Any) -> None:
     with pytest.raises(BadMessage, match="does not decode into"):
         decode(data, wanted)
@@ -480,7 +545,9 @@ def test_no_bytes_raise_anything_but_a_bad_message(data: bytes) -> None:
 
 
 def test_a_failure_of_any_kind_gets_a_text() -> None:
-    assert str(decode_error(MemoryError(), int)) == "the payload does not decode into int: MemoryError"
+    assert (
+        str(decode_error(MemoryError(), int)) == "the payload does not decode into int: MemoryError"
+    )
     assert isinstance(decode_error(ValueError("x"), Any, BadReply), BadReply)
 
 
@@ -509,7 +576,13 @@ def test_a_plain_value_survives_both_codecs(value: Any) -> None:
 
 
 def test_a_dynamic_value_may_hold_what_msgspec_knows() -> None:
-    value = {"deposit": Deposit(1), "part": Part(2), "key": uuid.UUID(int=1), "kinds": {"a"}, "nested": [Balance(3)]}
+    value = {
+        "deposit": Deposit(1),
+        "part": Part(2),
+        "key": uuid.UUID(int=1),
+        "kinds": {"a"},
+        "nested": [Balance(3)],
+    }
     assert decode_dynamic(encode_dynamic(value)) == {
         "deposit": {"amount": 1, "note": ""},
         "part": {"number": 2},
@@ -520,7 +593,9 @@ def test_a_dynamic_value_may_hold_what_msgspec_knows() -> None:
 
 
 def test_a_dynamic_message_decodes_into_the_class_of_its_name() -> None:
-    assert decode(encode_message(DynamicMessage("bank.Deposit", {"amount": 1})), Deposit) == Deposit(1)
+    assert decode(
+        encode_message(DynamicMessage("bank.Deposit", {"amount": 1})), Deposit
+    ) == Deposit(1)
 
 
 class Node(msgspec.Struct):
@@ -532,12 +607,30 @@ class Carrier(msgspec.Struct):
     inner: dict[str, Opaque]
 
 
-@pytest.mark.parametrize("wanted", [Any, object, None, int, Deposit, Node, list[Part], dict[int, Settings], int | None, set[str], datetime])
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Any,
+        object,
+        None,
+        int,
+        Deposit,
+        Node,
+        list[Part],
+        dict[int, Settings],
+        int | None,
+        set[str],
+        datetime,
+    ],
+)
 def test_types_that_can_travel_are_accepted(wanted: Any) -> None:
     check_serialisable(wanted)
 
 
-@pytest.mark.parametrize("wanted", [Opaque, list[Opaque], Carrier, InsufficientFunds, Opaque | None, Deposit | Balance, complex])
+@pytest.mark.parametrize(
+    "wanted",
+    [Opaque, list[Opaque], Carrier, InsufficientFunds, Opaque | None, Deposit | Balance, complex],
+)
 def test_types_that_cannot_travel_are_refused(wanted: Any) -> None:
     with pytest.raises(TypeError):
         check_serialisable(wanted)

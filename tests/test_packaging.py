@@ -27,7 +27,11 @@ def run(*command: str | Path) -> str:
 
 def package_files() -> set[str]:
     """What git would hold of ``src/rio``, as ``rio/...``."""
-    files = (path for path in (ROOT / "src" / "rio").rglob("*") if path.is_file() and path.suffix not in BUILT)
+    files = (
+        path
+        for path in (ROOT / "src" / "rio").rglob("*")
+        if path.is_file() and path.suffix not in BUILT
+    )
     return {path.relative_to(ROOT / "src").as_posix() for path in files}
 
 
@@ -56,7 +60,9 @@ def test_the_wheel_holds_the_package_compiled_and_no_sources_of_the_core(dist: P
     assert {name for name in names if name.startswith("rio/")} - compiled == {
         name for name in package if Path(name).suffix not in SOURCES_OF_THE_CORE
     }
-    assert {name.partition(".")[0] for name in compiled} == {name.removesuffix(".pyx") for name in package if name.endswith(".pyx")}
+    assert {name.partition(".")[0] for name in compiled} == {
+        name.removesuffix(".pyx") for name in package if name.endswith(".pyx")
+    }
 
 
 def test_the_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> None:
@@ -64,7 +70,9 @@ def test_the_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> 
     venv.create(tmp_path, with_pip=True)
     python = tmp_path / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", wheel)
-    assert Path(run(python, "-I", "-c", "import rio; print(rio.__file__)").strip()).is_relative_to(tmp_path)
+    assert Path(run(python, "-I", "-c", "import rio; print(rio.__file__)").strip()).is_relative_to(
+        tmp_path
+    )
     assert "usage" in run(tmp_path / "bin" / "rio", "--help").lower()
 
 

@@ -74,7 +74,12 @@ async def test_a_handler_called_on_a_reference_is_a_message_sent() -> None:
     account: Any = ref(SENDER, Account, "ada")
     assert await account.deposit(Deposit(1)) == (Account, "ada", Deposit(1), {"timeout": None})
     assert await account.peek(Peek(), timeout=2.0) == (Account, "ada", Peek(), {"timeout": 2.0})
-    assert await account.legacy_set([1]) == (Account, "ada", DynamicMessage("legacy.Set", [1]), {"timeout": None})
+    assert await account.legacy_set([1]) == (
+        Account,
+        "ada",
+        DynamicMessage("legacy.Set", [1]),
+        {"timeout": None},
+    )
 
 
 async def test_a_reference_has_the_inherited_handlers_too() -> None:
@@ -93,7 +98,10 @@ def test_the_message_of_another_handler_is_refused_before_it_is_sent(message: An
 @pytest.mark.parametrize("name", ["limit", "transfer", "save_state", "shutdown", "__len__"])
 def test_a_reference_has_nothing_but_handlers(name: str) -> None:
     account = ref(SENDER, Account, "ada")
-    with pytest.raises(AttributeError, match=rf"Account has no handler '{name}'.*It has: deposit, peek, undeclared, legacy_set"):
+    with pytest.raises(
+        AttributeError,
+        match=rf"Account has no handler '{name}'.*It has: deposit, peek, undeclared, legacy_set",
+    ):
         getattr(account, name)
 
 
@@ -111,7 +119,17 @@ def test_references_are_equal_if_they_mean_one_object_by_one_sender() -> None:
     ada = ref(SENDER, Account, "ada")
     assert ada == ref(SENDER, Account, "ada")
     assert hash(ada) == hash(ref(SENDER, Account, "ada"))
-    assert len({ada, ref(SENDER, Account, "bob"), ref(SENDER, Savings, "ada"), ref(Sent(), Account, "ada")}) == 4
+    assert (
+        len(
+            {
+                ada,
+                ref(SENDER, Account, "bob"),
+                ref(SENDER, Savings, "ada"),
+                ref(Sent(), Account, "ada"),
+            }
+        )
+        == 4
+    )
     assert ada != "bank.Account/ada"
 
 

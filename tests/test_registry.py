@@ -98,7 +98,10 @@ def test_two_classes_with_one_type_name_are_refused_by_both_names() -> None:
     class Imposter(ServiceObject, type_name="chat.Room"):
         pass
 
-    with pytest.raises(RegistrationError, match=r"test_registry\.Room and .*Imposter have one type name, 'chat\.Room'.*type_name="):
+    with pytest.raises(
+        RegistrationError,
+        match=r"test_registry\.Room and .*Imposter have one type name, 'chat\.Room'.*type_name=",
+    ):
         Registry(Room, Imposter)
 
 
@@ -112,7 +115,10 @@ def test_two_message_classes_with_one_type_name_are_refused_by_both_names() -> N
             return ""
 
     registry = Registry(Room)
-    with pytest.raises(RegistrationError, match=r"message classes .*test_registry\.Ping and .*OtherPing \(taken by <handler Other\.ping"):
+    with pytest.raises(
+        RegistrationError,
+        match=r"message classes .*test_registry\.Ping and .*OtherPing \(taken by <handler Other\.ping",
+    ):
         registry.add_type(Other)
     assert Other not in registry
 
@@ -179,9 +185,15 @@ def test_a_handler_from_outside_obeys_the_same_rules() -> None:
         return 1
 
     registry = Registry(Room)
-    with pytest.raises(RegistrationError, match=r"handler wrong \(.*\): it returns int, but Ping is answered with str"):
+    with pytest.raises(
+        RegistrationError,
+        match=r"handler wrong \(.*\): it returns int, but Ping is answered with str",
+    ):
         registry.add_handler(Room, wrong)
-    with pytest.raises(RegistrationError, match=r"two handlers for message 'Ping', <handler Room.ping .* and <handler ping_again"):
+    with pytest.raises(
+        RegistrationError,
+        match=r"two handlers for message 'Ping', <handler Room.ping .* and <handler ping_again",
+    ):
         registry.add_handler(Room, ping_again)
 
 
@@ -191,7 +203,10 @@ def test_an_annotation_that_is_never_defined_is_refused() -> None:
         def ping(self, message: Nowhere) -> str:  # type: ignore[name-defined]  # noqa: F821
             return ""
 
-    with pytest.raises(RegistrationError, match=r"handler Lost\.ping \(.*\): an annotation cannot be read: name 'Nowhere' is not defined"):
+    with pytest.raises(
+        RegistrationError,
+        match=r"handler Lost\.ping \(.*\): an annotation cannot be read: name 'Nowhere' is not defined",
+    ):
         Registry(Lost)
 
 

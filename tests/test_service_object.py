@@ -11,7 +11,14 @@ from rio.app_data import AppData
 from rio.errors import BadIdentity, RegistrationError, RioError
 from rio.identity import Address, ObjectId, type_name_of
 from rio.message import DynamicMessage, Message, State
-from rio.service_object import HOOK_NAMES, ActivationContext, NotAttached, ServiceObject, check_construction, hooks_of
+from rio.service_object import (
+    HOOK_NAMES,
+    ActivationContext,
+    NotAttached,
+    ServiceObject,
+    check_construction,
+    hooks_of,
+)
 from rio.state import managed_state
 
 
@@ -62,7 +69,11 @@ def attached(cls: type[ServiceObject], id: str = "ada") -> tuple[Any, Recorder]:
     runtime = Recorder()
     context: ActivationContext = runtime
     instance = cls()
-    instance.id, instance.object_id, instance._activation = id, ObjectId(type_name_of(cls), id), context
+    instance.id, instance.object_id, instance._activation = (
+        id,
+        ObjectId(type_name_of(cls), id),
+        context,
+    )
     return instance, runtime
 
 
@@ -70,10 +81,12 @@ class Room(ServiceObject, type_name="chat.Room"):
     pass
 
 
-# --- names ----------------------------------------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
-def test_a_type_name_is_the_class_name_unless_the_class_says_otherwise_and_is_not_inherited() -> None:
+def test_a_type_name_is_the_class_name_unless_the_class_says_otherwise_and_is_not_inherited() -> (
+    None
+):
     class Lounge(Room):
         pass
 
@@ -96,7 +109,7 @@ def test_an_object_shows_its_type_and_id() -> None:
     assert repr(Room()) == "<Room '(no id)'>"
 
 
-# --- what it asks of the runtime ------------------------------------------------------------------------------------------------------
+# --- what it asks of the runtime ------------------------------------------------------------------
 
 
 async def test_an_object_hands_its_requests_to_the_runtime() -> None:
@@ -139,7 +152,7 @@ async def test_without_a_runtime_each_request_is_a_clear_error() -> None:
     assert issubclass(NotAttached, RioError)
 
 
-# --- the lifecycle --------------------------------------------------------------------------------------------------------------------
+# --- the lifecycle --------------------------------------------------------------------------------
 
 
 class Busy(ServiceObject):
@@ -175,7 +188,12 @@ async def run_hooks(instance: Any, runtime: Recorder) -> None:
 async def test_hooks_run_with_the_application_data_if_they_take_it() -> None:
     busy, runtime = attached(Busy)
     await run_hooks(busy, runtime)
-    assert busy.seen == ["before_load", ("load", runtime.app_data), "before_shutdown", ("shutdown", runtime.app_data)]
+    assert busy.seen == [
+        "before_load",
+        ("load", runtime.app_data),
+        "before_shutdown",
+        ("shutdown", runtime.app_data),
+    ]
     assert runtime.calls == [("load",)]
 
 
@@ -224,7 +242,10 @@ async def test_shutdown_hooks_of_base_classes_run_through_super_and_ask_for_noth
 
 @pytest.mark.parametrize("name", HOOK_NAMES)
 def test_a_hook_that_is_not_async_is_refused(name: str) -> None:
-    with pytest.raises(RegistrationError, match=rf"hook .*Bad\.{name} \(.*test_service_object\.py:\d+\): write async def {name}\(self\)"):
+    with pytest.raises(
+        RegistrationError,
+        match=rf"hook .*Bad\.{name} \(.*test_service_object\.py:\d+\): write async def {name}\(self\)",
+    ):
         type("Bad", (ServiceObject,), {name: lambda self: None, "__module__": __name__})
 
 
@@ -234,7 +255,9 @@ async def keyword_only(self: Any, *, app: AppData) -> None: ...
 
 @pytest.mark.parametrize("function", [too_many, keyword_only])
 def test_a_hook_with_other_parameters_is_refused(function: Any) -> None:
-    with pytest.raises(RegistrationError, match=r"a hook takes \(self\) or \(self, app: rio\.AppData\)"):
+    with pytest.raises(
+        RegistrationError, match=r"a hook takes \(self\) or \(self, app: rio\.AppData\)"
+    ):
         type("Bad", (ServiceObject,), {"load": function})
 
 
@@ -245,11 +268,13 @@ async def untyped(self: Any, app) -> None: ...  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("function", [not_data, untyped])
 def test_a_hook_whose_parameter_is_something_else_is_refused(function: Any) -> None:
     bad = type("Bad", (ServiceObject,), {"after_load": function})
-    with pytest.raises(RegistrationError, match=r"its parameter is the application's data: write app: rio\.AppData"):
+    with pytest.raises(
+        RegistrationError, match=r"its parameter is the application's data: write app: rio\.AppData"
+    ):
         hooks_of(bad)
 
 
-# --- construction ---------------------------------------------------------------------------------------------------------------------
+# --- construction ---------------------------------------------------------------------------------
 
 
 def test_a_class_is_made_without_arguments() -> None:
@@ -263,7 +288,10 @@ def test_a_class_is_made_without_arguments() -> None:
 
     for cls in (Room, Busy, Defaults):
         check_construction(cls)
-    with pytest.raises(RegistrationError, match=r"Needy\.__init__ \(.*:\d+\): missing a required argument: 'size'.*without arguments"):
+    with pytest.raises(
+        RegistrationError,
+        match=r"Needy\.__init__ \(.*:\d+\): missing a required argument: 'size'.*without arguments",
+    ):
         check_construction(Needy)
 
 

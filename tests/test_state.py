@@ -116,7 +116,11 @@ class Afterwards(State):
 
 def made(annotation: Any, **keywords: Any) -> type[ServiceObject]:
     annotations = {} if annotation is None else {"field": annotation}
-    namespace = {"field": managed_state(**keywords), "__annotations__": annotations, "__module__": __name__}
+    namespace = {
+        "field": managed_state(**keywords),
+        "__annotations__": annotations,
+        "__module__": __name__,
+    }
     return type("Room", (ServiceObject,), namespace)
 
 
@@ -134,8 +138,12 @@ def made(annotation: Any, **keywords: Any) -> type[ServiceObject]:
         ("1 +", "its annotation is no type"),
     ],
 )
-def test_a_field_that_cannot_be_state_is_refused_when_the_class_is_made(annotation: Any, text: str) -> None:
-    with pytest.raises(RegistrationError, match=rf"managed state .*test_state\.Room\.field: .*{text}"):
+def test_a_field_that_cannot_be_state_is_refused_when_the_class_is_made(
+    annotation: Any, text: str
+) -> None:
+    with pytest.raises(
+        RegistrationError, match=rf"managed state .*test_state\.Room\.field: .*{text}"
+    ):
         made(annotation)
 
 
@@ -146,13 +154,17 @@ def test_a_state_name_must_fit_every_storage(name: Any) -> None:
 
 
 def test_a_state_that_cannot_travel_is_refused() -> None:
-    with pytest.raises(RegistrationError, match=r"Room.*Opaque is not a type that MessagePack can carry"):
+    with pytest.raises(
+        RegistrationError, match=r"Room.*Opaque is not a type that MessagePack can carry"
+    ):
         managed_states_of(made(Heavy))
 
 
 def test_an_annotation_that_is_never_defined_is_refused_at_registration() -> None:
     cls = made("Nowhere")
-    with pytest.raises(RegistrationError, match=r"managed state of .*Room.*'Nowhere' is not defined"):
+    with pytest.raises(
+        RegistrationError, match=r"managed state of .*Room.*'Nowhere' is not defined"
+    ):
         managed_states_of(cls)
 
 
@@ -161,7 +173,10 @@ def test_two_states_with_one_name_are_refused_by_both_names() -> None:
         first: Ledger = managed_state()
         second: Ledger = managed_state(name="first")
 
-    with pytest.raises(RegistrationError, match=r"Room: managed states 'first' and 'second' would both be stored as 'first'"):
+    with pytest.raises(
+        RegistrationError,
+        match=r"Room: managed states 'first' and 'second' would both be stored as 'first'",
+    ):
         managed_states_of(Room)
 
 

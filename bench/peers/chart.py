@@ -35,7 +35,9 @@ def main() -> None:
 
 
 def draw(results: dict[str, Any]) -> str:
-    peers = [peer for peer in results["peers"] if IN_FLIGHT in peer["typical"] and not peer["yardstick"]]
+    peers = [
+        peer for peer in results["peers"] if IN_FLIGHT in peer["typical"] and not peer["yardstick"]
+    ]
     speeds = {peer["title"]: peer["typical"][IN_FLIGHT]["calls_per_second"] for peer in peers}
     fastest = max(speeds.values())
     rows = [

@@ -1,4 +1,7 @@
-"""Frames of the size that rio's ping has, sent back as they are: no objects, no types, no futures. What Python's I/O can do at most."""
+"""Frames of the size that rio's ping has, sent back as they are: no objects, no types, no futures.
+
+What Python's I/O can do at most.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ FRAME = (45).to_bytes(4, "big") + bytes(45)
 def whole_frames(data: bytes) -> tuple[int, int]:
     """How many whole frames the data begins with, and how many bytes they are."""
     count = end = 0
-    while (begin := end + 4) <= len(data) and (after := begin + int.from_bytes(data[end:begin], "big")) <= len(data):
+    while (begin := end + 4) <= len(data) and (
+        after := begin + int.from_bytes(data[end:begin], "big")
+    ) <= len(data):
         count += 1
         end = after
     return count, end
@@ -68,7 +73,9 @@ async def serve(ready: Callable[[str], None]) -> None:
 
 
 async def drive(address: str, laps: Laps) -> None:
-    _, client = await asyncio.get_running_loop().create_connection(Client, "127.0.0.1", int(address))
+    _, client = await asyncio.get_running_loop().create_connection(
+        Client, "127.0.0.1", int(address)
+    )
     for lap in laps:
         while (before := time.perf_counter()) < lap.until:
             await client.ask(lap.in_flight)

@@ -1,4 +1,6 @@
-"""gRPC through grpc.aio: a service that finds the object by the name in the message; one channel, which is one HTTP/2 connection."""
+"""gRPC through grpc.aio: a service that finds the object by the name in the message; one channel,
+which is one HTTP/2 connection.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,16 @@ class Players(services.PlayersServicer):
     def __init__(self) -> None:
         self._players = {OBJECT_NAME: Player()}
 
-    async def Send(self, request: messages.Ping, context: grpc.aio.ServicerContext) -> messages.Pong:
+    async def Send(
+        self, request: messages.Ping, context: grpc.aio.ServicerContext
+    ) -> messages.Pong:
         return await self._players[request.player].ping(request)
 
 
 async def serve(ready: Callable[[str], None]) -> None:
-    server = grpc.aio.server(options=[("grpc.server.max_pending_requests", 4096)])  # from 1,000 on it refuses some at random
+    server = grpc.aio.server(
+        options=[("grpc.server.max_pending_requests", 4096)]
+    )  # from 1,000 on it refuses some at random
     services.add_PlayersServicer_to_server(Players(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -43,4 +49,7 @@ async def serve(ready: Callable[[str], None]) -> None:
 async def drive(address: str, laps: Laps) -> None:
     async with grpc.aio.insecure_channel(address) as channel:
         players = services.PlayersStub(channel)
-        await laps.run(lambda: players.Send(messages.Ping(player=OBJECT_NAME, ping_id=PING_ID)), messages.Pong(ping_id=PING_ID))
+        await laps.run(
+            lambda: players.Send(messages.Ping(player=OBJECT_NAME, ping_id=PING_ID)),
+            messages.Pong(ping_id=PING_ID),
+        )

@@ -1,4 +1,6 @@
-"""What Linux tells about a process and its descendants: the CPU they have used, and where they listen."""
+"""What Linux tells about a process and its descendants: the CPU they have used, and where they
+listen.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def cpu_used(processes: list[int]) -> dict[int, float]:
 
 
 def machine_cpu_seconds() -> float:
-    """What everything on this machine has used so far, and what its host has kept from it, to the hundredth."""
+    """What everything on this machine has used so far, and what its host has kept from it, to the
+    hundredth.
+    """
     ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = ticks
     return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
@@ -45,14 +49,18 @@ def refuse_listeners_beyond_loopback(process: int) -> None:
     for relative in family(process):
         for address, port in listeners(relative):
             if not address.is_loopback:
-                raise RuntimeError(f"process {relative} ({name(relative)}) listens on {address} port {port}, beyond loopback")
+                raise RuntimeError(
+                    f"process {relative} ({name(relative)}) listens on {address} port {port}, beyond loopback"
+                )
 
 
 def listeners(process: int) -> Iterator[tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]]:
     """Address and port of each TCP socket that the process listens on."""
     own = sockets(process)
     for table in ("tcp", "tcp6"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile, or there is no IPv6
+        with suppress(
+            FileNotFoundError, ProcessLookupError
+        ):  # the process has ended meanwhile, or there is no IPv6
             for line in Path(f"/proc/{process}/net/{table}").read_text().splitlines()[1:]:
                 _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
                 if state == LISTENING and inode in own:
@@ -81,8 +89,13 @@ def parsed(local: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, i
 
 
 def confined() -> bool:
-    """Whether this process has no network but ``lo``, so that nobody outside can reach what it starts."""
-    interfaces = [line.split(":")[0].strip() for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]]
+    """Whether this process has no network but ``lo``, so that nobody outside can reach what it
+    starts.
+    """
+    interfaces = [
+        line.split(":")[0].strip()
+        for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]
+    ]
     return interfaces == ["lo"]
 
 

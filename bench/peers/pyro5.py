@@ -1,6 +1,7 @@
 """Pyro5 with its MessagePack serialiser.
 
-Its client is synchronous and a proxy belongs to one thread, so each call in flight has a thread and a connection of its own.
+Its client is synchronous and a proxy belongs to one thread, so each call in flight has a thread and
+a connection of its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Ray: a named async actor in a local cluster, token authentication on.
 
-It listens on every interface, whatever ``_node_ip_address`` says, so it runs only where there is no network.
+It listens on every interface, whatever ``_node_ip_address`` says, so it runs only where there is no
+network.
 """
 
 from __future__ import annotations

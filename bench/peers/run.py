@@ -4,9 +4,10 @@
 
     python -m bench.peers.run ENVIRONMENTS [--peers NAME...] [--rounds 4] [--seconds 1.5] [--in-flight 1 64 1024]
 
-``ENVIRONMENTS`` is a directory with a virtual environment for each file in ``requirements/``. In each round every peer has its turn: its
-server and its client are started, make their laps while no other peer runs, and are killed. It prints a table; with ``--save`` it also
-writes ``results.json`` and draws ``throughput.svg``. It knows nothing of the peers but what ``worker.py`` prints for them.
+``ENVIRONMENTS`` is a directory with a virtual environment for each file in ``requirements/``. In
+each round every peer has its turn: its server and its client are started, make their laps while no
+other peer runs, and are killed. It prints a table; with ``--save`` it also writes ``results.json``
+and draws ``throughput.svg``. It knows nothing of the peers but what ``worker.py`` prints for them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ PATIENCE = 60.0
 
 @dataclass
 class Peer:
-    """What is known of one system, and what was measured: for each number of calls in flight, one record a round."""
+    """What is known of one system, and what was measured: for each number of calls in flight, one
+    record a round.
+    """
 
     name: str
     title: str = ""
@@ -52,13 +55,18 @@ class Peer:
     laps: dict[int, list[dict[str, float]]] = field(default_factory=dict)
 
     def typical(self, in_flight: int) -> dict[str, float] | None:
-        """The median of each figure over the quieter half of the rounds, in which other work took the least of the machine.
+        """The median of each figure over the quieter half of the rounds, in which other work took
+        the least of the machine.
 
         Nothing if the peer made no such lap.
         """
         rounds = sorted(self.laps.get(in_flight, ()), key=lambda lap: lap["cores_used_by_others"])
         quieter = rounds[: (len(rounds) + 1) // 2]
-        return {figure: median(lap[figure] for lap in quieter) for figure in quieter[0]} if quieter else None
+        return (
+            {figure: median(lap[figure] for lap in quieter) for figure in quieter[0]}
+            if quieter
+            else None
+        )
 
 
 def main() -> None:
@@ -74,17 +82,27 @@ def main() -> None:
         say("\n")
     peers.sort(key=speed, reverse=True)
     print(table(peers))
-    print(f"\nCPython {platform.python_version()}, {os.cpu_count()} cores, of which other work used {load(peers):.1f} meanwhile")
+    print(
+        f"\nCPython {platform.python_version()}, {os.cpu_count()} cores, of which other work used {load(peers):.1f} meanwhile"
+    )
     if options.save:
         (HERE / "results.json").write_text(results(peers, options))
         chart.main()
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.peers.run", description="Measure rio and its peers on the same work.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.peers.run", description="Measure rio and its peers on the same work."
+    )
     known = sorted(path.stem for path in (HERE / "requirements").glob("*.txt"))
-    parser.add_argument("environments", type=Path, help="the directory that holds a virtual environment for each peer")
-    parser.add_argument("--peers", nargs="+", choices=known, default=known, metavar="NAME", help=", ".join(known))
+    parser.add_argument(
+        "environments",
+        type=Path,
+        help="the directory that holds a virtual environment for each peer",
+    )
+    parser.add_argument(
+        "--peers", nargs="+", choices=known, default=known, metavar="NAME", help=", ".join(known)
+    )
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=1.5, help="how long one lap takes")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 64, 1024], metavar="CALLS")
@@ -98,7 +116,7 @@ def say(what: str) -> None:
     print(what, end="", file=sys.stderr, flush=True)
 
 
-# --- one round of one peer --------------------------------------------------------------------------------------------
+# --- one round of one peer ------------------------------------------------------------------------
 
 
 def measure(peer: Peer, options: argparse.Namespace) -> None:
@@ -110,7 +128,9 @@ def measure(peer: Peer, options: argparse.Namespace) -> None:
             if peer.left_out:
                 return
             laps = [str(options.seconds), *map(str, options.in_flight)]
-            with worker(peer, options, directory, "drive", about["address"], str(server.pid), *laps) as client:
+            with worker(
+                peer, options, directory, "drive", about["address"], str(server.pid), *laps
+            ) as client:
                 timeout = PATIENCE + len(options.in_flight) * (options.seconds + 1)
                 output, _ = client.communicate(timeout=timeout)
             if client.returncode != 0:
@@ -126,14 +146,22 @@ def empty_directory() -> Iterator[Path]:
     try:
         yield directory
     finally:
-        shutil.rmtree(directory, ignore_errors=True)  # what a killed server's last helper still writes does not matter
+        shutil.rmtree(
+            directory, ignore_errors=True
+        )  # what a killed server's last helper still writes does not matter
 
 
 @contextmanager
-def worker(peer: Peer, options: argparse.Namespace, directory: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def worker(
+    peer: Peer, options: argparse.Namespace, directory: Path, *arguments: str
+) -> Iterator[subprocess.Popen[str]]:
     """One end of the peer. It is killed at the end, with everything that it has started."""
     python = options.environments / peer.name / "bin" / "python"
-    places = {"HOME": str(directory), "TMPDIR": str(directory), "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    places = {
+        "HOME": str(directory),
+        "TMPDIR": str(directory),
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
+    }
     with (directory / "log").open("a") as errors:
         process = subprocess.Popen(
             [python, "-m", "bench.peers.worker", peer.name, *arguments],
@@ -166,13 +194,19 @@ def log(directory: Path) -> str:
     return (directory / "log").read_text(errors="replace")[-4000:]
 
 
-# --- the network ------------------------------------------------------------------------------------------------------
+# --- the network ----------------------------------------------------------------------------------
 
 
 def confine() -> None:
-    """Go on in a network namespace that has nothing but loopback, so that nobody can reach any peer; where that is forbidden, without."""
+    """Go on in a network namespace that has nothing but loopback, so that nobody can reach any
+    peer; where that is forbidden, without.
+    """
     alone = ["unshare", "--user", "--map-root-user", "--net"]
-    if not confined() and shutil.which("unshare") and subprocess.run([*alone, "true"], capture_output=True).returncode == 0:
+    if (
+        not confined()
+        and shutil.which("unshare")
+        and subprocess.run([*alone, "true"], capture_output=True).returncode == 0
+    ):
         os.execvp(alone[0], [*alone, *sys.orig_argv])
     if confined():
         raise_loopback()
@@ -185,7 +219,7 @@ def raise_loopback() -> None:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
 
 
-# --- what it prints ---------------------------------------------------------------------------------------------------
+# --- what it prints -------------------------------------------------------------------------------
 
 
 def table(peers: list[Peer]) -> str:
@@ -198,7 +232,11 @@ def table(peers: list[Peer]) -> str:
     for peer in peers:
         laps = [(peer.typical(width), figure) for width, _, figure in columns]
         cells = [figure(lap) if lap is not None else "-" for lap, figure in laps]
-        lines.append(f"| {peer.title} | " + (f"left out: {peer.left_out}" if peer.left_out else " | ".join(cells)) + " |")
+        lines.append(
+            f"| {peer.title} | "
+            + (f"left out: {peer.left_out}" if peer.left_out else " | ".join(cells))
+            + " |"
+        )
     return "\n".join(lines)
 
 
@@ -216,7 +254,11 @@ def cpu(lap: dict[str, float]) -> str:
 
 
 def duration(seconds: float) -> str:
-    return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{float(format(seconds * 1e3, '.2g')):g} ms"
+    return (
+        f"{seconds * 1e6:.0f} µs"
+        if seconds < 1e-3
+        else f"{float(format(seconds * 1e3, '.2g')):g} ms"
+    )
 
 
 COLUMNS: list[tuple[int, str, Callable[[dict[str, float]], str]]] = [
@@ -231,7 +273,9 @@ COLUMNS: list[tuple[int, str, Callable[[dict[str, float]], str]]] = [
 
 def load(peers: list[Peer]) -> float:
     """How many cores everything else on the machine used, as a rule, in the laps that count."""
-    laps = [lap for peer in peers for width in peer.laps if (lap := peer.typical(width)) is not None]
+    laps = [
+        lap for peer in peers for width in peer.laps if (lap := peer.typical(width)) is not None
+    ]
     return median(lap["cores_used_by_others"] for lap in laps) if laps else 0.0
 
 
@@ -254,9 +298,14 @@ def results(peers: list[Peer], options: argparse.Namespace) -> str:
         "seconds_per_lap": options.seconds,
         "rounds": options.rounds,
     }
-    records = [asdict(peer) | {"typical": {width: peer.typical(width) for width in peer.laps}} for peer in peers]
+    records = [
+        asdict(peer) | {"typical": {width: peer.typical(width) for width in peer.laps}}
+        for peer in peers
+    ]
     lines = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
-    return json.dumps(about, indent=1).removesuffix("\n}") + ',\n "peers": [\n' + lines + "\n ]\n}\n"
+    return (
+        json.dumps(about, indent=1).removesuffix("\n}") + ',\n "peers": [\n' + lines + "\n ]\n}\n"
+    )
 
 
 if __name__ == "__main__":

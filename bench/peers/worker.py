@@ -16,8 +16,9 @@
 ``YARDSTICK``             optional: true if it marks a limit, and does not do the work
 ========================  ================================================================================================
 
-``serve`` and ``drive`` may be coroutine functions: they run on uvloop, if the peer's requirements name it. Both run in the same empty
-directory, which is also their home and their place for temporary files, and which is deleted afterwards.
+``serve`` and ``drive`` may be coroutine functions: they run on uvloop, if the peer's requirements
+name it. Both run in the same empty directory, which is also their home and their place for
+temporary files, and which is deleted afterwards.
 """
 
 from __future__ import annotations
@@ -35,7 +36,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import distributions
 from typing import Any, TextIO
 
-from bench.peers.processes import confined, cpu_used, family, machine_cpu_seconds, refuse_listeners_beyond_loopback
+from bench.peers.processes import (
+    confined,
+    cpu_used,
+    family,
+    machine_cpu_seconds,
+    refuse_listeners_beyond_loopback,
+)
 
 OBJECT_NAME = "ada"
 PING_ID = "0123456789abcdef"
@@ -44,7 +51,10 @@ WARM_UP = 0.3
 
 @dataclass
 class Lap:
-    """A time in which calls are made, ``in_flight`` of them at a time. The peer notes how long each took, in seconds."""
+    """A time in which calls are made, ``in_flight`` of them at a time.
+
+    The peer notes how long each took, in seconds.
+    """
 
     in_flight: int
     seconds: float
@@ -55,9 +65,20 @@ class Lap:
 
 
 class Laps:
-    """The laps that a peer is to make, to be iterated over. Before each that counts there is a short one that does not."""
+    """The laps that a peer is to make, to be iterated over.
 
-    def __init__(self, server: int, seconds: float, widths: list[int], report: Callable[..., None], *, check: bool) -> None:
+    Before each that counts there is a short one that does not.
+    """
+
+    def __init__(
+        self,
+        server: int,
+        seconds: float,
+        widths: list[int],
+        report: Callable[..., None],
+        *,
+        check: bool,
+    ) -> None:
         self._server = server
         self._seconds = seconds
         self._widths = widths
@@ -84,12 +105,17 @@ class Laps:
                 "p99": ordered[calls * 99 // 100],
                 "client_cpu": client_cpu / calls,
                 "server_cpu": server_cpu / calls,
-                "cores_used_by_others": max(0.0, machine_after - machine - client_cpu - server_cpu) / seconds,
+                "cores_used_by_others": max(0.0, machine_after - machine - client_cpu - server_cpu)
+                / seconds,
             }
-            self._report(in_flight=in_flight, **{name: float(f"{figure:.4g}") for name, figure in figures.items()})
+            self._report(
+                in_flight=in_flight,
+                **{name: float(f"{figure:.4g}") for name, figure in figures.items()},
+            )
 
     async def run(self, ping: Callable[[], Awaitable[Any]], answer: object) -> None:
-        """The shape of an asyncio client: as many tasks as calls in flight, each of which awaits its answer before it asks again.
+        """The shape of an asyncio client: as many tasks as calls in flight, each of which awaits
+        its answer before it asks again.
 
         ``ping`` makes one call, which is answered with ``answer``.
         """
@@ -125,16 +151,29 @@ def main(name: str, end: str, *arguments: str) -> None:
     report = reporter()
     peer = importlib.import_module(f"bench.peers.{name}")
     if getattr(peer, "CONFINED", False) and not confined():
-        report(title=peer.TITLE, left_out="it listens on every interface, and this process has a network: unshare --net is not to be had")
+        report(
+            title=peer.TITLE,
+            left_out="it listens on every interface, and this process has a network: unshare --net is not to be had",
+        )
     elif end == "serve":
         packages = {distribution.name: distribution.version for distribution in distributions()}
-        about = {"title": peer.TITLE, "yardstick": getattr(peer, "YARDSTICK", False), "packages": packages}
+        about = {
+            "title": peer.TITLE,
+            "yardstick": getattr(peer, "YARDSTICK", False),
+            "packages": packages,
+        }
         run(peer.serve, lambda address: report(**about, address=address))
     else:
         address, server, seconds, *widths = arguments
         limit = getattr(peer, "IN_FLIGHT_LIMIT", sys.maxsize)
         in_flight = [int(width) for width in widths if int(width) <= limit]
-        laps = Laps(int(server), float(seconds), in_flight, report, check=not getattr(peer, "CONFINED", False))
+        laps = Laps(
+            int(server),
+            float(seconds),
+            in_flight,
+            report,
+            check=not getattr(peer, "CONFINED", False),
+        )
         run(peer.drive, address, laps)
 
 
@@ -155,7 +194,10 @@ def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def reporter() -> Callable[..., None]:
-    """Prints records, one JSON line each, on what is the standard output now. What the peer prints goes to standard error from here on."""
+    """Prints records, one JSON line each, on what is the standard output now.
+
+    What the peer prints goes to standard error from here on.
+    """
     output: TextIO = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 

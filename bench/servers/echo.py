@@ -1,4 +1,7 @@
-"""Sends back what it gets, on uvloop: what Python's I/O can do at most. It ends when its standard input does."""
+"""Sends back what it gets, on uvloop: what Python's I/O can do at most.
+
+It ends when its standard input does.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ import uvloop
 
 class Echo(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._write = cast(asyncio.Transport, transport).write  # uvloop's transports are none of asyncio's
+        self._write = cast(
+            asyncio.Transport, transport
+        ).write  # uvloop's transports are none of asyncio's
 
     def data_received(self, data: bytes) -> None:
         self._write(data)

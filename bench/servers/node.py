@@ -1,4 +1,7 @@
-"""A server of :mod:`bench.workload`: ``python -m bench.servers.node --storage URL``. It ends when its standard input does."""
+"""A server of :mod:`bench.workload`: ``python -m bench.servers.node --storage URL``.
+
+It ends when its standard input does.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ async def serve(options: argparse.Namespace) -> None:
     state = rio.open_storage("memory://").state if options.grant else None
     types = registry(more_types(options.types))
     stopped = asyncio.Event()
-    async with rio.Server(types, storage=options.storage, placement=placement, state=state, app_data=app) as server:
+    async with rio.Server(
+        types, storage=options.storage, placement=placement, state=state, app_data=app
+    ) as server:
         app.set(server)
         asyncio.get_running_loop().add_reader(sys.stdin, stopped.set)
         gc.freeze()

@@ -33,5 +33,9 @@ def shown(summary: Summary) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--storage", required=True, help="the storage of the cluster, for example sqlite:///metrics.db")
+    parser.add_argument(
+        "--storage",
+        required=True,
+        help="the storage of the cluster, for example sqlite:///metrics.db",
+    )
     rio.run(main(parser.parse_args().storage))

@@ -1,7 +1,8 @@
 """A cluster of three server processes, used by many, and one of them killed: what is lost?
 
-Every call carries a number of its own and is acknowledged when the state that it made is on disk. One server gets SIGKILL half-way. In the
-end every object is read back and held against what the writers were told.
+Every call carries a number of its own and is acknowledged when the state that it made is on disk.
+One server gets SIGKILL half-way. In the end every object is read back and held against what the
+writers were told.
 """
 
 from __future__ import annotations
@@ -30,13 +31,19 @@ RECOVERY_TIMEOUT = 30.0
 
 
 async def demo(seconds: float) -> bool:
-    """Run everything, with about ``seconds`` of load. Returns whether nothing was lost and nothing was applied twice."""
+    """Run everything, with about ``seconds`` of load.
+
+    Returns whether nothing was lost and nothing was applied twice.
+    """
     with tempfile.TemporaryDirectory(prefix="rio-demo-") as directory:
         storage = f"sqlite:///{directory}/demo.db"
         print(f"starting {SERVERS} server processes on {storage}", flush=True)
         async with running(storage, Path(directory)) as servers, clients(storage) as senders:
             load = Load(senders, METRICS, WRITERS_PER_METRIC)
-            print(f"{len(METRICS)} objects, and {len(load.books)} tasks that send to them without a pause:", flush=True)
+            print(
+                f"{len(METRICS)} objects, and {len(load.books)} tasks that send to them without a pause:",
+                flush=True,
+            )
             took = await drive(load, servers, seconds)
             async with rio.Client(storage) as reader:  # it knows nothing but the storage
                 verdict, answered_by = await audit(reader, load.books)
@@ -64,7 +71,10 @@ async def clients(storage: str) -> AsyncIterator[list[rio.Client]]:
 
 
 async def drive(load: Load, servers: list[Server], seconds: float) -> float:
-    """Have the load run; kill a server half-way; go on until its objects are back. Returns how many seconds that took."""
+    """Have the load run; kill a server half-way; go on until its objects are back.
+
+    Returns how many seconds that took.
+    """
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
         group.create_task(load.run())
@@ -82,7 +92,9 @@ async def kill_one(load: Load, servers: list[Server]) -> Recovery:
     """SIGKILL for the server that holds the most objects."""
     address, _ = Counter(load.tally.homes.values()).most_common(1)[0]
     victim = next(server for server in servers if server.address == address)
-    recovery = load.recovery = Recovery({metric for metric, home in load.tally.homes.items() if home == address})
+    recovery = load.recovery = Recovery(
+        {metric for metric, home in load.tally.homes.items() if home == address}
+    )
     await victim.kill()
     recovery.died()
     say(f"{victim.name} was killed with SIGKILL; {len(recovery.lost)} objects lived there")
@@ -93,10 +105,12 @@ async def all_back(recovery: Recovery) -> None:
     try:
         await asyncio.wait_for(recovery.complete.wait(), RECOVERY_TIMEOUT)
     except TimeoutError:
-        say(f"{len(recovery.lost) - len(recovery.back)} objects are not back after {RECOVERY_TIMEOUT:g} seconds")
+        say(
+            f"{len(recovery.lost) - len(recovery.back)} objects are not back after {RECOVERY_TIMEOUT:g} seconds"
+        )
 
 
-# --- what is seen -----------------------------------------------------------------------------------------------------------------------
+# --- what is seen ---------------------------------------------------------------------------------
 
 
 async def show_progress(load: Load, servers: list[Server]) -> None:
@@ -107,14 +121,22 @@ async def show_progress(load: Load, servers: list[Server]) -> None:
     while True:
         await asyncio.sleep(interval)
         calls = load.tally.calls
-        line = progress_line(time.monotonic() - began, calls, (calls - before) / interval, servers, load.recovery)
+        line = progress_line(
+            time.monotonic() - began, calls, (calls - before) / interval, servers, load.recovery
+        )
         print(f"\r\033[K{line}" if terminal else line, end="" if terminal else "\n", flush=True)
         before = calls
 
 
-def progress_line(seconds: float, calls: int, rate: float, servers: list[Server], recovery: Recovery | None) -> str:
+def progress_line(
+    seconds: float, calls: int, rate: float, servers: list[Server], recovery: Recovery | None
+) -> str:
     alive = sum(server.alive for server in servers)
-    back = f", {len(recovery.back)} of {len(recovery.lost)} objects are back" if recovery and recovery.begun else ""
+    back = (
+        f", {len(recovery.back)} of {len(recovery.lost)} objects are back"
+        if recovery and recovery.begun
+        else ""
+    )
     return f"  {seconds:4.1f} s  {calls:>7,} calls  {rate:>6,.0f}/s  {alive} servers{back}"
 
 
@@ -123,16 +145,26 @@ def say(text: str) -> None:
     print(f"\r\033[K{text}" if sys.stdout.isatty() else text, flush=True)
 
 
-def report(load: Load, verdict: Verdict, took: float, answered_by: set[str], servers: list[Server]) -> None:
+def report(
+    load: Load, verdict: Verdict, took: float, answered_by: set[str], servers: list[Server]
+) -> None:
     say(f"all {len(METRICS)} objects were read back; {len(answered_by)} servers answered\n")
     rows = [*performance(load, took), *correctness(load, verdict)]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"  {name:<{width}}   {value}")
-    print("\nnothing was lost, nothing was applied twice" if verdict.good else "\nTHIS MUST NOT HAPPEN")
+    print(
+        "\nnothing was lost, nothing was applied twice"
+        if verdict.good
+        else "\nTHIS MUST NOT HAPPEN"
+    )
     dead = [server for server in servers if not server.alive]
     if len(dead) > 1:
-        print(f"\n{len(dead)} servers have ended, and only one was killed:", *(server.last_words() for server in dead), sep="\n")
+        print(
+            f"\n{len(dead)} servers have ended, and only one was killed:",
+            *(server.last_words() for server in dead),
+            sep="\n",
+        )
 
 
 def performance(load: Load, took: float) -> Iterator[tuple[str, str]]:
@@ -143,13 +175,19 @@ def performance(load: Load, took: float) -> Iterator[tuple[str, str]]:
     yield "p99", f"{1000 * quantile(latencies, 0.99):.1f} ms"
     if load.recovery is not None and load.recovery.back:
         back = sorted(load.recovery.back.values())
-        yield "objects of the killed server answered again", f"after {back[0]:.2f} s (the first) to {back[-1]:.2f} s (the last)"
+        yield (
+            "objects of the killed server answered again",
+            f"after {back[0]:.2f} s (the first) to {back[-1]:.2f} s (the last)",
+        )
 
 
 def correctness(load: Load, verdict: Verdict) -> Iterator[tuple[str, str]]:
     errors = ", ".join(f"{count} {name}" for name, count in sorted(load.tally.errors.items()))
     yield "errors that the writers met", errors or "none"
-    yield "calls of unknown outcome", f"{verdict.unknown}, of which {verdict.unknown_applied} were applied"
+    yield (
+        "calls of unknown outcome",
+        f"{verdict.unknown}, of which {verdict.unknown_applied} were applied",
+    )
     yield "acknowledged increments lost", str(verdict.lost)
     yield "applied twice", str(verdict.twice)
     yield "applied, though reported as not executed", str(verdict.ghosts)
@@ -161,8 +199,12 @@ def quantile(ordered: list[float], share: float) -> float:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=14.0, help="how long the load lasts (default: 14)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=14.0, help="how long the load lasts (default: 14)"
+    )
     try:
         sys.exit(0 if rio.run(demo(parser.parse_args().seconds)) else 1)
     except KeyboardInterrupt:

@@ -15,11 +15,17 @@ CALL_TIMEOUT = 30.0
 """Seconds; longer than it takes to notice a dead server, so that calls ride that out."""
 TAGS = ("cpu", "disk", "network")
 TAGGED = 6
-"""One metric in so many carries a tag. Its calls wait for the tag's server too, so not all of them do."""
+"""One metric in so many carries a tag.
+
+Its calls wait for the tag's server too, so not all of them do.
+"""
 
 
 def value_of(number: int) -> float:
-    """The value of the point with this number, so that sums can be checked too. Whole, so that floats add up exactly."""
+    """The value of the point with this number, so that sums can be checked too.
+
+    Whole, so that floats add up exactly.
+    """
     return float(number % 1000)
 
 
@@ -69,7 +75,9 @@ class Recovery:
     def __init__(self, lost: set[str]) -> None:
         self.lost = lost
         self.back: dict[str, float] = {}
-        """By metric: seconds from the kill until it was seen to answer a call that was sent when the server was dead."""
+        """By metric: seconds from the kill until it was seen to answer a call that was sent when
+        the server was dead.
+        """
         self.complete = asyncio.Event()
         self._began = time.monotonic()
         self._dead_since = float("inf")
@@ -90,11 +98,21 @@ class Recovery:
 
 
 class Load:
-    """Many writers that send points without a pause, each to one metric; several share a metric, and many share a client."""
+    """Many writers that send points without a pause, each to one metric; several share a metric,
+    and many share a client.
+    """
 
-    def __init__(self, clients: Sequence[rio.Client], metrics: Sequence[str], writers_per_metric: int) -> None:
-        tags = {metric: (TAGS[index % len(TAGS)],) for index, metric in enumerate(metrics[::TAGGED])}
-        self.books = [Book(metric, f"writer {number}", tags.get(metric, ())) for metric in metrics for number in range(writers_per_metric)]
+    def __init__(
+        self, clients: Sequence[rio.Client], metrics: Sequence[str], writers_per_metric: int
+    ) -> None:
+        tags = {
+            metric: (TAGS[index % len(TAGS)],) for index, metric in enumerate(metrics[::TAGGED])
+        }
+        self.books = [
+            Book(metric, f"writer {number}", tags.get(metric, ()))
+            for metric in metrics
+            for number in range(writers_per_metric)
+        ]
         self.tally = Tally()
         self.recovery: Recovery | None = None
         self._clients = clients
@@ -116,7 +134,9 @@ class Load:
             try:
                 recorded = await client.send(Metric, book.metric, message, timeout=CALL_TIMEOUT)
             except rio.RioError as error:
-                (book.refused if isinstance(error, rio.errors.NotExecuted) else book.unknown).add(number)
+                (book.refused if isinstance(error, rio.errors.NotExecuted) else book.unknown).add(
+                    number
+                )
                 self.tally.met(error)
             else:
                 book.acknowledged.add(number)

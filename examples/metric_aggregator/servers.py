@@ -1,4 +1,6 @@
-"""Server processes of the demo, started as one would start them by hand: with ``python -m rio run``."""
+"""Server processes of the demo, started as one would start them by hand: with ``python -m rio
+run``.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,21 @@ class Server:
         :raises RuntimeError: it has ended, or says nothing for long; the text holds its log.
         """
         log = directory / f"{name}.log"
-        command = (sys.executable, "-m", "rio", "run", REGISTRY, "--storage", storage, "--cluster", "local")
+        command = (
+            sys.executable,
+            "-m",
+            "rio",
+            "run",
+            REGISTRY,
+            "--storage",
+            storage,
+            "--cluster",
+            "local",
+        )
         with log.open("wb") as errors:
-            process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=DEVNULL, stdout=PIPE, stderr=errors)
+            process = await asyncio.create_subprocess_exec(
+                *command, cwd=ROOT, stdin=DEVNULL, stdout=PIPE, stderr=errors
+            )
         assert process.stdout is not None
         line = b""
         with suppress(TimeoutError):

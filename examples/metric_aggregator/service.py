@@ -1,7 +1,7 @@
 """A metric aggregates the points it is sent, and tells the tags that a point carries.
 
-Nothing here locks: an object handles one message at a time, in one place of the cluster. Nothing here is lost: a call is answered when
-the state that it made is on disk.
+Nothing here locks: an object handles one message at a time, in one place of the cluster. Nothing
+here is lost: a call is answered when the state that it made is on disk.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Record(rio.Message[Recorded]):
     tags: tuple[str, ...] = ()
     sender: str = ""
     number: int = 0
-    """A sender may count its points, 1, 2, 3..., to find out in the end whether each was taken once."""
+    """A sender may count its points, 1, 2, 3..., to find out in the end whether each was taken
+    once.
+    """
 
 
 class Receipts(rio.Message):
@@ -112,7 +114,10 @@ class Metric(rio.ServiceObject):
 
 
 class Tagged(rio.Message[None], idempotent=True):
-    """A metric's news for a tag. To hear it twice does no harm, so it may be sent again when an answer is lost."""
+    """A metric's news for a tag.
+
+    To hear it twice does no harm, so it may be sent again when an answer is lost.
+    """
 
     metric: str
     summary: Summary

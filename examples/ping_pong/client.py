@@ -17,5 +17,7 @@ async def main(storage: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--storage", required=True, help="the storage of the cluster, for example sqlite:///ping.db")
+    parser.add_argument(
+        "--storage", required=True, help="the storage of the cluster, for example sqlite:///ping.db"
+    )
     rio.run(main(parser.parse_args().storage))

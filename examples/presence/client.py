@@ -6,13 +6,26 @@ import argparse
 import asyncio
 
 import rio
-from examples.presence.service import SILENCE, Changed, Enter, Heartbeat, Leave, Room, User, WhoIsOnline
+from examples.presence.service import (
+    SILENCE,
+    Changed,
+    Enter,
+    Heartbeat,
+    Leave,
+    Room,
+    User,
+    WhoIsOnline,
+)
 
 ROOM = "lobby"
 
 
 async def main(storage: str) -> None:
-    async with rio.Client(storage) as client, client.subscribe(Room, ROOM, Changed) as changes, asyncio.TaskGroup() as group:
+    async with (
+        rio.Client(storage) as client,
+        client.subscribe(Room, ROOM, Changed) as changes,
+        asyncio.TaskGroup() as group,
+    ):
         programs = {}
         for name in ("ada", "bob", "carl"):
             user = client.ref(User, name)
@@ -42,5 +55,9 @@ def show(change: Changed) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--storage", required=True, help="the storage of the cluster, for example sqlite:///presence.db")
+    parser.add_argument(
+        "--storage",
+        required=True,
+        help="the storage of the cluster, for example sqlite:///presence.db",
+    )
     rio.run(main(parser.parse_args().storage))

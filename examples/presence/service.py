@@ -1,7 +1,7 @@
 """Users send heartbeats; rooms know who is online, and publish each change.
 
-Presence is kept in memory alone: when a room moves to another server, the next heartbeats fill it again. A user remembers the rooms that
-it has entered, so that is saved.
+Presence is kept in memory alone: when a room moves to another server, the next heartbeats fill it
+again. A user remembers the rooms that it has entered, so that is saved.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SILENCE = 2.0
 """Seconds without a heartbeat after which a user counts as offline."""
 
 
-# --- rooms ------------------------------------------------------------------------------------------------------------------------------
+# --- rooms ----------------------------------------------------------------------------------------
 
 
 class Changed(rio.Message):
@@ -77,7 +77,7 @@ class Room(rio.ServiceObject):
             self.publish(Changed(user, online=False))
 
 
-# --- users ------------------------------------------------------------------------------------------------------------------------------
+# --- users ----------------------------------------------------------------------------------------
 
 
 class Enter(rio.Message[None], idempotent=True):

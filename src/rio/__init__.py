@@ -1,4 +1,6 @@
-"""Distributed stateful services: objects with an identity, found anywhere in a cluster, that take one message at a time and keep state."""
+"""Distributed stateful services: objects with an identity, found anywhere in a cluster, that take
+one message at a time and keep state.
+"""
 
 from rio.app_data import AppData
 from rio.client.admin import AdminCommand

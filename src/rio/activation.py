@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rio import message as codec
 from rio._core import dispatch
-from rio.errors import HandlerError, StateCorrupt, StateNotFound, StorageError, StorageUnavailable, Superseded
+from rio.errors import (
+    HandlerError,
+    StateCorrupt,
+    StateNotFound,
+    StorageError,
+    StorageUnavailable,
+    Superseded,
+)
 from rio.identity import Address, ObjectId, type_name_of
 from rio.message import Message, encode_message
 from rio.ref import Ref
@@ -30,7 +37,9 @@ class ActivationHost:
     address: Address
     state: StateStorage
 
-    def send(self, object_type: Any, id: str, message: Any, /, *, timeout: float | None, returns: Any) -> Awaitable[Any]:
+    def send(
+        self, object_type: Any, id: str, message: Any, /, *, timeout: float | None, returns: Any
+    ) -> Awaitable[Any]:
         raise NotImplementedError
 
     def publish(self, object_id: ObjectId, type_name: str, payload: bytes) -> None:
@@ -40,16 +49,30 @@ class ActivationHost:
 class Activation(dispatch.Activation):
     """An object in memory, from the claim of its placement to its release."""
 
-    __slots__ = ("_host", "_saving", "_versions", "failed", "object_id", "registered", "shutting_down", "superseded", "token")
+    __slots__ = (
+        "_host",
+        "_saving",
+        "_versions",
+        "failed",
+        "object_id",
+        "registered",
+        "shutting_down",
+        "superseded",
+        "token",
+    )
 
-    def __init__(self, table: dispatch.TypeTable, id: str, registered: RegisteredType, host: ActivationHost) -> None:
+    def __init__(
+        self, table: dispatch.TypeTable, id: str, registered: RegisteredType, host: ActivationHost
+    ) -> None:
         super().__init__(table, id)
         self.registered = registered
         self.object_id = ObjectId(table.type_name, id)
         self.token = 0
         """The fencing token of the claim."""
         self.failed = False
-        """Its memory is not to be trusted any more: it is dropped without running its shutdown hooks."""
+        """Its memory is not to be trusted any more: it is dropped without running its shutdown
+        hooks.
+        """
         self.superseded = False
         """Another activation owns the object: there is no placement to release."""
         self.shutting_down = False
@@ -58,7 +81,7 @@ class Activation(dispatch.Activation):
         self._saving: asyncio.Event | None = None
         self._versions: dict[str, int] = {}
 
-    # --- lifecycle ----------------------------------------------------------------------------------------------------
+    # --- lifecycle --------------------------------------------------------------------------------
 
     async def load(self) -> None:
         """Make the instance and bring it to life.
@@ -94,7 +117,9 @@ class Activation(dispatch.Activation):
         except asyncio.CancelledError as error:
             if _is_cancelled():
                 raise
-            raise HandlerError(f"the hook {hook.name} was cancelled by something it awaited") from error
+            raise HandlerError(
+                f"the hook {hook.name} was cancelled by something it awaited"
+            ) from error
 
     def drop(self, *, superseded: bool = False) -> None:
         """Let no further turn start; the memory is dropped now, or once the running turn has ended."""
@@ -103,7 +128,7 @@ class Activation(dispatch.Activation):
         self.closing = True
         self._host.dispatcher.pump(self)
 
-    # --- what the object's own methods need ---------------------------------------------------------------------------
+    # --- what the object's own methods need -------------------------------------------------------
 
     @property
     def app_data(self) -> AppData:
@@ -114,7 +139,14 @@ class Activation(dispatch.Activation):
         return self._host.address
 
     def send(
-        self, object_type: type[Any] | str, id: str, message: Any, /, *, returns: Any = None, timeout: float | None = None
+        self,
+        object_type: type[Any] | str,
+        id: str,
+        message: Any,
+        /,
+        *,
+        returns: Any = None,
+        timeout: float | None = None,
     ) -> Awaitable[Any]:
         return self._host.send(object_type, id, message, returns=returns, timeout=timeout)
 
@@ -129,7 +161,7 @@ class Activation(dispatch.Activation):
         self.closing = True
         self._host.dispatcher.pump(self)
 
-    # --- state --------------------------------------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------------------------------
 
     async def load_state(self, *attributes: str) -> None:
         """Read these managed states, or all."""
@@ -143,15 +175,17 @@ class Activation(dispatch.Activation):
     async def save_state(self, *attributes: str) -> None:
         """Write these managed states, or all.
 
-        Where it is not certain that all were written, memory and storage may differ: the activation is dropped after this turn, and the
-        object is loaded again by the next call.
+        Where it is not certain that all were written, memory and storage may differ: the activation
+        is dropped after this turn, and the object is loaded again by the next call.
         """
         while self._saving is not None:
             await self._saving.wait()
         self._saving = asyncio.Event()
         try:
             if not self._host.dispatcher.admits:
-                raise StorageUnavailable(f"{self.object_id} was not saved: the node has lost its lease")
+                raise StorageUnavailable(
+                    f"{self.object_id} was not saved: the node has lost its lease"
+                )
             for field in self._fields(attributes):
                 await self._save(field)
         except (StorageError, Superseded, asyncio.CancelledError) as error:
@@ -175,14 +209,18 @@ class Activation(dispatch.Activation):
         storage = field.storage or self._host.state
         data = codec.encode(getattr(self.instance, field.attribute))
         version = self._versions[field.state_name]
-        self._versions[field.state_name] = await storage.save(self.object_id, field.state_name, self.token, version, data)
+        self._versions[field.state_name] = await storage.save(
+            self.object_id, field.state_name, self.token, version, data
+        )
 
     def _fields(self, attributes: tuple[str, ...]) -> list[ManagedStateField]:
         fields = self.registered.managed_states
         unknown = set(attributes) - {field.attribute for field in fields}
         if unknown:
             known = ", ".join(field.attribute for field in fields) or "none"
-            raise AttributeError(f"{self.table.type_name} has no managed state {', '.join(sorted(unknown))}; it has: {known}")
+            raise AttributeError(
+                f"{self.table.type_name} has no managed state {', '.join(sorted(unknown))}; it has: {known}"
+            )
         return [field for field in fields if not attributes or field.attribute in attributes]
 
 

@@ -20,7 +20,10 @@ class AppData:
         self._values: dict[Any, Any] = {}
 
     def set(self, value: T, as_type: type[T] | None = None) -> None:
-        """Keep ``value`` under its own class, or under ``as_type`` (a base class or a protocol). An earlier one is replaced."""
+        """Keep ``value`` under its own class, or under ``as_type`` (a base class or a protocol).
+
+        An earlier one is replaced.
+        """
         self._values[type(value) if as_type is None else as_type] = value
 
     def get(self, wanted: type[T]) -> T:
@@ -38,7 +41,9 @@ class AppData:
             ) from None
 
     def get_or_default(self, wanted: type[T]) -> T:
-        """The value kept under this type; if there is none, one made by calling the type without arguments, and kept."""
+        """The value kept under this type; if there is none, one made by calling the type without
+        arguments, and kept.
+        """
         if wanted not in self._values:
             self._values[wanted] = wanted()
         return cast(T, self._values[wanted])

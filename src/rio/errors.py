@@ -1,11 +1,11 @@
 """Everything that ``rio`` raises, as one tree under :class:`RioError`.
 
-The first question after a failed call is "may it have run?", so the tree is cut there: :class:`NotExecuted` (it did not, calling again
-is safe), :class:`OutcomeUnknown` (it may have), and :class:`CallRefused` or :class:`CallFailed` (it was answered, calling again changes
-nothing).
+The first question after a failed call is "may it have run?", so the tree is cut there:
+:class:`NotExecuted` (it did not, calling again is safe), :class:`OutcomeUnknown` (it may have), and
+:class:`CallRefused` or :class:`CallFailed` (it was answered, calling again changes nothing).
 
-A class that can arrive from a server has a ``code``, its name on the wire; a code maps to one class, and a code that this version does
-not know arrives as :class:`UnknownError`, which keeps it.
+A class that can arrive from a server has a ``code``, its name on the wire; a code maps to one
+class, and a code that this version does not know arrives as :class:`UnknownError`, which keeps it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class RioError(Exception):
         if code:
             known = _CLASS_OF_CODE.setdefault(code, cls)
             if known is not cls:
-                raise TypeError(f"error code {code!r} of {cls.__name__} already belongs to {known.__name__}")
+                raise TypeError(
+                    f"error code {code!r} of {cls.__name__} already belongs to {known.__name__}"
+                )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.detail)
@@ -40,7 +42,7 @@ class RioError(Exception):
 _CLASS_OF_CODE: dict[str, type[RioError]] = {}
 
 
-# --- said while a program is put together -----------------------------------------------------------------------------
+# --- said while a program is put together ---------------------------------------------------------
 
 
 class ConfigurationError(RioError, ValueError):
@@ -58,14 +60,16 @@ class BadIdentity(RioError, ValueError):
 
 
 class RegistrationError(RioError, TypeError):
-    """A class or a handler that cannot be registered; the text names the class and the line to change."""
+    """A class or a handler that cannot be registered; the text names the class and the line to
+    change.
+    """
 
 
 class BindError(RioError, OSError):
     """The server could not listen on its address."""
 
 
-# --- a call that was not executed: calling again is safe --------------------------------------------------------------
+# --- a call that was not executed: calling again is safe ------------------------------------------
 
 
 class NotExecuted(RioError):
@@ -75,11 +79,17 @@ class NotExecuted(RioError):
 
 
 class NoServersAvailable(NotExecuted):
-    """Membership names no active server, or none could be connected to. With a reachable but busy server it is :class:`Overloaded`."""
+    """Membership names no active server, or none could be connected to.
+
+    With a reachable but busy server it is :class:`Overloaded`.
+    """
 
 
 class Redirected(NotExecuted):
-    """The object lives on another node. ``detail``: ``[address, generation]``. Followed by the client; raised after too many hops."""
+    """The object lives on another node. ``detail``: ``[address, generation]``.
+
+    Followed by the client; raised after too many hops.
+    """
 
     code = "redirect"
 
@@ -103,28 +113,40 @@ class Overloaded(NotExecuted):
 
 
 class NotActivated(NotExecuted):
-    """The object could not be brought to life: claim, load, or a lifecycle hook failed. The cause is in the text."""
+    """The object could not be brought to life: claim, load, or a lifecycle hook failed.
+
+    The cause is in the text.
+    """
 
     code = "not_activated"
 
 
 class Expired(NotExecuted):
-    """The deadline passed before the call was started. If it may have been started, it is :class:`CallTimeout`."""
+    """The deadline passed before the call was started.
+
+    If it may have been started, it is :class:`CallTimeout`.
+    """
 
     code = "expired"
 
 
 class UnknownType(NotExecuted):
-    """The node does not host objects of this type. The client asks the other nodes before it raises this."""
+    """The node does not host objects of this type.
+
+    The client asks the other nodes before it raises this.
+    """
 
     code = "unknown_type"
 
 
-# --- a call that may have run -----------------------------------------------------------------------------------------
+# --- a call that may have run ---------------------------------------------------------------------
 
 
 class OutcomeUnknown(RioError):
-    """The call may or may not have run, so it was not sent again. To have it repeated, declare its message idempotent or readonly."""
+    """The call may or may not have run, so it was not sent again.
+
+    To have it repeated, declare its message idempotent or readonly.
+    """
 
     code = "outcome_unknown"
 
@@ -140,12 +162,14 @@ class CallTimeout(OutcomeUnknown, TimeoutError):
 
 
 class Superseded(OutcomeUnknown):
-    """Another activation of the object has taken over: this one may no longer commit state and is dropped from memory."""
+    """Another activation of the object has taken over: this one may no longer commit state and is
+    dropped from memory.
+    """
 
     code = "superseded"
 
 
-# --- a call that was answered: calling again changes nothing ----------------------------------------------------------
+# --- a call that was answered: calling again changes nothing --------------------------------------
 
 
 class CallRefused(RioError):
@@ -165,7 +189,10 @@ class BadMessage(CallRefused):
 
 
 class DeadlockError(CallRefused):
-    """The call would wait for an object that is itself waiting for this call. ``detail``: the cycle, a list of ``"Type/id.Message"``."""
+    """The call would wait for an object that is itself waiting for this call.
+
+    ``detail``: the cycle, a list of ``"Type/id.Message"``.
+    """
 
     code = "deadlock"
 
@@ -181,7 +208,8 @@ class CallFailed(RioError):
 
 
 class HandlerError(CallFailed):
-    """The handler raised something that is no :class:`rio.ApplicationError`: the object was dropped from memory, its saved state stands.
+    """The handler raised something that is no :class:`rio.ApplicationError`: the object was dropped
+    from memory, its saved state stands.
 
     ``detail``: ``[exception class name, remote traceback]``.
     """
@@ -189,21 +217,30 @@ class HandlerError(CallFailed):
     code = "handler_error"
 
     def __str__(self) -> str:
-        remote = self.detail[1] if isinstance(self.detail, (list, tuple)) and len(self.detail) > 1 and self.detail[1] else ""
+        remote = (
+            self.detail[1]
+            if isinstance(self.detail, (list, tuple)) and len(self.detail) > 1 and self.detail[1]
+            else ""
+        )
         return f"{self.message}\n\nremote traceback:\n{remote}" if remote else self.message
 
 
 class BadReply(CallFailed):
-    """The handler returned a value that is not of its declared type, or the answer could not be decoded into the expected one."""
+    """The handler returned a value that is not of its declared type, or the answer could not be
+    decoded into the expected one.
+    """
 
     code = "bad_reply"
 
 
 class UnknownError(CallFailed):
-    """An error whose code or class this program does not know. ``detail``: ``[code, detail]`` as received."""
+    """An error whose code or class this program does not know.
+
+    ``detail``: ``[code, detail]`` as received.
+    """
 
 
-# --- the wire ---------------------------------------------------------------------------------------------------------
+# --- the wire -------------------------------------------------------------------------------------
 
 
 class ProtocolError(RioError):
@@ -213,12 +250,15 @@ class ProtocolError(RioError):
 
 
 class ProtocolVersionMismatch(ProtocolError):
-    """The two sides speak different versions of the protocol. ``detail``: the versions that the server speaks."""
+    """The two sides speak different versions of the protocol.
+
+    ``detail``: the versions that the server speaks.
+    """
 
     code = "protocol_version"
 
 
-# --- storage ----------------------------------------------------------------------------------------------------------
+# --- storage --------------------------------------------------------------------------------------
 
 
 class StorageError(RioError):
@@ -230,7 +270,10 @@ class StateNotFound(StorageError):
 
 
 class StorageUnavailable(StorageError):
-    """The storage did not do it: unreachable, locked, full, read-only or too slow. A write may still have happened."""
+    """The storage did not do it: unreachable, locked, full, read-only or too slow.
+
+    A write may still have happened.
+    """
 
 
 class StateCorrupt(StorageError):
@@ -245,19 +288,28 @@ class StorageClosed(StorageError):
     """The storage was used before ``prepare()`` or after ``close()``."""
 
 
-# --- membership -------------------------------------------------------------------------------------------------------
+# --- membership -----------------------------------------------------------------------------------
 
 
 class JoinFailed(RioError):
-    """A new node could not exchange probes, both ways, with a majority of the other members. The address it gave may be a wrong one."""
+    """A new node could not exchange probes, both ways, with a majority of the other members.
+
+    The address it gave may be a wrong one.
+    """
 
 
 class NodeEvicted(RioError):
-    """The cluster has declared this node dead, so it has stopped. A supervisor should start it again, as a new member."""
+    """The cluster has declared this node dead, so it has stopped.
+
+    A supervisor should start it again, as a new member.
+    """
 
 
 class Lagged(RioError):
-    """A subscriber was too slow and events were dropped. ``missed`` counts them; the subscription goes on."""
+    """A subscriber was too slow and events were dropped.
+
+    ``missed`` counts them; the subscription goes on.
+    """
 
     def __init__(self, missed: int) -> None:
         super().__init__(f"{missed} event(s) were dropped because the subscriber was too slow")

@@ -1,4 +1,6 @@
-"""``@rio.handler``: a method that answers one kind of message, and what its signature says, read once."""
+"""``@rio.handler``: a method that answers one kind of message, and what its signature says, read
+once.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class HandlerSignature(NamedTuple):
     message_type: type[Message[Any]] | None
     """``None`` for a dynamic handler."""
     reply_type: Any
-    """What the handler returns; ``NoneType`` for nothing, ``Any`` for a dynamic handler that does not say."""
+    """What the handler returns; ``NoneType`` for nothing, ``Any`` for a dynamic handler that does
+    not say.
+    """
 
 
 class BoundHandler(Protocol[M_contra, R_co]):
@@ -43,12 +47,15 @@ class BoundHandler(Protocol[M_contra, R_co]):
 class Handler(Generic[S_co, M_contra, R_co]):
     """A method of a service object that answers one kind of message. Made by :func:`handler`.
 
-    Read on the class it is itself. Read on an instance, or on a reference to one, it is a callable that takes the message and returns an
-    awaitable, whether the method is ``async def`` or plain ``def``; a plain method has run by then.
+    Read on the class it is itself. Read on an instance, or on a reference to one, it is a callable
+    that takes the message and returns an awaitable, whether the method is ``async def`` or plain
+    ``def``; a plain method has run by then.
     """
 
     function: Callable[..., Any]
-    """The method as written: call it as ``function(instance, message)``, with an :class:`AppData` behind if ``takes_app_data``."""
+    """The method as written: call it as ``function(instance, message)``, with an :class:`AppData`
+    behind if ``takes_app_data``.
+    """
     name: str
     """Its attribute on the class."""
     timeout: float | None
@@ -56,7 +63,12 @@ class Handler(Generic[S_co, M_contra, R_co]):
     is_async: bool
     takes_app_data: bool
 
-    def __init__(self, function: Callable[..., Any], message_name: str | None = None, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        message_name: str | None = None,
+        timeout: float | None = None,
+    ) -> None:
         self.function = function
         self.name = getattr(function, "__name__", "handler")
         self.timeout = timeout
@@ -68,14 +80,16 @@ class Handler(Generic[S_co, M_contra, R_co]):
         self._check_kind()
         self._parameters = self._read_parameters()
         self.takes_app_data = len(self._parameters) == 3
-        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(inspect.unwrap(function))
+        self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            inspect.unwrap(function)
+        )
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
         self._owner = owner
         self._where = f"{hints.short(owner)}.{name} ({hints.line_of(self.function)})"
 
-    # --- what the annotations say -------------------------------------------------------------------------------------
+    # --- what the annotations say -----------------------------------------------------------------
 
     @property
     def message_name(self) -> str:
@@ -123,15 +137,21 @@ class Handler(Generic[S_co, M_contra, R_co]):
         except (TypeError, SyntaxError) as problem:
             raise self._refusal(f"an annotation is no type: {problem}") from problem
 
-    def _read_annotations(self, found: Mapping[str, Any], local_names: tuple[hints.Names, ...]) -> HandlerSignature:
+    def _read_annotations(
+        self, found: Mapping[str, Any], local_names: tuple[hints.Names, ...]
+    ) -> HandlerSignature:
         if self.takes_app_data and found.get(self._parameters[2]) is not AppData:
-            raise self._refusal(f"its third parameter is the application's data: write {self._parameters[2]}: rio.AppData, or remove it")
+            raise self._refusal(
+                f"its third parameter is the application's data: write {self._parameters[2]}: rio.AppData, or remove it"
+            )
         annotation = found.get(self._parameters[1], inspect.Parameter.empty)
         if self._dynamic_name is not None:
             return self._dynamic_signature(annotation, found)
         message_type = self._message_type(annotation)
         same_module = message_type.__module__ == self.function.__module__
-        reply_type = self._reply_type(message_type, reply_type_of(message_type, local_names if same_module else ()), found)
+        reply_type = self._reply_type(
+            message_type, reply_type_of(message_type, local_names if same_module else ()), found
+        )
         self._check_serialisable("message", message_type)
         self._check_serialisable("reply", reply_type)
         return HandlerSignature(type_name_of(message_type), message_type, reply_type)
@@ -150,18 +170,27 @@ class Handler(Generic[S_co, M_contra, R_co]):
     def _message_type(self, annotation: Any) -> type[Message[Any]]:
         name = self._parameters[1]
         if annotation is inspect.Parameter.empty:
-            raise self._refusal(f"parameter {name!r} has no annotation: write {name}: YourMessage, a subclass of rio.Message")
+            raise self._refusal(
+                f"parameter {name!r} has no annotation: write {name}: YourMessage, a subclass of rio.Message"
+            )
         if isinstance(get_origin(annotation), type) and issubclass(get_origin(annotation), Message):
             written = hints.short(annotation)
-            raise self._refusal(f"parameter {name!r} is a {written}: name it by a subclass, class YourMessage({written})")
-        if not (isinstance(annotation, type) and issubclass(annotation, Message)) or annotation is Message:
+            raise self._refusal(
+                f"parameter {name!r} is a {written}: name it by a subclass, class YourMessage({written})"
+            )
+        if (
+            not (isinstance(annotation, type) and issubclass(annotation, Message))
+            or annotation is Message
+        ):
             raise self._refusal(
                 f"parameter {name!r} is annotated {hints.short(annotation)}, which is no subclass of rio.Message: make it one, or name the "
                 f'message to get plain values, @rio.handler("the.Name")'
             )
         return annotation
 
-    def _reply_type(self, message_type: type[Message[Any]], declared: Any, found: Mapping[str, Any]) -> Any:
+    def _reply_type(
+        self, message_type: type[Message[Any]], declared: Any, found: Mapping[str, Any]
+    ) -> Any:
         if "return" not in found:
             wanted = "None" if declared is NO_REPLY_DECLARED else hints.short(declared)
             raise self._refusal(f"it has no return annotation: write -> {wanted}")
@@ -177,18 +206,26 @@ class Handler(Generic[S_co, M_contra, R_co]):
         try:
             check_serialisable(wanted)
         except TypeError as problem:
-            raise self._refusal(f"its {what} {hints.short(wanted)} cannot travel: {problem}") from problem
+            raise self._refusal(
+                f"its {what} {hints.short(wanted)} cannot travel: {problem}"
+            ) from problem
 
-    # --- what the function is -----------------------------------------------------------------------------------------
+    # --- what the function is ---------------------------------------------------------------------
 
     def _check_kind(self) -> None:
-        if not callable(self.function) or isinstance(self.function, (type, staticmethod, classmethod)):
+        if not callable(self.function) or isinstance(
+            self.function, (type, staticmethod, classmethod)
+        ):
             raise RegistrationError(f"@rio.handler belongs on a method, not on {self.function!r}")
         function = inspect.unwrap(self.function)
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-            raise self._refusal("it is a generator, and a message has one reply: return a list, or publish events with self.publish()")
+            raise self._refusal(
+                "it is a generator, and a message has one reply: return a list, or publish events with self.publish()"
+            )
         if self.timeout is not None and not self.timeout > 0:
-            raise self._refusal(f"timeout={self.timeout!r}: a timeout is a positive number of seconds")
+            raise self._refusal(
+                f"timeout={self.timeout!r}: a timeout is a positive number of seconds"
+            )
         if self._dynamic_name is not None:
             try:
                 check_name("the message's name", self._dynamic_name, MAX_TYPE_NAME_BYTES)
@@ -201,20 +238,30 @@ class Handler(Generic[S_co, M_contra, R_co]):
         positional = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
         if not positional or not 2 <= len(parameters) <= 3:
             shown = ", ".join(str(parameter) for parameter in parameters)
-            raise self._refusal(f"it takes ({shown}): a handler takes (self, message) or (self, message, app: rio.AppData)")
+            raise self._refusal(
+                f"it takes ({shown}): a handler takes (self, message) or (self, message, app: rio.AppData)"
+            )
         return tuple(parameter.name for parameter in parameters)
 
     def _refusal(self, problem: str) -> RegistrationError:
         return RegistrationError(f"handler {self._where}: {problem}")
 
-    # --- as a descriptor ----------------------------------------------------------------------------------------------
+    # --- as a descriptor --------------------------------------------------------------------------
 
     @overload
     def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
     @overload
-    def __get__(self, instance: object, owner: type[Any] | None = None, /) -> BoundHandler[M_contra, R_co]: ...
-    def __get__(self, instance: object | None, owner: type[Any] | None = None, /) -> Self | BoundHandler[M_contra, R_co]:
-        return self if instance is None else cast("BoundHandler[M_contra, R_co]", _DirectCall(self, instance))
+    def __get__(
+        self, instance: object, owner: type[Any] | None = None, /
+    ) -> BoundHandler[M_contra, R_co]: ...
+    def __get__(
+        self, instance: object | None, owner: type[Any] | None = None, /
+    ) -> Self | BoundHandler[M_contra, R_co]:
+        return (
+            self
+            if instance is None
+            else cast("BoundHandler[M_contra, R_co]", _DirectCall(self, instance))
+        )
 
     def __repr__(self) -> str:
         return f"<handler {self._where}>"
@@ -235,7 +282,11 @@ class _DirectCall:
 
     def __call__(self, message: Any, /, *, timeout: float | None = None) -> Awaitable[Any]:
         handler = self._handler
-        arguments = (self._instance, message, self._instance.app_data) if handler.takes_app_data else (self._instance, message)
+        arguments = (
+            (self._instance, message, self._instance.app_data)
+            if handler.takes_app_data
+            else (self._instance, message)
+        )
         result: Any = handler.function(*arguments)
         if not handler.is_async:
             return _Completed(result)
@@ -263,16 +314,20 @@ async def _within(timeout: float, result: Awaitable[Any]) -> Any:
         return await result
 
 
-# --- the decorator ----------------------------------------------------------------------------------------------------
+# --- the decorator --------------------------------------------------------------------------------
 
 
 class HandlerDecorator(Protocol):
     """What ``@rio.handler(timeout=...)`` decorates with."""
 
     @overload
-    def __call__(self, function: Callable[[S, M], Coroutine[Any, Any, R]], /) -> Handler[S, M, R]: ...
+    def __call__(
+        self, function: Callable[[S, M], Coroutine[Any, Any, R]], /
+    ) -> Handler[S, M, R]: ...
     @overload
-    def __call__(self, function: Callable[[S, M, AppData], Coroutine[Any, Any, R]], /) -> Handler[S, M, R]: ...
+    def __call__(
+        self, function: Callable[[S, M, AppData], Coroutine[Any, Any, R]], /
+    ) -> Handler[S, M, R]: ...
     @overload
     def __call__(self, function: Callable[[S, M], R], /) -> Handler[S, M, R]: ...
     @overload
@@ -283,9 +338,13 @@ class DynamicHandlerDecorator(Protocol):
     """What ``@rio.handler("the.Name")`` decorates with."""
 
     @overload
-    def __call__(self, function: Callable[[S, Any], Coroutine[Any, Any, R]], /) -> Handler[S, Any, R]: ...
+    def __call__(
+        self, function: Callable[[S, Any], Coroutine[Any, Any, R]], /
+    ) -> Handler[S, Any, R]: ...
     @overload
-    def __call__(self, function: Callable[[S, Any, AppData], Coroutine[Any, Any, R]], /) -> Handler[S, Any, R]: ...
+    def __call__(
+        self, function: Callable[[S, Any, AppData], Coroutine[Any, Any, R]], /
+    ) -> Handler[S, Any, R]: ...
     @overload
     def __call__(self, function: Callable[[S, Any], R], /) -> Handler[S, Any, R]: ...
     @overload
@@ -307,8 +366,8 @@ def handler(message_name: str, /, *, timeout: float | None = None) -> DynamicHan
 def handler(function_or_name: Any = None, /, *, timeout: float | None = None) -> Any:
     """Mark a method as the one that answers a kind of message.
 
-    The message is told by the annotation of the method's parameter, a subclass of :class:`rio.Message`, and the return annotation must be
-    what that message declares::
+    The message is told by the annotation of the method's parameter, a subclass of
+    :class:`rio.Message`, and the return annotation must be what that message declares::
 
         @rio.handler
         async def deposit(self, message: Deposit) -> Balance: ...
@@ -326,7 +385,7 @@ def handler(function_or_name: Any = None, /, *, timeout: float | None = None) ->
     return Handler(function_or_name, None, timeout)
 
 
-# --- the handlers of a class ------------------------------------------------------------------------------------------
+# --- the handlers of a class ----------------------------------------------------------------------
 
 
 def collect_handlers(cls: type) -> dict[str, Handler[Any, Any, Any]]:
@@ -351,7 +410,9 @@ def collect_handlers(cls: type) -> dict[str, Handler[Any, Any, Any]]:
     return found
 
 
-def by_message_name(cls: type, handlers: Iterable[Handler[Any, Any, Any]]) -> dict[str, Handler[Any, Any, Any]]:
+def by_message_name(
+    cls: type, handlers: Iterable[Handler[Any, Any, Any]]
+) -> dict[str, Handler[Any, Any, Any]]:
     """The handlers of a class by the name of their message; resolves them all.
 
     :raises RegistrationError: two of them take the same message.

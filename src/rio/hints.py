@@ -1,4 +1,6 @@
-"""Annotations, read where their names can be found: a module's globals, or the function in which a class was written."""
+"""Annotations, read where their names can be found: a module's globals, or the function in which a
+class was written.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,15 @@ T = TypeVar("T")
 Names = Mapping[str, Any]
 
 _MAX_FRAMES = 16
-"""How far up the stack the place of a class statement is looked for; classes are made a few frames above ours."""
+"""How far up the stack the place of a class statement is looked for; classes are made a few frames
+above ours.
+"""
 
 
 class _Annotated:
-    """Something that has annotations and nothing else, which is all that :func:`typing.get_type_hints` needs."""
+    """Something that has annotations and nothing else, which is all that
+    :func:`typing.get_type_hints` needs.
+    """
 
     def __init__(self, annotation: Any) -> None:
         self.__annotations__ = {"it": annotation}
@@ -29,7 +35,10 @@ def of_function(function: Callable[..., Any], local_names: Iterable[Names] = ())
     :raises NameError: a name in them is not defined (yet).
     :raises TypeError: they are no types.
     """
-    return _first_that_resolves(lambda names: typing.get_type_hints(function, localns=names, include_extras=True), local_names)
+    return _first_that_resolves(
+        lambda names: typing.get_type_hints(function, localns=names, include_extras=True),
+        local_names,
+    )
 
 
 def of_annotation(annotation: Any, module: str, local_names: Iterable[Names] = ()) -> Any:
@@ -42,7 +51,10 @@ def of_annotation(annotation: Any, module: str, local_names: Iterable[Names] = (
         return annotation
     global_names = vars(sys.modules[module]) if module in sys.modules else {}
     holder = _Annotated(annotation)
-    return _first_that_resolves(lambda names: typing.get_type_hints(holder, global_names, names, include_extras=True)["it"], local_names)
+    return _first_that_resolves(
+        lambda names: typing.get_type_hints(holder, global_names, names, include_extras=True)["it"],
+        local_names,
+    )
 
 
 def of_class(cls: type) -> dict[str, Any]:
@@ -55,7 +67,8 @@ def of_class(cls: type) -> dict[str, Any]:
 
 
 def names_around(cls: type) -> dict[str, Any]:
-    """The local names of the function in which ``cls`` is being made; empty for a class at module level.
+    """The local names of the function in which ``cls`` is being made; empty for a class at module
+    level.
 
     Call it while the class statement runs.
     """
@@ -70,7 +83,9 @@ def names_around(cls: type) -> dict[str, Any]:
 
 
 def _local_names(frame: FrameType | None) -> dict[str, Any]:
-    """What a statement in this frame sees before the module's globals; a class body also sees the function around it."""
+    """What a statement in this frame sees before the module's globals; a class body also sees the
+    function around it.
+    """
     if frame is None or frame.f_code.co_name == "<module>":
         return {}
     is_class_body = not frame.f_code.co_flags & inspect.CO_OPTIMIZED
@@ -80,7 +95,11 @@ def _local_names(frame: FrameType | None) -> dict[str, Any]:
 def qualified(cls: Any) -> str:
     """``module.Class``, or the plain text of an annotation that is no class."""
     if isinstance(cls, type) and typing.get_origin(cls) is None:
-        return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+        return (
+            cls.__qualname__
+            if cls.__module__ == "builtins"
+            else f"{cls.__module__}.{cls.__qualname__}"
+        )
     return str(cls)
 
 
@@ -100,7 +119,9 @@ def line_of(function: Callable[..., Any]) -> str:
 
 
 def _first_that_resolves(read: Callable[[dict[str, Any]], T], local_names: Iterable[Names]) -> T:
-    """Read annotations with the first of these namespaces (and in the end none) that holds their names."""
+    """Read annotations with the first of these namespaces (and in the end none) that holds their
+    names.
+    """
     failures: list[Exception] = []
     for names in (*local_names, {}):
         try:

@@ -66,7 +66,9 @@ class Address(NamedTuple):
         if not separator or not host or (":" in host and not bracketed):
             raise BadAddress(f"{text!r} is not an address: write HOST:PORT, or [IPV6]:PORT")
         if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-            raise BadAddress(f"{text!r} is not an address: the port must be a number from 0 to 65535")
+            raise BadAddress(
+                f"{text!r} is not an address: the port must be a number from 0 to 65535"
+            )
         return cls(host, int(port))
 
 

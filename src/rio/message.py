@@ -1,7 +1,9 @@
-"""What travels: messages, state, the fields of application errors, and the codec that turns them into MessagePack and back.
+"""What travels: messages, state, the fields of application errors, and the codec that turns them
+into MessagePack and back.
 
-Typed values go through ``msgspec`` (validated, a path in every error); values without a type go through ``msgpack``. A record is encoded as
-a map, so that a field with a default can be added, and an unknown one ignored, while old and new programs talk to each other.
+Typed values go through ``msgspec`` (validated, a path in every error); values without a type go
+through ``msgpack``. A record is encoded as a map, so that a field with a default can be added, and
+an unknown one ignored, while old and new programs talk to each other.
 """
 
 from __future__ import annotations
@@ -14,7 +16,19 @@ import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, NamedTuple, cast, dataclass_transform, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Literal,
+    NamedTuple,
+    cast,
+    dataclass_transform,
+    get_args,
+    get_origin,
+)
 
 import msgspec
 
@@ -44,12 +58,18 @@ NO_REPLY_DECLARED: Final = NoReply.DECLARED
 """What :func:`reply_type_of` says of a message that does not tell what it is answered with."""
 
 
-# --- messages ---------------------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
-@dataclass_transform(field_specifiers=(msgspec.field,))  # on the metaclass, so that a message may be frozen although its base is not
+@dataclass_transform(
+    field_specifiers=(msgspec.field,)
+)  # on the metaclass, so that a message may be frozen although its base is not
 class MessageType(msgspec.StructMeta):
-    """The class of message classes. It exists because ``msgspec`` reads the keywords of a class statement before ``__init_subclass__``."""
+    """The class of message classes.
+
+    It exists because ``msgspec`` reads the keywords of a class statement before
+    ``__init_subclass__``.
+    """
 
     def __new__(
         mcls,
@@ -65,8 +85,14 @@ class MessageType(msgspec.StructMeta):
         **config: Any,
     ) -> Any:
         if array_like:
-            raise RegistrationError(f"message {name}: array_like=True is refused, because messages are maps so that fields can be added")
-        check_name(f"type name of message {name}", name if type_name is None else type_name, MAX_TYPE_NAME_BYTES)
+            raise RegistrationError(
+                f"message {name}: array_like=True is refused, because messages are maps so that fields can be added"
+            )
+        check_name(
+            f"type name of message {name}",
+            name if type_name is None else type_name,
+            MAX_TYPE_NAME_BYTES,
+        )
         namespace["__rio_type_name__"] = name if type_name is None else type_name
         if idempotent is not None:
             namespace["__rio_idempotent__"] = idempotent
@@ -79,13 +105,17 @@ class MessageType(msgspec.StructMeta):
 
 
 class Message(msgspec.Struct, Generic[R_co], metaclass=MessageType):
-    """A typed, validated record that an object can be sent: ``class Deposit(rio.Message[Balance]): amount: int``.
+    """A typed, validated record that an object can be sent: ``class Deposit(rio.Message[Balance]):
+    amount: int``.
 
-    ``Message[Reply]`` says what it is answered with, ``Message[None]`` that there is no answer but "done"; a bare ``Message`` says nothing.
+    ``Message[Reply]`` says what it is answered with, ``Message[None]`` that there is no answer but
+    "done"; a bare ``Message`` says nothing.
 
-    Keywords of the class statement: ``type_name`` is its name on the wire (default: the name of the class; a subclass gets its own),
-    ``idempotent`` says that handling it twice does no harm, ``readonly`` that handling it changes nothing (both are inherited; either
-    allows a call whose outcome is unknown to be sent again). All others are those of :class:`msgspec.Struct`, but ``array_like``.
+    Keywords of the class statement: ``type_name`` is its name on the wire (default: the name of the
+    class; a subclass gets its own), ``idempotent`` says that handling it twice does no harm,
+    ``readonly`` that handling it changes nothing (both are inherited; either allows a call whose
+    outcome is unknown to be sent again). All others are those of :class:`msgspec.Struct`, but
+    ``array_like``.
 
     :raises RegistrationError: ``array_like=True``.
     :raises BadIdentity: the type name is empty or longer than 128 bytes.
@@ -104,7 +134,10 @@ class Message(msgspec.Struct, Generic[R_co], metaclass=MessageType):
             readonly: bool | None = None,
             tag: bool | str | int | Callable[[str], str | int] | None = None,
             tag_field: str | None = None,
-            rename: Literal["lower", "upper", "camel", "pascal", "kebab"] | Callable[[str], str | None] | Mapping[str, str] | None = None,
+            rename: Literal["lower", "upper", "camel", "pascal", "kebab"]
+            | Callable[[str], str | None]
+            | Mapping[str, str]
+            | None = None,
             omit_defaults: bool = False,
             forbid_unknown_fields: bool = False,
             frozen: bool = False,
@@ -125,9 +158,9 @@ class Message(msgspec.Struct, Generic[R_co], metaclass=MessageType):
 
 
 def reply_type_of(message_type: type[Message[Any]], local_names: Iterable[hints.Names] = ()) -> Any:
-    """What ``message_type`` is answered with: ``Balance`` for ``Message[Balance]``, ``NoneType`` for ``Message[None]``, and
-    :data:`NO_REPLY_DECLARED` for a bare ``Message``. Forward references are looked up in ``local_names``, then in the module of the
-    class that wrote them.
+    """What ``message_type`` is answered with: ``Balance`` for ``Message[Balance]``, ``NoneType``
+    for ``Message[None]``, and :data:`NO_REPLY_DECLARED` for a bare ``Message``. Forward references
+    are looked up in ``local_names``, then in the module of the class that wrote them.
 
     :raises NameError: a forward reference names nothing that exists by now.
     """
@@ -155,10 +188,15 @@ def _reply_with_variables(cls: type, local_names: tuple[hints.Names, ...]) -> An
         origin = get_origin(base) or base
         if not isinstance(origin, MessageType):
             continue
-        arguments = tuple(hints.of_annotation(argument, cls.__module__, local_names) for argument in get_args(base))
+        arguments = tuple(
+            hints.of_annotation(argument, cls.__module__, local_names)
+            for argument in get_args(base)
+        )
         if origin.__dict__.get("__rio_root__"):
             return arguments[0] if arguments else NO_REPLY_DECLARED
-        inherited = _reply_with_variables(origin, local_names if origin.__module__ == cls.__module__ else ())
+        inherited = _reply_with_variables(
+            origin, local_names if origin.__module__ == cls.__module__ else ()
+        )
         return _substituted(inherited, origin, arguments)
     return NO_REPLY_DECLARED
 
@@ -168,12 +206,17 @@ def _substituted(reply: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
     if isinstance(reply, TypeVar):
         return bound.get(reply, NO_REPLY_DECLARED)
     variables = getattr(reply, "__parameters__", None)
-    return reply[tuple(bound.get(variable, variable) for variable in variables)] if variables and bound else reply
+    return (
+        reply[tuple(bound.get(variable, variable) for variable in variables)]
+        if variables and bound
+        else reply
+    )
 
 
 class DynamicMessage(msgspec.Struct, frozen=True):
-    """A message from a program that does not have its class: the message's type name, and a value of MessagePack types (a map for a
-    handler that takes a :class:`Message`, anything for a dynamic handler).
+    """A message from a program that does not have its class: the message's type name, and a value
+    of MessagePack types (a map for a handler that takes a :class:`Message`, anything for a dynamic
+    handler).
 
     :raises BadIdentity: the type name is empty or too long.
     """
@@ -186,10 +229,13 @@ class DynamicMessage(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct):
-    """The base of what an object remembers. Every field has a default, because an object that was never saved starts with them."""
+    """The base of what an object remembers.
+
+    Every field has a default, because an object that was never saved starts with them.
+    """
 
 
-# --- application errors -----------------------------------------------------------------------------------------------
+# --- application errors ---------------------------------------------------------------------------
 
 
 class _Field(NamedTuple):
@@ -209,22 +255,28 @@ class _Computed:
         return self if instance is None else self._compute(instance)
 
 
-_CLASS_OF_ERROR_NAME: weakref.WeakValueDictionary[str, type[ApplicationError]] = weakref.WeakValueDictionary()
+_CLASS_OF_ERROR_NAME: weakref.WeakValueDictionary[str, type[ApplicationError]] = (
+    weakref.WeakValueDictionary()
+)
 _CLASS_VARIABLE = re.compile(r"(\w+\.)?ClassVar\b")
 
 
 @dataclass_transform(eq_default=False, field_specifiers=(msgspec.field,))
 class ApplicationError(CallFailed):
-    """An outcome that callers are meant to handle: ``class InsufficientFunds(rio.ApplicationError): missing: int``.
+    """An outcome that callers are meant to handle: ``class InsufficientFunds(rio.ApplicationError):
+    missing: int``.
 
-    Raise it in a handler (``raise InsufficientFunds(missing=3)``) and it arrives at the caller as the same class with its fields, and the
-    object lives on. Fields are declared, given and read as those of a dataclass; a field ``message: str`` is the text of the error. If the
-    caller's program has no class of that name, or one that the fields do not fit, it gets :class:`UnknownApplicationError`. Any other
-    exception is a fault: the caller gets :class:`rio.errors.HandlerError`, and the object is dropped from memory.
+    Raise it in a handler (``raise InsufficientFunds(missing=3)``) and it arrives at the caller as
+    the same class with its fields, and the object lives on. Fields are declared, given and read as
+    those of a dataclass; a field ``message: str`` is the text of the error. If the caller's program
+    has no class of that name, or one that the fields do not fit, it gets
+    :class:`UnknownApplicationError`. Any other exception is a fault: the caller gets
+    :class:`rio.errors.HandlerError`, and the object is dropped from memory.
 
     ``type_name=`` in the class statement is its name on the wire (default: the name of the class).
 
-    :raises RegistrationError: another class has this type name, or a field's name is taken by exceptions themselves.
+    :raises RegistrationError: another class has this type name, or a field's name is taken by
+    exceptions themselves.
     :raises BadIdentity: the type name is empty or longer than 128 bytes.
     """
 
@@ -242,7 +294,9 @@ class ApplicationError(CallFailed):
 
         def __init__(self, *args, **kwargs):
             if type(self) is ApplicationError:
-                raise TypeError("subclass rio.ApplicationError and declare fields: callers tell application errors apart by their class")
+                raise TypeError(
+                    "subclass rio.ApplicationError and declare fields: callers tell application errors apart by their class"
+                )
             record = self.__rio_record__(*args, **kwargs)
             values = [getattr(record, name) for name in self.__rio_fields__]
             Exception.__init__(self, *values)
@@ -273,26 +327,45 @@ class ApplicationError(CallFailed):
 
     @staticmethod
     def from_wire(detail: Any) -> RioError:
-        """The error that arrived as ``detail``; see the class for what becomes of one that is not known here."""
-        if not (isinstance(detail, (list, tuple)) and len(detail) == 2 and isinstance(detail[0], str)):
-            return UnknownError(f"an application error of unknown form arrived: {detail!r:.200}", [ApplicationError.code, detail])
+        """The error that arrived as ``detail``; see the class for what becomes of one that is not
+        known here.
+        """
+        if not (
+            isinstance(detail, (list, tuple)) and len(detail) == 2 and isinstance(detail[0], str)
+        ):
+            return UnknownError(
+                f"an application error of unknown form arrived: {detail!r:.200}",
+                [ApplicationError.code, detail],
+            )
         name, fields = detail
         cls = _CLASS_OF_ERROR_NAME.get(name)
         if cls is None:
-            return UnknownApplicationError(name, fields, "this program has no application error of that name")
+            return UnknownApplicationError(
+                name, fields, "this program has no application error of that name"
+            )
         try:
             record = msgspec.convert(fields, cls._typed_record())
         except (msgspec.MsgspecError, NameError, TypeError, ValueError, RecursionError) as problem:
-            return UnknownApplicationError(name, fields, f"the fields do not fit {hints.qualified(cls)}: {problem}")
+            return UnknownApplicationError(
+                name, fields, f"the fields do not fit {hints.qualified(cls)}: {problem}"
+            )
         return _restore(cls, {field: getattr(record, field) for field in cls.__rio_fields__})
 
     @classmethod
     def _typed_record(cls, local_names: tuple[hints.Names, ...] = ()) -> type[msgspec.Struct]:
-        """The record whose fields have their types: made when first needed, since the annotations may be forward references."""
+        """The record whose fields have their types: made when first needed, since the annotations
+        may be forward references.
+        """
         known = cls.__dict__.get("__rio_typed_record__")
         if known is None:
             fields = cls.__rio_fields__.items()
-            known = _record_of(cls, {name: hints.of_annotation(field.annotation, field.module, local_names) for name, field in fields})
+            known = _record_of(
+                cls,
+                {
+                    name: hints.of_annotation(field.annotation, field.module, local_names)
+                    for name, field in fields
+                },
+            )
             type.__setattr__(cls, "__rio_typed_record__", known)
         return cast(type[msgspec.Struct], known)
 
@@ -301,9 +374,13 @@ class ApplicationError(CallFailed):
 
     def _encoded_fields(self) -> Any:
         try:
-            return msgspec.to_builtins(self.__rio_record__(**self._field_values()), builtin_types=_NATIVE)
+            return msgspec.to_builtins(
+                self.__rio_record__(**self._field_values()), builtin_types=_NATIVE
+            )
         except (TypeError, ValueError, RecursionError) as problem:
-            raise TypeError(f"application error {hints.qualified(type(self))} cannot travel: {problem}") from problem
+            raise TypeError(
+                f"application error {hints.qualified(type(self))} cannot travel: {problem}"
+            ) from problem
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._field_values().items())})"
@@ -327,13 +404,29 @@ class ApplicationError(CallFailed):
 
 
 def _fields_of_error(cls: type[ApplicationError]) -> dict[str, _Field]:
-    """The fields of an error class, inherited ones first; each remembers the module in which its annotation was written."""
-    fields = {name: field for base in reversed(cls.__mro__[1:]) for name, field in base.__dict__.get("__rio_fields__", {}).items()}
+    """The fields of an error class, inherited ones first; each remembers the module in which its
+    annotation was written.
+    """
+    fields = {
+        name: field
+        for base in reversed(cls.__mro__[1:])
+        for name, field in base.__dict__.get("__rio_fields__", {}).items()
+    }
     for name, annotation in hints.of_class(cls).items():
-        if get_origin(annotation) is ClassVar or annotation is ClassVar or _CLASS_VARIABLE.match(str(annotation)):
+        if (
+            get_origin(annotation) is ClassVar
+            or annotation is ClassVar
+            or _CLASS_VARIABLE.match(str(annotation))
+        ):
             continue
-        if (name != "message" and hasattr(ApplicationError, name)) or name in ("detail", "args") or name.startswith("__"):
-            raise RegistrationError(f"application error {hints.qualified(cls)}: a field cannot be called {name!r}, choose another name")
+        if (
+            (name != "message" and hasattr(ApplicationError, name))
+            or name in ("detail", "args")
+            or name.startswith("__")
+        ):
+            raise RegistrationError(
+                f"application error {hints.qualified(cls)}: a field cannot be called {name!r}, choose another name"
+            )
         default = cls.__dict__.get(name, msgspec.NODEFAULT)
         if isinstance(default, _FIELD_SPECIFIER):
             delattr(cls, name)
@@ -351,11 +444,16 @@ def _check_fields(cls: type[ApplicationError], record: type[msgspec.Struct]) -> 
     try:
         check_serialisable(record)
     except TypeError as problem:
-        raise RegistrationError(f"application error {hints.qualified(cls)} cannot travel: {problem}") from problem
+        raise RegistrationError(
+            f"application error {hints.qualified(cls)} cannot travel: {problem}"
+        ) from problem
 
 
 def _enter(cls: type[ApplicationError]) -> None:
-    """Make an error class known by its name. The same class made again (a reloaded module, a notebook's cell) replaces itself."""
+    """Make an error class known by its name.
+
+    The same class made again (a reloaded module, a notebook's cell) replaces itself.
+    """
     known = _CLASS_OF_ERROR_NAME.get(cls.__rio_type_name__)
     if known is not None and not _same_place(known, cls):
         del known
@@ -387,7 +485,8 @@ _NATIVE = (bytes, bytearray, memoryview, datetime)
 
 
 class UnknownApplicationError(ApplicationError, type_name="rio.UnknownApplicationError"):
-    """An application error whose class this program does not have, or whose fields do not fit the class it has.
+    """An application error whose class this program does not have, or whose fields do not fit the
+    class it has.
 
     Raised on, it travels as what it was.
     """
@@ -404,13 +503,18 @@ class UnknownApplicationError(ApplicationError, type_name="rio.UnknownApplicatio
             return [self.type_name, self.fields]
 
     def __str__(self) -> str:
-        return f"application error {self.type_name!r} with {self.fields!r:.500}" + (f": {self.reason}" if self.reason else "")
+        return f"application error {self.type_name!r} with {self.fields!r:.500}" + (
+            f": {self.reason}" if self.reason else ""
+        )
 
 
-# --- the codec --------------------------------------------------------------------------------------------------------
+# --- the codec ------------------------------------------------------------------------------------
 
 ENCODER: Final = msgspec.msgpack.Encoder()
-"""The one encoder of typed values. The compiled core calls it directly, and :func:`encode_error` when it fails."""
+"""The one encoder of typed values.
+
+The compiled core calls it directly, and :func:`encode_error` when it fails.
+"""
 
 _encode = ENCODER.encode
 
@@ -418,7 +522,8 @@ _encode = ENCODER.encode
 def encode(value: Any, *, failure: type[RioError] = BadReply) -> bytes:
     """A typed value, or one of plain MessagePack types, as MessagePack.
 
-    :raises BadReply: it holds something that cannot be encoded, which the text names (``failure`` for what is not a reply).
+    :raises BadReply: it holds something that cannot be encoded, which the text names (``failure``
+    for what is not a reply).
     """
     try:
         return _encode(value)
@@ -439,9 +544,11 @@ def encode_message(message: Message[Any] | DynamicMessage) -> bytes:
 def encode_dynamic(value: Any, *, failure: type[RioError] = BadMessage) -> bytes:
     """A value of no declared type as MessagePack.
 
-    Times must be aware. Records, sets, UUIDs and whatever else ``msgspec`` knows become their plain form.
+    Times must be aware. Records, sets, UUIDs and whatever else ``msgspec`` knows become their plain
+    form.
 
-    :raises BadMessage: it holds something that cannot be encoded (``failure`` for what is not a message).
+    :raises BadMessage: it holds something that cannot be encoded (``failure`` for what is not a
+    message).
     """
     import msgpack  # here, because only values without a type need it
 
@@ -457,7 +564,8 @@ def _plain(value: Any) -> Any:
 
 @functools.lru_cache(maxsize=2048)
 def decoder_of(wanted: Any) -> Callable[[bytes], Any]:
-    """The function that decodes MessagePack into ``wanted``; for ``Any`` and ``object`` it is :func:`decode_dynamic`.
+    """The function that decodes MessagePack into ``wanted``; for ``Any`` and ``object`` it is
+    :func:`decode_dynamic`.
 
     What it raises is turned into our errors by :func:`decode_error`.
 
@@ -471,7 +579,8 @@ def decoder_of(wanted: Any) -> Callable[[bytes], Any]:
 def decode(data: bytes, wanted: Any, *, failure: type[RioError] = BadMessage) -> Any:
     """``data`` as a value of type ``wanted``.
 
-    :raises BadMessage: the bytes are no MessagePack or do not fit; the text has the path (``failure`` for what is not a message).
+    :raises BadMessage: the bytes are no MessagePack or do not fit; the text has the path
+    (``failure`` for what is not a message).
     """
     try:
         return decoder_of(wanted)(data)
@@ -480,9 +589,11 @@ def decode(data: bytes, wanted: Any, *, failure: type[RioError] = BadMessage) ->
 
 
 def decode_dynamic(data: bytes, *, failure: type[RioError] = BadMessage) -> Any:
-    """``data`` as plain values: dict (with keys of any type), list, str, bytes, int, float, bool, None, aware datetime.
+    """``data`` as plain values: dict (with keys of any type), list, str, bytes, int, float, bool,
+    None, aware datetime.
 
-    :raises BadMessage: the bytes are no MessagePack, or nested too deeply (``failure`` for what is not a message).
+    :raises BadMessage: the bytes are no MessagePack, or nested too deeply (``failure`` for what is
+    not a message).
     """
     return decode(data, Any, failure=failure)
 
@@ -493,8 +604,11 @@ def _unpack(data: bytes) -> Any:
     return msgpack.unpackb(data, raw=False, strict_map_key=False, timestamp=3)
 
 
-def encode_error(problem: Exception, value: Any = None, failure: type[RioError] = BadReply) -> RioError:
-    """What to raise when a value could not be encoded: a ``failure`` that names its type and what in it is to blame.
+def encode_error(
+    problem: Exception, value: Any = None, failure: type[RioError] = BadReply
+) -> RioError:
+    """What to raise when a value could not be encoded: a ``failure`` that names its type and what
+    in it is to blame.
 
     ``None``, which can always be encoded, stands for a value that is not at hand.
     """
@@ -503,7 +617,9 @@ def encode_error(problem: Exception, value: Any = None, failure: type[RioError] 
 
 
 def decode_error(problem: Exception, wanted: Any, failure: type[RioError] = BadMessage) -> RioError:
-    """What to raise when bytes could not be decoded into ``wanted``: a ``failure`` that names the type and the path of the field."""
+    """What to raise when bytes could not be decoded into ``wanted``: a ``failure`` that names the
+    type and the path of the field.
+    """
     what = "a plain value" if wanted is Any or wanted is object else hints.qualified(wanted)
     return failure(f"the payload does not decode into {what}: {_in_words(problem)}")
 
@@ -544,7 +660,11 @@ def _foreign_part(info: Any, seen: set[int]) -> Any:
     if isinstance(info, (tuple, list)):
         parts = info
     elif isinstance(info, (msgspec.inspect.Type, msgspec.inspect.Field)):
-        parts = tuple(getattr(info, name) for name in info.__struct_fields__ if name not in ("cls", "default", "default_factory"))
+        parts = tuple(
+            getattr(info, name)
+            for name in info.__struct_fields__
+            if name not in ("cls", "default", "default_factory")
+        )
     else:
         return None
     return next((found for part in parts if (found := _foreign_part(part, seen)) is not None), None)

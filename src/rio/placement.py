@@ -15,20 +15,26 @@ class Placement(NamedTuple):
     generation: int | None
     """The member that owns the object; ``None`` once it was released."""
     token: int
-    """The fencing token of this ownership: each successful claim gets a larger one than any before it."""
+    """The fencing token of this ownership: each successful claim gets a larger one than any before
+    it.
+    """
 
 
 class ObjectPlacement(ABC):
-    """The contract. Every method may raise :class:`rio.errors.StorageUnavailable`, which never means "not placed".
+    """The contract. Every method may raise :class:`rio.errors.StorageUnavailable`, which never
+    means "not placed".
 
-    A claim is one atomic statement and needs no other table, so that placement and membership may live in different back ends. Taking an
-    object over from a dead owner is a compare-and-set on the dead owner's token: the claimant has seen in a membership snapshot that the
-    owner is terminal, which is for ever, and names the token that it wants to replace. Of several claimants one wins, and all learn who.
+    A claim is one atomic statement and needs no other table, so that placement and membership may
+    live in different back ends. Taking an object over from a dead owner is a compare-and-set on the
+    dead owner's token: the claimant has seen in a membership snapshot that the owner is terminal,
+    which is for ever, and names the token that it wants to replace. Of several claimants one wins,
+    and all learn who.
     """
 
     @abstractmethod
     async def prepare(self) -> None:
-        """Connect, and create or check the schema. Idempotent; safe when many processes do it at once.
+        """Connect, and create or check the schema. Idempotent; safe when many processes do it at
+        once.
 
         :raises SchemaMismatch: the database belongs to another version of ``rio``.
         """
@@ -38,11 +44,15 @@ class ObjectPlacement(ABC):
         """Release everything. Idempotent."""
 
     @abstractmethod
-    async def claim(self, object_id: ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
-        """Claim an object for a member, and return the placement that stands afterwards, whoever owns it.
+    async def claim(
+        self, object_id: ObjectId, generation: int, *, supersede: int | None = None
+    ) -> Placement:
+        """Claim an object for a member, and return the placement that stands afterwards, whoever
+        owns it.
 
-        The claim succeeds, with a new token, if nobody owns the object, if ``generation`` owns it already (so a claim whose answer was lost
-        can simply be repeated), or if its token is still ``supersede``. Otherwise the row is left as it is.
+        The claim succeeds, with a new token, if nobody owns the object, if ``generation`` owns it
+        already (so a claim whose answer was lost can simply be repeated), or if its token is still
+        ``supersede``. Otherwise the row is left as it is.
         """
 
     @abstractmethod
@@ -51,7 +61,10 @@ class ObjectPlacement(ABC):
 
     @abstractmethod
     async def release(self, object_id: ObjectId, token: int) -> bool:
-        """Give an object up if it is still held under ``token``. ``False`` if it is not, which changes nothing."""
+        """Give an object up if it is still held under ``token``.
+
+        ``False`` if it is not, which changes nothing.
+        """
 
     @abstractmethod
     async def owned_by(self, generation: int) -> Sequence[ObjectId]:
@@ -59,7 +72,10 @@ class ObjectPlacement(ABC):
 
     @property
     def why_not_durable(self) -> str:
-        """Once it is prepared: why it may forget what it has acknowledged, or an empty string. See ``require_durable_storage``."""
+        """Once it is prepared: why it may forget what it has acknowledged, or an empty string.
+
+        See ``require_durable_storage``.
+        """
         return ""
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,6 @@
-"""What is on the wire besides requests and replies, which the compiled core writes: the envelopes of ``docs/protocol.md``."""
+"""What is on the wire besides requests and replies, which the compiled core writes: the envelopes
+of ``docs/protocol.md``.
+"""
 
 from __future__ import annotations
 
@@ -45,17 +47,21 @@ class Kind(IntEnum):
     PING = 7
     PONG = 8
     GOAWAY = 9
-    """From a server: it drains, send new objects elsewhere; with a number, it has stopped, and that was the last request which it read.
-    From a client: drain and stop."""
+    """From a server: it drains, send new objects elsewhere; with a number, it has stopped, and that
+    was the last request which it read. From a client: drain and stop."""
     GOSSIP = 10
-    """Between nodes, on a connection of its own, from the one that made it: what the members tell each other."""
+    """Between nodes, on a connection of its own, from the one that made it: what the members tell
+    each other.
+    """
 
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class Hello(msgspec.Struct, omit_defaults=True):
-    """How the two sides introduce themselves; unknown keys are ignored, so that later versions can say more."""
+    """How the two sides introduce themselves; unknown keys are ignored, so that later versions can
+    say more.
+    """
 
     version: int
     role: str
@@ -71,12 +77,18 @@ def hello(hello: Hello) -> bytes:
 
 
 def read_hello(body: bytes) -> Hello:
-    """:raises ProtocolError: the frame is no HELLO. :raises ProtocolVersionMismatch: of another version."""
+    """:raises ProtocolError: the frame is no HELLO.
+
+    :raises ProtocolVersionMismatch: of another version.
+    """
     kind, hello = _read(body, tuple[int, int, Hello])[::2]
     if kind != Kind.HELLO:
         raise ProtocolError(f"the first frame must be a HELLO, not one of kind {kind}")
     if hello.version != VERSION:
-        raise ProtocolVersionMismatch(f"this side speaks version {VERSION} of the protocol, the peer version {hello.version}", [VERSION])
+        raise ProtocolVersionMismatch(
+            f"this side speaks version {VERSION} of the protocol, the peer version {hello.version}",
+            [VERSION],
+        )
     assert isinstance(hello, Hello)
     return hello
 
@@ -88,8 +100,20 @@ def error(id: int, error: BaseException) -> bytes:
     try:
         return _encode((Kind.ERROR, id, error.code, error.message, error.detail))
     except Exception as cause:  # an application's error class may do anything
-        code, detail = (HandlerError.code, [type(error).__name__, ""]) if isinstance(error, ApplicationError) else (error.code, None)
-        return _encode((Kind.ERROR, id, code, f"{text_of(error)}, which cannot be sent whole: {text_of(cause)}", detail))
+        code, detail = (
+            (HandlerError.code, [type(error).__name__, ""])
+            if isinstance(error, ApplicationError)
+            else (error.code, None)
+        )
+        return _encode(
+            (
+                Kind.ERROR,
+                id,
+                code,
+                f"{text_of(error)}, which cannot be sent whole: {text_of(cause)}",
+                detail,
+            )
+        )
 
 
 def read_error(body: bytes) -> tuple[str, str, Any]:
@@ -139,7 +163,9 @@ def read_goaway(body: bytes) -> tuple[str, int | None]:
 
 
 def gossip(payload: bytes) -> bytes:
-    """A GOSSIP: ``[10, 0, payload]``, the payload being a message of :mod:`rio.cluster.gossip` in MessagePack."""
+    """A GOSSIP: ``[10, 0, payload]``, the payload being a message of :mod:`rio.cluster.gossip` in
+    MessagePack.
+    """
     return b"\x93\x0a\x00" + payload
 
 
@@ -165,7 +191,7 @@ def _decoder(shape: Any) -> msgspec.msgpack.Decoder[Any]:
     return _DECODERS[shape]
 
 
-# --- what travels with a call -----------------------------------------------------------------------------------------
+# --- what travels with a call ---------------------------------------------------------------------
 
 
 class Link(msgspec.Struct, array_like=True, frozen=True):
@@ -216,17 +242,28 @@ def nested_context(turn: RunningTurn) -> bytes:
     context = read_context(turn.context)
     if len(context.chain) >= MAX_CHAIN:
         links = names(context.chain)
-        raise DeadlockError(f"a chain of {MAX_CHAIN} calls within calls does not end: ... -> {' -> '.join(links[-4:])}", links)
+        raise DeadlockError(
+            f"a chain of {MAX_CHAIN} calls within calls does not end: ... -> {' -> '.join(links[-4:])}",
+            links,
+        )
     context.chain = (*context.chain, Link(turn.type_name, turn.id, turn.message_name, turn.number))
     return _encode(context)
 
 
 def cycle(waiting: RunningTurn, holder: RunningTurn) -> DeadlockError | None:
-    """The error for a call that would wait for the turn ``holder``, if that turn waits for the call."""
+    """The error for a call that would wait for the turn ``holder``, if that turn waits for the
+    call.
+    """
     chain = read_context(waiting.context).chain
     for place, link in enumerate(chain):
-        if link.turn == holder.number and (link.type_name, link.id) == (holder.type_name, holder.id):
-            links = [*names(chain[place:]), f"{waiting.type_name}/{waiting.id}.{waiting.message_name}"]
+        if link.turn == holder.number and (link.type_name, link.id) == (
+            holder.type_name,
+            holder.id,
+        ):
+            links = [
+                *names(chain[place:]),
+                f"{waiting.type_name}/{waiting.id}.{waiting.message_name}",
+            ]
             return DeadlockError(f"the call would wait for itself: {' -> '.join(links)}", links)
     return None
 
@@ -250,6 +287,7 @@ def traceback_of(error: BaseException) -> str:
 
 
 def _sendable(text: str) -> str:
-    """Text without the halves of characters that file names and the like may hold, and that have no encoding."""
+    """Text without the halves of characters that file names and the like may hold, and that have no
+    encoding.
+    """
     return text.encode(errors="backslashreplace").decode()
-

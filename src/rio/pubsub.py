@@ -9,7 +9,9 @@ from rio.errors import RioError
 from rio.identity import ObjectId
 
 MAX_UNSENT = 1024 * 1024
-"""Bytes that may wait for a slow subscriber's connection before events are dropped; it is told how many."""
+"""Bytes that may wait for a slow subscriber's connection before events are dropped; it is told how
+many.
+"""
 
 
 class EventSink(Protocol):
@@ -24,7 +26,10 @@ class EventSink(Protocol):
 
 
 class Listener:
-    """One subscription on one connection. A gap in the sequence tells the subscriber how many events were dropped."""
+    """One subscription on one connection.
+
+    A gap in the sequence tells the subscriber how many events were dropped.
+    """
 
     __slots__ = ("number", "object_id", "sequence", "sink")
 
@@ -56,11 +61,15 @@ class MessageRouter:
         return sum(map(len, self._listeners.values()))
 
     def subscribe(self, object_id: ObjectId, sink: EventSink, number: int) -> None:
-        """Deliver the object's events to ``sink`` as subscription ``number``, which is the sink's choice. Repeating it changes nothing."""
+        """Deliver the object's events to ``sink`` as subscription ``number``, which is the sink's
+        choice. Repeating it changes nothing.
+        """
         key = (id(sink), number)
         listeners = self._listeners.setdefault(object_id, {})
         if key not in listeners:
-            listeners[key] = self._of_sink.setdefault(id(sink), {})[number] = Listener(object_id, sink, number)
+            listeners[key] = self._of_sink.setdefault(id(sink), {})[number] = Listener(
+                object_id, sink, number
+            )
 
     def unsubscribe(self, sink: EventSink, number: int) -> None:
         """End one subscription; unknown ones are ignored, since both sides may end it at once."""

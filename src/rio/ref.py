@@ -1,4 +1,6 @@
-"""A reference to an object by class and id, whose handlers can be called as if it were here; and the contract of what sends for it."""
+"""A reference to an object by class and id, whose handlers can be called as if it were here; and
+the contract of what sends for it.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,23 @@ class Sender(Protocol):
 
     @overload
     def send(
-        self, object_type: type[ServiceObject] | str, id: str, message: Message[R], /, *, timeout: float | None = None
+        self,
+        object_type: type[ServiceObject] | str,
+        id: str,
+        message: Message[R],
+        /,
+        *,
+        timeout: float | None = None,
     ) -> Awaitable[R]: ...
     @overload
     def send(
-        self, object_type: type[ServiceObject] | str, id: str, message: DynamicMessage, /, *, timeout: float | None = None
+        self,
+        object_type: type[ServiceObject] | str,
+        id: str,
+        message: DynamicMessage,
+        /,
+        *,
+        timeout: float | None = None,
     ) -> Awaitable[Any]: ...
     @overload
     def send(
@@ -42,7 +56,9 @@ class Sender(Protocol):
 class _Sends(Protocol):
     """The part of a :class:`Sender`, or of an activation, that a reference uses."""
 
-    def send(self, object_type: Any, id: str, message: Any, /, *, timeout: float | None = None) -> Awaitable[Any]: ...
+    def send(
+        self, object_type: Any, id: str, message: Any, /, *, timeout: float | None = None
+    ) -> Awaitable[Any]: ...
 
 
 def ref(sender: _Sends, object_type: type[T], id: str) -> T:
@@ -55,7 +71,10 @@ def ref(sender: _Sends, object_type: type[T], id: str) -> T:
 
 
 class Ref:
-    """Stands for an object that lives somewhere else. Its attributes are the handlers of the object's class."""
+    """Stands for an object that lives somewhere else.
+
+    Its attributes are the handlers of the object's class.
+    """
 
     __slots__ = ("_object_type", "_sender", "id", "object_id")
 
@@ -66,7 +85,9 @@ class Ref:
 
     def __init__(self, sender: _Sends, object_type: type, id: str) -> None:
         if not (isinstance(object_type, type) and issubclass(object_type, ServiceObject)):
-            raise TypeError(f"a reference needs a subclass of rio.ServiceObject, got {object_type!r}; to address a type by name use send()")
+            raise TypeError(
+                f"a reference needs a subclass of rio.ServiceObject, got {object_type!r}; to address a type by name use send()"
+            )
         object.__setattr__(self, "_sender", sender)
         object.__setattr__(self, "_object_type", object_type)
         object.__setattr__(self, "object_id", ObjectId.checked(type_name_of(object_type), id))
@@ -77,11 +98,15 @@ class Ref:
         if handler is None:
             known = ", ".join(self._object_type.__rio_handlers__) or "none"
             kind = hints.short(self._object_type)
-            raise AttributeError(f"{kind} has no handler {name!r}, and a reference has nothing else. It has: {known}")
+            raise AttributeError(
+                f"{kind} has no handler {name!r}, and a reference has nothing else. It has: {known}"
+            )
         return RefMethod(self, handler)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{self!r} cannot be changed (setting {name!r}): send the object a message")
+        raise AttributeError(
+            f"{self!r} cannot be changed (setting {name!r}): send the object a message"
+        )
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._object_type.__rio_handlers__]
@@ -116,16 +141,22 @@ class RefMethod:
         if expected is None:
             message = DynamicMessage(self._handler.message_name, message)
         elif type(message) is not expected:
-            raise TypeError(f"{hints.short(ref._object_type)}.{self._handler.name} takes a {hints.short(expected)}, got {message!r:.200}")
+            raise TypeError(
+                f"{hints.short(ref._object_type)}.{self._handler.name} takes a {hints.short(expected)}, got {message!r:.200}"
+            )
         return ref._sender.send(ref._object_type, ref.id, message, timeout=timeout)
 
     def __repr__(self) -> str:
         return f"<{self._handler.name} of {self._ref!r}>"
 
 
-def expected_reply(object_type: type[ServiceObject] | str, message: Message[Any] | DynamicMessage, returns: Any = None) -> Any:
-    """The type into which the reply is decoded: ``returns`` if it is given, else what the message declares, else what the handler of
-    ``object_type`` returns if that is a class, else ``Any``.
+def expected_reply(
+    object_type: type[ServiceObject] | str,
+    message: Message[Any] | DynamicMessage,
+    returns: Any = None,
+) -> Any:
+    """The type into which the reply is decoded: ``returns`` if it is given, else what the message
+    declares, else what the handler of ``object_type`` returns if that is a class, else ``Any``.
 
     :raises NameError: the message declares a reply that is not defined.
     """
@@ -134,11 +165,19 @@ def expected_reply(object_type: type[ServiceObject] | str, message: Message[Any]
     if isinstance(message, DynamicMessage):
         return _reply_of_handler(object_type, message.type_name)
     declared = reply_type_of(type(message))
-    return _reply_of_handler(object_type, type_name_of(type(message))) if declared is NO_REPLY_DECLARED else declared
+    return (
+        _reply_of_handler(object_type, type_name_of(type(message)))
+        if declared is NO_REPLY_DECLARED
+        else declared
+    )
 
 
 def _reply_of_handler(object_type: type[ServiceObject] | str, message_name: str) -> Any:
     if isinstance(object_type, str):
         return Any
-    replies = (handler.reply_type for handler in object_type.__rio_handlers__.values() if handler.message_name == message_name)
+    replies = (
+        handler.reply_type
+        for handler in object_type.__rio_handlers__.values()
+        if handler.message_name == message_name
+    )
     return next(replies, Any)

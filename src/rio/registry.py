@@ -13,14 +13,23 @@ from rio import hints
 from rio.errors import RegistrationError
 from rio.handler import Handler, by_message_name
 from rio.identity import type_name_of
-from rio.service_object import LifecycleHooks, ServiceObject, check_construction, hooks_of, managed_states_of
+from rio.service_object import (
+    LifecycleHooks,
+    ServiceObject,
+    check_construction,
+    hooks_of,
+    managed_states_of,
+)
 from rio.state import ManagedStateField
 
 T = TypeVar("T", bound=type[ServiceObject])
 
 
 class RegisteredType(msgspec.Struct, frozen=True):
-    """One class of service objects, as the runtime needs it. Never changes; adding a handler makes another one."""
+    """One class of service objects, as the runtime needs it.
+
+    Never changes; adding a handler makes another one.
+    """
 
     cls: type[ServiceObject]
     type_name: str
@@ -33,7 +42,8 @@ class RegisteredType(msgspec.Struct, frozen=True):
 class Registry:
     """The classes that a server hosts: ``rio.Registry(Account, Room)``.
 
-    :raises RegistrationError: a class or a handler breaks a rule, or two of them share a name; the text says what to change.
+    :raises RegistrationError: a class or a handler breaks a rule, or two of them share a name; the
+    text says what to change.
     """
 
     def __init__(self, *classes: type[ServiceObject]) -> None:
@@ -44,12 +54,15 @@ class Registry:
             self.add_type(cls)
 
     def add_type(self, cls: T) -> T:
-        """Host objects of this class. Returns it, so that this can decorate a class. Adding a class again changes nothing.
+        """Host objects of this class. Returns it, so that this can decorate a class. Adding a class
+        again changes nothing.
 
         :raises RegistrationError: see the class; also when a server already uses this registry.
         """
         if not (isinstance(cls, type) and issubclass(cls, ServiceObject)) or cls is ServiceObject:
-            raise RegistrationError(f"a registry takes subclasses of rio.ServiceObject, got {cls!r}")
+            raise RegistrationError(
+                f"a registry takes subclasses of rio.ServiceObject, got {cls!r}"
+            )
         known = self._types.get(type_name_of(cls))
         if known is None:
             self._check_not_frozen(cls)
@@ -61,11 +74,15 @@ class Registry:
             )
         return cls
 
-    def add_handler(self, cls: type[ServiceObject], function: Callable[..., Any] | Handler[Any, Any, Any]) -> Handler[Any, Any, Any]:
-        """Let objects of ``cls`` answer one more message by a function ``(instance, message)`` or ``(instance, message, app)`` that is
-        defined outside the class. The class is added if it is not there yet.
+    def add_handler(
+        self, cls: type[ServiceObject], function: Callable[..., Any] | Handler[Any, Any, Any]
+    ) -> Handler[Any, Any, Any]:
+        """Let objects of ``cls`` answer one more message by a function ``(instance, message)`` or
+        ``(instance, message, app)`` that is defined outside the class. The class is added if it is
+        not there yet.
 
-        :raises RegistrationError: see the class; also when the message has a handler already, or a server already uses this registry.
+        :raises RegistrationError: see the class; also when the message has a handler already, or a
+        server already uses this registry.
         """
         self._check_not_frozen(cls)
         self.add_type(cls)
@@ -109,7 +126,9 @@ class Registry:
         self._messages = messages
 
     def _messages_with(self, record: RegisteredType) -> dict[str, type]:
-        """The message classes by name, with those of ``record``; one name is one class in the whole registry."""
+        """The message classes by name, with those of ``record``; one name is one class in the whole
+        registry.
+        """
         messages = dict(self._messages)
         for name, handler in record.handlers.items():
             message_type = handler.message_type
@@ -125,10 +144,14 @@ class Registry:
 
     def _check_not_frozen(self, cls: type) -> None:
         if self._frozen:
-            raise RegistrationError(f"{hints.qualified(cls)}: a server already uses this registry: add to it before the server starts")
+            raise RegistrationError(
+                f"{hints.qualified(cls)}: a server already uses this registry: add to it before the server starts"
+            )
 
 
 def _registered(cls: type[ServiceObject]) -> RegisteredType:
     check_construction(cls)
     handlers = by_message_name(cls, cls.__rio_handlers__.values())
-    return RegisteredType(cls, type_name_of(cls), MappingProxyType(handlers), managed_states_of(cls), hooks_of(cls))
+    return RegisteredType(
+        cls, type_name_of(cls), MappingProxyType(handlers), managed_states_of(cls), hooks_of(cls)
+    )

@@ -71,14 +71,17 @@ class ServerStatistics(msgspec.Struct, frozen=True):
 
 
 class Server:
-    """Hosts the objects of a registry: ``async with rio.Server(registry, storage="sqlite:///app.db") as server: await server.run()``.
+    """Hosts the objects of a registry: ``async with rio.Server(registry,
+    storage="sqlite:///app.db") as server: await server.run()``.
 
-    ``storage``: a URL or a :class:`rio.storage.Storage` for membership, placement and state; each of the three can be given a URL or a
-    back end of its own. Back ends that are given as objects are prepared here and not closed. ``address``: where to listen,
-    ``"host:port"``; port 0 takes a free one. ``advertise``: the address under which the others reach this node, where that differs.
-    ``http``: where to show ``/members``, ``/livez`` and ``/readyz`` (:mod:`rio.web.pages`) to whoever asks; nowhere by default.
-    ``cluster``: settings, or the name of a preset (``"strict"``, ``"fast"``, ``"local"``), or a :class:`ClusterProvider` class' instance
-    of one's own. ``drain_timeout``: seconds that :meth:`stop` gives to objects that are busy.
+    ``storage``: a URL or a :class:`rio.storage.Storage` for membership, placement and state; each
+    of the three can be given a URL or a back end of its own. Back ends that are given as objects
+    are prepared here and not closed. ``address``: where to listen, ``"host:port"``; port 0 takes a
+    free one. ``advertise``: the address under which the others reach this node, where that differs.
+    ``http``: where to show ``/members``, ``/livez`` and ``/readyz`` (:mod:`rio.web.pages`) to
+    whoever asks; nowhere by default. ``cluster``: settings, or the name of a preset (``"strict"``,
+    ``"fast"``, ``"local"``), or a :class:`ClusterProvider` class' instance of one's own.
+    ``drain_timeout``: seconds that :meth:`stop` gives to objects that are busy.
     """
 
     def __init__(
@@ -108,7 +111,9 @@ class Server:
         self._http_address = None if http is None else Address.parse(http)
         self._storage, self._owned_roles = _with_roles(storage, membership, placement, state)
         config = ClusterConfig.named(cluster) if isinstance(cluster, str) else cluster
-        self.cluster = provider or PeerToPeerClusterProvider(self._storage.membership, config, clock=clock or system_now, rng=rng)
+        self.cluster = provider or PeerToPeerClusterProvider(
+            self._storage.membership, config, clock=clock or system_now, rng=rng
+        )
         self.app_data = app_data or AppData()
         registry.freeze()
         self._service = Service(
@@ -121,7 +126,10 @@ class Server:
             frame_limit=frame_limit,
         )
         self._own_states = dict.fromkeys(
-            field.storage for registered in registry for field in registered.managed_states if field.storage is not None
+            field.storage
+            for registered in registry
+            for field in registered.managed_states
+            if field.storage is not None
         )
         self._timeout = timeout
         self._drain_timeout = drain_timeout
@@ -131,7 +139,8 @@ class Server:
         self.address = ""
         """``host:port`` under which this node is known; empty before :meth:`bind`."""
         self.http_address = ""
-        """``host:port`` at which it answers HTTP; empty before :meth:`bind`, and where it does not."""
+        """``host:port`` at which it answers HTTP; empty before :meth:`bind`, and where it does not.
+        """
         self.hello = Hello(protocol.VERSION, "node")
         self._listener: asyncio.Server | None = None
         self._http: HttpListener | None = None
@@ -146,7 +155,7 @@ class Server:
         self._evicted: NodeEvicted | None = None
         self._fencing: asyncio.TimerHandle | None = None
 
-    # --- the life of a server -----------------------------------------------------------------------------------------
+    # --- the life of a server ---------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         try:
@@ -165,7 +174,8 @@ class Server:
         """Open the storages.
 
         :raises StorageError: one of them cannot be used.
-        :raises ConfigurationError: one of them may forget what it has acknowledged, and the settings of the cluster demand that none does.
+        :raises ConfigurationError: one of them may forget what it has acknowledged, and the
+        settings of the cluster demand that none does.
         """
         for role in self._roles():
             await role.prepare()
@@ -178,7 +188,8 @@ class Server:
             logger.warning("%s; the settings of the cluster accept it", why_not)
 
     async def bind(self) -> None:
-        """Listen, join the cluster, and take requests from now on; those that come before it has joined are told to come again.
+        """Listen, join the cluster, and take requests from now on; those that come before it has
+        joined are told to come again.
 
         :raises BindError: the address is taken or is not one of this machine.
         :raises StorageError: the membership cannot be written.
@@ -203,7 +214,8 @@ class Server:
         logger.info("serving %s on %s", ", ".join(self._service.dispatcher.tables), self.address)
 
     async def run(self, *, handle_signals: bool = True) -> None:
-        """Serve until :meth:`stop` is called or, with ``handle_signals``, SIGTERM or SIGINT arrives; then drain, and return.
+        """Serve until :meth:`stop` is called or, with ``handle_signals``, SIGTERM or SIGINT
+        arrives; then drain, and return.
 
         A second signal ends the process at once.
 
@@ -216,13 +228,18 @@ class Server:
             raise self._evicted
 
     def request_stop(self) -> None:
-        """Have :meth:`run` drain and return. Safe to call from a signal handler of the event loop."""
+        """Have :meth:`run` drain and return.
+
+        Safe to call from a signal handler of the event loop.
+        """
         self._asked_to_stop.set()
 
     async def stop(self, *, drain: bool = True) -> None:
-        """Drain: let objects finish, shut down and go to other nodes; then leave the cluster and close. Idempotent.
+        """Drain: let objects finish, shut down and go to other nodes; then leave the cluster and
+        close. Idempotent.
 
-        ``drain=False``: at once, also while it drains already; handlers are cancelled, no shutdown hook runs and nothing is saved.
+        ``drain=False``: at once, also while it drains already; handlers are cancelled, no shutdown
+        hook runs and nothing is saved.
         """
         if self._stopped:
             if not drain and self._patience is not None:
@@ -249,17 +266,23 @@ class Server:
             async with asyncio.timeout(self._drain_timeout) as self._patience:
                 await self._service.deactivate_all()
         except TimeoutError:
-            logger.warning("%d objects are still busy and are dropped", self._service.dispatcher.live)
+            logger.warning(
+                "%d objects are still busy and are dropped", self._service.dispatcher.live
+            )
         finally:
             self._patience = None
 
     async def _release_resources(self) -> None:
-        """Close everything, in the order in which nothing is admitted any more before others may admit it."""
+        """Close everything, in the order in which nothing is admitted any more before others may
+        admit it.
+        """
         leaving = asyncio.ensure_future(self._leave())
         try:
             await asyncio.shield(leaving)
         finally:
-            if not leaving.done():  # whoever stops us was cancelled: nobody else would close what is open
+            if (
+                not leaving.done()
+            ):  # whoever stops us was cancelled: nobody else would close what is open
                 await asyncio.wait((leaving,))
             self._ended.set()
 
@@ -269,7 +292,9 @@ class Server:
             try:
                 await self.cluster.leave()
             except (StorageError, NodeEvicted) as error:
-                logger.warning("%s could not tell the cluster that it has left: %s", self.address, error)
+                logger.warning(
+                    "%s could not tell the cluster that it has left: %s", self.address, error
+                )
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -290,7 +315,9 @@ class Server:
                 stack.push_async_callback(role.close)
 
     async def _close_connections(self) -> None:
-        """Have the clients close, so that none loses a call that is on its way; after a while, close."""
+        """Have the clients close, so that none loses a call that is on its way; after a while,
+        close.
+        """
         connections = self._service.dispatcher.connections
         for connection in list(connections):
             connection.dismiss(f"{self.address} has stopped")
@@ -304,9 +331,14 @@ class Server:
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_listener", None) is not None and not self._stopped:
-            _warn(f"{self!r} was never stopped: use it as `async with`, or await its stop()", ResourceWarning, source=self, stacklevel=2)
+            _warn(
+                f"{self!r} was never stopped: use it as `async with`, or await its stop()",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
 
-    # --- listening ----------------------------------------------------------------------------------------------------
+    # --- listening --------------------------------------------------------------------------------
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
         host, port = self._bind_address
@@ -314,7 +346,9 @@ class Server:
             return await loop.create_server(self.new_connection, host, port)
         except OSError as error:
             reason = error.strerror or error
-            raise BindError(f"cannot listen on {self._bind_address}: {reason}; choose another address, or port 0 for any") from error
+            raise BindError(
+                f"cannot listen on {self._bind_address}: {reason}; choose another address, or port 0 for any"
+            ) from error
 
     async def _start_http(self, address: Address) -> str:
         from rio.web.listener import HttpListener
@@ -336,7 +370,9 @@ class Server:
         if self._advertise is not None:
             return Address(self._advertise.host, self._advertise.port or bound[1])
         if self._bind_address.host in ("0.0.0.0", "::"):
-            raise ConfigurationError(f"{self._bind_address} is every interface: say with advertise= which address the others shall use")
+            raise ConfigurationError(
+                f"{self._bind_address} is every interface: say with advertise= which address the others shall use"
+            )
         return Address(self._bind_address.host, bound[1])
 
     def _why_not_ready(self) -> str:
@@ -345,9 +381,13 @@ class Server:
             return "draining"
         if not self._tasks:
             return "joining"
-        return "" if self._service.dispatcher.admits else "fenced: the storage has not answered for a while"
+        return (
+            ""
+            if self._service.dispatcher.admits
+            else "fenced: the storage has not answered for a while"
+        )
 
-    # --- what connections ask -----------------------------------------------------------------------------------------
+    # --- what connections ask ---------------------------------------------------------------------
 
     def unsubscribe(self, connection: ServerProtocol, number: int) -> None:
         self._service.router.unsubscribe(connection, number)
@@ -364,7 +404,7 @@ class Server:
         logger.info("%s was asked to stop", self.address)
         self.request_stop()
 
-    # --- the cluster --------------------------------------------------------------------------------------------------
+    # --- the cluster ------------------------------------------------------------------------------
 
     def _lease_moved(self, until: float) -> None:
         dispatcher = self._service.dispatcher
@@ -377,9 +417,15 @@ class Server:
             self._fencing = asyncio.get_running_loop().call_later(delay, self._cancel_fenced)
 
     def _cancel_fenced(self) -> None:
-        """The lease has been gone for a while: no handler may go on, others may soon own its object."""
+        """The lease has been gone for a while: no handler may go on, others may soon own its
+        object.
+        """
         cancelled = self._service.cancel_running()
-        logger.warning("%s has lost its lease: %d running handlers and hooks were cancelled", self.address, len(cancelled))
+        logger.warning(
+            "%s has lost its lease: %d running handlers and hooks were cancelled",
+            self.address,
+            len(cancelled),
+        )
 
     async def _serve_cluster(self) -> None:
         try:
@@ -396,11 +442,14 @@ class Server:
             await asyncio.sleep(SWEEP_INTERVAL)
             self._service.dispatcher.sweep()
 
-    # --- for users ----------------------------------------------------------------------------------------------------
+    # --- for users --------------------------------------------------------------------------------
 
     @property
     def client(self) -> Client:
-        """A client of the whole cluster that reaches this node's own objects without a socket. It lives as long as the server."""
+        """A client of the whole cluster that reaches this node's own objects without a socket.
+
+        It lives as long as the server.
+        """
         if self._client is None:
             raise RuntimeError("the server is not bound yet")
         return self._client
@@ -423,7 +472,7 @@ class Server:
     def __repr__(self) -> str:
         return f"<Server on {self.address or self._bind_address}>"
 
-    # --- odds and ends ------------------------------------------------------------------------------------------------
+    # --- odds and ends ----------------------------------------------------------------------------
 
     def _roles(self) -> Iterable[Role]:
         yield self._storage.membership
@@ -439,7 +488,8 @@ class Server:
             try:
                 loop.add_signal_handler(number, self._signalled, number)
             except (NotImplementedError, RuntimeError, ValueError):
-                continue  # not the main thread, or not on this platform: whoever runs us handles signals
+                # not the main thread, or not on this platform: whoever runs us handles signals
+                continue
             installed.append(number)
         try:
             yield
@@ -465,11 +515,15 @@ def _with_roles(
     placement: ObjectPlacement | str | None,
     state: StateStorage | str | None,
 ) -> tuple[Storage, list[Role]]:
-    """The three roles, each from where it was given, and those of them that were opened here because a URL was."""
+    """The three roles, each from where it was given, and those of them that were opened here
+    because a URL was.
+    """
     given = {"membership": membership, "placement": placement, "state": state}
     missing = [name for name, role in given.items() if role is None and storage is None]
     if missing:
-        raise ConfigurationError(f"a server needs storage for {', '.join(missing)}: give storage=\"sqlite:///app.db\", or {missing[0]}=...")
+        raise ConfigurationError(
+            f'a server needs storage for {", ".join(missing)}: give storage="sqlite:///app.db", or {missing[0]}=...'
+        )
     whole = open_storage(storage) if isinstance(storage, str) else storage
     roles: dict[str, Any] = {}
     owned: list[Role] = []
@@ -482,7 +536,9 @@ def _with_roles(
 
 
 class NodeClient(Client):
-    """The client of a node's own objects: it asks its own node first, without a socket, and the others as any client does."""
+    """The client of a node's own objects: it asks its own node first, without a socket, and the
+    others as any client does.
+    """
 
     def __init__(self, server: Server) -> None:
         super().__init__(
@@ -522,4 +578,3 @@ class NodeClient(Client):
 
     def _hello(self) -> Hello:
         return self._server.hello
-

@@ -1,4 +1,6 @@
-"""A request's slow path on a node: claim and redirect, activation and deactivation, and what is answered when something fails."""
+"""A request's slow path on a node: claim and redirect, activation and deactivation, and what is
+answered when something fails.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,10 @@ ABORT_TIMEOUT = 1.0
 
 
 class Service(ActivationHost):
-    """What one node does for its objects. The server owns it; the compiled dispatcher comes here when a request is not an ordinary one."""
+    """What one node does for its objects.
+
+    The server owns it; the compiled dispatcher comes here when a request is not an ordinary one.
+    """
 
     def __init__(
         self,
@@ -78,39 +83,55 @@ class Service(ActivationHost):
         self.frame_limit = frame_limit
         self.router = MessageRouter()
         self.draining = False
-        self.dispatcher = Dispatcher(self, [self._table(registered) for registered in registry], clock=clock)
+        self.dispatcher = Dispatcher(
+            self, [self._table(registered) for registered in registry], clock=clock
+        )
         self.dispatcher.app_data = app_data
         self._tasks: dict[asyncio.Task[None], None] = {}  # an ordered set
         self._send: Callable[..., Awaitable[Any]] = self._not_running
 
-    def start(self, loop: asyncio.AbstractEventLoop, address: Address, send: Callable[..., Awaitable[Any]]) -> None:
-        """``send`` is how objects reach others: the send method of a client that knows the whole cluster."""
+    def start(
+        self, loop: asyncio.AbstractEventLoop, address: Address, send: Callable[..., Awaitable[Any]]
+    ) -> None:
+        """``send`` is how objects reach others: the send method of a client that knows the whole
+        cluster.
+        """
         self.dispatcher.loop = loop
         self.address = address
         self._send = send
 
-    # --- what activations need ----------------------------------------------------------------------------------------
+    # --- what activations need --------------------------------------------------------------------
 
-    def send(self, object_type: Any, id: str, message: Any, /, *, timeout: float | None, returns: Any) -> Awaitable[Any]:
+    def send(
+        self, object_type: Any, id: str, message: Any, /, *, timeout: float | None, returns: Any
+    ) -> Awaitable[Any]:
         return self._send(object_type, id, message, timeout=timeout, returns=returns)
 
     def publish(self, object_id: ObjectId, type_name: str, payload: bytes) -> None:
         if len(payload) + ROOM_FOR_EVENT_HEAD > self.frame_limit:
-            raise FrameTooLarge(f"{type_name} of {object_id} takes {len(payload)} bytes, the frame limit is {self.frame_limit}")
+            raise FrameTooLarge(
+                f"{type_name} of {object_id} takes {len(payload)} bytes, the frame limit is {self.frame_limit}"
+            )
         self.router.publish(object_id, type_name, payload)
 
     def _not_running(self, *_: Any, **__: Any) -> NoReturn:
         raise Unavailable("the server does not run")
 
-    # --- the dispatch table -------------------------------------------------------------------------------------------
+    # --- the dispatch table -----------------------------------------------------------------------
 
     def _table(self, registered: RegisteredType) -> TypeTable:
         if registered.type_name.startswith(protocol.RESERVED_PREFIX):
-            raise RegistrationError(f"{registered.cls.__name__}: type names that start with {protocol.RESERVED_PREFIX!r} are reserved")
+            raise RegistrationError(
+                f"{registered.cls.__name__}: type names that start with {protocol.RESERVED_PREFIX!r} are reserved"
+            )
         methods = [_method(handler) for handler in registered.handlers.values()]
-        reserved = [method.name for method in methods if method.name.startswith(protocol.RESERVED_PREFIX)]
+        reserved = [
+            method.name for method in methods if method.name.startswith(protocol.RESERVED_PREFIX)
+        ]
         if reserved:
-            raise RegistrationError(f"{registered.cls.__name__} handles {reserved[0]!r}: names that start with 'rio.' are reserved")
+            raise RegistrationError(
+                f"{registered.cls.__name__} handles {reserved[0]!r}: names that start with 'rio.' are reserved"
+            )
         return TypeTable(registered.type_name, [*methods, *self._methods_of_every_object()])
 
     def _methods_of_every_object(self) -> Iterable[Method]:
@@ -129,10 +150,19 @@ class Service(ActivationHost):
         return f"{self.address} does not host objects of type {type_name!r}; it hosts: {hosted}"
 
     def unknown_message(self, table: TypeTable, message_name: str) -> str:
-        known = ", ".join(sorted(name for name in table.methods if not name.startswith(protocol.RESERVED_PREFIX))) or "nothing"
-        return f"{table.type_name!r} has no handler for message {message_name!r}; it handles: {known}"
+        known = (
+            ", ".join(
+                sorted(
+                    name for name in table.methods if not name.startswith(protocol.RESERVED_PREFIX)
+                )
+            )
+            or "nothing"
+        )
+        return (
+            f"{table.type_name!r} has no handler for message {message_name!r}; it handles: {known}"
+        )
 
-    # --- activation ---------------------------------------------------------------------------------------------------
+    # --- activation -------------------------------------------------------------------------------
 
     def activate(self, turn: Turn) -> None:
         """A request for an object that is not in memory here."""
@@ -146,7 +176,10 @@ class Service(ActivationHost):
             self._start_lifecycle(activation, self._activate, turn.context)
 
     def _start_lifecycle(
-        self, activation: Activation, step: Callable[[Activation], Coroutine[Any, Any, None]], caller: bytes | None = None
+        self,
+        activation: Activation,
+        step: Callable[[Activation], Coroutine[Any, Any, None]],
+        caller: bytes | None = None,
     ) -> None:
         """``caller``: the context of the request for which it is done."""
         context = contextvars.copy_context()
@@ -165,7 +198,10 @@ class Service(ActivationHost):
         try:
             refusal = await self._claim_for(activation) or await self._load(activation)
         except BaseException:
-            self._refuse(activation, Unavailable(f"{self.address} stopped while {activation.object_id} was loaded"))
+            self._refuse(
+                activation,
+                Unavailable(f"{self.address} stopped while {activation.object_id} was loaded"),
+            )
             raise
         if refusal is None:
             activation.opened(self.dispatcher)
@@ -183,11 +219,19 @@ class Service(ActivationHost):
         except NotExecuted as error:
             return error
         except (StorageError, NodeEvicted) as error:
-            return Unavailable(f"{activation.object_id} could not be claimed: {protocol.text_of(error)}")
+            return Unavailable(
+                f"{activation.object_id} could not be claimed: {protocol.text_of(error)}"
+            )
         if placement.generation != self.cluster.generation:
             return self._elsewhere(activation.object_id, placement)
         activation.token = placement.token
-        return None if self.dispatcher.admits else Unavailable(f"{self.address} lost its lease while it claimed {activation.object_id}")
+        return (
+            None
+            if self.dispatcher.admits
+            else Unavailable(
+                f"{self.address} lost its lease while it claimed {activation.object_id}"
+            )
+        )
 
     async def _load(self, activation: Activation) -> RioError | None:
         """Bring the object to life; or give the claim back, and what to answer."""
@@ -198,14 +242,18 @@ class Service(ActivationHost):
         else:
             if not activation.failed:
                 return None
-            answer = Unavailable(f"{activation.object_id} may not have saved its state while it was loaded")
+            answer = Unavailable(
+                f"{activation.object_id} may not have saved its state while it was loaded"
+            )
         await self._release(activation)
         return answer
 
     def _not_loaded(self, activation: Activation, error: Exception) -> RioError:
         text = protocol.text_of(error)
         if activation.superseded:
-            return Unavailable(f"{activation.object_id} was taken over by another node while it was loaded: {text}")
+            return Unavailable(
+                f"{activation.object_id} was taken over by another node while it was loaded: {text}"
+            )
         if isinstance(error, StorageUnavailable):
             return Unavailable(f"{activation.object_id} could not be loaded: {text}")
         logger.error("%s could not be activated", activation.object_id, exc_info=error)
@@ -217,9 +265,14 @@ class Service(ActivationHost):
         own = self.cluster.generation
         placement = await self.placement.claim(object_id, own)
         while placement.generation not in (own, None) and await self._is_gone(placement.generation):
-            standing, placement = placement, await self.placement.claim(object_id, own, supersede=placement.token)
+            standing, placement = (
+                placement,
+                await self.placement.claim(object_id, own, supersede=placement.token),
+            )
             if placement == standing:
-                raise Unavailable(f"{object_id} could not be taken over from member {standing.generation}")
+                raise Unavailable(
+                    f"{object_id} could not be taken over from member {standing.generation}"
+                )
         return placement
 
     async def _is_gone(self, generation: int | None) -> bool:
@@ -230,10 +283,18 @@ class Service(ActivationHost):
         return status is not None and status.terminal
 
     def _elsewhere(self, object_id: ObjectId, placement: Placement) -> RioError:
-        owner = None if placement.generation is None else self.cluster.snapshot.find(placement.generation)
+        owner = (
+            None
+            if placement.generation is None
+            else self.cluster.snapshot.find(placement.generation)
+        )
         if owner is None:
-            return Unavailable(f"{object_id} belongs to member {placement.generation}, which is not known here yet")
-        return Redirected(f"{object_id} lives on {owner.address}", [owner.address, owner.generation])
+            return Unavailable(
+                f"{object_id} belongs to member {placement.generation}, which is not known here yet"
+            )
+        return Redirected(
+            f"{object_id} lives on {owner.address}", [owner.address, owner.generation]
+        )
 
     async def _release(self, activation: Activation) -> None:
         if activation.token and not activation.superseded:
@@ -242,7 +303,7 @@ class Service(ActivationHost):
             except StorageError as error:
                 logger.warning("%s stays claimed by this node: %s", activation.object_id, error)
 
-    # --- deactivation -------------------------------------------------------------------------------------------------
+    # --- deactivation -----------------------------------------------------------------------------
 
     def turn_ended(self, activation: CoreActivation) -> None:
         """No turn runs and none may start: the object goes."""
@@ -262,7 +323,9 @@ class Service(ActivationHost):
                 self._leave(activation)
 
     def _leave(self, activation: Activation) -> None:
-        self.router.end(activation.object_id, Unavailable(f"{activation.object_id} left {self.address}"))
+        self.router.end(
+            activation.object_id, Unavailable(f"{activation.object_id} left {self.address}")
+        )
         for turn in activation.remove():
             standing = turn.table.activations.get(turn.id)
             if standing is None:
@@ -271,7 +334,10 @@ class Service(ActivationHost):
                 turn.wait_for(standing)
 
     async def deactivate_all(self) -> None:
-        """Let all objects finish what waits for them, run their shutdown hooks and release them. New ones are refused from now on."""
+        """Let all objects finish what waits for them, run their shutdown hooks and release them.
+
+        New ones are refused from now on.
+        """
         self.draining = True
         for activation in self.dispatcher.activations():
             while len(self._tasks) >= RELEASE_BATCH:
@@ -306,12 +372,14 @@ class Service(ActivationHost):
                 while tasks := self.cancel_running():
                     await asyncio.wait(tasks)
         except TimeoutError:
-            logger.error("handlers or hooks were cancelled and do not end: %s", self.cancel_running())
+            logger.error(
+                "handlers or hooks were cancelled and do not end: %s", self.cancel_running()
+            )
         for activation in self.dispatcher.activations():
             for turn in activation.remove():
                 turn.fail(Unavailable(f"{self.address} was stopped"))
 
-    # --- what is answered when something fails ------------------------------------------------------------------------
+    # --- what is answered when something fails ----------------------------------------------------
 
     def cycle(self, turn: Turn, activation: CoreActivation) -> RioError | None:
         assert activation.turn is not None
@@ -337,18 +405,27 @@ class Service(ActivationHost):
             codec.decode(payload, declared, failure=BadReply)
         except BadReply as error:
             kind = type(value).__name__
-            raise BadReply(f"the handler {turn.method.handler!r} returned a {kind}, which is not what it declares: {error}") from error
+            raise BadReply(
+                f"the handler {turn.method.handler!r} returned a {kind}, which is not what it declares: {error}"
+            ) from error
         return payload
 
     def handler_failed(self, turn: Turn, error: BaseException) -> None:
-        """The handler raised: an application error is an answer, anything else costs the object its memory."""
+        """The handler raised: an application error is an answer, anything else costs the object its
+        memory.
+        """
         if isinstance(error, ApplicationError):
             turn.fail(error)
             return
         activation = turn.activation
         assert isinstance(activation, Activation)
         activation.drop()
-        logger.error("%s failed in %r and is dropped from memory", activation.object_id, turn.method.handler, exc_info=error)
+        logger.error(
+            "%s failed in %r and is dropped from memory",
+            activation.object_id,
+            turn.method.handler,
+            exc_info=error,
+        )
         turn.fail(_answer_to(turn, error))
 
 
@@ -382,7 +459,9 @@ def _method(handler: Handler[Any, Any, Any]) -> Method:
 
 
 def _is_exact(reply: type) -> bool:
-    """Whether a value of exactly this class is surely of the declared type, looking no further into it than the encoder does."""
+    """Whether a value of exactly this class is surely of the declared type, looking no further into
+    it than the encoder does.
+    """
     return reply in (type(None), bool, int, float, str, bytes) or issubclass(reply, msgspec.Struct)
 
 

@@ -22,11 +22,15 @@ HOOK_NAMES = ("before_load", "load", "after_load", "before_shutdown", "shutdown"
 
 
 class NotAttached(RioError, RuntimeError):
-    """A service object was used that no server has activated: it can handle messages in a test, but not send, save or publish."""
+    """A service object was used that no server has activated: it can handle messages in a test, but
+    not send, save or publish.
+    """
 
 
 class ActivationContext(Protocol):
-    """What the runtime attaches to a live object: everything that the object's own methods need of it."""
+    """What the runtime attaches to a live object: everything that the object's own methods need of
+    it.
+    """
 
     @property
     def app_data(self) -> AppData: ...
@@ -40,7 +44,14 @@ class ActivationContext(Protocol):
         ...
 
     def send(
-        self, object_type: type[Any] | str, id: str, message: Any, /, *, returns: Any = None, timeout: float | None = None
+        self,
+        object_type: type[Any] | str,
+        id: str,
+        message: Any,
+        /,
+        *,
+        returns: Any = None,
+        timeout: float | None = None,
     ) -> Awaitable[Any]: ...
     def ref(self, object_type: type[T], id: str, /) -> T: ...
     def publish(self, event: Message[Any], /) -> None: ...
@@ -50,16 +61,20 @@ class ActivationContext(Protocol):
 
 
 class ServiceObject:
-    """An object that lives somewhere in the cluster, is found by its type and id, and handles one message at a time.
+    """An object that lives somewhere in the cluster, is found by its type and id, and handles one
+    message at a time.
 
-    Subclass it, mark methods with :func:`rio.handler` and fields with :func:`rio.managed_state`. The runtime makes the instance, by calling
-    the class without arguments, when the first message for its id arrives; it runs :meth:`before_load`, :meth:`load` and
-    :meth:`after_load`, then the handlers, and :meth:`before_shutdown` and :meth:`shutdown` before it lets go of it. An exception in
-    one of the first three fails the activation.
+    Subclass it, mark methods with :func:`rio.handler` and fields with :func:`rio.managed_state`.
+    The runtime makes the instance, by calling the class without arguments, when the first message
+    for its id arrives; it runs :meth:`before_load`, :meth:`load` and :meth:`after_load`, then the
+    handlers, and :meth:`before_shutdown` and :meth:`shutdown` before it lets go of it. An exception
+    in one of the first three fails the activation.
 
-    ``class Room(rio.ServiceObject, type_name="chat.Room")`` sets the name by which the type is addressed; by default it is the class's.
+    ``class Room(rio.ServiceObject, type_name="chat.Room")`` sets the name by which the type is
+    addressed; by default it is the class's.
 
-    :raises RegistrationError: a handler, a managed state or a hook in the class body breaks a rule; the text says what to change.
+    :raises RegistrationError: a handler, a managed state or a hook in the class body breaks a rule;
+    the text says what to change.
     :raises BadIdentity: the type name is empty or longer than 128 bytes.
     """
 
@@ -84,31 +99,40 @@ class ServiceObject:
         _check_hooks(cls)
         _read_what_can_be_read(cls)
 
-    # --- lifecycle: override what you need; each may take the application's data, (self, app: rio.AppData) ------------
+    # --- lifecycle: override what you need; each may take the application's data, (self, app: rio.AppData)
 
     async def before_load(self, *args: Any, **kwargs: Any) -> None:
-        """Runs first. Managed state is not there yet. Takes ``(self)`` or ``(self, app: rio.AppData)``, as the other hooks do."""
+        """Runs first. Managed state is not there yet.
+
+        Takes ``(self)`` or ``(self, app: rio.AppData)``, as the other hooks do.
+        """
 
     async def load(self, *args: Any, **kwargs: Any) -> None:
-        """Loads all managed states. Override it to load in another way, or something else as well."""
+        """Loads all managed states.
+
+        Override it to load in another way, or something else as well.
+        """
         await self.load_state()
 
     async def after_load(self, *args: Any, **kwargs: Any) -> None:
         """Runs last before the first message."""
 
     async def before_shutdown(self, *args: Any, **kwargs: Any) -> None:
-        """Runs first when the object is deactivated: the server drains, the object was idle, or :meth:`shutdown` was called."""
+        """Runs first when the object is deactivated: the server drains, the object was idle, or
+        :meth:`shutdown` was called.
+        """
 
     async def shutdown(self, *args: Any, **kwargs: Any) -> None:
         """Call it to ask for this object's deactivation, which starts after the current turn.
 
-        Override it to say what is done last at every deactivation; calling ``self.shutdown()`` asks for it all the same.
+        Override it to say what is done last at every deactivation; calling ``self.shutdown()`` asks
+        for it all the same.
         """
         context = self._context()
         if not context.shutting_down:
             await context.shutdown()
 
-    # --- the world outside --------------------------------------------------------------------------------------------
+    # --- the world outside ------------------------------------------------------------------------
 
     @property
     def app_data(self) -> AppData:
@@ -117,9 +141,11 @@ class ServiceObject:
 
     @property
     def token(self) -> int:
-        """The fencing token of this activation: larger than that of any activation of this object before it.
+        """The fencing token of this activation: larger than that of any activation of this object
+        before it.
 
-        Give it to a resource of your own that compares tokens, so that a late write of an older activation is refused there.
+        Give it to a resource of your own that compares tokens, so that a late write of an older
+        activation is refused there.
         """
         return self._context().token
 
@@ -130,11 +156,23 @@ class ServiceObject:
 
     @overload
     def send(
-        self, object_type: type[ServiceObject] | str, id: str, message: Message[R], /, *, timeout: float | None = None
+        self,
+        object_type: type[ServiceObject] | str,
+        id: str,
+        message: Message[R],
+        /,
+        *,
+        timeout: float | None = None,
     ) -> Awaitable[R]: ...
     @overload
     def send(
-        self, object_type: type[ServiceObject] | str, id: str, message: DynamicMessage, /, *, timeout: float | None = None
+        self,
+        object_type: type[ServiceObject] | str,
+        id: str,
+        message: DynamicMessage,
+        /,
+        *,
+        timeout: float | None = None,
     ) -> Awaitable[Any]: ...
     @overload
     def send(
@@ -157,10 +195,11 @@ class ServiceObject:
         returns: Any = None,
         timeout: float | None = None,
     ) -> Awaitable[Any]:
-        """Send a message to another object, wherever it lives, and await the reply. ``timeout`` is in seconds.
+        """Send a message to another object, wherever it lives, and await the reply. ``timeout`` is
+        in seconds.
 
-        The reply is decoded into ``returns``, else into what the message declares, else into what the handler of ``object_type`` (if that
-        is a class) returns, else into plain values.
+        The reply is decoded into ``returns``, else into what the message declares, else into what
+        the handler of ``object_type`` (if that is a class) returns, else into plain values.
 
         :raises ApplicationError: as the handler raised it.
         :raises NotExecuted: it did not run.
@@ -195,14 +234,16 @@ class ServiceObject:
 
     def _context(self) -> ActivationContext:
         if self._activation is None:
-            raise NotAttached(f"{self!r} is not active: no server has brought this instance to life (rio.testing can do it in a test)")
+            raise NotAttached(
+                f"{self!r} is not active: no server has brought this instance to life (rio.testing can do it in a test)"
+            )
         return self._activation
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {getattr(self, 'id', '(no id)')!r}>"
 
 
-# --- lifecycle hooks --------------------------------------------------------------------------------------------------
+# --- lifecycle hooks ------------------------------------------------------------------------------
 
 
 class LifecycleHook(NamedTuple):
@@ -229,7 +270,9 @@ class LifecycleHooks(NamedTuple):
 
 
 class _ShutdownHook:
-    """An overridden ``shutdown``: called by the runtime while it deactivates the object it runs, at any other time it asks for that."""
+    """An overridden ``shutdown``: called by the runtime while it deactivates the object it runs, at
+    any other time it asks for that.
+    """
 
     def __init__(self, function: Callable[..., Awaitable[None]]) -> None:
         self.function = function
@@ -257,10 +300,16 @@ def _check_hooks(cls: type[ServiceObject]) -> None:
 
 
 def _hook_takes_app_data(function: Callable[..., Any], where: str) -> bool:
-    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    parameters = [
+        p
+        for p in inspect.signature(function).parameters.values()
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
     if len(parameters) > 2 or any(p.kind is p.KEYWORD_ONLY for p in parameters):
         shown = ", ".join(str(parameter) for parameter in parameters)
-        raise RegistrationError(f"lifecycle hook {where} takes ({shown}): a hook takes (self) or (self, app: rio.AppData)")
+        raise RegistrationError(
+            f"lifecycle hook {where} takes ({shown}): a hook takes (self) or (self, app: rio.AppData)"
+        )
     return len(parameters) == 2
 
 
@@ -274,7 +323,9 @@ def hooks_of(cls: type[ServiceObject]) -> LifecycleHooks:
 
 def _hook(cls: type[ServiceObject], name: str) -> LifecycleHook | None:
     function = getattr(cls, name)
-    if function is getattr(ServiceObject, name) and not (name == "load" and cls.__rio_managed_states__):
+    if function is getattr(ServiceObject, name) and not (
+        name == "load" and cls.__rio_managed_states__
+    ):
         return None
     where = f"{hints.qualified(cls)}.{name} ({hints.line_of(function)})"
     takes_app_data = _hook_takes_app_data(function, where)
@@ -288,18 +339,23 @@ def _check_takes_app_data(function: Callable[..., Any], where: str) -> None:
     try:
         annotation = hints.of_function(function).get(parameter.name)
     except (NameError, TypeError) as problem:
-        raise RegistrationError(f"lifecycle hook {where}: an annotation cannot be read: {problem}") from problem
+        raise RegistrationError(
+            f"lifecycle hook {where}: an annotation cannot be read: {problem}"
+        ) from problem
     if annotation is not AppData:
-        raise RegistrationError(f"lifecycle hook {where}: its parameter is the application's data: write {parameter.name}: rio.AppData")
+        raise RegistrationError(
+            f"lifecycle hook {where}: its parameter is the application's data: write {parameter.name}: rio.AppData"
+        )
 
 
-# --- what a class says ------------------------------------------------------------------------------------------------
+# --- what a class says ----------------------------------------------------------------------------
 
 
 def managed_states_of(cls: type[ServiceObject]) -> tuple[ManagedStateField, ...]:
     """The managed states of a class; its annotations are read now at the latest.
 
-    :raises RegistrationError: a state breaks a rule, or its annotation names something that is not defined.
+    :raises RegistrationError: a state breaks a rule, or its annotation names something that is not
+    defined.
     """
     fields = tuple(_managed_state(cls, marker) for marker in cls.__rio_managed_states__)
     check_state_names(cls, fields)
@@ -313,14 +369,18 @@ def _managed_state(cls: type[ServiceObject], marker: ManagedState) -> ManagedSta
     except RegistrationError:
         raise
     except (NameError, TypeError) as problem:
-        raise RegistrationError(f"a managed state of {hints.qualified(cls)} cannot be used: {problem}") from problem
+        raise RegistrationError(
+            f"a managed state of {hints.qualified(cls)} cannot be used: {problem}"
+        ) from problem
     return field
 
 
 def check_construction(cls: type[ServiceObject]) -> None:
     """:raises RegistrationError: the runtime cannot make an instance of ``cls``."""
     if inspect.isabstract(cls):
-        raise RegistrationError(f"{hints.qualified(cls)} is abstract: register a subclass that implements it")
+        raise RegistrationError(
+            f"{hints.qualified(cls)} is abstract: register a subclass that implements it"
+        )
     try:
         inspect.signature(cls.__init__).bind(None)
     except TypeError as problem:
@@ -332,13 +392,20 @@ def check_construction(cls: type[ServiceObject]) -> None:
 
 def _check_names(cls: type[ServiceObject]) -> None:
     """Refuse handlers and states whose name the base class needs itself."""
-    for name in (*cls.__rio_handlers__, *(name for name, value in cls.__dict__.items() if isinstance(value, ManagedState))):
+    for name in (
+        *cls.__rio_handlers__,
+        *(name for name, value in cls.__dict__.items() if isinstance(value, ManagedState)),
+    ):
         if hasattr(ServiceObject, name) or name in ("id", "object_id"):
-            raise RegistrationError(f"{hints.qualified(cls)}.{name}: {name!r} is taken by rio.ServiceObject, choose another name")
+            raise RegistrationError(
+                f"{hints.qualified(cls)}.{name}: {name!r} is taken by rio.ServiceObject, choose another name"
+            )
 
 
 def _read_what_can_be_read(cls: type[ServiceObject]) -> None:
-    """Read the annotations now, while names that are local to a function exist; names that do not exist yet are read at registration."""
+    """Read the annotations now, while names that are local to a function exist; names that do not
+    exist yet are read at registration.
+    """
     around = hints.names_around(cls)
     local_names = ({**around, **vars(cls)}, around)
     for handler in cls.__rio_handlers__.values():

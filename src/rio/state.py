@@ -26,7 +26,8 @@ class StateLoader(ABC):
 
     @abstractmethod
     async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
-        """Read a state, and from here on refuse every save under an older token, in one atomic step.
+        """Read a state, and from here on refuse every save under an older token, in one atomic
+        step.
 
         The fence is also laid where nothing is stored yet.
 
@@ -41,8 +42,11 @@ class StateSaver(ABC):
     """The writing half of the contract."""
 
     @abstractmethod
-    async def save(self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
-        """Write a state durably if ``token`` is the one that fenced it and ``version`` is the one that was loaded or saved last.
+    async def save(
+        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
+    ) -> int:
+        """Write a state durably if ``token`` is the one that fenced it and ``version`` is the one
+        that was loaded or saved last.
 
         ``version`` is 0 for a state that was not found. Returns the new version, ``version + 1``.
 
@@ -56,7 +60,8 @@ class StateStorage(StateLoader, StateSaver):
 
     @abstractmethod
     async def prepare(self) -> None:
-        """Connect, and create or check the schema. Idempotent; safe when many processes do it at once.
+        """Connect, and create or check the schema. Idempotent; safe when many processes do it at
+        once.
 
         :raises SchemaMismatch: the database belongs to another version of ``rio``.
         """
@@ -67,7 +72,10 @@ class StateStorage(StateLoader, StateSaver):
 
     @property
     def why_not_durable(self) -> str:
-        """Once it is prepared: why it may forget what it has acknowledged, or an empty string. See ``require_durable_storage``."""
+        """Once it is prepared: why it may forget what it has acknowledged, or an empty string.
+
+        See ``require_durable_storage``.
+        """
         return ""
 
     async def __aenter__(self) -> Self:
@@ -78,14 +86,16 @@ class StateStorage(StateLoader, StateSaver):
         await self.close()
 
 
-# --- fields of an object that are state -------------------------------------------------------------------------------
+# --- fields of an object that are state -----------------------------------------------------------
 
 
 def managed_state(*, name: str | None = None, storage: StateStorage | None = None) -> Any:
-    """Mark a field of a service object as state that is loaded before the first message: ``ledger: Ledger = rio.managed_state()``.
+    """Mark a field of a service object as state that is loaded before the first message: ``ledger:
+    Ledger = rio.managed_state()``.
 
-    The annotation is a subclass of :class:`rio.State`. ``name`` is the state's name in the storage, by default that of the field: give the
-    old name when you rename the field. ``storage`` holds this state; by default it is the server's.
+    The annotation is a subclass of :class:`rio.State`. ``name`` is the state's name in the storage,
+    by default that of the field: give the old name when you rename the field. ``storage`` holds
+    this state; by default it is the server's.
     """
     return ManagedState(name, storage)
 
@@ -98,13 +108,18 @@ class ManagedStateField(NamedTuple):
     state_name: str
     """Its name in the storage, unique in the class."""
     state_type: type[msgspec.Struct]
-    """A subclass of :class:`rio.State`; calling it without arguments gives the state of an object that was never saved."""
+    """A subclass of :class:`rio.State`; calling it without arguments gives the state of an object
+    that was never saved.
+    """
     storage: StateStorage | None
     """Where it is kept; ``None`` for the server's storage."""
 
 
 class ManagedState:
-    """The marker that :func:`managed_state` leaves on the class. The loaded state lies on the instance, under the same name."""
+    """The marker that :func:`managed_state` leaves on the class.
+
+    The loaded state lies on the instance, under the same name.
+    """
 
     def __init__(self, name: str | None, storage: StateStorage | None) -> None:
         self._name = name
@@ -120,33 +135,54 @@ class ManagedState:
     def __get__(self, instance: object | None, owner: type | None = None) -> Self:
         if instance is None:
             return self
-        raise AttributeError(f"{type(instance).__name__}.{self._attribute} is not loaded yet: a managed state is there once load() has run")
+        raise AttributeError(
+            f"{type(instance).__name__}.{self._attribute} is not loaded yet: a managed state is there once load() has run"
+        )
 
-    def field(self, base: type[msgspec.Struct], local_names: Iterable[hints.Names] = ()) -> ManagedStateField:
-        """What the marker and its annotation say. ``base`` is the class that states have to subclass.
+    def field(
+        self, base: type[msgspec.Struct], local_names: Iterable[hints.Names] = ()
+    ) -> ManagedStateField:
+        """What the marker and its annotation say. ``base`` is the class that states have to
+        subclass.
 
-        :raises RegistrationError: the annotation is missing, or is no state that an object can start with.
+        :raises RegistrationError: the annotation is missing, or is no state that an object can
+        start with.
         :raises NameError: the annotation names something that is not defined (yet).
         """
         if self._field is None:
             state_type = self._state_type(base, local_names)
-            self._field = ManagedStateField(self._attribute, self._state_name(), state_type, self._storage)
+            self._field = ManagedStateField(
+                self._attribute, self._state_name(), state_type, self._storage
+            )
         return self._field
 
-    def _state_type(self, base: type[msgspec.Struct], local_names: Iterable[hints.Names]) -> type[msgspec.Struct]:
+    def _state_type(
+        self, base: type[msgspec.Struct], local_names: Iterable[hints.Names]
+    ) -> type[msgspec.Struct]:
         annotations = hints.of_class(self._owner)
         if self._attribute not in annotations:
             wanted = f"{self._attribute}: YourState = rio.managed_state()"
-            raise self._refusal(f"it has no annotation: write {wanted}, with class YourState(rio.State)")
+            raise self._refusal(
+                f"it has no annotation: write {wanted}, with class YourState(rio.State)"
+            )
         try:
-            state_type = hints.of_annotation(annotations[self._attribute], self._owner.__module__, local_names)
+            state_type = hints.of_annotation(
+                annotations[self._attribute], self._owner.__module__, local_names
+            )
         except (TypeError, SyntaxError) as problem:
             raise self._refusal(f"its annotation is no type: {problem}") from problem
-        if not (isinstance(state_type, type) and issubclass(state_type, base)) or state_type is base:
-            raise self._refusal(f"it is annotated {hints.short(state_type)}, which is no subclass of rio.State: make it one")
+        if (
+            not (isinstance(state_type, type) and issubclass(state_type, base))
+            or state_type is base
+        ):
+            raise self._refusal(
+                f"it is annotated {hints.short(state_type)}, which is no subclass of rio.State: make it one"
+            )
         required = _required_fields(state_type)
         if required:
-            raise self._refusal(f"{hints.short(state_type)} cannot start empty: give a default to {', '.join(required)}")
+            raise self._refusal(
+                f"{hints.short(state_type)} cannot start empty: give a default to {', '.join(required)}"
+            )
         return state_type
 
     def _state_name(self) -> str:
@@ -158,17 +194,26 @@ class ManagedState:
         return name
 
     def _refusal(self, problem: str) -> RegistrationError:
-        return RegistrationError(f"managed state {hints.qualified(self._owner)}.{self._attribute}: {problem}")
+        return RegistrationError(
+            f"managed state {hints.qualified(self._owner)}.{self._attribute}: {problem}"
+        )
 
 
 def _required_fields(struct: type[msgspec.Struct]) -> list[str]:
     names, defaults = struct.__struct_fields__, struct.__struct_defaults__
     without = len(names) - len(defaults)
-    return [name for index, name in enumerate(names) if index < without or defaults[index - without] is msgspec.NODEFAULT]
+    return [
+        name
+        for index, name in enumerate(names)
+        if index < without or defaults[index - without] is msgspec.NODEFAULT
+    ]
 
 
 def collect_managed_states(cls: type) -> tuple[ManagedState, ...]:
-    """The managed states of a class in the order of their declaration, inherited ones first. A subclass overrides by the field's name."""
+    """The managed states of a class in the order of their declaration, inherited ones first.
+
+    A subclass overrides by the field's name.
+    """
     found: dict[str, ManagedState] = {}
     for base in reversed(cls.__mro__):
         for name, value in base.__dict__.items():

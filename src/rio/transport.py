@@ -1,7 +1,8 @@
-"""Sockets on one side, the compiled core on the other: handshake, back-pressure, broken connections.
+"""Sockets on one side, the compiled core on the other: handshake, back-pressure, broken
+connections.
 
-:class:`MemoryTransport` joins the two halves in one process, so that an object calls its neighbour, and a test a whole cluster, through the
-same code as over TCP.
+:class:`MemoryTransport` joins the two halves in one process, so that an object calls its neighbour,
+and a test a whole cluster, through the same code as over TCP.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
         self.peer: Hello | None = None
         """Who is at the other end, once it has said so."""
 
-    # --- what the transport tells -------------------------------------------------------------------------------------
+    # --- what the transport tells -----------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -68,13 +69,18 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
         self._owner.disconnected(self)
 
     def eof_received(self) -> bool:
-        """The peer is gone; one that only stopped sending cannot be told from it. Stop its work, send what is written, and close."""
+        """The peer is gone; one that only stopped sending cannot be told from it.
+
+        Stop its work, send what is written, and close.
+        """
         self.abandon()
         self.close()
         return False
 
     def pause_writing(self) -> None:
-        """The peer does not read its answers: take no more requests from it, and do not wait for ever."""
+        """The peer does not read its answers: take no more requests from it, and do not wait for
+        ever.
+        """
         self.watched = True
         if not self.transport.is_closing():
             self.transport.pause_reading()
@@ -86,7 +92,7 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
             self.watched = False
             self.transport.resume_reading()
 
-    # --- what the core leaves to us -----------------------------------------------------------------------------------
+    # --- what the core leaves to us ---------------------------------------------------------------
 
     def control(self, kind: int, id: int, body: bytes) -> None:
         if self._is_dismissed:
@@ -116,7 +122,12 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
             return
         body = protocol.error(id, error)
         if len(body) > self.reader.limit:
-            body = protocol.error(id, FrameTooLarge(f"the answer was a {type(error).__name__} that takes {len(body)} bytes"))
+            body = protocol.error(
+                id,
+                FrameTooLarge(
+                    f"the answer was a {type(error).__name__} that takes {len(body)} bytes"
+                ),
+            )
         self.put(body)
 
     def broken(self, error: RioError) -> None:
@@ -125,20 +136,26 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
         self.answer_error(0, error)
         self.close()
 
-    # --- for the node -------------------------------------------------------------------------------------------------
+    # --- for the node -----------------------------------------------------------------------------
 
     @property
     def unsent(self) -> int:
         """Bytes that wait to be sent."""
         waiting = len(self.writer)
-        return waiting if self.transport is None else waiting + int(self.transport.get_write_buffer_size())
+        return (
+            waiting
+            if self.transport is None
+            else waiting + int(self.transport.get_write_buffer_size())
+        )
 
     def flushed(self) -> None:
         if self.unsent > MAX_UNSENT:
             self.cut_off("the peer does not read what it is sent")
 
     def dismiss(self, text: str) -> None:
-        """Take no more requests and tell the client which was the last, so that it sends the others elsewhere. It is to close."""
+        """Take no more requests and tell the client which was the last, so that it sends the others
+        elsewhere. It is to close.
+        """
         if self.accepted:
             self.accepted = False
             self._is_dismissed = True
@@ -177,7 +194,9 @@ class ServerProtocol(Connection, asyncio.BufferedProtocol):
 class ClientOwner(Protocol):
     """What a connection asks of its client."""
 
-    def refused(self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol) -> None: ...
+    def refused(
+        self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol
+    ) -> None: ...
     def lost(self, connection: ClientProtocol, calls: list[Call], error: RioError) -> None: ...
     def event(self, connection: ClientProtocol, number: int, body: bytes) -> None: ...
     def stream_ended(self, number: int) -> None: ...
@@ -203,7 +222,7 @@ class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
         """Who the server is, once it has said so; or why it would not."""
         self.on_goaway: Callable[[], None] = _nothing
 
-    # --- what the transport tells -------------------------------------------------------------------------------------
+    # --- what the transport tells -----------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -212,19 +231,25 @@ class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._closed.done():
             self._closed.set_result(None)
-        self._lose(ConnectionLost(f"the connection broke before the answer came: {exc or 'the server closed it'}"))
+        self._lose(
+            ConnectionLost(
+                f"the connection broke before the answer came: {exc or 'the server closed it'}"
+            )
+        )
 
     def eof_received(self) -> bool:
         return False
 
     def pause_writing(self) -> None:
-        """The server does not keep up: calls are still taken up to ``unsent_limit``, each caller waits for its own answer."""
+        """The server does not keep up: calls are still taken up to ``unsent_limit``, each caller
+        waits for its own answer.
+        """
         self.congested = True
 
     def resume_writing(self) -> None:
         self.congested = False
 
-    # --- what the core leaves to us -----------------------------------------------------------------------------------
+    # --- what the core leaves to us ---------------------------------------------------------------
 
     def control(self, kind: int, id: int, body: bytes) -> None:
         if kind == Kind.HELLO:
@@ -243,7 +268,10 @@ class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
                 reply.set_result(None)
         elif kind == Kind.ERROR and id == 0:
             self.broken(from_code(*protocol.read_error(body)))
-        elif kind not in (Kind.RESPONSE, Kind.ERROR):  # those are late answers to calls that were given up
+        elif kind not in (
+            Kind.RESPONSE,
+            Kind.ERROR,
+        ):  # those are late answers to calls that were given up
             self.broken(ProtocolError(f"a client takes no frame of kind {kind}"))
 
     def _goes_away(self, text: str, last_request: int | None) -> None:
@@ -262,7 +290,7 @@ class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
             self.ready.set_exception(error)
         self._lose(ConnectionLost(f"the connection was given up: {error}"))
 
-    # --- for the client -----------------------------------------------------------------------------------------------
+    # --- for the client ---------------------------------------------------------------------------
 
     async def request(self, kind: Kind) -> None:
         """Send a PING or a GOAWAY, and wait until it is answered.
@@ -308,7 +336,9 @@ Half: TypeAlias = ServerProtocol | ClientProtocol
 
 
 class MemoryTransport:
-    """One end of a connection inside a process: what is written here arrives at the other end's protocol at once."""
+    """One end of a connection inside a process: what is written here arrives at the other end's
+    protocol at once.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, own: Half, other: Half) -> None:
         self._loop = loop

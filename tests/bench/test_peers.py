@@ -1,4 +1,6 @@
-"""What the comparison with other systems rests on: nobody listens beyond loopback, and every version is pinned."""
+"""What the comparison with other systems rests on: nobody listens beyond loopback, and every
+version is pinned.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ linux = pytest.mark.skipif(not Path("/proc/self/net").exists(), reason="reads /p
         ("0000000000000000FFFF00000100007F:1F90", "127.0.0.1"),
     ],
 )
-def test_addresses_are_read_as_the_kernel_prints_them(printed: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_are_read_as_the_kernel_prints_them(
+    printed: str, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.byteorder", "little")
     assert processes.parsed(printed) == (ip_address(address), 8080)
 
@@ -35,7 +39,9 @@ def test_addresses_are_read_as_the_kernel_prints_them(printed: str, address: str
 @linux
 def test_a_listening_socket_is_found_and_one_on_loopback_is_let_be() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        assert (ip_address("127.0.0.1"), listener.getsockname()[1]) in processes.listeners(os.getpid())
+        assert (ip_address("127.0.0.1"), listener.getsockname()[1]) in processes.listeners(
+            os.getpid()
+        )
         processes.refuse_listeners_beyond_loopback(os.getpid())
 
 

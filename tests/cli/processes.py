@@ -1,4 +1,6 @@
-"""Commands as a user runs them: processes of their own, of which only the output and the exit code are seen."""
+"""Commands as a user runs them: processes of their own, of which only the output and the exit code
+are seen.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,31 @@ TIMEOUT = 20.0
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of this process, without settings for rio, and with this checkout to import from."""
+    """The environment of this process, without settings for rio, and with this checkout to import
+    from.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RIO_")}
     return {**inherited, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1", **(more or {})}
 
 
-def python(*arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def python(
+    *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run ``python ...`` to its end."""
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment(environ), capture_output=True, text=True, timeout=2 * TIMEOUT)
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=environment(environ),
+        capture_output=True,
+        text=True,
+        timeout=2 * TIMEOUT,
+    )
 
 
-def rio(*arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def rio(
+    *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run ``rio ...`` to its end."""
     return python("-m", "rio", *arguments, cwd=cwd, environ=environ)
 
@@ -38,7 +53,13 @@ def rio(*arguments: str, cwd: Path, environ: Mapping[str, str] | None = None) ->
 class Running:
     """``rio ...`` as it goes on; killed in the end, if it has not ended."""
 
-    def __init__(self, *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None, errors_in: Path | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        cwd: Path,
+        environ: Mapping[str, str] | None = None,
+        errors_in: Path | None = None,
+    ) -> None:
         self._errors = ((errors_in or cwd) / f"stderr-{time.monotonic_ns()}.txt").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "rio", *arguments],

@@ -86,17 +86,23 @@ def shop(tmp_path: Path) -> Path:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory in which a server runs on ``shared.db``."""
     directory = fill(tmp_path_factory.mktemp("cluster"))
-    with Running("run", "counters:registry", "--storage", "sqlite:///shared.db", *FAST, cwd=directory) as server:
+    with Running(
+        "run", "counters:registry", "--storage", "sqlite:///shared.db", *FAST, cwd=directory
+    ) as server:
         server.address()
         yield directory
 
 
-# --- run --------------------------------------------------------------------------------------------------------------------------------
+# --- run ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_says_where_it_listens_and_ends_with_0_when_a_signal_asks_for_it(shop: Path, number: signal.Signals) -> None:
-    with Running("run", "counters:registry", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as server:
+def test_a_server_says_where_it_listens_and_ends_with_0_when_a_signal_asks_for_it(
+    shop: Path, number: signal.Signals
+) -> None:
+    with Running(
+        "run", "counters:registry", "--storage", "sqlite:///c.db", *FAST, cwd=shop
+    ) as server:
         assert re.fullmatch(r"listening on 127\.0\.0\.1:\d+ \(member 1\)", server.line())
         server.signal(number)
         assert server.ended() == 0
@@ -128,7 +134,9 @@ def test_every_option_of_run_can_come_from_the_environment(shop: Path) -> None:
 
 
 def test_a_server_that_the_cluster_declares_dead_ends_with_70(shop: Path) -> None:
-    with Running("run", "counters:registry", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as server:
+    with Running(
+        "run", "counters:registry", "--storage", "sqlite:///c.db", *FAST, cwd=shop
+    ) as server:
         server.line()
         declare_dead(shop / "c.db", 1)
         assert server.ended() == 70
@@ -138,7 +146,17 @@ def test_a_server_that_the_cluster_declares_dead_ends_with_70(shop: Path) -> Non
 def test_an_address_in_use_is_one_clear_line(shop: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
-        ended = rio("run", "counters:registry", "--storage", "memory://", "--address", taken, "--log-level", "error", cwd=shop)
+        ended = rio(
+            "run",
+            "counters:registry",
+            "--storage",
+            "memory://",
+            "--address",
+            taken,
+            "--log-level",
+            "error",
+            cwd=shop,
+        )
     assert_one_line(ended.stderr, f"rio: BindError: cannot listen on {taken}: ", "in use")
     assert ended.returncode == 1
 
@@ -149,15 +167,25 @@ def test_an_address_in_use_is_one_clear_line(shop: Path) -> None:
         ("nowhere:registry", "there is no module 'nowhere'"),
         ("counters.nowhere:registry", "there is no module 'counters.nowhere'"),
         ("counters:registy", "module 'counters' has no 'registy'; did you mean counters:registry?"),
-        ("counters:not_a_registry", "counters:not_a_registry is no rio.Registry but of type int; did you mean counters:registry?"),
+        (
+            "counters:not_a_registry",
+            "counters:not_a_registry is no rio.Registry but of type int; did you mean counters:registry?",
+        ),
         ("counters.py", "there is no module 'counters.py'"),
         ("counters-registry", "write MODULE:REGISTRY"),
-        ("broken:registry", "module 'broken' cannot be imported: No module named 'a_module_that_is_not_installed'"),
+        (
+            "broken:registry",
+            "module 'broken' cannot be imported: No module named 'a_module_that_is_not_installed'",
+        ),
         ("wrong:registry", "int"),
     ],
 )
 def test_a_registry_that_cannot_be_had_is_one_clear_line(
-    shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str, text: str
+    shop: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    target: str,
+    text: str,
 ) -> None:
     monkeypatch.chdir(shop)
     monkeypatch.setattr(sys, "path", [str(shop), *sys.path])
@@ -174,11 +202,13 @@ def test_what_the_module_itself_raises_is_shown_as_it_is(shop: Path) -> None:
     assert "divided.py" in ended.stderr
 
 
-# --- run --workers ----------------------------------------------------------------------------------------------------------------------
+# --- run --workers --------------------------------------------------------------------------------
 
 
 def test_all_workers_drain_when_the_parent_gets_sigterm(shop: Path) -> None:
-    with Running("run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as servers:
+    with Running(
+        "run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST, cwd=shop
+    ) as servers:
         assert servers.address() != servers.address()
         servers.signal(signal.SIGTERM)
         assert servers.ended() == 0
@@ -186,7 +216,9 @@ def test_all_workers_drain_when_the_parent_gets_sigterm(shop: Path) -> None:
 
 
 def test_a_worker_that_is_killed_is_started_again(shop: Path) -> None:
-    with Running("run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as servers:
+    with Running(
+        "run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST, cwd=shop
+    ) as servers:
         addresses = {servers.address(), servers.address()}
         os.kill(pid_of_a_worker(shop), signal.SIGKILL)
         assert servers.address() not in addresses
@@ -194,7 +226,9 @@ def test_a_worker_that_is_killed_is_started_again(shop: Path) -> None:
 
 
 def test_a_worker_that_the_cluster_declares_dead_is_started_again(shop: Path) -> None:
-    with Running("run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as servers:
+    with Running(
+        "run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST, cwd=shop
+    ) as servers:
         servers.line(), servers.line()
         declare_dead(shop / "c.db", 2)
         assert servers.line().endswith("(member 3)")
@@ -203,7 +237,17 @@ def test_a_worker_that_the_cluster_declares_dead_is_started_again(shop: Path) ->
 def test_a_worker_that_cannot_start_is_not_tried_again(shop: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
-        arguments = ("run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", "--address", taken, *FAST)
+        arguments = (
+            "run",
+            "counters:registry",
+            "--workers",
+            "2",
+            "--storage",
+            "sqlite:///c.db",
+            "--address",
+            taken,
+            *FAST,
+        )
         with Running(*arguments, cwd=shop) as servers:
             servers.line()  # the one on the next port
             until(lambda: "server 1 ended with exit code 1" in servers.errors())
@@ -211,18 +255,38 @@ def test_a_worker_that_cannot_start_is_not_tried_again(shop: Path) -> None:
             assert servers.ended() == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent has ended")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells a process that its parent has ended"
+)
 def test_workers_drain_when_the_parent_is_killed(shop: Path) -> None:
-    with Running("run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as servers:
+    with Running(
+        "run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST, cwd=shop
+    ) as servers:
         servers.line(), servers.line()
         servers.signal(signal.SIGKILL)
         until(lambda: statuses(shop / "c.db") == ["LEFT", "LEFT"])
 
 
 def test_workers_take_the_ports_after_the_given_one() -> None:
-    given = parse(["run", "m:r", "--storage", "s", "--workers", "3", "--address", "[::1]:7000", "--advertise", "a.example:80"], {})
+    given = parse(
+        [
+            "run",
+            "m:r",
+            "--storage",
+            "s",
+            "--workers",
+            "3",
+            "--address",
+            "[::1]:7000",
+            "--advertise",
+            "a.example:80",
+        ],
+        {},
+    )
     lines = [" ".join(command) for command in commands(given)]
-    assert [re.findall(r"--ad\w+ (\S+)", line) for line in lines] == [[f"[::1]:{7000 + n}", f"a.example:{80 + n}"] for n in range(3)]
+    assert [re.findall(r"--ad\w+ (\S+)", line) for line in lines] == [
+        [f"[::1]:{7000 + n}", f"a.example:{80 + n}"] for n in range(3)
+    ]
 
 
 def test_workers_with_port_0_each_take_a_free_one() -> None:
@@ -230,13 +294,15 @@ def test_workers_with_port_0_each_take_a_free_one() -> None:
     assert all("--address 127.0.0.1:0 " in " ".join(command) for command in commands(given))
 
 
-def test_memory_is_refused_for_workers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_refused_for_workers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
     assert main(["run", "counters:registry", "--storage", "memory://", "--workers", "2"]) == 1
     assert_one_line(capsys.readouterr().err, "memory:// cannot be shared")
 
 
-# --- members, send, shutdown, stop --------------------------------------------------------------------------------------------------------
+# --- members, send, shutdown, stop ----------------------------------------------------------------
 
 
 def test_members_are_listed_with_their_address_and_status(cluster: Path) -> None:
@@ -253,14 +319,30 @@ def test_an_empty_cluster_says_so(shop: Path) -> None:
 
 
 def test_the_reply_to_a_message_is_printed_as_json(cluster: Path) -> None:
-    sent = rio("send", "Counter", "json", "Add", '{"amount": 5}', "--storage", "sqlite:///shared.db", cwd=cluster)
+    sent = rio(
+        "send",
+        "Counter",
+        "json",
+        "Add",
+        '{"amount": 5}',
+        "--storage",
+        "sqlite:///shared.db",
+        cwd=cluster,
+    )
     reply = json.loads(sent.stdout)
     assert (reply["saved"], reply["in_memory"]) == (5, 5)
     assert sent.returncode == 0
 
 
 def test_a_message_without_fields_needs_no_payload(cluster: Path) -> None:
-    sent = rio("send", "Counter", "bare", "Add", cwd=cluster, environ={"RIO_STORAGE": "sqlite:///shared.db", "RIO_TIMEOUT": "9"})
+    sent = rio(
+        "send",
+        "Counter",
+        "bare",
+        "Add",
+        cwd=cluster,
+        environ={"RIO_STORAGE": "sqlite:///shared.db", "RIO_TIMEOUT": "9"},
+    )
     assert json.loads(sent.stdout)["saved"] == 1
 
 
@@ -268,18 +350,33 @@ def test_shutdown_has_an_object_leave_memory_but_not_the_disk(cluster: Path) -> 
     storage = ("--storage", "sqlite:///shared.db")
     rio("send", "Counter", "sleepy", "Add", '{"amount": 5}', *storage, cwd=cluster)
     assert rio("shutdown", "Counter", "sleepy", *storage, cwd=cluster).returncode == 0
-    reply = json.loads(rio("send", "Counter", "sleepy", "Add", '{"amount": 2}', *storage, cwd=cluster).stdout)
+    reply = json.loads(
+        rio("send", "Counter", "sleepy", "Add", '{"amount": 2}', *storage, cwd=cluster).stdout
+    )
     assert (reply["saved"], reply["in_memory"]) == (7, 2)
 
 
 def test_stop_has_a_server_end_with_0(shop: Path) -> None:
-    with Running("run", "counters:registry", "--storage", "sqlite:///c.db", *FAST, cwd=shop) as server:
-        assert rio("stop", server.address(), "--storage", "sqlite:///c.db", cwd=shop).returncode == 0
+    with Running(
+        "run", "counters:registry", "--storage", "sqlite:///c.db", *FAST, cwd=shop
+    ) as server:
+        assert (
+            rio("stop", server.address(), "--storage", "sqlite:///c.db", cwd=shop).returncode == 0
+        )
         assert server.ended() == 0
 
 
 def test_an_application_error_is_shown_with_its_fields(cluster: Path) -> None:
-    sent = rio("send", "Counter", "x", "Add", '{"amount": 101}', "--storage", "sqlite:///shared.db", cwd=cluster)
+    sent = rio(
+        "send",
+        "Counter",
+        "x",
+        "Add",
+        '{"amount": 101}',
+        "--storage",
+        "sqlite:///shared.db",
+        cwd=cluster,
+    )
     assert (sent.returncode, sent.stdout, sent.stderr) == (1, "", 'rio: TooMuch: {"limit":100}\n')
 
 
@@ -287,13 +384,21 @@ def test_an_application_error_is_shown_with_its_fields(cluster: Path) -> None:
     ("arguments", "text"),
     [
         (("Counter", "x", "Add", '{"amount": "many"}'), "rio: BadMessage: "),
-        (("Counter", "x", "Crash"), "rio: HandlerError: Counter/x failed in Crash: ValueError: on purpose"),
-        (("Counter", "x", "Subtract"), "rio: UnknownMessage: 'Counter' has no handler for message 'Subtract'; it handles: Add, Crash"),
+        (
+            ("Counter", "x", "Crash"),
+            "rio: HandlerError: Counter/x failed in Crash: ValueError: on purpose",
+        ),
+        (
+            ("Counter", "x", "Subtract"),
+            "rio: UnknownMessage: 'Counter' has no handler for message 'Subtract'; it handles: Add, Crash",
+        ),
         (("Abacus", "x", "Add"), "rio: UnknownType: "),
         (("Counter", "", "Add"), "rio: BadIdentity: "),
     ],
 )
-def test_a_failed_call_is_one_clear_line(cluster: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], text: str) -> None:
+def test_a_failed_call_is_one_clear_line(
+    cluster: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], text: str
+) -> None:
     assert main(["send", *arguments, "--storage", f"sqlite:///{cluster}/shared.db"]) == 1
     assert_one_line(capsys.readouterr().err, text)
 
@@ -302,15 +407,25 @@ def test_a_failed_call_is_one_clear_line(cluster: Path, capsys: pytest.CaptureFi
     ("arguments", "text"),
     [
         (("members", "--storage", "nosuch://host"), "'nosuch://host' is no storage URL"),
-        (("run", "counters:registry", "--storage", "nosuch://host"), "'nosuch://host' is no storage URL"),
+        (
+            ("run", "counters:registry", "--storage", "nosuch://host"),
+            "'nosuch://host' is no storage URL",
+        ),
         (("members", "--storage", "memory://"), "memory:// belongs to one process"),
-        (("send", "Counter", "x", "Add", "--storage", "sqlite:///new.db"), "rio: NoServersAvailable: "),
+        (
+            ("send", "Counter", "x", "Add", "--storage", "sqlite:///new.db"),
+            "rio: NoServersAvailable: ",
+        ),
         (("stop", "127.0.0.1:1", "--storage", "sqlite:///new.db"), "rio: NotExecuted: "),
         (("members", "--storage", "sqlite:////no/such/directory/x.db"), "rio: Storage"),
     ],
 )
 def test_a_cluster_that_cannot_be_reached_is_one_clear_line(
-    shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], text: str
+    shop: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    text: str,
 ) -> None:
     monkeypatch.chdir(shop)
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
@@ -318,7 +433,7 @@ def test_a_cluster_that_cannot_be_reached_is_one_clear_line(
     assert_one_line(capsys.readouterr().err, text)
 
 
-# --- usage ------------------------------------------------------------------------------------------------------------------------------
+# --- usage ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -327,17 +442,40 @@ def test_a_cluster_that_cannot_be_reached_is_one_clear_line(
         ((), {}, "COMMAND"),
         (("members",), {}, "--storage"),
         (("run", "--storage", "memory://"), {}, "MODULE:REGISTRY"),
-        (("run", "m:r", "--storage", "s", "--workers", "0"), {}, "'0' is not a number of at least 1"),
-        (("run", "m:r", "--storage", "s"), {"RIO_WORKERS": "many"}, "'many' is not a number of at least 1"),
+        (
+            ("run", "m:r", "--storage", "s", "--workers", "0"),
+            {},
+            "'0' is not a number of at least 1",
+        ),
+        (
+            ("run", "m:r", "--storage", "s"),
+            {"RIO_WORKERS": "many"},
+            "'many' is not a number of at least 1",
+        ),
         (("run", "m:r", "--storage", "s", "--address", "here"), {}, "write HOST:PORT"),
-        (("run", "m:r", "--storage", "s"), {"RIO_CLUSTER": "slow"}, "there is no preset 'slow': choose one of strict, fast, local"),
-        (("run", "m:r", "--storage", "s", "--log-level", "loud"), {}, "'loud' is not one of debug, info, warning, error"),
+        (
+            ("run", "m:r", "--storage", "s"),
+            {"RIO_CLUSTER": "slow"},
+            "there is no preset 'slow': choose one of strict, fast, local",
+        ),
+        (
+            ("run", "m:r", "--storage", "s", "--log-level", "loud"),
+            {},
+            "'loud' is not one of debug, info, warning, error",
+        ),
         (("send", "T", "i", "M", "{", "--storage", "s"), {}, "'{' is not JSON"),
-        (("send", "T", "i", "M", "--storage", "s", "--timeout", "-1"), {}, "'-1' is not a number of seconds above 0"),
+        (
+            ("send", "T", "i", "M", "--storage", "s", "--timeout", "-1"),
+            {},
+            "'-1' is not a number of seconds above 0",
+        ),
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_what_is_wrong(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], environ: dict[str, str], text: str
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    environ: dict[str, str],
+    text: str,
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(list(arguments), environ)
@@ -346,7 +484,9 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(
 
 
 @pytest.mark.parametrize("command", ["run", "members", "send", "shutdown", "stop"])
-def test_the_help_of_each_command_has_an_example_and_names_the_environment(capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_the_help_of_each_command_has_an_example_and_names_the_environment(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     with pytest.raises(SystemExit) as ended:
         parse([command, "--help"], {})
     assert ended.value.code == 0
@@ -360,7 +500,9 @@ def test_the_overview_has_an_example_of_each_command(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         parse(["--help"], {})
     shown = capsys.readouterr().out
-    assert all(f"\n  rio {command} " in shown for command in ["run", "members", "send", "shutdown", "stop"])
+    assert all(
+        f"\n  rio {command} " in shown for command in ["run", "members", "send", "shutdown", "stop"]
+    )
 
 
 def test_the_line_wins_over_the_environment() -> None:
@@ -376,7 +518,7 @@ def test_the_installed_command_is_this_one() -> None:
     assert scripts == {"rio": "rio.cli:main"}
 
 
-# --- helpers ----------------------------------------------------------------------------------------------------------------------------
+# --- helpers --------------------------------------------------------------------------------------
 
 
 def assert_one_line(errors: str, *texts: str) -> None:
@@ -389,7 +531,9 @@ def assert_one_line(errors: str, *texts: str) -> None:
 def declare_dead(database: Path, generation: int) -> None:
     async def declare() -> None:
         async with package.open_storage(f"sqlite:///{database}") as storage:
-            change = await storage.membership.set_status(generation, MemberStatus.ACTIVE, MemberStatus.DEAD)
+            change = await storage.membership.set_status(
+                generation, MemberStatus.ACTIVE, MemberStatus.DEAD
+            )
             assert change.applied
 
     asyncio.run(declare())
@@ -405,5 +549,7 @@ def statuses(database: Path) -> list[str]:
 
 def pid_of_a_worker(directory: Path) -> int:
     """The process in which some object lives."""
-    pid: int = json.loads(rio("send", "Counter", "x", "Add", "--storage", "sqlite:///c.db", cwd=directory).stdout)["pid"]
+    pid: int = json.loads(
+        rio("send", "Counter", "x", "Add", "--storage", "sqlite:///c.db", cwd=directory).stdout
+    )["pid"]
     return pid

@@ -1,7 +1,9 @@
-"""A cluster of :class:`rio.cluster.gossip.Gossip` in one thread: an in-memory network with loss, delay and cuts, a storage, and faults.
+"""A cluster of :class:`rio.cluster.gossip.Gossip` in one thread: an in-memory network with loss,
+delay and cuts, a storage, and faults.
 
-Discrete events on virtual time from one seed. What a node is here: it renews its lease, polls the storage, evicts by
-:class:`rio.cluster.lease.Observer`, and does what its Gossip says. No asyncio: a thousand nodes fit.
+Discrete events on virtual time from one seed. What a node is here: it renews its lease, polls the
+storage, evicts by :class:`rio.cluster.lease.Observer`, and does what its Gossip says. No asyncio: a
+thousand nodes fit.
 """
 
 from __future__ import annotations
@@ -14,7 +16,21 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from rio.cluster.config import ClusterConfig
-from rio.cluster.gossip import CastVote, Condemn, Event, Fence, Gossip, Late, Read, Received, Refresh, Reset, Send, Tick, Voted
+from rio.cluster.gossip import (
+    CastVote,
+    Condemn,
+    Event,
+    Fence,
+    Gossip,
+    Late,
+    Read,
+    Received,
+    Refresh,
+    Reset,
+    Send,
+    Tick,
+    Voted,
+)
 from rio.cluster.lease import Observer
 from rio.cluster.membership import Member, MembershipSnapshot, MemberStatus, Vote
 from rio.storage.local import LocalMembershipStorage
@@ -53,7 +69,8 @@ class Node:
         self.suspected_at: dict[int, float] = {}
         self._tick_due = math.inf
 
-    # Everything that happens to a node goes through here, so that a frozen one notices nothing until it thaws.
+    # Everything that happens to a node goes through here, so that a frozen one notices nothing
+    # until it thaws.
     def when_awake(self, act: Callable[[], None]) -> None:
         if self.alive and self.world.now < self.frozen_until:
             self.world.at(self.frozen_until, lambda: self.when_awake(act))
@@ -81,7 +98,9 @@ class Node:
         self.alive, self.evicted = False, True
         member = at_once(self.world.storage.snapshot()).find(self.generation)
         if member is not None and not member.status.terminal:
-            at_once(self.world.storage.set_status(self.generation, member.status, MemberStatus.LEFT))
+            at_once(
+                self.world.storage.set_status(self.generation, member.status, MemberStatus.LEFT)
+            )
 
     def _polling(self) -> None:
         self.world.at(self.world.now + self.world.config.poll_interval, self._polling)
@@ -92,7 +111,10 @@ class Node:
         self.queries += 1
         if not self.storage_down:
             snapshot = at_once(self.world.storage.snapshot())
-            self.world.at(sent + self.world.rng.uniform(0.001, 0.01), lambda: self.when_awake(lambda: self._took(snapshot, sent, observe)))
+            self.world.at(
+                sent + self.world.rng.uniform(0.001, 0.01),
+                lambda: self.when_awake(lambda: self._took(snapshot, sent, observe)),
+            )
 
     def _took(self, snapshot: MembershipSnapshot, sent: float, observe: bool) -> None:
         if (snapshot.status_of(self.generation) or 0) >= MemberStatus.CONDEMNED:
@@ -108,7 +130,11 @@ class Node:
     def evict(self, member: Member) -> None:
         self.queries += 1
         expected = {"expected_counter": member.lease_counter}
-        change = at_once(self.world.storage.set_status(member.generation, member.status, MemberStatus.DEAD, **expected))
+        change = at_once(
+            self.world.storage.set_status(
+                member.generation, member.status, MemberStatus.DEAD, **expected
+            )
+        )
         if change.applied:
             self.world.note("E1", member.generation)
             self.read()
@@ -143,7 +169,9 @@ class Node:
 
     def condemn(self, member: Member) -> None:
         self.queries += 1
-        if at_once(self.world.storage.set_status(member.generation, member.status, MemberStatus.CONDEMNED)).applied:
+        if at_once(
+            self.world.storage.set_status(member.generation, member.status, MemberStatus.CONDEMNED)
+        ).applied:
             self.world.note("E2", member.generation)
             self.read()
 
@@ -167,7 +195,14 @@ class Node:
 
 class World:
     def __init__(
-        self, count: int, seed: int = 0, config: ClusterConfig = STRICT, *, loss: float = 0.0, observers: bool = True, known: bytes = b""
+        self,
+        count: int,
+        seed: int = 0,
+        config: ClusterConfig = STRICT,
+        *,
+        loss: float = 0.0,
+        observers: bool = True,
+        known: bytes = b"",
     ) -> None:
         self.rng = random.Random(seed)
         self.config = config
@@ -182,11 +217,17 @@ class World:
         self.votes = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        generations = [at_once(self.storage.register(f"10.0.0.{number}:1")).generation for number in range(count)]
+        generations = [
+            at_once(self.storage.register(f"10.0.0.{number}:1")).generation
+            for number in range(count)
+        ]
         for generation in generations:
             at_once(self.storage.set_status(generation, MemberStatus.JOINING, MemberStatus.ACTIVE))
         self.nodes = {generation: Node(self, generation) for generation in generations}
-        self._by_address = {f"10.0.0.{number}:1": self.nodes[generation] for number, generation in enumerate(generations)}
+        self._by_address = {
+            f"10.0.0.{number}:1": self.nodes[generation]
+            for number, generation in enumerate(generations)
+        }
         for node in self.nodes.values():
             if known:
                 node.gossip.table.merge(known)
@@ -205,7 +246,9 @@ class World:
             act()
         self.now = end
 
-    def run_until(self, condition: Callable[[], bool], within: float = 120.0, step: float = 0.05) -> float:
+    def run_until(
+        self, condition: Callable[[], bool], within: float = 120.0, step: float = 0.05
+    ) -> float:
         start = self.now
         while not condition():
             assert self.now - start < within, "it did not come to that"
@@ -216,14 +259,23 @@ class World:
         target = self._by_address[address]
         if self.rng.random() >= self.loss and not self.cut(source.generation, target.generation):
             event = Received(source.generation, payload)
-            self.at(self.now + self.rng.uniform(0.0002, 0.003), lambda: target.when_awake(lambda: target.feed(event)))
+            self.at(
+                self.now + self.rng.uniform(0.0002, 0.003),
+                lambda: target.when_awake(lambda: target.feed(event)),
+            )
 
     def statuses(self) -> dict[int, MemberStatus]:
-        return {member.generation: member.status for member in at_once(self.storage.snapshot()).members}
+        return {
+            member.generation: member.status for member in at_once(self.storage.snapshot()).members
+        }
 
     def ended(self) -> list[int]:
         """Members that were condemned, have left or are dead."""
-        return [generation for generation, status in self.statuses().items() if status >= MemberStatus.CONDEMNED]
+        return [
+            generation
+            for generation, status in self.statuses().items()
+            if status >= MemberStatus.CONDEMNED
+        ]
 
     def all_see_the_end_of(self, generation: int) -> bool:
         return all(

@@ -12,13 +12,26 @@ from rio.errors import ConfigurationError
 
 @pytest.mark.parametrize(
     ("name", "renew_interval", "lease_local", "lease_evict", "poll_interval", "failover_bound"),
-    [("strict", 1.0, 5.0, 6.5, 1.0, 9.5), ("fast", 0.5, 2.5, 3.25, 0.5, 4.75), ("local", 0.3, 1.5, 1.95, 0.3, 2.85)],
+    [
+        ("strict", 1.0, 5.0, 6.5, 1.0, 9.5),
+        ("fast", 0.5, 2.5, 3.25, 0.5, 4.75),
+        ("local", 0.3, 1.5, 1.95, 0.3, 2.85),
+    ],
 )
 def test_a_preset_has_the_figures_of_its_name(
-    name: str, renew_interval: float, lease_local: float, lease_evict: float, poll_interval: float, failover_bound: float
+    name: str,
+    renew_interval: float,
+    lease_local: float,
+    lease_evict: float,
+    poll_interval: float,
+    failover_bound: float,
 ) -> None:
     config = ClusterConfig.named(name)
-    assert (config.renew_interval, config.lease_local, config.lease_evict) == (renew_interval, lease_local, lease_evict)
+    assert (config.renew_interval, config.lease_local, config.lease_evict) == (
+        renew_interval,
+        lease_local,
+        lease_evict,
+    )
     assert config.poll_interval == poll_interval
     assert config.failover_bound == pytest.approx(failover_bound)
     assert config == getattr(ClusterConfig, name)()
@@ -43,19 +56,35 @@ def test_an_unknown_preset_is_refused_with_the_names_of_those_that_exist() -> No
         ({"storage_timeout": 0}, "storage_timeout must be a finite number"),
         ({"drop_inactive_after": 0}, "drop_inactive_after must be more than 0 seconds"),
         ({"limit_monitored_members": 0}, "limit_monitored_members must be at least 1"),
-        ({"renew_interval": 1.7}, r"lease_local must be at least 3 \* renew_interval = 5.1 seconds, got 5"),
-        ({"poll_interval": 2.0}, r"lease_local must be at least 3 \* poll_interval = 6 seconds, got 5"),
-        ({"storage_timeout": 2.6}, r"lease_local must be at least 2 \* storage_timeout = 5.2 seconds"),
-        ({"lease_evict": 6.0}, r"lease_evict must be at least 1.222 \* lease_local = 6.11111 seconds, got 6"),
+        (
+            {"renew_interval": 1.7},
+            r"lease_local must be at least 3 \* renew_interval = 5.1 seconds, got 5",
+        ),
+        (
+            {"poll_interval": 2.0},
+            r"lease_local must be at least 3 \* poll_interval = 6 seconds, got 5",
+        ),
+        (
+            {"storage_timeout": 2.6},
+            r"lease_local must be at least 2 \* storage_timeout = 5.2 seconds",
+        ),
+        (
+            {"lease_evict": 6.0},
+            r"lease_evict must be at least 1.222 \* lease_local = 6.11111 seconds, got 6",
+        ),
     ],
 )
-def test_settings_that_cannot_work_are_refused_with_the_value_they_need(changed: dict[str, Any], complaint: str) -> None:
+def test_settings_that_cannot_work_are_refused_with_the_value_they_need(
+    changed: dict[str, Any], complaint: str
+) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         ClusterConfig(**changed)
 
 
 def test_the_smallest_eviction_window_that_clocks_allow_is_accepted() -> None:
-    assert ClusterConfig(lease_evict=5.0 * MIN_EVICT_RATIO).lease_evict == pytest.approx(5.0 * 1.1 / 0.9)
+    assert ClusterConfig(lease_evict=5.0 * MIN_EVICT_RATIO).lease_evict == pytest.approx(
+        5.0 * 1.1 / 0.9
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +98,11 @@ def test_the_smallest_eviction_window_that_clocks_allow_is_accepted() -> None:
     ],
 )
 def test_the_settings_of_rio_rs_keep_their_meaning(
-    settings: dict[str, Any], renew_interval: float, lease_local: float, lease_evict: float, storage_timeout: float
+    settings: dict[str, Any],
+    renew_interval: float,
+    lease_local: float,
+    lease_evict: float,
+    storage_timeout: float,
 ) -> None:
     config = ClusterConfig.from_rio_rs(**settings)
     assert config.renew_interval == pytest.approx(renew_interval)
@@ -92,12 +125,17 @@ def test_the_limits_of_rio_rs_are_taken_as_they_are() -> None:
         ({"interval_secs": 0}, "interval_secs must be a finite number"),
         ({"num_failures_threshold": 0}, "num_failures_threshold must be at least 1"),
         ({"interval_secs_threshold": -1}, "interval_secs_threshold must be a finite number"),
-        ({"interval_secs": 21}, r"interval_secs_threshold must be at least interval_secs \* num_failures_threshold = 63 seconds, got 60"),
+        (
+            {"interval_secs": 21},
+            r"interval_secs_threshold must be at least interval_secs \* num_failures_threshold = 63 seconds, got 60",
+        ),
         ({"limit_monitored_members": 0}, "limit_monitored_members must be at least 1"),
         ({"drop_inactive_after_secs": 0}, "drop_inactive_after must be more than 0"),
     ],
 )
-def test_settings_of_rio_rs_that_could_never_evict_are_refused(settings: dict[str, Any], complaint: str) -> None:
+def test_settings_of_rio_rs_that_could_never_evict_are_refused(
+    settings: dict[str, Any], complaint: str
+) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         ClusterConfig.from_rio_rs(**settings)
 

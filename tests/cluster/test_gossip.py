@@ -52,20 +52,29 @@ from rio.errors import ConfigurationError, ProtocolError
 
 M = TypeVar("M", bound=Message)
 
-JOINING, ACTIVE, DRAINING, CONDEMNED = MemberStatus.JOINING, MemberStatus.ACTIVE, MemberStatus.DRAINING, MemberStatus.CONDEMNED
+JOINING, ACTIVE, DRAINING, CONDEMNED = (
+    MemberStatus.JOINING,
+    MemberStatus.ACTIVE,
+    MemberStatus.DRAINING,
+    MemberStatus.CONDEMNED,
+)
 DEAD = MemberStatus.DEAD
 
 
-# --- arithmetic -----------------------------------------------------------------------------------------------------------------------
+# --- arithmetic -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("confirmations", "wanted", "elapsed", "expected"),
     [(0, 3, 0, 30), (1, 3, 2, 14), (2, 3, 3, 4.81), (3, 3, 4, -2), (4, 3, 5, -3), (5, 3, 10, -8)],
 )
-def test_a_suspicion_lasts_as_long_as_memberlists(confirmations: int, wanted: int, elapsed: float, expected: float) -> None:
+def test_a_suspicion_lasts_as_long_as_memberlists(
+    confirmations: int, wanted: int, elapsed: float, expected: float
+) -> None:
     """The table is that of memberlist's ``TestSuspicion_remainingSuspicionTime``: from 2 s to 30 s."""
-    assert remaining_suspicion(confirmations, wanted, elapsed, 2.0, 30.0) == pytest.approx(expected, abs=1e-9)
+    assert remaining_suspicion(confirmations, wanted, elapsed, 2.0, 30.0) == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 def test_a_suspicion_that_nobody_could_confirm_takes_the_shortest_time() -> None:
@@ -73,24 +82,37 @@ def test_a_suspicion_that_nobody_could_confirm_takes_the_shortest_time() -> None
 
 
 @pytest.mark.parametrize(
-    ("members", "expected"), [(0, 4.0), (1, 4.0), (5, 4.0), (10, 4.0), (50, 6.792), (100, 8.0), (500, 10.792), (1000, 12.0)]
+    ("members", "expected"),
+    [(0, 4.0), (1, 4.0), (5, 4.0), (10, 4.0), (50, 6.792), (100, 8.0), (500, 10.792), (1000, 12.0)],
 )
-def test_the_shortest_suspicion_grows_with_the_logarithm_of_the_cluster(members: int, expected: float) -> None:
+def test_the_shortest_suspicion_grows_with_the_logarithm_of_the_cluster(
+    members: int, expected: float
+) -> None:
     assert shortest_suspicion(4, members, 1.0) == pytest.approx(expected)
     assert shortest_suspicion(4, members, 0.5) == pytest.approx(expected / 2)
 
 
-@pytest.mark.parametrize(("members", "expected"), [(1, 4), (3, 4), (9, 4), (10, 8), (99, 8), (100, 12), (999, 12), (1000, 16)])
-def test_the_retransmit_limit_grows_with_the_logarithm_of_the_cluster(members: int, expected: int) -> None:
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [(1, 4), (3, 4), (9, 4), (10, 8), (99, 8), (100, 12), (999, 12), (1000, 16)],
+)
+def test_the_retransmit_limit_grows_with_the_logarithm_of_the_cluster(
+    members: int, expected: int
+) -> None:
     assert retransmit_limit(4, members) == expected
 
 
 @pytest.mark.parametrize(("members", "expected"), [(1, 0), (2, 0), (3, 0), (4, 2), (1000, 2)])
-def test_confirmations_are_wanted_where_there_is_anybody_to_give_them(members: int, expected: int) -> None:
+def test_confirmations_are_wanted_where_there_is_anybody_to_give_them(
+    members: int, expected: int
+) -> None:
     assert wanted_confirmations(members) == expected
 
 
-@pytest.mark.parametrize(("others", "expected"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (9, 5), (13, 7), (14, 8), (99, 8), (999, 8)])
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (9, 5), (13, 7), (14, 8), (99, 8), (999, 8)],
+)
 def test_a_quorum_is_a_majority_but_at_least_2_and_at_most_8(others: int, expected: int) -> None:
     assert quorum(others) == expected
 
@@ -108,8 +130,12 @@ def test_a_quorum_is_a_majority_but_at_least_2_and_at_most_8(others: int, expect
         (5, {1, 2, 3}, True, False),
     ],
 )
-def test_only_the_side_that_reaches_a_majority_may_vote(count: int, unreachable: set[int], waited: bool, expected: bool) -> None:
-    assert reaches_majority(frozenset(range(1, count + 1)), frozenset(unreachable), waited) is expected
+def test_only_the_side_that_reaches_a_majority_may_vote(
+    count: int, unreachable: set[int], waited: bool, expected: bool
+) -> None:
+    assert (
+        reaches_majority(frozenset(range(1, count + 1)), frozenset(unreachable), waited) is expected
+    )
 
 
 def test_awareness_stays_between_0_and_8_and_stretches_time_outs() -> None:
@@ -123,7 +149,9 @@ def test_awareness_stays_between_0_and_8_and_stretches_time_outs() -> None:
     assert (awareness.health, awareness.stretched(1.0)) == (8, 9.0)
 
 
-@pytest.mark.parametrize(("late", "health"), [(0.1, 0), (0.25, 0), (0.3, 1), (1.0, 1), (1.1, 2), (20.0, 2)])
+@pytest.mark.parametrize(
+    ("late", "health"), [(0.1, 0), (0.25, 0), (0.3, 1), (1.0, 1), (1.1, 2), (20.0, 2)]
+)
 def test_a_late_event_loop_makes_a_node_distrust_itself(late: float, health: int) -> None:
     talk = Talk(3)
     talk.gossip.step(Late(late), 0.0)
@@ -137,8 +165,16 @@ def test_a_token_bucket_lets_a_burst_through_and_then_one_in_each_interval() -> 
 
 
 def test_settings_of_gossip_that_cannot_work_are_refused() -> None:
-    for changed in ({"probe_interval": 0}, {"fan_out": 0}, {"indirect_probes": -1}, {"probe_timeout": 0.6}, {"vote_lifetime": math.inf}):
-        with pytest.raises(ConfigurationError, match=next(iter(changed)).replace("probe_timeout", "probe_interval")):
+    for changed in (
+        {"probe_interval": 0},
+        {"fan_out": 0},
+        {"indirect_probes": -1},
+        {"probe_timeout": 0.6},
+        {"vote_lifetime": math.inf},
+    ):
+        with pytest.raises(
+            ConfigurationError, match=next(iter(changed)).replace("probe_timeout", "probe_interval")
+        ):
             GossipConfig(**changed)  # type: ignore[arg-type]
 
 
@@ -148,42 +184,70 @@ def test_the_settings_of_gossip_follow_those_of_the_lease() -> None:
     assert ClusterConfig.from_rio_rs().gossip == GossipConfig.every(5.0)
 
 
-# --- a node and what it says ------------------------------------------------------------------------------------------------------------
+# --- a node and what it says ----------------------------------------------------------------------
 
 
 class Talk:
     """Member ``own`` of so many, all of them active, and the test in the place of the others."""
 
-    def __init__(self, count: int, *, own: int = 1, status: MemberStatus = ACTIVE, metadata: bytes = b"", seed: int = 0) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        own: int = 1,
+        status: MemberStatus = ACTIVE,
+        metadata: bytes = b"",
+        seed: int = 0,
+    ) -> None:
         self.now = 0.0
         self.own = own
         self.gossip = Gossip(own, ClusterConfig.strict(), random.Random(seed), 0.0, metadata)
-        self.members = [Member(generation, f"a:{generation}", ACTIVE) for generation in range(1, count + 1)]
+        self.members = [
+            Member(generation, f"a:{generation}", ACTIVE) for generation in range(1, count + 1)
+        ]
         self.members[own - 1] = Member(own, f"a:{own}", status)
         self.version = 10
         self.read()
         self.said: list[Any] = []
 
     def read(self, *, sent: float | None = None, **counters: int) -> list[Any]:
-        snapshot = MembershipSnapshot(self.version, max(100, len(self.members)), tuple(self.members))
+        snapshot = MembershipSnapshot(
+            self.version, max(100, len(self.members)), tuple(self.members)
+        )
         return self.step(Read(snapshot, self.now if sent is None else sent))
 
     def change(self, generation: int, **changes: Any) -> None:
         import msgspec
 
         self.version += 1
-        self.members[generation - 1] = msgspec.structs.replace(self.members[generation - 1], **changes)
+        self.members[generation - 1] = msgspec.structs.replace(
+            self.members[generation - 1], **changes
+        )
 
     def renew_all(self) -> None:
         import msgspec
 
-        self.members = [msgspec.structs.replace(member, lease_counter=member.lease_counter + 1) for member in self.members]
+        self.members = [
+            msgspec.structs.replace(member, lease_counter=member.lease_counter + 1)
+            for member in self.members
+        ]
 
     def step(self, event: Any) -> list[Any]:
         return self.gossip.step(event, self.now)
 
-    def hear(self, kind: Any, source: int, *fields: Any, state: bytes = b"", version: int = 10, health: int = 0, to: int = 0) -> list[Any]:
-        return self.step(Received(source, encode(kind(to or self.own, source, version, health, state, *fields))))
+    def hear(
+        self,
+        kind: Any,
+        source: int,
+        *fields: Any,
+        state: bytes = b"",
+        version: int = 10,
+        health: int = 0,
+        to: int = 0,
+    ) -> list[Any]:
+        return self.step(
+            Received(source, encode(kind(to or self.own, source, version, health, state, *fields)))
+        )
 
     def wait(self, seconds: float, answering: bool = True) -> list[Any]:
         """Let time pass tick by tick; the others answer every ping, or none."""
@@ -234,7 +298,9 @@ def told(actions: list[Any]) -> dict[int, Record]:
     return {record.generation: record for record in table.records()}
 
 
-def state(*records: Record, snapshot: tuple[int, int, list[tuple[int, int]]] | None = None) -> bytes:
+def state(
+    *records: Record, snapshot: tuple[int, int, list[tuple[int, int]]] | None = None
+) -> bytes:
     table = MemberTable()
     if snapshot is not None:
         table.put_snapshot(*snapshot)
@@ -243,7 +309,7 @@ def state(*records: Record, snapshot: tuple[int, int, list[tuple[int, int]]] | N
     return table.encode()
 
 
-# --- probing ----------------------------------------------------------------------------------------------------------------------------
+# --- probing --------------------------------------------------------------------------------------
 
 
 def test_a_ping_is_answered_with_its_number() -> None:
@@ -358,7 +424,7 @@ def test_a_failed_probe_asks_for_a_new_connection() -> None:
     assert Reset("a:3") in talk.suspect(3)
 
 
-# --- suspicion and refutation -----------------------------------------------------------------------------------------------------------
+# --- suspicion and refutation ---------------------------------------------------------------------
 
 
 def test_a_suspicion_is_told_and_first_of_all_to_the_suspect() -> None:
@@ -396,7 +462,14 @@ def test_a_node_that_hears_that_it_is_suspected_refutes_it() -> None:
     assert told(actions + talk.wait(0.5))[1] == Record(1, 2, ACTIVE, b"zone a", ())
 
 
-@pytest.mark.parametrize("forged", [Record(1, 7, DRAINING, b"", ()), Record(1, 7, ACTIVE, b"lie", ()), Record(1, 0, DRAINING, b"", ())])
+@pytest.mark.parametrize(
+    "forged",
+    [
+        Record(1, 7, DRAINING, b"", ()),
+        Record(1, 7, ACTIVE, b"lie", ()),
+        Record(1, 0, DRAINING, b"", ()),
+    ],
+)
 def test_a_node_takes_back_what_others_say_in_its_name(forged: Record) -> None:
     talk = Talk(3)
     actions = talk.hear(Update, 2, state=state(forged)) + talk.wait(0.5)
@@ -451,7 +524,7 @@ def test_gossip_about_a_member_that_has_ended_is_dropped_and_it_never_comes_back
     assert 3 not in {message.to for message in messages(talk.wait(30.0), Message)}
 
 
-# --- news -------------------------------------------------------------------------------------------------------------------------------
+# --- news -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("count", "limit"), [(3, 4), (12, 8), (100, 12)])
@@ -459,7 +532,9 @@ def test_news_is_sent_as_often_as_the_limit_says_and_no_more(count: int, limit: 
     talk = Talk(count)
     talk.wait(30.0)
     actions = talk.hear(Update, 2, state=state(Record(2, 1, ACTIVE, b"m", ())))
-    carriers = [message for message in messages(actions + talk.wait(30.0), Message) if message.state]
+    carriers = [
+        message for message in messages(actions + talk.wait(30.0), Message) if message.state
+    ]
     assert len(carriers) == limit
 
 
@@ -489,7 +564,10 @@ def test_a_message_is_refused_whole_when_one_record_is_bad() -> None:
     assert talk.gossip.table.record(2) is None
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xc0", b"\x93\x01\x02\x03", bytes(MAX_MESSAGE + 1), encode((9, 1, 2, 0, 0, b""))])
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\xc0", b"\x93\x01\x02\x03", bytes(MAX_MESSAGE + 1), encode((9, 1, 2, 0, 0, b""))],
+)
 def test_bytes_that_are_no_message_are_refused(payload: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(payload)
@@ -498,7 +576,7 @@ def test_bytes_that_are_no_message_are_refused(payload: bytes) -> None:
     assert talk.gossip.rejected == 1
 
 
-# --- anti-entropy -----------------------------------------------------------------------------------------------------------------------
+# --- anti-entropy ---------------------------------------------------------------------------------
 
 
 def test_one_exchange_makes_two_members_know_the_same() -> None:
@@ -519,7 +597,11 @@ def test_one_exchange_makes_two_members_know_the_same() -> None:
 
 
 def payloads(actions: list[Any], *kinds: type[Message]) -> list[bytes]:
-    return [action.payload for action in actions if isinstance(action, Send) and isinstance(decode(action.payload), kinds)]
+    return [
+        action.payload
+        for action in actions
+        if isinstance(action, Send) and isinstance(decode(action.payload), kinds)
+    ]
 
 
 def test_members_that_know_the_same_compare_numbers_only() -> None:
@@ -529,7 +611,9 @@ def test_members_that_know_the_same_compare_numbers_only() -> None:
 
 def test_who_has_a_newer_snapshot_sends_it() -> None:
     talk = Talk(3)
-    (answer,) = messages(talk.hear(Digest, 2, tuple(talk.gossip.table.digests()), version=9), Difference)
+    (answer,) = messages(
+        talk.hear(Digest, 2, tuple(talk.gossip.table.digests()), version=9), Difference
+    )
     table = MemberTable()
     table.merge(answer.state)
     assert (table.version, table.listed) == (10, [(1, 1), (2, 1), (3, 1)])
@@ -556,13 +640,17 @@ def test_all_messages_of_an_exchange_of_1024_members_stay_below_32_kib() -> None
     talk.step(Read(MembershipSnapshot(11, 1024, tuple(talk.members)), 0.0))
     for generation in range(2, 1025):
         talk.gossip.table.put(generation, 9, ACTIVE, bytes(128), range(1, 9))
-    sizes = [len(action.payload) for action in talk.hear(Digest, 2, (0,) * 64, version=3) if isinstance(action, Send)]
+    sizes = [
+        len(action.payload)
+        for action in talk.hear(Digest, 2, (0,) * 64, version=3)
+        if isinstance(action, Send)
+    ]
     assert len(sizes) == 1 + 16
     assert max(sizes) <= MAX_MESSAGE
     assert sum(sizes) <= 256 * 1024
 
 
-# --- the storage ------------------------------------------------------------------------------------------------------------------------
+# --- the storage ----------------------------------------------------------------------------------
 
 
 def test_a_newer_version_heard_is_read_at_once_and_passed_on_once_read() -> None:
@@ -588,7 +676,11 @@ def test_a_peer_whose_claim_the_storage_disproves_is_not_believed_for_a_minute()
     talk = Talk(3)
     assert Refresh() in talk.hear(Update, 2, version=10**9)
     talk.now += 0.01
-    talk.read(sent=0.0)  # was on its way when the claim was heard: proves nothing... and sent at the same time counts as later
+    talk.read(
+        sent=0.0
+        # was on its way when the claim was heard: proves nothing... and sent at the same time counts as
+        # later
+    )
     talk.now += 0.01
     talk.read()
     assert Refresh() not in talk.hear(Update, 2, version=10**9)
@@ -599,7 +691,9 @@ def test_a_peer_whose_claim_the_storage_disproves_is_not_believed_for_a_minute()
 
 def test_a_node_that_hears_that_it_was_given_up_fences_itself_and_asks_the_storage() -> None:
     talk = Talk(3)
-    actions = talk.hear(Difference, 2, 0, version=11, state=state(snapshot=(11, 100, [(1, 5), (2, 1), (3, 1)])))
+    actions = talk.hear(
+        Difference, 2, 0, version=11, state=state(snapshot=(11, 100, [(1, 5), (2, 1), (3, 1)]))
+    )
     assert Fence() in actions
     assert Refresh() in actions
 
@@ -620,10 +714,15 @@ def test_a_heard_snapshot_is_not_passed_on_as_ones_own() -> None:
     talk = Talk(3)
     talk.hear(Update, 2, state=state(snapshot=(50, 100, [(1, 1), (2, 1), (3, 5)])))
     assert all(message.version == 10 for message in messages(talk.wait(5.0), Message))
-    assert messages(talk.hear(Digest, 3, tuple(talk.gossip.table.digests()), version=1), Difference) == []
+    assert (
+        messages(talk.hear(Digest, 3, tuple(talk.gossip.table.digests()), version=1), Difference)
+        == []
+    )
 
 
-def test_a_message_of_a_member_newer_than_the_snapshot_is_answered_once_the_storage_has_been_read() -> None:
+def test_a_message_of_a_member_newer_than_the_snapshot_is_answered_once_the_storage_has_been_read() -> (
+    None
+):
     talk = Talk(3)
     actions = talk.step(Received(200, encode(Ping(1, 200, 11, 0, b"", 5))))
     assert actions == [Refresh()]
@@ -654,11 +753,16 @@ def test_who_joins_greets_the_active_members_until_a_majority_has_answered() -> 
     assert talk.gossip.knows_majority_of(frozenset())
 
 
-# --- votes ------------------------------------------------------------------------------------------------------------------------------
+# --- votes ----------------------------------------------------------------------------------------
 
 
-def suspected(count: int, target: int = 3, *, renewing: bool = True, shared_by: tuple[int, ...] = ()) -> tuple[Talk, list[Any]]:
-    """Talk until the shortest suspicion has passed; ``target`` never answers. What was done then."""
+def suspected(
+    count: int, target: int = 3, *, renewing: bool = True, shared_by: tuple[int, ...] = ()
+) -> tuple[Talk, list[Any]]:
+    """Talk until the shortest suspicion has passed; ``target`` never answers.
+
+    What was done then.
+    """
     talk, actions = Talk(count), list[Any]()
     talk.suspect(target)
     if shared_by:
@@ -738,15 +842,21 @@ def voted(talk: Talk, *voters: int, at: float = 1.0) -> list[Any]:
 def test_a_quorum_condemns() -> None:
     talk, _ = suspected(5, shared_by=(2, 4))  # 4 others: 3 votes
     assert not any(isinstance(action, Condemn) for action in voted(talk, 1, 2))
-    assert not any(isinstance(action, Condemn) for action in voted(talk, 1, 2, 3))  # its own does not count
-    assert not any(isinstance(action, Condemn) for action in voted(talk, 1, 2, 77))  # nor that of no active member
+    assert not any(
+        isinstance(action, Condemn) for action in voted(talk, 1, 2, 3)
+    )  # its own does not count
+    assert not any(
+        isinstance(action, Condemn) for action in voted(talk, 1, 2, 77)
+    )  # nor that of no active member
     (condemned,) = (action for action in voted(talk, 1, 2, 4) if isinstance(action, Condemn))
     assert (condemned.member.generation, condemned.member.status) == (3, ACTIVE)
 
 
 def test_the_vote_that_completes_a_quorum_condemns_without_another_read() -> None:
     talk, _ = suspected(5, shared_by=(2, 4))
-    member = Member(3, "a:3", ACTIVE, lease_counter=9, votes=(Vote(1, 1.0), Vote(2, 1.0), Vote(4, 1.0)))
+    member = Member(
+        3, "a:3", ACTIVE, lease_counter=9, votes=(Vote(1, 1.0), Vote(2, 1.0), Vote(4, 1.0))
+    )
     assert Condemn(member) in talk.step(Voted(member))
 
 
@@ -759,7 +869,10 @@ def test_votes_that_do_not_change_for_a_minute_no_longer_count() -> None:
         assert votes.count(3, voters, float(now)) == 2
     votes.read(cast, 62.0)
     assert votes.count(3, voters, 62.0) == 0
-    votes.read(MembershipSnapshot(1, 9, (Member(3, "a:3", ACTIVE, votes=(Vote(2, 6.0), Vote(4, 5.0))),)), 63.0)
+    votes.read(
+        MembershipSnapshot(1, 9, (Member(3, "a:3", ACTIVE, votes=(Vote(2, 6.0), Vote(4, 5.0))),)),
+        63.0,
+    )
     assert votes.count(3, voters, 63.0) == 1
 
 
@@ -783,4 +896,6 @@ def test_nobody_votes_on_or_probes_for_votes_a_member_that_is_condemned_already(
 def test_of_two_nodes_that_cannot_reach_each_other_the_older_one_votes_first() -> None:
     talk, actions = suspected(2, target=2)
     assert [action for action in actions if isinstance(action, CastVote)] == [CastVote(2)]
-    assert talk.gossip.awareness.health == 0  # nobody was there to be asked, so nothing speaks against itself
+    assert (
+        talk.gossip.awareness.health == 0
+    )  # nobody was there to be asked, so nothing speaks against itself

@@ -1,4 +1,6 @@
-"""Providers that gossip, over one storage and an in-memory network, under virtual time: what is quicker so, and what stays as it was."""
+"""Providers that gossip, over one storage and an in-memory network, under virtual time: what is
+quicker so, and what stays as it was.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,24 @@ class Network:
     def deliver(self, source: Node, address: str, payload: bytes) -> None:
         self.sent += 1
         self.bytes += len(payload)
-        target = next((node for node in reversed(self.cluster.nodes) if node.provider.address == address and not node.killed), None)
-        if target is not None and not {source, target} & self.down and self.rng.random() >= self.loss and not source.killed:
+        target = next(
+            (
+                node
+                for node in reversed(self.cluster.nodes)
+                if node.provider.address == address and not node.killed
+            ),
+            None,
+        )
+        if (
+            target is not None
+            and not {source, target} & self.down
+            and self.rng.random() >= self.loss
+            and not source.killed
+        ):
             delay = self.rng.uniform(0.0005, 0.005)
-            asyncio.get_running_loop().call_later(delay, self._arrive, target, source.generation, payload)
+            asyncio.get_running_loop().call_later(
+                delay, self._arrive, target, source.generation, payload
+            )
 
     @staticmethod
     def _arrive(target: Node, source: int, payload: bytes) -> None:
@@ -58,7 +74,9 @@ class Wire:
     def reset(self, address: str) -> None: ...
 
 
-async def talking(cluster: Cluster, count: int, config: ClusterConfig = STRICT, seed: int = 0) -> tuple[Network, list[Node]]:
+async def talking(
+    cluster: Cluster, count: int, config: ClusterConfig = STRICT, seed: int = 0
+) -> tuple[Network, list[Node]]:
     """A network, and so many nodes that have joined over it."""
     await cluster.storage.prepare()
     network = Network(cluster, seed)
@@ -71,11 +89,13 @@ async def add(cluster: Cluster, network: Network, config: ClusterConfig = STRICT
     return await node.start(f"10.0.0.{len(cluster.nodes)}:5000")
 
 
-# --- joining --------------------------------------------------------------------------------------------------------------------------
+# --- joining --------------------------------------------------------------------------------------
 
 
 @in_virtual_time
-async def test_a_node_joins_as_soon_as_a_majority_of_the_others_has_answered(cluster: Cluster) -> None:
+async def test_a_node_joins_as_soon_as_a_majority_of_the_others_has_answered(
+    cluster: Cluster,
+) -> None:
     loop = asyncio.get_running_loop()
     network, _ = await talking(cluster, 4)
     for _ in range(3):
@@ -87,14 +107,20 @@ async def test_a_node_joins_as_soon_as_a_majority_of_the_others_has_answered(clu
 
 
 @in_virtual_time
-async def test_a_node_that_cannot_exchange_probes_with_the_others_does_not_join(cluster: Cluster) -> None:
+async def test_a_node_that_cannot_exchange_probes_with_the_others_does_not_join(
+    cluster: Cluster,
+) -> None:
     network, nodes = await talking(cluster, 3)
     lonely = cluster.made()
     network.attach(lonely)
     network.down.add(lonely)
-    with pytest.raises(JoinFailed, match=r"lonely:1 could not exchange probes with a majority .* within 60 s"):
+    with pytest.raises(
+        JoinFailed, match=r"lonely:1 could not exchange probes with a majority .* within 60 s"
+    ):
         await lonely.provider.join("lonely:1")
-    assert (await cluster.statuses())[lonely.generation] == MemberStatus.JOINING  # it held its lease meanwhile
+    assert (await cluster.statuses())[
+        lonely.generation
+    ] == MemberStatus.JOINING  # it held its lease meanwhile
     await lonely.provider.leave()
     assert (await cluster.statuses())[lonely.generation] == MemberStatus.LEFT
     assert not lonely.admits
@@ -102,7 +128,9 @@ async def test_a_node_that_cannot_exchange_probes_with_the_others_does_not_join(
 
 
 @in_virtual_time
-async def test_after_the_whole_cluster_has_crashed_nodes_join_though_the_storage_still_calls_the_old_ones_active(cluster: Cluster) -> None:
+async def test_after_the_whole_cluster_has_crashed_nodes_join_though_the_storage_still_calls_the_old_ones_active(
+    cluster: Cluster,
+) -> None:
     network, nodes = await talking(cluster, 3)
     await asyncio.sleep(5.0)
     for node in nodes:
@@ -144,12 +172,14 @@ async def test_the_storage_may_fail_while_a_node_joins(cluster: Cluster) -> None
     await node.provider.leave()
 
 
-# --- news -----------------------------------------------------------------------------------------------------------------------------
+# --- news -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("change", ["leave", "drain", "evict", "join"])
 @in_virtual_time
-async def test_a_change_is_known_to_all_much_sooner_than_by_polling(cluster: Cluster, change: str) -> None:
+async def test_a_change_is_known_to_all_much_sooner_than_by_polling(
+    cluster: Cluster, change: str
+) -> None:
     slow_polls = ClusterConfig(poll_interval=1.6)
     network, nodes = await talking(cluster, 10, slow_polls)
     await asyncio.sleep(20.0)
@@ -157,17 +187,31 @@ async def test_a_change_is_known_to_all_much_sooner_than_by_polling(cluster: Clu
     match change:
         case "leave":
             await one.provider.leave()
-            await until(lambda: all((seen_as(node, one.generation) or 0) == MemberStatus.LEFT for node in others), within=0.8)
+            await until(
+                lambda: all(
+                    (seen_as(node, one.generation) or 0) == MemberStatus.LEFT for node in others
+                ),
+                within=0.8,
+            )
         case "drain":
             await one.provider.drain()
-            await until(lambda: all(seen_as(node, one.generation) == MemberStatus.DRAINING for node in others), within=0.8)
+            await until(
+                lambda: all(
+                    seen_as(node, one.generation) == MemberStatus.DRAINING for node in others
+                ),
+                within=0.8,
+            )
         case "evict":
             await one.kill()
             await until(lambda: cluster.is_dead(one))
-            await until(lambda: all(seen_as(node, one.generation) == DEAD for node in others), within=0.8)
+            await until(
+                lambda: all(seen_as(node, one.generation) == DEAD for node in others), within=0.8
+            )
         case "join":
             new = await add(cluster, network, slow_polls)
-            await until(lambda: all(seen_as(node, new.generation) == ACTIVE for node in nodes), within=0.8)
+            await until(
+                lambda: all(seen_as(node, new.generation) == ACTIVE for node in nodes), within=0.8
+            )
 
 
 @in_virtual_time
@@ -181,12 +225,14 @@ async def test_healthy_nodes_talk_for_ten_minutes_and_nothing_happens(cluster: C
     assert network.bytes / 5 / 600 < 120
 
 
-# --- who is condemned -----------------------------------------------------------------------------------------------------------------
+# --- who is condemned -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
 @in_virtual_time
-async def test_a_node_that_renews_but_cannot_be_reached_is_condemned_and_stops(cluster: Cluster, count: int) -> None:
+async def test_a_node_that_renews_but_cannot_be_reached_is_condemned_and_stops(
+    cluster: Cluster, count: int
+) -> None:
     network, nodes = await talking(cluster, count)
     await asyncio.sleep(10.0)
     *others, victim = nodes
@@ -224,7 +270,10 @@ async def test_a_lie_costs_a_node_no_more_than_a_short_pause(cluster: Cluster) -
     table = MemberTable()
     table.put_snapshot(10**9, 10**9, [(victim.generation, DEAD)])
     for _ in range(20):
-        victim.provider.receive(liar.generation, encode(Update(victim.generation, liar.generation, 10**9, 0, table.encode())))
+        victim.provider.receive(
+            liar.generation,
+            encode(Update(victim.generation, liar.generation, 10**9, 0, table.encode())),
+        )
         assert not victim.admits or -math.inf in victim.leases
         await asyncio.sleep(1.1 * STRICT.renew_interval)
         assert victim.admits
@@ -232,7 +281,7 @@ async def test_a_lie_costs_a_node_no_more_than_a_short_pause(cluster: Cluster) -
     assert not victim.stopped
 
 
-# --- without gossip all is as it was --------------------------------------------------------------------------------------------------
+# --- without gossip all is as it was --------------------------------------------------------------
 
 
 @in_virtual_time
@@ -281,16 +330,22 @@ async def test_a_provider_that_does_not_gossip_ignores_messages(cluster: Cluster
 
 @pytest.mark.parametrize("seed", range(6))
 @in_virtual_time
-async def test_no_node_admits_at_the_moment_it_is_declared_dead(cluster: Cluster, seed: int) -> None:
+async def test_no_node_admits_at_the_moment_it_is_declared_dead(
+    cluster: Cluster, seed: int
+) -> None:
     rng, loop = random.Random(seed), asyncio.get_running_loop()
     network, _ = await talking(cluster, 0, seed=seed)
     ended: list[tuple[MemberStatus, bool]] = []
     set_status = cluster.storage.set_status
 
-    async def watched(generation: int, expected: MemberStatus, status: MemberStatus, **options: Any) -> StatusChange:
+    async def watched(
+        generation: int, expected: MemberStatus, status: MemberStatus, **options: Any
+    ) -> StatusChange:
         change = await set_status(generation, expected, status, **options)
         if change.applied and status >= CONDEMNED:
-            ended.extend((status, node.admits) for node in cluster.nodes if node.generation == generation)
+            ended.extend(
+                (status, node.admits) for node in cluster.nodes if node.generation == generation
+            )
         return change
 
     cluster.storage.set_status = watched  # type: ignore[method-assign]
@@ -323,7 +378,9 @@ async def test_no_node_admits_at_the_moment_it_is_declared_dead(cluster: Cluster
 async def start_somehow(cluster: Cluster, network: Network, rng: random.Random) -> None:
     node = cluster.made(rate=rng.uniform(0.9, 1.1))
     network.attach(node)
-    node.storage.delay = lambda: rng.uniform(0.001, 0.02) if rng.random() < 0.97 else rng.uniform(0.05, 2.5)
+    node.storage.delay = lambda: (
+        rng.uniform(0.001, 0.02) if rng.random() < 0.97 else rng.uniform(0.05, 2.5)
+    )
     while node.serving is None:
         try:
             await node.start(f"10.0.0.{len(cluster.nodes)}:5000")
@@ -339,7 +396,9 @@ def test_the_same_program_takes_the_same_steps() -> None:
         steps: list[tuple[float, int, float]] = []
         loop = asyncio.get_running_loop()
         for node in nodes:
-            node.provider.on_lease = lambda lease, node=node: steps.append((loop.time(), node.generation, lease))  # type: ignore[misc]
+            node.provider.on_lease = lambda lease, node=node: steps.append(
+                (loop.time(), node.generation, lease)
+            )  # type: ignore[misc]
         network.loss = 0.2
         await asyncio.sleep(30.0)
         network.down.add(nodes[2])

@@ -1,4 +1,5 @@
-"""A whole cluster under virtual time: who is detected and when, who must not be, and what it costs. The figures are printed: ``pytest -s``.
+"""A whole cluster under virtual time: who is detected and when, who must not be, and what it costs.
+The figures are printed: ``pytest -s``.
 
 Seeds are few here, so that the file takes seconds; ``RIO_SEEDS=1000`` is for a night.
 """
@@ -31,11 +32,13 @@ def summary(values: Sequence[float]) -> str:
     return f"p50 {percentile(values, 0.5):.2f} p99 {percentile(values, 0.99):.2f} s"
 
 
-# --- detection ------------------------------------------------------------------------------------------------------------------------
+# --- detection ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("count", "few"), [(3, 60), (10, 30), (50, 6)])
-def test_a_killed_node_is_suspected_evicted_and_known_to_be_dead_by_all(count: int, few: int) -> None:
+def test_a_killed_node_is_suspected_evicted_and_known_to_be_dead_by_all(
+    count: int, few: int
+) -> None:
     suspected, evicted, agreed = [], [], []
     for seed in seeds(few):
         world = World(count, seed)
@@ -44,19 +47,29 @@ def test_a_killed_node_is_suspected_evicted_and_known_to_be_dead_by_all(count: i
         victim.alive = False
         killed = world.now
         evicted.append(world.run_until(lambda: world.ended() == [victim.generation], step=0.02))  # noqa: B023
-        agreed.append(world.run_until(lambda: world.all_see_the_end_of(victim.generation), step=0.02))  # noqa: B023
-        suspected.append(first_suspicion(world, victim) - killed)  # that of the lease is at times the first
+        agreed.append(
+            world.run_until(lambda: world.all_see_the_end_of(victim.generation), step=0.02)  # noqa: B023
+        )
+        suspected.append(
+            first_suspicion(world, victim) - killed
+        )  # that of the lease is at times the first
         world.run(10.0)
         assert world.ended() == [victim.generation]
-    print(f"\n{count} nodes, kill: suspected {summary(suspected)}, evicted {summary(evicted)}, known to all {summary(agreed)} later")
+    print(
+        f"\n{count} nodes, kill: suspected {summary(suspected)}, evicted {summary(evicted)}, known to all {summary(agreed)} later"
+    )
     assert percentile(suspected, 0.99) <= 10.0
     assert percentile(evicted, 0.99) <= STRICT.failover_bound
     assert percentile(agreed, 0.99) <= 2.0
 
 
 def first_suspicion(world: World, victim: Node) -> float:
-    suspicions = (node.suspected_at.get(victim.generation, world.now) for node in world.nodes.values())
-    return min(*suspicions, *(moment for moment, _, ended in world.log if ended == victim.generation))
+    suspicions = (
+        node.suspected_at.get(victim.generation, world.now) for node in world.nodes.values()
+    )
+    return min(
+        *suspicions, *(moment for moment, _, ended in world.log if ended == victim.generation)
+    )
 
 
 def cut_off(victim: int, way: str) -> Callable[[int, int], bool]:
@@ -69,7 +82,9 @@ def cut_off(victim: int, way: str) -> Callable[[int, int], bool]:
 
 @pytest.mark.parametrize(("count", "few"), [(2, 20), (3, 40), (10, 15), (50, 3)])
 @pytest.mark.parametrize("way", ["to and from it", "to it", "from it"])
-def test_a_node_that_cannot_be_reached_though_it_renews_is_condemned_by_votes(count: int, few: int, way: str) -> None:
+def test_a_node_that_cannot_be_reached_though_it_renews_is_condemned_by_votes(
+    count: int, few: int, way: str
+) -> None:
     condemned = []
     for seed in seeds(few):
         world = World(count, seed)
@@ -84,10 +99,12 @@ def test_a_node_that_cannot_be_reached_though_it_renews_is_condemned_by_votes(co
     assert percentile(condemned, 0.99) <= 25.0
 
 
-# --- false alarms ---------------------------------------------------------------------------------------------------------------------
+# --- false alarms ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("count", "few", "seconds"), [(2, 10, 300), (3, 20, 300), (10, 6, 200), (50, 2, 90)])
+@pytest.mark.parametrize(
+    ("count", "few", "seconds"), [(2, 10, 300), (3, 20, 300), (10, 6, 200), (50, 2, 90)]
+)
 def test_one_message_in_ten_lost_evicts_nobody(count: int, few: int, seconds: float) -> None:
     votes = refuted = 0
     for seed in seeds(few):
@@ -96,7 +113,9 @@ def test_one_message_in_ten_lost_evicts_nobody(count: int, few: int, seconds: fl
         assert world.ended() == []
         votes += world.votes
         refuted += sum(node.gossip.incarnation for node in world.nodes.values())
-    print(f"\n{count} nodes, 10 % loss, {len(seeds(few)) * seconds:.0f} s: 0 evictions, {votes} votes, {refuted} suspicions refuted")
+    print(
+        f"\n{count} nodes, 10 % loss, {len(seeds(few)) * seconds:.0f} s: 0 evictions, {votes} votes, {refuted} suspicions refuted"
+    )
 
 
 @pytest.mark.parametrize(("count", "few"), [(3, 20), (10, 10), (50, 2)])
@@ -152,24 +171,32 @@ def test_of_two_nodes_that_cannot_reach_each_other_exactly_one_stays(seed: int) 
     assert world.ended() == [2]
 
 
-# --- a liar ---------------------------------------------------------------------------------------------------------------------------
+# --- a liar ---------------------------------------------------------------------------------------
 
 
 def lies(world: World, liar: Node) -> None:
-    """Whatever one member can say and do: slander, forged names and incarnations, a snapshot in which all are dead, votes on everybody."""
+    """Whatever one member can say and do: slander, forged names and incarnations, a snapshot in
+    which all are dead, votes on everybody.
+    """
     rng = world.rng
     others = [generation for generation in world.nodes if generation != liar.generation]
     table = MemberTable()
     for generation in others:
         known = liar.gossip.table.record(generation)
         suspects = rng.sample([*world.nodes, 7777], min(len(world.nodes), rng.randint(1, 8)))
-        table.put(generation, (known.incarnation if known else 0) + rng.randint(0, 2), 1, b"", suspects)
+        table.put(
+            generation, (known.incarnation if known else 0) + rng.randint(0, 2), 1, b"", suspects
+        )
     if rng.random() < 0.3:
-        table.put_snapshot(10**9 + int(world.now), 10**9, [(generation, 5) for generation in others])
+        table.put_snapshot(
+            10**9 + int(world.now), 10**9, [(generation, 5) for generation in others]
+        )
     for generation in others:
         kind = rng.choice((Update, Ping))
         fields = () if kind is Update else (rng.getrandbits(30),)
-        message = kind(generation, liar.generation, 10**9 * rng.randint(0, 1), 0, table.encode(), *fields)
+        message = kind(
+            generation, liar.generation, 10**9 * rng.randint(0, 1), 0, table.encode(), *fields
+        )
         world.deliver(liar, f"10.0.0.{generation - 1}:1", encode(message))
         at_once(world.storage.vote(generation, Vote(liar.generation, world.now)))
     world.at(world.now + 0.5, lambda: lies(world, liar))
@@ -186,8 +213,12 @@ def test_one_liar_evicts_nobody(count: int, few: int) -> None:
         world.run(120.0)
         assert world.ended() == []
         for node, (queries, fences) in before.items():
-            assert node is liar or (node.queries - queries) / 120.0 <= 3.5  # renew, poll, one read on hearsay
-            assert node.fences - fences <= 6  # each a pause of one renewal, until the storage disproves the claim
+            assert (
+                node is liar or (node.queries - queries) / 120.0 <= 3.5
+            )  # renew, poll, one read on hearsay
+            assert (
+                node.fences - fences <= 6
+            )  # each a pause of one renewal, until the storage disproves the claim
 
 
 def test_a_liar_that_is_cut_off_evicts_nobody() -> None:
@@ -200,16 +231,22 @@ def test_a_liar_that_is_cut_off_evicts_nobody() -> None:
         assert world.ended() == [3]
 
 
-# --- what it costs ----------------------------------------------------------------------------------------------------------------------
+# --- what it costs --------------------------------------------------------------------------------
 
 MOST_BYTES = 32 * 1024
-"""For each node in any second, whatever happens: three messages of 64 records five times, and probes; found to be far less."""
+"""For each node in any second, whatever happens: three messages of 64 records five times, and
+probes; found to be far less.
+"""
 
 SIZES = [3, 10, 100, 1000]
 
 
-def spent(world: World, seconds: int, during: Callable[[int], None] = lambda second: None) -> tuple[float, float, float, float]:
-    """For each node and second: bytes on average and at most, storage queries on average and at most."""
+def spent(
+    world: World, seconds: int, during: Callable[[int], None] = lambda second: None
+) -> tuple[float, float, float, float]:
+    """For each node and second: bytes on average and at most, storage queries on average and at
+    most.
+    """
     total_bytes, total_queries, most_bytes, most_queries = 0, 0, 0, 0
     nodes = list(world.nodes.values())
     for second in range(seconds):
@@ -225,7 +262,9 @@ def spent(world: World, seconds: int, during: Callable[[int], None] = lambda sec
 
 
 @pytest.mark.parametrize("count", SIZES)
-def test_bytes_and_queries_of_each_node_and_second_are_bounded_whatever_the_size(count: int) -> None:
+def test_bytes_and_queries_of_each_node_and_second_are_bounded_whatever_the_size(
+    count: int,
+) -> None:
     world = World(count, 1, observers=count <= 100)
     world.run(3.0)
     quiet = spent(world, 8)
@@ -235,11 +274,16 @@ def test_bytes_and_queries_of_each_node_and_second_are_bounded_whatever_the_size
         if second == 0:
             world.nodes[count].alive = False
             for generation in range(1, count // 10 + 1):
-                at_once(world.storage.set_status(generation, MemberStatus.ACTIVE, MemberStatus.DRAINING))
+                at_once(
+                    world.storage.set_status(generation, MemberStatus.ACTIVE, MemberStatus.DRAINING)
+                )
 
     busy = spent(world, 8, trouble)
     for name, (bytes_, most_bytes, queries, most_queries) in (("quiet", quiet), ("trouble", busy)):
-        print(f"\n{count:5} nodes, {name:7}: {bytes_:6.0f} B (most {most_bytes:5.0f}), {queries:.2f} queries (most {most_queries})", end="")
+        print(
+            f"\n{count:5} nodes, {name:7}: {bytes_:6.0f} B (most {most_bytes:5.0f}), {queries:.2f} queries (most {most_queries})",
+            end="",
+        )
     assert quiet[0] <= 120.0
     assert quiet[2] == pytest.approx(2.0, abs=0.1)
     assert busy[1] <= MOST_BYTES

@@ -1,4 +1,6 @@
-"""The arithmetic of the lease: tables for each rule, and the property that holds them together (P5)."""
+"""The arithmetic of the lease: tables for each rule, and the property that holds them together
+(P5).
+"""
 
 from __future__ import annotations
 
@@ -25,20 +27,28 @@ ME = 1
 
 def members(*rows: tuple[int, int] | tuple[int, int, MemberStatus]) -> MembershipSnapshot:
     """A snapshot of ``(generation, lease counter[, status])``."""
-    made = [Member(row[0], f"host:{row[0]}", row[2] if len(row) == 3 else MemberStatus.ACTIVE, row[1]) for row in rows]
+    made = [
+        Member(row[0], f"host:{row[0]}", row[2] if len(row) == 3 else MemberStatus.ACTIVE, row[1])
+        for row in rows
+    ]
     return MembershipSnapshot(1, max(member.generation for member in made), tuple(made))
 
 
 def observe(observer: Observer, *reads: tuple[float, MembershipSnapshot]) -> list[tuple[int, ...]]:
     """Feed reads that take no time; returns the generations to evict after each."""
-    return [tuple(member.generation for member in observer.step(snapshot, at, at).evict) for at, snapshot in reads]
+    return [
+        tuple(member.generation for member in observer.step(snapshot, at, at).evict)
+        for at, snapshot in reads
+    ]
 
 
-def every_second(until: int, snapshot_at: Callable[[int], MembershipSnapshot]) -> list[tuple[float, MembershipSnapshot]]:
+def every_second(
+    until: int, snapshot_at: Callable[[int], MembershipSnapshot]
+) -> list[tuple[float, MembershipSnapshot]]:
     return [(float(second), snapshot_at(second)) for second in range(until)]
 
 
-# --- the holder -------------------------------------------------------------------------------------------------------------------
+# --- the holder -----------------------------------------------------------------------------------
 
 
 def test_a_node_without_a_renewal_admits_nothing() -> None:
@@ -50,7 +60,9 @@ def test_a_node_without_a_renewal_admits_nothing() -> None:
     [([0.0], 5.0), ([0.0, 1.0], 6.0), ([1.0, 0.0], 6.0), ([3.0, 3.0], 8.0)],
     ids=["one", "two", "answered in the wrong order", "twice the same"],
 )
-def test_a_lease_runs_from_the_latest_sending_that_succeeded(renewals: list[float], until: float) -> None:
+def test_a_lease_runs_from_the_latest_sending_that_succeeded(
+    renewals: list[float], until: float
+) -> None:
     lease = Lease(5.0)
     for sent in renewals:
         lease.renewed(sent)
@@ -80,37 +92,79 @@ def test_a_lease_that_nobody_watches_never_ends() -> None:
     assert Lease(math.inf).renewed(3.0) == math.inf
 
 
-# --- the observer -----------------------------------------------------------------------------------------------------------------
+# --- the observer ---------------------------------------------------------------------------------
 
 
-def test_a_counter_that_stands_still_for_lease_evict_is_reported_with_the_counter_and_not_before() -> None:
+def test_a_counter_that_stands_still_for_lease_evict_is_reported_with_the_counter_and_not_before() -> (
+    None
+):
     observer = Observer(ME, STRICT)
-    found: list[Duties] = [observer.step(members((ME, second), (2, 7)), sent=float(second), received=second + 0.25) for second in range(9)]
-    assert [len(duties.evict) for duties in found] == [0, 0, 0, 0, 0, 0, 0, 1, 1]  # 7.0 - 0.25 is the first that reaches 6.5
+    found: list[Duties] = [
+        observer.step(members((ME, second), (2, 7)), sent=float(second), received=second + 0.25)
+        for second in range(9)
+    ]
+    assert [len(duties.evict) for duties in found] == [
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+        1,
+    ]  # 7.0 - 0.25 is the first that reaches 6.5
     assert found[7].evict[0].lease_counter == 7
 
 
 def test_a_counter_that_moves_starts_its_timer_anew() -> None:
     reads = every_second(20, lambda second: members((ME, second), (2, 0 if second < 6 else 1)))
     evictions = observe(Observer(ME, STRICT), *reads)
-    assert [second for second, evicted in enumerate(evictions) if evicted] == [13, 14, 15, 16, 17, 18, 19]
+    assert [second for second, evicted in enumerate(evictions) if evicted] == [
+        13,
+        14,
+        15,
+        16,
+        17,
+        18,
+        19,
+    ]
 
 
-@pytest.mark.parametrize("status", [MemberStatus.JOINING, MemberStatus.ACTIVE, MemberStatus.DRAINING, MemberStatus.CONDEMNED])
+@pytest.mark.parametrize(
+    "status",
+    [MemberStatus.JOINING, MemberStatus.ACTIVE, MemberStatus.DRAINING, MemberStatus.CONDEMNED],
+)
 def test_silence_ends_a_member_of_any_status_that_is_not_final(status: MemberStatus) -> None:
-    assert observe(Observer(ME, STRICT), *every_second(8, lambda second: members((ME, second), (2, 0, status))))[-1] == (2,)
+    assert observe(
+        Observer(ME, STRICT), *every_second(8, lambda second: members((ME, second), (2, 0, status)))
+    )[-1] == (2,)
 
 
 @pytest.mark.parametrize("status", [MemberStatus.LEFT, MemberStatus.DEAD])
 def test_a_member_that_has_ended_is_not_evicted_again(status: MemberStatus) -> None:
-    assert observe(Observer(ME, STRICT), *every_second(20, lambda second: members((ME, second), (2, 0, status))))[-1] == ()
+    assert (
+        observe(
+            Observer(ME, STRICT),
+            *every_second(20, lambda second: members((ME, second), (2, 0, status))),
+        )[-1]
+        == ()
+    )
 
 
 def test_reads_too_far_apart_restart_every_timer() -> None:
     observer = Observer(ME, STRICT)
-    evictions = observe(observer, *((at, members((ME, int(at)), (2, 0))) for at in (0.0, 1.0, 2.0, 3.0, 5.6, 6.6, 7.6, 8.6, 9.6, 10.6)))
+    evictions = observe(
+        observer,
+        *(
+            (at, members((ME, int(at)), (2, 0)))
+            for at in (0.0, 1.0, 2.0, 3.0, 5.6, 6.6, 7.6, 8.6, 9.6, 10.6)
+        ),
+    )
     assert not any(evictions)
-    assert observe(observer, (11.6, members((ME, 11), (2, 0))), (12.6, members((ME, 12), (2, 0)))) == [(), (2,)]  # 5.6 + 6.5 = 12.1
+    assert observe(
+        observer, (11.6, members((ME, 11), (2, 0))), (12.6, members((ME, 12), (2, 0)))
+    ) == [(), (2,)]  # 5.6 + 6.5 = 12.1
 
 
 def test_reads_just_close_enough_keep_the_timers() -> None:
@@ -125,10 +179,14 @@ def test_an_observer_whose_own_renewals_do_not_arrive_evicts_nobody() -> None:
 
 def test_after_a_storage_that_could_not_be_written_each_member_has_its_whole_window() -> None:
     def at(second: int) -> MembershipSnapshot:
-        return members((ME, max(0, second - 20)), (2, 0))  # nothing moves for 20 s, then only the observer
+        return members(
+            (ME, max(0, second - 20)), (2, 0)
+        )  # nothing moves for 20 s, then only the observer
 
     evictions = observe(Observer(ME, STRICT), *every_second(40, at))
-    assert next(second for second, evicted in enumerate(evictions) if evicted) == 27  # restarted last at 20
+    assert (
+        next(second for second, evicted in enumerate(evictions) if evicted) == 27
+    )  # restarted last at 20
 
 
 def test_a_member_that_was_purged_is_forgotten() -> None:
@@ -147,20 +205,31 @@ def test_a_member_that_was_purged_is_forgotten() -> None:
         (4, 1, (5,)),
     ],
 )
-def test_a_member_watches_the_next_ones_on_the_ring(generation: int, limit: int | None, watched: tuple[int, ...]) -> None:
-    snapshot = members((1, 0), (2, 0), (3, 0), (4, 0, MemberStatus.DEAD), (5, 0), (7, 0, MemberStatus.LEFT), (8, 0))
+def test_a_member_watches_the_next_ones_on_the_ring(
+    generation: int, limit: int | None, watched: tuple[int, ...]
+) -> None:
+    snapshot = members(
+        (1, 0), (2, 0), (3, 0), (4, 0, MemberStatus.DEAD), (5, 0), (7, 0, MemberStatus.LEFT), (8, 0)
+    )
     assert tuple(member.generation for member in watch(snapshot, generation, limit)) == watched
 
 
 def test_with_a_limit_every_member_is_watched_by_as_many() -> None:
     snapshot = members(*((generation, 0) for generation in range(1, 11)))
-    watched = [member.generation for generation in range(1, 11) for member in watch(snapshot, generation, 3)]
+    watched = [
+        member.generation
+        for generation in range(1, 11)
+        for member in watch(snapshot, generation, 3)
+    ]
     assert all(watched.count(generation) == 3 for generation in range(1, 11))
 
 
 def test_a_member_that_ended_is_purged_once_this_observer_has_known_it_long_enough() -> None:
     observer = Observer(ME, replace(STRICT, drop_inactive_after=10.0))
-    purges = [observer.step(members((ME, second), (2, 0, MemberStatus.DEAD)), second, second).purge for second in range(12)]
+    purges = [
+        observer.step(members((ME, second), (2, 0, MemberStatus.DEAD)), second, second).purge
+        for second in range(12)
+    ]
     assert purges == [()] * 10 + [(2,)] * 2
 
 
@@ -173,16 +242,20 @@ def test_only_the_lowest_active_member_purges() -> None:
 
 
 def test_only_the_newest_that_ended_are_kept_whatever_their_age() -> None:
-    ended = [(generation, 0, MemberStatus.DEAD) for generation in range(2, 2 + MAX_ENDED_MEMBERS + 3)]
+    ended = [
+        (generation, 0, MemberStatus.DEAD) for generation in range(2, 2 + MAX_ENDED_MEMBERS + 3)
+    ]
     assert sorted(Observer(ME, STRICT).step(members((ME, 0), *ended), 0.0, 0.0).purge) == [2, 3, 4]
 
 
-# --- P5: the end of admission comes before the earliest eviction ----------------------------------------------------------------------
+# --- P5: the end of admission comes before the earliest eviction ----------------------------------
 
 
 @dataclass(frozen=True)
 class Renewal:
-    """One renewal in real seconds: how long after the last it is sent, how late it is applied and its answer is seen (``None``: never)."""
+    """One renewal in real seconds: how long after the last it is sent, how late it is applied and
+    its answer is seen (``None``: never).
+    """
 
     after: float
     request: float
@@ -191,7 +264,9 @@ class Renewal:
 
 @dataclass(frozen=True)
 class Read:
-    """One read of the observer in real seconds: its pause, its way there and back, and how late an eviction arrives."""
+    """One read of the observer in real seconds: its pause, its way there and back, and how late an
+    eviction arrives.
+    """
 
     after: float
     request: float
@@ -201,7 +276,9 @@ class Read:
 
 @dataclass(frozen=True)
 class Story:
-    """Two nodes with clocks of their own rate, and delays that stand for slow networks and for processes that are frozen."""
+    """Two nodes with clocks of their own rate, and delays that stand for slow networks and for
+    processes that are frozen.
+    """
 
     holder_rate: float
     observer_rate: float
@@ -215,7 +292,9 @@ stories = st.builds(
     Story,
     rates,
     rates,
-    st.lists(st.builds(Renewal, delays, delays, st.none() | delays), min_size=1, max_size=5).map(tuple),
+    st.lists(st.builds(Renewal, delays, delays, st.none() | delays), min_size=1, max_size=5).map(
+        tuple
+    ),
     st.lists(st.builds(Read, delays, delays, delays, delays), max_size=5).map(tuple),
 )
 
@@ -247,7 +326,10 @@ class Model:
         for renewal in self.story.renewals:
             at += renewal.after
             self._at(at, partial(self._renew, renewal))
-        tail = (Read(self.config.poll_interval / self.story.observer_rate, 0.0, 0.0, 0.0) for _ in range(200))
+        tail = (
+            Read(self.config.poll_interval / self.story.observer_rate, 0.0, 0.0, 0.0)
+            for _ in range(200)
+        )
         self._read_next(iter((*self.story.reads, *tail)))
         while self._events:
             self.time, _, event = heapq.heappop(self._events)
@@ -277,7 +359,9 @@ class Model:
                     self._at(self.time + renewal.reply, answered)
 
         def answered() -> None:
-            self.lease.renewed(self.time * self.story.holder_rate if self.lease_from_reply else sent)
+            self.lease.renewed(
+                self.time * self.story.holder_rate if self.lease_from_reply else sent
+            )
 
         self._at(self.time + renewal.request, applied)
 
@@ -296,12 +380,16 @@ class Model:
             self._at(self.time + read.reply, lambda: judge(snapshot, sent))
 
         def judge(snapshot: MembershipSnapshot, sent: float) -> None:
-            for member in self.observer.step(snapshot, sent, self.time * self.story.observer_rate).evict:
+            for member in self.observer.step(
+                snapshot, sent, self.time * self.story.observer_rate
+            ).evict:
                 self._at(self.time + read.act, partial(evict, member))
             self._at(self.time + read.act, lambda: self._read_next(reads))
 
         def evict(member: Member) -> None:
-            if self.evicted_at is None and (not self.compare_counter or self.counter == member.lease_counter):
+            if self.evicted_at is None and (
+                not self.compare_counter or self.counter == member.lease_counter
+            ):
                 self.evicted_at = self.time
 
         self._at(self.time + read.after, send)
@@ -309,7 +397,9 @@ class Model:
 
 @settings(deadline=None)
 @given(stories)
-def test_admission_ends_before_the_earliest_eviction_whatever_is_late_frozen_or_drifts(story: Story) -> None:
+def test_admission_ends_before_the_earliest_eviction_whatever_is_late_frozen_or_drifts(
+    story: Story,
+) -> None:
     assert Model(story).run().single
 
 
@@ -328,11 +418,17 @@ class TimedFromTheSending(Observer):
 
 
 def reads_each_second(**last: float) -> tuple[Read, ...]:
-    return (Read(0.0, 0.0, 0.0, 0.0), *[Read(1.0, 0.0, 0.0, 0.0)] * 6, Read(1.0, 0.0, 0.0, last.get("act", 0.0)))
+    return (
+        Read(0.0, 0.0, 0.0, 0.0),
+        *[Read(1.0, 0.0, 0.0, 0.0)] * 6,
+        Read(1.0, 0.0, 0.0, last.get("act", 0.0)),
+    )
 
 
 SLOW_ANSWER = Story(1.0, 1.0, (Renewal(0.0, 0.0, 6.0),), ())
-RENEWED_BEFORE_THE_EVICTION_ARRIVES = Story(1.0, 1.0, (Renewal(0.0, 0.0, 0.0), Renewal(7.5, 0.0, 0.0)), reads_each_second(act=1.0))
+RENEWED_BEFORE_THE_EVICTION_ARRIVES = Story(
+    1.0, 1.0, (Renewal(0.0, 0.0, 0.0), Renewal(7.5, 0.0, 0.0)), reads_each_second(act=1.0)
+)
 CLOCKS_APART = Story(0.9, 1.1, (Renewal(0.0, 0.0, 0.0),), (Read(0.01, 0.0, 0.0, 0.0),))
 SLOW_READ = Story(0.9, 1.1, (Renewal(1.25, 0.0, 0.0),), (Read(0.0, 1.3, 0.0, 0.0),))
 

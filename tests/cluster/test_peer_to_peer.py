@@ -1,4 +1,6 @@
-"""Providers over one storage, under virtual time: who is fenced, who is evicted, when, and what is left behind."""
+"""Providers over one storage, under virtual time: who is fenced, who is evicted, when, and what is
+left behind.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ import pytest
 
 from rio.clock import backoff
 from rio.cluster.config import ClusterConfig
-from rio.cluster.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus, Registered, StatusChange, Vote
+from rio.cluster.membership import (
+    Member,
+    MembershipSnapshot,
+    MembershipStorage,
+    MemberStatus,
+    Registered,
+    StatusChange,
+    Vote,
+)
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import MAX_ABANDONED_CALLS, ClusterProvider, LocalClusterProvider
 from rio.errors import ConfigurationError, NodeEvicted, StorageUnavailable
@@ -74,10 +84,17 @@ class FaultyStorage(MembershipStorage):
         return await self.shared.snapshot()
 
     async def set_status(
-        self, generation: int, expected: MemberStatus, status: MemberStatus, *, expected_counter: int | None = None
+        self,
+        generation: int,
+        expected: MemberStatus,
+        status: MemberStatus,
+        *,
+        expected_counter: int | None = None,
     ) -> StatusChange:
         await self._way(writes=True)
-        return await self.shared.set_status(generation, expected, status, expected_counter=expected_counter)
+        return await self.shared.set_status(
+            generation, expected, status, expected_counter=expected_counter
+        )
 
     async def vote(self, target: int, vote: Vote) -> StatusChange:
         await self._way(writes=True)
@@ -100,9 +117,17 @@ async def deaf(seconds: float) -> None:
 
 
 class Node:
-    """A server reduced to its membership: it admits by its lease and its own clock, and notes what it is told."""
+    """A server reduced to its membership: it admits by its lease and its own clock, and notes what
+    it is told.
+    """
 
-    def __init__(self, cluster: Cluster, provider: ClusterProvider, storage: FaultyStorage, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        provider: ClusterProvider,
+        storage: FaultyStorage,
+        clock: Callable[[], float],
+    ) -> None:
         self.cluster, self.provider, self.storage, self.clock = cluster, provider, storage, clock
         self.leases: list[float] = []
         self.snapshots: list[MembershipSnapshot] = []
@@ -125,7 +150,11 @@ class Node:
 
     @property
     def evicted(self) -> bool:
-        return self.serving is not None and self.serving.done() and isinstance(self.serving.exception(), NodeEvicted)
+        return (
+            self.serving is not None
+            and self.serving.done()
+            and isinstance(self.serving.exception(), NodeEvicted)
+        )
 
     async def start(self, address: str) -> Node:
         await self.provider.join(address)
@@ -158,7 +187,13 @@ class Cluster:
         node = self.made(config, kind=kind, rate=rate)
         return await node.start(address or f"10.0.0.{len(self.nodes)}:5000")
 
-    def made(self, config: ClusterConfig = STRICT, *, kind: type[ClusterProvider] = PeerToPeerClusterProvider, rate: float = 1.0) -> Node:
+    def made(
+        self,
+        config: ClusterConfig = STRICT,
+        *,
+        kind: type[ClusterProvider] = PeerToPeerClusterProvider,
+        rate: float = 1.0,
+    ) -> Node:
         """A node that has not joined; its clock starts anywhere."""
         loop, number = asyncio.get_running_loop(), len(self.nodes)
         storage = FaultyStorage(self.storage)
@@ -166,7 +201,11 @@ class Cluster:
         def clock() -> float:
             return 1000.0 * number + rate * loop.time()
 
-        self.nodes.append(Node(self, kind(storage, config, clock=clock, rng=random.Random(number)), storage, clock))
+        self.nodes.append(
+            Node(
+                self, kind(storage, config, clock=clock, rng=random.Random(number)), storage, clock
+            )
+        )
         return self.nodes[-1]
 
     async def started(self, count: int, config: ClusterConfig = STRICT) -> list[Node]:
@@ -174,7 +213,9 @@ class Cluster:
         return [await self.node(config=config) for _ in range(count)]
 
     async def statuses(self) -> dict[int, MemberStatus]:
-        return {member.generation: member.status for member in (await self.storage.snapshot()).members}
+        return {
+            member.generation: member.status for member in (await self.storage.snapshot()).members
+        }
 
     async def is_dead(self, node: Node) -> bool:
         return (await self.statuses())[node.generation] == MemberStatus.DEAD
@@ -186,7 +227,9 @@ class Cluster:
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test on a virtual loop with a fresh ``cluster``, its first parameter, and check that it left no task behind."""
+    """Run an async test on a virtual loop with a fresh ``cluster``, its first parameter, and check
+    that it left no task behind.
+    """
 
     def runner(**arguments: Any) -> None:
         async def main() -> None:
@@ -217,7 +260,7 @@ def seen_as(node: Node, generation: int) -> MemberStatus | None:
     return node.provider.snapshot.status_of(generation)
 
 
-# --- joining ----------------------------------------------------------------------------------------------------------------------
+# --- joining --------------------------------------------------------------------------------------
 
 
 @in_virtual_time
@@ -233,15 +276,24 @@ async def test_a_node_that_joined_is_active_and_holds_a_lease(cluster: Cluster) 
 async def test_nodes_see_each_other_within_one_poll(cluster: Cluster) -> None:
     first, second = await cluster.started(2)
     await asyncio.sleep(STRICT.poll_interval + 0.1)
-    assert seen_as(first, second.generation) == seen_as(second, first.generation) == MemberStatus.ACTIVE
+    assert (
+        seen_as(first, second.generation)
+        == seen_as(second, first.generation)
+        == MemberStatus.ACTIVE
+    )
 
 
 @in_virtual_time
-async def test_healthy_nodes_renew_for_an_hour_and_nobody_is_fenced_or_evicted(cluster: Cluster) -> None:
+async def test_healthy_nodes_renew_for_an_hour_and_nobody_is_fenced_or_evicted(
+    cluster: Cluster,
+) -> None:
     nodes = await cluster.started(3)
     await asyncio.sleep(3600.0)
     assert all(node.admits for node in nodes)
-    assert all(len(node.leases) == pytest.approx(3600, abs=5) and node.leases == sorted(node.leases) for node in nodes)
+    assert all(
+        len(node.leases) == pytest.approx(3600, abs=5) and node.leases == sorted(node.leases)
+        for node in nodes
+    )
     assert set((await cluster.statuses()).values()) == {MemberStatus.ACTIVE}
     versions = [snapshot.version for snapshot in nodes[0].snapshots]
     assert versions == sorted(set(versions))  # each is told once
@@ -262,13 +314,15 @@ async def test_a_join_that_the_storage_refuses_says_so(cluster: Cluster) -> None
         await node.provider.serve()
 
 
-# --- eviction ---------------------------------------------------------------------------------------------------------------------
+# --- eviction -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("age", [0.0, 0.25, 0.5, 0.75])
 @pytest.mark.parametrize("preset", ["strict", "fast", "local"])
 @in_virtual_time
-async def test_a_killed_node_is_evicted_after_lease_evict_and_within_the_failover_bound(cluster: Cluster, preset: str, age: float) -> None:
+async def test_a_killed_node_is_evicted_after_lease_evict_and_within_the_failover_bound(
+    cluster: Cluster, preset: str, age: float
+) -> None:
     config = ClusterConfig.named(preset)
     watcher, victim = await cluster.started(2, config)
     await asyncio.sleep(20.0 + age * config.renew_interval)
@@ -282,15 +336,26 @@ async def test_a_killed_node_is_evicted_after_lease_evict_and_within_the_failove
 async def test_a_silent_member_of_any_status_is_evicted(cluster: Cluster) -> None:
     (watcher,) = await cluster.started(1)
     silent = {}
-    for status in (MemberStatus.JOINING, MemberStatus.ACTIVE, MemberStatus.DRAINING, MemberStatus.CONDEMNED):
+    for status in (
+        MemberStatus.JOINING,
+        MemberStatus.ACTIVE,
+        MemberStatus.DRAINING,
+        MemberStatus.CONDEMNED,
+    ):
         generation = (await cluster.storage.register(f"{status.name}:1")).generation
         if status > MemberStatus.JOINING:
             await cluster.storage.set_status(generation, MemberStatus.JOINING, status)
         silent[generation] = status
     await asyncio.sleep(STRICT.lease_evict - 0.1)
-    assert {generation: status for generation, status in (await cluster.statuses()).items() if generation in silent} == silent
+    assert {
+        generation: status
+        for generation, status in (await cluster.statuses()).items()
+        if generation in silent
+    } == silent
     await asyncio.sleep(STRICT.failover_bound)
-    assert {status for generation, status in (await cluster.statuses()).items() if generation in silent} == {MemberStatus.DEAD}
+    assert {
+        status for generation, status in (await cluster.statuses()).items() if generation in silent
+    } == {MemberStatus.DEAD}
     assert watcher.admits
 
 
@@ -332,7 +397,9 @@ async def test_a_node_that_loses_the_storage_is_fenced_before_it_is_evicted_and_
 
 @pytest.mark.parametrize("status", [MemberStatus.CONDEMNED, MemberStatus.DEAD])
 @in_virtual_time
-async def test_an_evicted_node_is_fenced_first_and_its_serve_then_raises(cluster: Cluster, status: MemberStatus) -> None:
+async def test_an_evicted_node_is_fenced_first_and_its_serve_then_raises(
+    cluster: Cluster, status: MemberStatus
+) -> None:
     _, node = await cluster.started(2)
     order: list[str] = []
     node.provider.on_lease = lambda lease_until: order.append(f"lease {lease_until}")
@@ -345,7 +412,9 @@ async def test_an_evicted_node_is_fenced_first_and_its_serve_then_raises(cluster
 
 @pytest.mark.parametrize("purged", [False, True])
 @in_virtual_time
-async def test_a_node_that_cannot_renew_learns_of_its_eviction_from_a_snapshot(cluster: Cluster, purged: bool) -> None:
+async def test_a_node_that_cannot_renew_learns_of_its_eviction_from_a_snapshot(
+    cluster: Cluster, purged: bool
+) -> None:
     _, node = await cluster.started(2)
     node.storage.fault = "read-only"
     await cluster.storage.set_status(node.generation, MemberStatus.ACTIVE, MemberStatus.DEAD)
@@ -357,7 +426,9 @@ async def test_a_node_that_cannot_renew_learns_of_its_eviction_from_a_snapshot(c
 
 
 @in_virtual_time
-async def test_a_node_that_cannot_read_learns_of_its_eviction_from_its_renewal(cluster: Cluster) -> None:
+async def test_a_node_that_cannot_read_learns_of_its_eviction_from_its_renewal(
+    cluster: Cluster,
+) -> None:
     _, node = await cluster.started(2)
     node.storage.fault = "slow reads"
     await cluster.storage.set_status(node.generation, MemberStatus.ACTIVE, MemberStatus.DEAD)
@@ -370,7 +441,10 @@ async def test_a_restart_on_the_same_address_ends_the_older_generation(cluster: 
     (old,) = await cluster.started(1)
     new = await cluster.node(old.provider.address)
     assert new.generation > old.generation
-    assert (await cluster.statuses()) == {old.generation: MemberStatus.DEAD, new.generation: MemberStatus.ACTIVE}
+    assert (await cluster.statuses()) == {
+        old.generation: MemberStatus.DEAD,
+        new.generation: MemberStatus.ACTIVE,
+    }
     await until(lambda: old.evicted, within=STRICT.renew_interval + 0.1)
     assert not old.admits
     assert new.admits
@@ -406,7 +480,10 @@ async def test_with_a_limit_only_the_next_members_on_the_ring_evict(cluster: Clu
     await nodes[1].kill()
     await nodes[2].kill()
     await asyncio.sleep(STRICT.failover_bound + STRICT.poll_interval)
-    assert evictions == [(nodes[0].generation, nodes[1].generation), (nodes[0].generation, nodes[2].generation)]
+    assert evictions == [
+        (nodes[0].generation, nodes[1].generation),
+        (nodes[0].generation, nodes[2].generation),
+    ]
 
 
 @in_virtual_time
@@ -421,7 +498,9 @@ async def test_half_of_a_large_cluster_is_evicted_within_the_bound(cluster: Clus
 
 
 @in_virtual_time
-async def test_many_evictions_over_a_slow_storage_do_not_hold_up_the_reads(cluster: Cluster) -> None:
+async def test_many_evictions_over_a_slow_storage_do_not_hold_up_the_reads(
+    cluster: Cluster,
+) -> None:
     (node,) = await cluster.started(1)
     for number in range(40):
         await cluster.storage.register(f"dead:{number}")
@@ -436,13 +515,17 @@ async def test_many_evictions_over_a_slow_storage_do_not_hold_up_the_reads(clust
     await asyncio.sleep(30.0)
     assert max(later - earlier for earlier, later in itertools.pairwise(reads)) < 1.5
     statuses = await cluster.statuses()
-    assert [status for status in statuses.values() if status != MemberStatus.DEAD] == [MemberStatus.ACTIVE]
+    assert [status for status in statuses.values() if status != MemberStatus.DEAD] == [
+        MemberStatus.ACTIVE
+    ]
 
 
-# --- a storage that fails -----------------------------------------------------------------------------------------------------------
+# --- a storage that fails -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", ["down", "hangs", "read-only", "slow reads", "broken driver", "ignores cancellation"])
+@pytest.mark.parametrize(
+    "fault", ["down", "hangs", "read-only", "slow reads", "broken driver", "ignores cancellation"]
+)
 @in_virtual_time
 async def test_an_outage_of_15_s_evicts_nobody_ends_no_node_and_the_lease_is_back_within_two_seconds(
     cluster: Cluster, fault: Fault
@@ -452,7 +535,9 @@ async def test_an_outage_of_15_s_evicts_nobody_ends_no_node_and_the_lease_is_bac
     for node in nodes:
         node.storage.fault = fault
     await asyncio.sleep(15.0)
-    assert all(node.admits == (fault == "slow reads") for node in nodes)  # renewals do not wait for reads
+    assert all(
+        node.admits == (fault == "slow reads") for node in nodes
+    )  # renewals do not wait for reads
     for node in nodes:
         node.storage.fault = None
     await until(lambda: all(node.admits for node in nodes), within=STRICT.storage_timeout + 0.1)
@@ -474,7 +559,9 @@ async def test_a_lease_is_counted_from_the_sending_of_the_renewal(cluster: Clust
 
 
 @in_virtual_time
-async def test_a_renewal_that_failed_is_tried_again_long_before_the_next_one_is_due(cluster: Cluster) -> None:
+async def test_a_renewal_that_failed_is_tried_again_long_before_the_next_one_is_due(
+    cluster: Cluster,
+) -> None:
     (node,) = await cluster.started(1)
     await asyncio.sleep(9.99)
     node.storage.fault = "down"
@@ -498,7 +585,9 @@ async def test_calls_that_hang_for_ever_are_bounded(cluster: Cluster) -> None:
     (node,) = await cluster.started(1)
     node.storage.fault = "ignores cancellation"
     for _ in range(MAX_ABANDONED_CALLS):
-        await asyncio.gather(node.provider.refresh(), node.provider.refresh(), return_exceptions=True)
+        await asyncio.gather(
+            node.provider.refresh(), node.provider.refresh(), return_exceptions=True
+        )
     assert len(node.provider._calls._abandoned) == MAX_ABANDONED_CALLS
     with pytest.raises(StorageUnavailable, match="64 earlier calls of the storage still hang"):
         await node.provider.refresh()
@@ -509,7 +598,9 @@ async def test_calls_that_hang_for_ever_are_bounded(cluster: Cluster) -> None:
 
 
 @in_virtual_time
-async def test_a_storage_failure_is_told_once_and_its_end_too(cluster: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_storage_failure_is_told_once_and_its_end_too(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "rio.cluster")
     (node,) = await cluster.started(1)
     node.storage.fault = "down"
@@ -521,15 +612,19 @@ async def test_a_storage_failure_is_told_once_and_its_end_too(cluster: Cluster, 
     assert sum("renewing the lease works again" in line for line in told) == 1
 
 
-@pytest.mark.parametrize(("failures", "most"), [(1, 0.05), (2, 0.1), (5, 0.8), (6, 1.0), (10_000, 1.0)])
-def test_a_retry_waits_longer_after_each_failure_but_no_longer_than_the_interval(failures: int, most: float) -> None:
+@pytest.mark.parametrize(
+    ("failures", "most"), [(1, 0.05), (2, 0.1), (5, 0.8), (6, 1.0), (10_000, 1.0)]
+)
+def test_a_retry_waits_longer_after_each_failure_but_no_longer_than_the_interval(
+    failures: int, most: float
+) -> None:
     rng = random.Random(1)
     delays = [backoff(failures, 0.05, 1.0, rng) for _ in range(1000)]
     assert max(delays) <= most
     assert max(delays) > 0.9 * most
 
 
-# --- drain, leave, purge --------------------------------------------------------------------------------------------------------------
+# --- drain, leave, purge --------------------------------------------------------------------------
 
 
 @in_virtual_time
@@ -550,7 +645,9 @@ async def test_a_node_drains_keeps_its_lease_and_leaves(cluster: Cluster) -> Non
 
 
 @in_virtual_time
-async def test_a_node_leaves_without_draining_and_after_serve_was_cancelled(cluster: Cluster) -> None:
+async def test_a_node_leaves_without_draining_and_after_serve_was_cancelled(
+    cluster: Cluster,
+) -> None:
     _, node = await cluster.started(2)
     await node.kill()
     await node.provider.leave()
@@ -567,17 +664,23 @@ async def test_draining_an_evicted_node_raises(cluster: Cluster) -> None:
 
 
 @in_virtual_time
-async def test_a_node_that_cannot_tell_that_it_leaves_is_fenced_and_evicted(cluster: Cluster) -> None:
+async def test_a_node_that_cannot_tell_that_it_leaves_is_fenced_and_evicted(
+    cluster: Cluster,
+) -> None:
     other, node = await cluster.started(2)
     node.storage.fault = "hangs"
     with pytest.raises(StorageUnavailable):
         await node.provider.leave()
     assert not node.admits
-    await until(lambda: seen_as(other, node.generation) == MemberStatus.DEAD, within=STRICT.failover_bound)
+    await until(
+        lambda: seen_as(other, node.generation) == MemberStatus.DEAD, within=STRICT.failover_bound
+    )
 
 
 @in_virtual_time
-async def test_a_renewal_that_succeeds_while_the_node_leaves_does_not_lift_the_fence(cluster: Cluster) -> None:
+async def test_a_renewal_that_succeeds_while_the_node_leaves_does_not_lift_the_fence(
+    cluster: Cluster,
+) -> None:
     (node,) = await cluster.started(1)
     node.storage.delay = lambda: 1.0
     leaving = asyncio.create_task(node.provider.leave())
@@ -598,10 +701,14 @@ async def test_members_that_ended_are_purged_in_time_and_stay_dead(cluster: Clus
     assert nodes[2].generation in await cluster.statuses()
     await asyncio.sleep(5.0)
     assert nodes[2].generation not in await cluster.statuses()
-    assert seen_as(nodes[0], nodes[2].generation) == seen_as(nodes[1], nodes[2].generation) == MemberStatus.DEAD
+    assert (
+        seen_as(nodes[0], nodes[2].generation)
+        == seen_as(nodes[1], nodes[2].generation)
+        == MemberStatus.DEAD
+    )
 
 
-# --- cancellation ----------------------------------------------------------------------------------------------------------------------
+# --- cancellation ---------------------------------------------------------------------------------
 
 
 def test_serve_cancelled_at_any_step_leaves_no_task() -> None:
@@ -644,21 +751,27 @@ def test_join_cancelled_at_any_step_is_taken_back_by_leave() -> None:
     assert finished[-1] is True
 
 
-# --- the whole, under every fault ------------------------------------------------------------------------------------------------------
+# --- the whole, under every fault -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(12))
 @in_virtual_time
-async def test_no_node_admits_at_the_moment_it_is_declared_dead(cluster: Cluster, seed: int) -> None:
+async def test_no_node_admits_at_the_moment_it_is_declared_dead(
+    cluster: Cluster, seed: int
+) -> None:
     rng, loop = random.Random(seed), asyncio.get_running_loop()
     await cluster.storage.prepare()
     admitted_when_declared_dead: list[bool] = []
     set_status = cluster.storage.set_status
 
-    async def watched(generation: int, expected: MemberStatus, status: MemberStatus, **options: Any) -> StatusChange:
+    async def watched(
+        generation: int, expected: MemberStatus, status: MemberStatus, **options: Any
+    ) -> StatusChange:
         change = await set_status(generation, expected, status, **options)
         if change.applied and status == MemberStatus.DEAD:
-            admitted_when_declared_dead.extend(node.admits for node in cluster.nodes if node.generation == generation)
+            admitted_when_declared_dead.extend(
+                node.admits for node in cluster.nodes if node.generation == generation
+            )
         return change
 
     cluster.storage.set_status = watched  # type: ignore[method-assign]
@@ -685,7 +798,9 @@ async def test_no_node_admits_at_the_moment_it_is_declared_dead(cluster: Cluster
 async def start_somehow(cluster: Cluster, rng: random.Random) -> None:
     """A node with a drifting clock and a storage that is slow at times."""
     node = cluster.made(rate=rng.uniform(0.9, 1.1))
-    node.storage.delay = lambda: rng.uniform(0.001, 0.02) if rng.random() < 0.97 else rng.uniform(0.05, 2.5)
+    node.storage.delay = lambda: (
+        rng.uniform(0.001, 0.02) if rng.random() < 0.97 else rng.uniform(0.05, 2.5)
+    )
     while node.serving is None:
         try:
             await node.start(f"10.0.0.{len(cluster.nodes)}:5000")
@@ -701,7 +816,9 @@ def test_the_same_program_takes_the_same_steps() -> None:
         for node in await cluster.started(4):
             rng = random.Random(node.generation)
             node.storage.delay = lambda rng=rng: rng.random()
-            node.provider.on_lease = lambda lease, node=node: steps.append((loop.time(), node.generation, lease))  # type: ignore[misc]
+            node.provider.on_lease = lambda lease, node=node: steps.append(
+                (loop.time(), node.generation, lease)
+            )  # type: ignore[misc]
         await asyncio.sleep(60.0)
         await cluster.stop()
         return steps
@@ -711,12 +828,14 @@ def test_the_same_program_takes_the_same_steps() -> None:
     assert first == second
 
 
-# --- the settings, and the single process ------------------------------------------------------------------------------------------------
+# --- the settings, and the single process ---------------------------------------------------------
 
 
 def test_the_provider_takes_the_settings_of_rio_rs_as_keywords() -> None:
     storage = LocalMembershipStorage()
-    provider = PeerToPeerClusterProvider(storage, interval_secs=1, num_failures_threshold=5, drop_inactive_after_secs=60)
+    provider = PeerToPeerClusterProvider(
+        storage, interval_secs=1, num_failures_threshold=5, drop_inactive_after_secs=60
+    )
     assert provider._config == ClusterConfig(drop_inactive_after=60)
     assert PeerToPeerClusterProvider(storage)._config == STRICT
     with pytest.raises(ConfigurationError, match="not both: interval_secs"):
@@ -743,7 +862,10 @@ async def test_a_local_node_stops_when_another_takes_its_address(cluster: Cluste
     assert old.leases == [math.inf, -math.inf]
     await new.provider.drain()
     await new.provider.leave()
-    assert await cluster.statuses() == {old.generation: MemberStatus.DEAD, new.generation: MemberStatus.LEFT}
+    assert await cluster.statuses() == {
+        old.generation: MemberStatus.DEAD,
+        new.generation: MemberStatus.LEFT,
+    }
 
 
 @in_virtual_time

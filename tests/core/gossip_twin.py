@@ -1,4 +1,6 @@
-"""The member table in plain Python: the oracle of ``rio._core.gossip``, and the yardstick of its benchmark."""
+"""The member table in plain Python: the oracle of ``rio._core.gossip``, and the yardstick of its
+benchmark.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Snapshot:
     members: tuple[tuple[int, int], ...] = ()
 
     def admits(self, generation: int) -> bool:
-        """Whether gossip about a member has a meaning: it is listed and has not ended, or it is newer than this."""
+        """Whether gossip about a member has a meaning: it is listed and has not ended, or it is
+        newer than this.
+        """
         status = dict(self.members).get(generation)
         return status <= CONDEMNED if status is not None else generation > self.generation_high
 
@@ -47,7 +51,9 @@ class State:
         snapshot = max(self.snapshot, other.snapshot)
         records = dict(self.records)
         for generation, record in other.records.items():
-            records[generation] = records[generation].join(record) if generation in records else record
+            records[generation] = (
+                records[generation].join(record) if generation in records else record
+            )
         return State(snapshot, records).filtered()
 
     def filtered(self) -> State:
@@ -62,14 +68,21 @@ class State:
 
     def encode(self) -> bytes:
         listed = [value for member in self.snapshot.members for value in member]
-        records = [[generation, r.incarnation, r.status, r.metadata, r.suspects] for generation, r in sorted(self.records.items())]
-        encoded: bytes = msgpack.packb([self.snapshot.version, self.snapshot.generation_high, listed, records])
+        records = [
+            [generation, r.incarnation, r.status, r.metadata, r.suspects]
+            for generation, r in sorted(self.records.items())
+        ]
+        encoded: bytes = msgpack.packb(
+            [self.snapshot.version, self.snapshot.generation_high, listed, records]
+        )
         return encoded
 
     @classmethod
     def decode(cls, state: bytes) -> State:
         version, generation_high, listed, records = msgpack.unpackb(state)
-        snapshot = Snapshot(version, generation_high, tuple(zip(listed[::2], listed[1::2], strict=True)))
+        snapshot = Snapshot(
+            version, generation_high, tuple(zip(listed[::2], listed[1::2], strict=True))
+        )
         return cls(snapshot, {generation: record(*fields) for generation, *fields in records})
 
 

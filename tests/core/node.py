@@ -1,4 +1,5 @@
-"""A node for the tests of the dispatcher: connections whose bytes are looked at, a small runtime, objects that wait for the test's word.
+"""A node for the tests of the dispatcher: connections whose bytes are looked at, a small runtime,
+objects that wait for the test's word.
 
 It runs on the compiled core and on its twin alike.
 """
@@ -20,7 +21,9 @@ FRAME_LIMIT = 64 * 1024
 
 
 class Note(msgspec.Struct):
-    """The message of all tests: the number by which the log tells it from others, and what the handler is to do."""
+    """The message of all tests: the number by which the log tells it from others, and what the
+    handler is to do.
+    """
 
     n: int
     do: str = ""
@@ -44,13 +47,33 @@ class Wire:
 
     def answers(self) -> dict[int, Any]:
         """Request id to reply, or to the code of the error."""
-        return {frame[1]: frame[2]["n"] if isinstance(frame[2], dict) else frame[2] for frame in self.frames}
+        return {
+            frame[1]: frame[2]["n"] if isinstance(frame[2], dict) else frame[2]
+            for frame in self.frames
+        }
 
 
-def request(id: int, n: int, do: str = "", *, object: str = "a", message: str = "plain", timeout: int = 0, **fields: Any) -> bytes:
+def request(
+    id: int,
+    n: int,
+    do: str = "",
+    *,
+    object: str = "a",
+    message: str = "plain",
+    timeout: int = 0,
+    **fields: Any,
+) -> bytes:
     """The body of a request."""
     payload = fields.get("payload", msgpack.packb({"n": n, "do": do}))
-    head = [1, id, fields.get("type_name", "Thing"), object, message, timeout, fields.get("context")]
+    head = [
+        1,
+        id,
+        fields.get("type_name", "Thing"),
+        object,
+        message,
+        timeout,
+        fields.get("context"),
+    ]
     return b"\x98" + b"".join(map(msgpack.packb, head)) + bytes(payload)
 
 
@@ -86,7 +109,14 @@ class Node:
         self.dispatcher.set_lease(1000.0)
         self._connection = type("TestConnection", (Reports, core.Connection), {})
 
-    def _method(self, name: str, function: Any, is_async: bool, timeout: float | None = None, takes_app_data: bool = False) -> Any:
+    def _method(
+        self,
+        name: str,
+        function: Any,
+        is_async: bool,
+        timeout: float | None = None,
+        takes_app_data: bool = False,
+    ) -> Any:
         return self.core.Method(
             SimpleNamespace(),
             name,
@@ -99,10 +129,21 @@ class Node:
             timeout=timeout,
         )
 
-    def add_method(self, name: str, function: Any, *, is_async: bool, timeout: float | None = None, takes_app_data: bool = False) -> None:
+    def add_method(
+        self,
+        name: str,
+        function: Any,
+        *,
+        is_async: bool,
+        timeout: float | None = None,
+        takes_app_data: bool = False,
+    ) -> None:
         """Only before the first connection."""
         table = self.dispatcher.tables["Thing"]
-        methods = [*table.methods.values(), self._method(name, function, is_async, timeout, takes_app_data)]
+        methods = [
+            *table.methods.values(),
+            self._method(name, function, is_async, timeout, takes_app_data),
+        ]
         self.dispatcher.tables["Thing"] = self.core.TypeTable("Thing", methods)
         self.dispatcher.loop = asyncio.get_running_loop()
 
@@ -136,7 +177,7 @@ class Node:
         """The messages of an object of which the log says ``what``."""
         return [n for where, noted, n in self.log if (where, noted) == (object, what)]
 
-    # --- what the dispatcher asks of a runtime ------------------------------------------------------------------------------------------
+    # --- what the dispatcher asks of a runtime ----------------------------------------------------
 
     def activate(self, turn: Any) -> None:
         activation = self.core.Activation(turn.table, turn.id)
@@ -223,7 +264,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-# --- the objects ------------------------------------------------------------------------------------------------------------------------
+# --- the objects ----------------------------------------------------------------------------------
 
 
 class Thing:

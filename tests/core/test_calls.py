@@ -1,4 +1,6 @@
-"""The client's half: every answer finds its own call, whatever is cancelled, late, repeated or wrong."""
+"""The client's half: every answer finds its own call, whatever is cancelled, late, repeated or
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ from rio.errors import BadIdentity, FrameTooLarge, Overloaded, ProtocolError
 from tests.core import twin
 from tests.core.node import Node, Wire, frames, read, request, settle
 
-examples = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+examples = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 RESPONSE, ERROR, CANCEL = 2, 3, 4
 
@@ -59,7 +65,7 @@ class Line(ClientConnection):
     def broken(self, error: BaseException) -> None:
         self.failed.append(error)
 
-    # --- for the test -------------------------------------------------------------------------------------------------------------------
+    # --- for the test -----------------------------------------------------------------------------
 
     def receive(self, *bodies: bytes) -> None:
         data = frames(*bodies)
@@ -106,7 +112,12 @@ class Asker(Caller):
 
     def describe(self, message: Any) -> MessageCodec:
         self.described += 1
-        return MessageCodec("ask", msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(Reply).decode, repeatable=True)
+        return MessageCodec(
+            "ask",
+            msgspec.msgpack.Encoder().encode,
+            msgspec.msgpack.Decoder(Reply).decode,
+            repeatable=True,
+        )
 
     def reply_decoder(self, message: Any, object_type: Any, returns: Any) -> Any:
         return msgspec.msgpack.Decoder(returns).decode
@@ -141,7 +152,7 @@ async def outcome(awaitable: Awaitable[Any]) -> Any:
         return f"{type(error).__name__}: {error}"
 
 
-# --- answers ----------------------------------------------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 async def test_every_answer_finds_its_call_in_whatever_order_they_come() -> None:
@@ -160,13 +171,24 @@ async def test_a_request_says_all_that_the_server_needs() -> None:
     asker.ask(5, id="ä" * 100, timeout=2.5)
     await settle()
     [[kind, id, type_name, object, message, timeout, context, payload]] = asker.line.frames
-    assert (kind, type_name, object, message, context, payload) == (1, "Thing", "ä" * 100, "ask", None, {"n": 5})
+    assert (kind, type_name, object, message, context, payload) == (
+        1,
+        "Thing",
+        "ä" * 100,
+        "ask",
+        None,
+        {"n": 5},
+    )
     assert id > 0
     assert 2000 < timeout <= 2500
 
 
-@pytest.mark.parametrize(("timeout", "sent"), [(0.0, 1), (-5.0, 1), (0.0001, 1), (math.nan, 1), (math.inf, 10**15)])
-async def test_an_odd_timeout_is_sent_as_a_number_that_is_not_zero(timeout: float, sent: int) -> None:
+@pytest.mark.parametrize(
+    ("timeout", "sent"), [(0.0, 1), (-5.0, 1), (0.0001, 1), (math.nan, 1), (math.inf, 10**15)]
+)
+async def test_an_odd_timeout_is_sent_as_a_number_that_is_not_zero(
+    timeout: float, sent: int
+) -> None:
     asker = Asker()
     asker.ask(1, timeout=timeout)
     await settle()
@@ -178,7 +200,10 @@ async def test_an_error_is_told_to_the_owner_with_its_call() -> None:
     one, other = asker.ask(1), asker.ask(2)
     await settle()
     asked = asker.line.asked()
-    asker.line.receive(msgpack.packb([ERROR, asked[1], "code", "text", None]), msgpack.packb([RESPONSE, asked[2], {"n": 2}]))
+    asker.line.receive(
+        msgpack.packb([ERROR, asked[1], "code", "text", None]),
+        msgpack.packb([RESPONSE, asked[2], {"n": 2}]),
+    )
     assert await outcome(one) == "LookupError: code"
     assert (await other).n == 2
 
@@ -188,7 +213,10 @@ async def test_a_reply_that_does_not_decode_fails_its_own_call_only() -> None:
     one, other = asker.ask(1), asker.ask(2)
     await settle()
     asked = asker.line.asked()
-    asker.line.receive(msgpack.packb([RESPONSE, asked[1], "no reply"]), msgpack.packb([RESPONSE, asked[2], {"n": 2}]))
+    asker.line.receive(
+        msgpack.packb([RESPONSE, asked[1], "no reply"]),
+        msgpack.packb([RESPONSE, asked[2], {"n": 2}]),
+    )
     assert (await outcome(one)).startswith("ValueError: undecodable")
     assert (await other).n == 2
 
@@ -200,7 +228,11 @@ async def test_an_answer_to_no_call_and_other_frames_go_to_the_owner() -> None:
     id = asker.line.asked()[1]
     asker.line.answer(id, 1)
     asker.line.answer(id, 1)
-    asker.line.receive(msgpack.packb([ERROR, 0, "code", "text", None]), msgpack.packb([6, 1, 2, "event", None]), msgpack.packb([8, id]))
+    asker.line.receive(
+        msgpack.packb([ERROR, 0, "code", "text", None]),
+        msgpack.packb([6, 1, 2, "event", None]),
+        msgpack.packb([8, id]),
+    )
     assert asker.line.others == [(RESPONSE, id), (ERROR, 0), (6, 1), (8, id)]
 
 
@@ -243,7 +275,7 @@ async def test_garbage_from_a_server_breaks_the_connection_and_nothing_else(garb
     await settle()
 
 
-# --- what is refused at once ------------------------------------------------------------------------------------------------------------
+# --- what is refused at once ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("id", ["", "x" * 513, "ä" * 257, "\ud800"])
@@ -292,7 +324,7 @@ async def test_a_client_that_is_not_open_sends_nothing() -> None:
         asker.ask(1)
 
 
-# --- cancellation -----------------------------------------------------------------------------------------------------------------------
+# --- cancellation ---------------------------------------------------------------------------------
 
 
 async def test_a_call_cancelled_before_it_was_written_is_cancelled_on_the_server_too() -> None:
@@ -318,7 +350,9 @@ async def test_a_call_cancelled_while_it_waits_is_cancelled_on_the_server_once()
     assert asker.line.others == [(RESPONSE, 1)]
 
 
-async def test_a_call_cancelled_in_the_turn_in_which_its_answer_comes_is_cancelled_and_the_server_is_left_alone() -> None:
+async def test_a_call_cancelled_in_the_turn_in_which_its_answer_comes_is_cancelled_and_the_server_is_left_alone() -> (
+    None
+):
     asker = Asker()
     first, second = asker.ask(1), asker.ask(2)
     await settle()
@@ -376,14 +410,19 @@ async def test_calls_taken_from_a_lost_connection_are_not_cancelled_on_it() -> N
 
 
 storm = st.lists(
-    st.tuples(st.sampled_from(["ask", "ask", "cancel", "answer", "answer", "error", "settle", "give up"]), st.integers(0, 1000)),
+    st.tuples(
+        st.sampled_from(["ask", "ask", "cancel", "answer", "answer", "error", "settle", "give up"]),
+        st.integers(0, 1000),
+    ),
     max_size=60,
 )
 
 
 @given(storm)
 @settings(examples, max_examples=150)
-async def test_in_a_storm_of_cancellations_no_call_gets_the_answer_of_another(storm: list[tuple[str, int]]) -> None:
+async def test_in_a_storm_of_cancellations_no_call_gets_the_answer_of_another(
+    storm: list[tuple[str, int]],
+) -> None:
     asker = Asker()
     futures: list[asyncio.Future[Any]] = []
     for what, choice in storm:
@@ -414,7 +453,7 @@ async def test_in_a_storm_of_cancellations_no_call_gets_the_answer_of_another(st
     assert len(set(asker.line.cancelled())) == len(asker.line.cancelled())
 
 
-# --- deadlines --------------------------------------------------------------------------------------------------------------------------
+# --- deadlines ------------------------------------------------------------------------------------
 
 
 async def test_the_timer_is_armed_for_the_earliest_deadline_only() -> None:
@@ -440,7 +479,7 @@ async def test_overdue_calls_are_told_from_the_others() -> None:
     assert Line().overdue(0.0) == ([], math.inf)
 
 
-# --- routes -----------------------------------------------------------------------------------------------------------------------------
+# --- routes ---------------------------------------------------------------------------------------
 
 
 async def test_where_an_answer_came_from_is_where_the_next_call_goes() -> None:
@@ -478,17 +517,21 @@ async def test_of_routes_the_most_recently_used_are_kept_and_their_number_is_bou
     asker = Asker(route_limit=100)
     for n in range(1000):
         asker.learn("Thing", str(n), asker.line)
-        assert asker.known("Thing", "0") is asker.line, "a route that is used all the time is never forgotten"
+        assert asker.known("Thing", "0") is asker.line, (
+            "a route that is used all the time is never forgotten"
+        )
     known = [n for n in range(1000) if asker.known("Thing", str(n)) is not None]
     assert len(known) <= 100
     assert 0 in known
     assert 999 in known
 
 
-# --- calls within a turn ----------------------------------------------------------------------------------------------------------------
+# --- calls within a turn --------------------------------------------------------------------------
 
 
-async def test_a_call_made_in_a_turn_inherits_its_deadline_and_context_and_one_made_elsewhere_does_not() -> None:
+async def test_a_call_made_in_a_turn_inherits_its_deadline_and_context_and_one_made_elsewhere_does_not() -> (
+    None
+):
     async def nested(thing: Any, message: Any) -> None:
         asker.ask(1, timeout=60.0)
         asker.ask(2, timeout=1.0)
@@ -505,7 +548,12 @@ async def test_a_call_made_in_a_turn_inherits_its_deadline_and_context_and_one_m
     asker.ask(4)
     await settle()
     sent = {frame[7]["n"]: frame for frame in asker.line.frames}
-    assert {n: frame[6] for n, frame in sent.items()} == {1: b"in turn of outer", 2: b"in turn of outer", 3: b"in turn of outer", 4: None}
+    assert {n: frame[6] for n, frame in sent.items()} == {
+        1: b"in turn of outer",
+        2: b"in turn of outer",
+        3: b"in turn of outer",
+        4: None,
+    }
     assert 4000 < sent[1][5] <= 5000
     assert sent[2][5] <= 1000
     assert 4000 < sent[3][5] <= 5000
@@ -532,7 +580,7 @@ async def test_what_a_turn_hands_on_is_made_once() -> None:
     assert made == ["a", "b"]
 
 
-# --- both halves ------------------------------------------------------------------------------------------------------------------------
+# --- both halves ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("core", [dispatch, twin], ids=["compiled", "twin"])

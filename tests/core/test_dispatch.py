@@ -1,4 +1,7 @@
-"""The dispatcher: parse, find, queue, take turns, answer. Every claim holds for the compiled one and for its twin."""
+"""The dispatcher: parse, find, queue, take turns, answer.
+
+Every claim holds for the compiled one and for its twin.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,11 @@ from rio.errors import FrameTooLarge, ProtocolError
 from tests.core import twin
 from tests.core.node import FRAME_LIMIT, Node, cancel, frames, read, read_bytes, request, settle
 
-examples = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+examples = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @pytest.fixture(params=["compiled", "twin"])
@@ -27,7 +34,7 @@ def core(request: pytest.FixtureRequest) -> ModuleType:
     return dispatch if request.param == "compiled" else twin
 
 
-# --- turns ------------------------------------------------------------------------------------------------------------------------------
+# --- turns ----------------------------------------------------------------------------------------
 
 
 async def test_a_handler_is_called_and_its_reply_sent(core: ModuleType) -> None:
@@ -80,7 +87,9 @@ async def test_a_busy_object_does_not_hold_up_another(core: ModuleType) -> None:
     await settle()
 
 
-async def test_requests_for_an_object_that_is_being_activated_wait_in_order(core: ModuleType) -> None:
+async def test_requests_for_an_object_that_is_being_activated_wait_in_order(
+    core: ModuleType,
+) -> None:
     node = Node(core, slow=True)
     connection = node.connect()
     read(connection, *(request(id, id) for id in range(1, 6)))
@@ -102,7 +111,9 @@ async def test_a_failed_activation_fails_all_that_waited_for_it(core: ModuleType
     assert (node.dispatcher.live, node.dispatcher.in_flight) == (0, 0)
 
 
-async def test_what_waits_for_an_object_that_closes_goes_to_its_next_activation(core: ModuleType) -> None:
+async def test_what_waits_for_an_object_that_closes_goes_to_its_next_activation(
+    core: ModuleType,
+) -> None:
     node = Node(core)
     connection = node.connect()
     read(connection, request(1, 1, "close", message="wait"), request(2, 2))
@@ -123,11 +134,21 @@ async def test_application_data_is_handed_to_handlers_that_take_it(core: ModuleT
 
 async def test_counters_count_requests_and_errors(core: ModuleType) -> None:
     node = Node(core)
-    read(node.connect(), request(1, 1), request(2, 2, message="nothing"), request(3, 3, type_name="Nobody"))
-    assert (node.dispatcher.calls, node.dispatcher.failures, node.dispatcher.in_flight, node.dispatcher.live) == (3, 2, 0, 1)
+    read(
+        node.connect(),
+        request(1, 1),
+        request(2, 2, message="nothing"),
+        request(3, 3, type_name="Nobody"),
+    )
+    assert (
+        node.dispatcher.calls,
+        node.dispatcher.failures,
+        node.dispatcher.in_flight,
+        node.dispatcher.live,
+    ) == (3, 2, 0, 1)
 
 
-# --- what is refused, and what fails ----------------------------------------------------------------------------------------------------
+# --- what is refused, and what fails --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -148,7 +169,9 @@ async def test_counters_count_requests_and_errors(core: ModuleType) -> None:
         ({"payload": b"\x81\xa1n\x01\x01"}, "bad_message"),
     ],
 )
-async def test_a_request_that_cannot_be_handled_is_answered_with_its_error(core: ModuleType, changes: dict[str, Any], code: str) -> None:
+async def test_a_request_that_cannot_be_handled_is_answered_with_its_error(
+    core: ModuleType, changes: dict[str, Any], code: str
+) -> None:
     node = Node(core)
     connection = node.connect()
     read(connection, request(1, 1, **changes), request(2, 2))
@@ -165,8 +188,12 @@ async def test_the_longest_id_is_taken(core: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("message", ["plain", "quick", "wait"])
-@pytest.mark.parametrize(("do", "code"), [("raise", "handler_error"), ("odd", "bad_reply"), ("big", "frame_too_large")])
-async def test_a_handler_that_ends_badly_costs_one_answer_and_the_node_lives_on(core: ModuleType, message: str, do: str, code: str) -> None:
+@pytest.mark.parametrize(
+    ("do", "code"), [("raise", "handler_error"), ("odd", "bad_reply"), ("big", "frame_too_large")]
+)
+async def test_a_handler_that_ends_badly_costs_one_answer_and_the_node_lives_on(
+    core: ModuleType, message: str, do: str, code: str
+) -> None:
     node = Node(core)
     connection = node.connect()
     read(connection, request(1, 1, do, message=message), request(2, 2))
@@ -238,14 +265,19 @@ async def test_a_full_node_answers_overloaded_and_recovers(core: ModuleType) -> 
 async def test_a_call_that_would_wait_for_itself_is_refused(core: ModuleType) -> None:
     node = Node(core)
     connection = node.connect()
-    read(connection, request(1, 1, message="wait"), request(2, 2, context=b"cycle"), request(3, 3, object="b", context=b"cycle"))
+    read(
+        connection,
+        request(1, 1, message="wait"),
+        request(2, 2, context=b"cycle"),
+        request(3, 3, object="b", context=b"cycle"),
+    )
     await settle()
     assert connection.transport.answers() == {2: "unavailable", 3: 3}
     node.open_gate(1)
     await settle()
 
 
-# --- cancellation and deadlines ---------------------------------------------------------------------------------------------------------
+# --- cancellation and deadlines -------------------------------------------------------------------
 
 
 async def test_a_cancelled_call_that_waits_is_not_started(core: ModuleType) -> None:
@@ -260,13 +292,20 @@ async def test_a_cancelled_call_that_waits_is_not_started(core: ModuleType) -> N
 
 
 @pytest.mark.parametrize("do", ["", "stay"])
-async def test_a_cancelled_call_that_runs_is_cancelled_and_not_answered(core: ModuleType, do: str) -> None:
+async def test_a_cancelled_call_that_runs_is_cancelled_and_not_answered(
+    core: ModuleType, do: str
+) -> None:
     node = Node(core)
     connection = node.connect()
     read(connection, request(1, 1, do, message="wait"), request(2, 2))
     read(connection, cancel(1))
     await settle()
-    assert node.log == [("a", "begin", 1), ("a", "cancelled", 1), ("a", "begin", 2), ("a", "end", 2)]
+    assert node.log == [
+        ("a", "begin", 1),
+        ("a", "cancelled", 1),
+        ("a", "begin", 2),
+        ("a", "end", 2),
+    ]
     assert connection.transport.answers() == {2: 2}
     assert node.dispatcher.in_flight == 0
 
@@ -278,7 +317,9 @@ async def test_a_cancel_for_what_is_no_call_is_told_to_the_owner(core: ModuleTyp
     assert node.ended == [1, 99]
 
 
-async def test_a_lost_connection_cancels_what_runs_and_starts_nothing_of_it(core: ModuleType) -> None:
+async def test_a_lost_connection_cancels_what_runs_and_starts_nothing_of_it(
+    core: ModuleType,
+) -> None:
     node = Node(core)
     lost, other = node.connect(), node.connect()
     read(lost, request(1, 1, message="wait"), request(2, 2))
@@ -300,7 +341,9 @@ async def test_a_request_past_its_deadline_is_not_started(core: ModuleType) -> N
     assert connection.transport.answers() == {1: 1, 2: "expired"}
 
 
-async def test_a_sweep_answers_what_waits_too_long_and_cancels_what_runs_too_long(core: ModuleType) -> None:
+async def test_a_sweep_answers_what_waits_too_long_and_cancels_what_runs_too_long(
+    core: ModuleType,
+) -> None:
     node = Node(core)
     connection = node.connect()
     read(connection, request(1, 1, message="wait", timeout=2000), request(2, 2, timeout=500))
@@ -340,10 +383,12 @@ async def test_no_timeout_means_thirty_seconds(core: ModuleType) -> None:
         assert connection.transport.answers() == answers
 
 
-# --- the lease --------------------------------------------------------------------------------------------------------------------------
+# --- the lease ------------------------------------------------------------------------------------
 
 
-async def test_without_the_lease_nothing_starts_and_with_it_everything_goes_on_in_order(core: ModuleType) -> None:
+async def test_without_the_lease_nothing_starts_and_with_it_everything_goes_on_in_order(
+    core: ModuleType,
+) -> None:
     node = Node(core)
     connection = node.connect()
     read(connection, request(1, 1))
@@ -368,7 +413,9 @@ async def test_a_reply_that_is_ready_after_the_lease_ended_is_withheld(core: Mod
     assert node.dispatcher.fenced == 1
 
 
-async def test_handlers_that_are_cancelled_for_want_of_the_lease_leave_the_outcome_open(core: ModuleType) -> None:
+async def test_handlers_that_are_cancelled_for_want_of_the_lease_leave_the_outcome_open(
+    core: ModuleType,
+) -> None:
     node = Node(core)
     connection = node.connect()
     read(connection, request(1, 1, message="wait"), request(2, 2, message="wait", object="b"))
@@ -378,7 +425,7 @@ async def test_handlers_that_are_cancelled_for_want_of_the_lease_leave_the_outco
     assert connection.transport.answers() == {1: "outcome_unknown", 2: "outcome_unknown"}
 
 
-# --- whose turn it is -------------------------------------------------------------------------------------------------------------------
+# --- whose turn it is -----------------------------------------------------------------------------
 
 
 async def test_a_handler_and_the_tasks_it_starts_know_their_turn() -> None:
@@ -433,7 +480,9 @@ async def test_two_handlers_that_run_at_once_each_know_their_own_turn() -> None:
 
 
 @pytest.mark.parametrize("outer_is_async", [False, True])
-async def test_a_handler_that_runs_inside_another_knows_its_own_turn_and_leaves_the_other_its_own(outer_is_async: bool) -> None:
+async def test_a_handler_that_runs_inside_another_knows_its_own_turn_and_leaves_the_other_its_own(
+    outer_is_async: bool,
+) -> None:
     """As where an object calls its neighbour and the request is handed over at once."""
     seen: list[str | None] = []
     node = Node(dispatch)
@@ -456,7 +505,9 @@ async def test_a_handler_that_runs_inside_another_knows_its_own_turn_and_leaves_
     def outer(thing: Any, message: Any) -> None:
         note()
         for number, name in ((1, "inner"), (2, "inner_async"), (9, "inner"), (3, "unknown")):
-            contextvars.copy_context().run(read, neighbour, request(number, number, object=f"{name} {number}", message=name))
+            contextvars.copy_context().run(
+                read, neighbour, request(number, number, object=f"{name} {number}", message=name)
+            )
             note()
 
     async def outer_async(thing: Any, message: Any) -> None:
@@ -468,7 +519,18 @@ async def test_a_handler_that_runs_inside_another_knows_its_own_turn_and_leaves_
     read(node.connect(), request(1, 1, object="outer", message="outer"))
     note()
     await settle()
-    assert seen == ["outer", "inner 1", "outer", "inner_async 2", "outer", "inner 9", "outer", "outer", None, "inner_async 2"]
+    assert seen == [
+        "outer",
+        "inner 1",
+        "outer",
+        "inner_async 2",
+        "outer",
+        "inner 9",
+        "outer",
+        "outer",
+        None,
+        "inner_async 2",
+    ]
 
 
 async def test_a_task_that_a_def_handler_starts_and_other_threads_belong_to_no_turn() -> None:
@@ -541,7 +603,7 @@ async def test_turn_numbers_are_not_repeated() -> None:
     assert len(set(numbers)) == 50
 
 
-# --- bytes ------------------------------------------------------------------------------------------------------------------------------
+# --- bytes ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -565,7 +627,9 @@ async def test_turn_numbers_are_not_repeated() -> None:
         b"\x99" + request(1, 1)[1:],
     ],
 )
-async def test_bytes_that_are_no_frame_of_ours_break_the_connection_and_nothing_else(core: ModuleType, body: bytes) -> None:
+async def test_bytes_that_are_no_frame_of_ours_break_the_connection_and_nothing_else(
+    core: ModuleType, body: bytes
+) -> None:
     node = Node(core)
     connection, other = node.connect(), node.connect()
     read(connection, body)
@@ -611,16 +675,33 @@ WIDE: list[Callable[[int], bytes]] = [
 @pytest.mark.parametrize("array", [b"\xdc\x00\x08", b"\xdd\x00\x00\x00\x08"])
 @pytest.mark.parametrize("string", [b"\xd9", b"\xda\x00", b"\xdb\x00\x00\x00"])
 @pytest.mark.parametrize("binary", [b"\xc4", b"\xc5\x00", b"\xc6\x00\x00\x00"])
-async def test_messagepack_that_is_not_the_shortest_is_taken(array: bytes, string: bytes, binary: bytes) -> None:
+async def test_messagepack_that_is_not_the_shortest_is_taken(
+    array: bytes, string: bytes, binary: bytes
+) -> None:
     node = Node(dispatch)
     connection = node.connect()
-    names = b"".join(string + bytes([len(name)]) + name.encode() for name in ("Thing", "a", "plain"))
+    names = b"".join(
+        string + bytes([len(name)]) + name.encode() for name in ("Thing", "a", "plain")
+    )
     for id, number in enumerate(WIDE):
-        read(connection, array + number(1) + number(id) + names + number(100) + binary + b"\x02cx" + msgpack.packb({"n": id}))
+        read(
+            connection,
+            array
+            + number(1)
+            + number(id)
+            + names
+            + number(100)
+            + binary
+            + b"\x02cx"
+            + msgpack.packb({"n": id}),
+        )
     assert connection.transport.frames == [[2, id, {"n": id}] for id in range(len(WIDE))]
 
 
-@given(st.binary(max_size=200) | st.builds(lambda bodies: frames(*bodies), st.lists(st.binary(max_size=40), max_size=5)))
+@given(
+    st.binary(max_size=200)
+    | st.builds(lambda bodies: frames(*bodies), st.lists(st.binary(max_size=40), max_size=5))
+)
 @examples
 async def test_garbage_breaks_the_connection_or_waits_for_more(data: bytes) -> None:
     results = []
@@ -635,7 +716,9 @@ async def test_garbage_breaks_the_connection_or_waits_for_more(data: bytes) -> N
 
 @given(st.data())
 @examples
-async def test_a_request_with_bytes_changed_is_handled_as_the_twin_does(data: st.DataObject) -> None:
+async def test_a_request_with_bytes_changed_is_handled_as_the_twin_does(
+    data: st.DataObject,
+) -> None:
     body = bytearray(request(300, 1, context=b"xyz", timeout=70_000))
     for _ in range(data.draw(st.integers(1, 3))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
@@ -646,11 +729,19 @@ async def test_a_request_with_bytes_changed_is_handled_as_the_twin_does(data: st
         connection = node.connect()
         read(connection, bytes(body))
         await settle()
-        results.append(([type(error) for error in node.broken], node.control, node.ended, node.log, connection.transport.frames))
+        results.append(
+            (
+                [type(error) for error in node.broken],
+                node.control,
+                node.ended,
+                node.log,
+                connection.transport.frames,
+            )
+        )
     assert results[0] == results[1]
 
 
-# --- anything at all, against the twin --------------------------------------------------------------------------------------------------
+# --- anything at all, against the twin ------------------------------------------------------------
 
 requests = st.tuples(
     st.sampled_from("ab"),
@@ -682,7 +773,9 @@ class Play:
         bodies = []
         for object, message, do, timeout in wanted:
             self.last += 1
-            bodies.append(request(self.last, self.last, do, object=object, message=message, timeout=timeout))
+            bodies.append(
+                request(self.last, self.last, do, object=object, message=message, timeout=timeout)
+            )
         read(self.connections[connection], *bodies)
 
     def gate(self, index: int) -> None:
@@ -712,8 +805,16 @@ class Play:
         return {
             "log": {object: [entry for entry in node.log if entry[0] == object] for object in "ab"},
             "answers": [connection.transport.answers() for connection in self.connections],
-            "counters": (dispatcher.calls, dispatcher.failures, dispatcher.fenced, dispatcher.live, dispatcher.in_flight),
-            "waiting": {activation.id: activation.waiting for activation in dispatcher.activations()},
+            "counters": (
+                dispatcher.calls,
+                dispatcher.failures,
+                dispatcher.fenced,
+                dispatcher.live,
+                dispatcher.in_flight,
+            ),
+            "waiting": {
+                activation.id: activation.waiting for activation in dispatcher.activations()
+            },
             "ended": node.ended,
             "broken": node.broken,
         }
@@ -726,7 +827,9 @@ class Play:
 
 @given(st.lists(events, max_size=25))
 @settings(examples, max_examples=200)
-async def test_whatever_happens_the_compiled_dispatcher_does_what_the_twin_does(play: list[tuple[Any, ...]]) -> None:
+async def test_whatever_happens_the_compiled_dispatcher_does_what_the_twin_does(
+    play: list[tuple[Any, ...]],
+) -> None:
     compiled, plain = Play(dispatch), Play(twin)
     try:
         for name, *arguments in play:

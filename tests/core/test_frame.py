@@ -13,14 +13,41 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rio._core.calls import ClientConnection
-from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT, FrameReader, FrameWriter, ReceiveBuffer
+from rio._core.frame import (
+    DEFAULT_FRAME_LIMIT,
+    HARD_FRAME_LIMIT,
+    FrameReader,
+    FrameWriter,
+    ReceiveBuffer,
+)
 from rio.errors import FrameTooLarge
 from tests.core import twin
 from tests.core.node import frames
 
 LIMIT = 70_000
 ROOMY, LARGE = 256 * 1024, 32 * 1024  # the same as in frame.pyx
-SIZES = [0, 1, 2, 15, 16, 31, 32, 127, 128, 255, 256, 4095, 4096, 16_379, 16_380, 16_384, 65_535, 65_536, LIMIT - 1, LIMIT]
+SIZES = [
+    0,
+    1,
+    2,
+    15,
+    16,
+    31,
+    32,
+    127,
+    128,
+    255,
+    256,
+    4095,
+    4096,
+    16_379,
+    16_380,
+    16_384,
+    65_535,
+    65_536,
+    LIMIT - 1,
+    LIMIT,
+]
 
 examples = settings(max_examples=80, deadline=None)
 bodies = st.lists(st.one_of(st.binary(max_size=40), st.sampled_from(SIZES).map(bytes)), max_size=12)
@@ -33,7 +60,9 @@ def pieces(stream: bytes, cuts: Iterable[int]) -> list[bytes]:
 
 
 def through_the_buffer(reader: FrameReader, data: bytes, sizes: Iterable[int]) -> list[bytes]:
-    """As a transport does it: write into the reader's own room, at most so many bytes at a time, and tell it."""
+    """As a transport does it: write into the reader's own room, at most so many bytes at a time,
+    and tell it.
+    """
     found, wanted = [], iter(sizes)
     while data:
         room = memoryview(reader)
@@ -61,7 +90,9 @@ def test_any_split_yields_the_same_frames(bodies: list[bytes], cuts: list[int]) 
 
 @given(bodies, st.lists(st.integers(1, 9000), max_size=20))
 @examples
-def test_any_sizes_of_reads_into_the_readers_own_buffer_yield_the_same_frames(bodies: list[bytes], sizes: list[int]) -> None:
+def test_any_sizes_of_reads_into_the_readers_own_buffer_yield_the_same_frames(
+    bodies: list[bytes], sizes: list[int]
+) -> None:
     reader = FrameReader(LIMIT)
     assert through_the_buffer(reader, frames(*bodies), sizes) == bodies
     assert reader.buffered == 0
@@ -71,7 +102,9 @@ def test_one_byte_at_a_time() -> None:
     reader = FrameReader(LIMIT)
     wanted = [bytes([size % 251]) * size for size in (0, 1, 5, 300, 17_000)]
     stream = frames(*wanted)
-    assert [body for at in range(len(stream)) for body in reader.feed(stream[at : at + 1])] == wanted
+    assert [
+        body for at in range(len(stream)) for body in reader.feed(stream[at : at + 1])
+    ] == wanted
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -82,7 +115,9 @@ def test_a_frame_of_any_size_up_to_the_limit_is_taken(size: int) -> None:
 
 @pytest.mark.parametrize("split", [1, 3, 4, 5])
 @pytest.mark.parametrize("size", [LIMIT + 1, 2**31 - 1, 2**31, 2**32 - 1])
-def test_a_header_that_announces_more_than_the_limit_is_refused_before_its_body(size: int, split: int) -> None:
+def test_a_header_that_announces_more_than_the_limit_is_refused_before_its_body(
+    size: int, split: int
+) -> None:
     reader = FrameReader(LIMIT)
     stream = frames(b"first") + size.to_bytes(4, "big") + b"x" * 100
     start = len(frames(b"first")) + split
@@ -122,10 +157,16 @@ def test_memory_is_given_back_after_a_large_frame(size: int) -> None:
     assert reader.capacity == 0
 
 
-streams = st.lists(st.tuples(bodies, st.lists(st.integers(1, 200_000), max_size=10)), min_size=2, max_size=4)
+streams = st.lists(
+    st.tuples(bodies, st.lists(st.integers(1, 200_000), max_size=10)), min_size=2, max_size=4
+)
 
 
-@given(streams, st.lists(st.sampled_from(["read", "relax", "end"]), max_size=60), st.randoms(use_true_random=False))
+@given(
+    streams,
+    st.lists(st.sampled_from(["read", "relax", "end"]), max_size=60),
+    st.randoms(use_true_random=False),
+)
 @examples
 def test_readers_that_share_a_buffer_do_not_mix_their_streams(
     streams: list[tuple[list[bytes], list[int]]], steps: list[str], random: Random
@@ -191,7 +232,9 @@ def test_what_has_begun_to_arrive_is_kept_however_long_the_rest_takes() -> None:
 
 @given(bodies, st.lists(st.integers(1, 200_000), max_size=30))
 @examples
-def test_memory_stays_bounded_by_the_limit_whatever_comes(bodies: list[bytes], sizes: list[int]) -> None:
+def test_memory_stays_bounded_by_the_limit_whatever_comes(
+    bodies: list[bytes], sizes: list[int]
+) -> None:
     reader = FrameReader(LIMIT)
     data = frames(*bodies) * 3
     for size in [*sizes, len(data)]:
@@ -213,7 +256,9 @@ def test_a_truncated_frame_is_kept_until_its_rest_comes(bodies: list[bytes], cut
 
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=5))
 @settings(max_examples=300, deadline=None)
-def test_garbage_is_frames_or_too_large_and_never_anything_else(garbage: bytes, cuts: list[int]) -> None:
+def test_garbage_is_frames_or_too_large_and_never_anything_else(
+    garbage: bytes, cuts: list[int]
+) -> None:
     found: list[list[object]] = []
     for reader in FrameReader(LIMIT), twin.FrameReader(LIMIT):
         outcome: list[object] = []
@@ -228,7 +273,10 @@ def test_garbage_is_frames_or_too_large_and_never_anything_else(garbage: bytes, 
     assert compiled[-1:] == plain[-1:]
 
 
-@pytest.mark.parametrize("data", [b"\x00\x00\x00\x01x", bytearray(b"\x00\x00\x00\x01x"), memoryview(b"\x00\x00\x00\x01x")])
+@pytest.mark.parametrize(
+    "data",
+    [b"\x00\x00\x00\x01x", bytearray(b"\x00\x00\x00\x01x"), memoryview(b"\x00\x00\x00\x01x")],
+)
 def test_anything_with_bytes_in_a_row_can_be_fed(data: bytes) -> None:
     assert FrameReader().feed(data) == [b"x"]
 
@@ -259,16 +307,24 @@ def test_a_frame_may_be_as_large_as_the_hard_limit() -> None:
     assert found == body
 
 
-# --- writing ----------------------------------------------------------------------------------------------------------------------------
+# --- writing --------------------------------------------------------------------------------------
 
 large = st.sampled_from([LARGE - 20, LARGE - 1, LARGE, LARGE + 1, 3 * LARGE]).map(bytes)
-values = st.one_of(st.none(), st.integers(-(2**63), 2**64 - 1), st.text(max_size=300), st.binary(max_size=300), large)
+values = st.one_of(
+    st.none(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.text(max_size=300),
+    st.binary(max_size=300),
+    large,
+)
 messages = st.tuples(st.integers(0, 255), st.integers(0, 2**64 - 1), values)
 
 
 @given(st.lists(st.one_of(st.binary(max_size=100), st.sampled_from(SIZES).map(bytes), messages)))
 @examples
-def test_frames_leave_in_one_piece_and_the_twin_writes_the_same(wanted: list[bytes | tuple[int, int, object]]) -> None:
+def test_frames_leave_in_one_piece_and_the_twin_writes_the_same(
+    wanted: list[bytes | tuple[int, int, object]],
+) -> None:
     writers = FrameWriter(), twin.FrameWriter()
     for frame in wanted:
         for writer in writers:
@@ -282,7 +338,10 @@ def test_frames_leave_in_one_piece_and_the_twin_writes_the_same(wanted: list[byt
     assert sizes == [len(compiled)] * 2
     assert (len(writers[0]), writers[0].take()) == (0, b"")
     found = FrameReader().feed(compiled)
-    assert [body if isinstance(frame, bytes) else tuple(msgpack.unpackb(body)) for frame, body in zip(wanted, found, strict=True)] == wanted
+    assert [
+        body if isinstance(frame, bytes) else tuple(msgpack.unpackb(body))
+        for frame, body in zip(wanted, found, strict=True)
+    ] == wanted
 
 
 class Pieces:
@@ -303,7 +362,11 @@ async def test_a_large_reply_is_not_copied_and_leaves_in_its_turn() -> None:
         connection.writer.put_message(2, 7, each)
     connection.flush()
     assert any(piece is payload for piece in wire.pieces)
-    assert [msgpack.unpackb(body)[2] for body in FrameReader().feed(b"".join(wire.pieces))] == [1, bytes(LARGE), 2]
+    assert [msgpack.unpackb(body)[2] for body in FrameReader().feed(b"".join(wire.pieces))] == [
+        1,
+        bytes(LARGE),
+        2,
+    ]
     assert len(connection.writer) == 0
 
 

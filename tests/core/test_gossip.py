@@ -1,6 +1,8 @@
-"""The member table: the laws of its merge, its bounds, and that it does what its twin in plain Python does.
+"""The member table: the laws of its merge, its bounds, and that it does what its twin in plain
+Python does.
 
-The number of examples is that of the first commit test; ``RIO_TRIPLES=20000`` is what the specification asks for.
+The number of examples is that of the first commit test; ``RIO_TRIPLES=20000`` is what the
+specification asks for.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from tests.core.gossip_twin import CONDEMNED, Record, Snapshot, State
 
 TRIPLES = int(os.environ.get("RIO_TRIPLES", "2000"))
 
-thorough = settings(max_examples=TRIPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+thorough = settings(
+    max_examples=TRIPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
 pairwise = settings(thorough, max_examples=TRIPLES // 4)
 
 NEWEST = 16
@@ -29,7 +33,9 @@ NEWEST = 16
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Snapshot]:
-    """What one storage said at its successive versions: generations are issued in order, statuses rise, what was purged stays away."""
+    """What one storage said at its successive versions: generations are issued in order, statuses
+    rise, what was purged stays away.
+    """
     high, members = 0, dict[int, int]()
     snapshots = [Snapshot()]
     for version in range(1, draw(st.integers(2, 8))):
@@ -41,7 +47,9 @@ def histories(draw: st.DrawFn) -> list[Snapshot]:
                 generation = draw(st.sampled_from(sorted(members)))
                 members[generation] = draw(st.integers(members[generation], 5))
             case "purge":
-                for generation in [generation for generation, status in members.items() if status > CONDEMNED][:1]:
+                for generation in [
+                    generation for generation, status in members.items() if status > CONDEMNED
+                ][:1]:
                     del members[generation]
         snapshots.append(Snapshot(version, high, tuple(sorted(members.items()))))
     return snapshots
@@ -54,7 +62,9 @@ records = st.builds(
     incarnation=st.one_of(st.integers(0, 2), st.just(0xFFFF_FFFF)),
     status=st.integers(0, 2),
     metadata=metadata,
-    suspects=st.sets(generations, max_size=MAX_SUSPECTS).map(lambda suspects: tuple(sorted(suspects))),
+    suspects=st.sets(generations, max_size=MAX_SUSPECTS).map(
+        lambda suspects: tuple(sorted(suspects))
+    ),
 )
 
 
@@ -79,12 +89,14 @@ def merged(one: MemberTable, other: MemberTable) -> MemberTable:
     return made
 
 
-# --- the laws -------------------------------------------------------------------------------------------------------------------------
+# --- the laws -------------------------------------------------------------------------------------
 
 
 @thorough
 @given(states(3))
-def test_the_merge_is_commutative_associative_idempotent_and_inflationary(triple: list[State]) -> None:
+def test_the_merge_is_commutative_associative_idempotent_and_inflationary(
+    triple: list[State],
+) -> None:
     a, b, c = (table(state) for state in triple)
     ab = merged(a, b)
     assert ab.encode() == merged(b, a).encode()
@@ -103,16 +115,30 @@ def test_the_merge_does_what_its_twin_does(pair: list[State]) -> None:
     compiled, expected = table(a), a.join(b)
     changed = compiled.merge(b.encode())
     assert compiled.encode() == expected.encode()
-    assert set(changed) == {generation for generation, record in expected.records.items() if a.records.get(generation) != record}
+    assert set(changed) == {
+        generation
+        for generation, record in expected.records.items()
+        if a.records.get(generation) != record
+    }
 
 
 @pairwise
 @given(states(2))
-def test_two_tables_have_the_same_digests_where_they_hold_the_same_records(pair: list[State]) -> None:
+def test_two_tables_have_the_same_digests_where_they_hold_the_same_records(
+    pair: list[State],
+) -> None:
     a, b = pair
     for bucket, (one, other) in enumerate(zip(table(a).digests(), table(b).digests(), strict=True)):
-        in_a = {generation: record for generation, record in a.records.items() if generation % 64 == bucket}
-        in_b = {generation: record for generation, record in b.records.items() if generation % 64 == bucket}
+        in_a = {
+            generation: record
+            for generation, record in a.records.items()
+            if generation % 64 == bucket
+        }
+        in_b = {
+            generation: record
+            for generation, record in b.records.items()
+            if generation % 64 == bucket
+        }
         assert (one == other) == (in_a == in_b)
 
 
@@ -123,7 +149,10 @@ def test_a_table_never_outgrows_its_bounds(steps: list[State], seed: int) -> Non
     for state in steps:
         grown.merge(state.encode())
         grown.put(rng.randrange(1, 40), rng.randrange(3), 1, b"", range(1, rng.randrange(2, 30)))
-    assert all(len(record.suspects) <= MAX_SUSPECTS and len(record.metadata) <= 128 for record in grown.records())
+    assert all(
+        len(record.suspects) <= MAX_SUSPECTS and len(record.metadata) <= 128
+        for record in grown.records()
+    )
     assert len(grown.newcomers()) <= MAX_NEWCOMERS
     assert len(grown.encode()) <= MAX_STATE
 
@@ -131,7 +160,9 @@ def test_a_table_never_outgrows_its_bounds(steps: list[State], seed: int) -> Non
 @pytest.mark.parametrize("seed", range(20))
 def test_members_that_hear_everything_agree_whatever_the_order_and_however_often(seed: int) -> None:
     rng = random.Random(seed)
-    messages = [State(Snapshot(), {rng.randrange(1, 12): random_record(rng)}).encode() for _ in range(60)]
+    messages = [
+        State(Snapshot(), {rng.randrange(1, 12): random_record(rng)}).encode() for _ in range(60)
+    ]
     agreed = set()
     for _ in range(8):
         heard = messages + rng.choices(messages, k=30)
@@ -148,7 +179,7 @@ def random_record(rng: random.Random) -> Record:
     return Record(rng.randrange(3), rng.randrange(3), rng.choice([b"", b"x", b"y" * 128]), suspects)
 
 
-# --- the rules, one by one ------------------------------------------------------------------------------------------------------------
+# --- the rules, one by one ------------------------------------------------------------------------
 
 
 def listed(*members: tuple[int, int], version: int = 1, high: int = 9) -> State:
@@ -183,7 +214,9 @@ def test_who_suspects_is_a_union_of_which_the_smallest_8_are_kept() -> None:
     assert known.put(1, 0, 1, b"", [30]) is False
 
 
-@pytest.mark.parametrize(("status", "stays"), [(0, True), (1, True), (2, True), (3, True), (4, False), (5, False)])
+@pytest.mark.parametrize(
+    ("status", "stays"), [(0, True), (1, True), (2, True), (3, True), (4, False), (5, False)]
+)
 def test_a_snapshot_ends_all_talk_about_a_member_that_has_ended(status: int, stays: bool) -> None:
     known = table(State(records={4: Record(7), 12: Record(0)}))
     known.merge(listed((4, status)).encode())
@@ -195,10 +228,17 @@ def test_what_has_ended_never_comes_back() -> None:
     known = table(listed((4, 5), (5, 1)))
     for incarnation in (0, 1, 0xFFFF_FFFF):
         assert known.put(4, incarnation, 1) is False
-        assert known.merge(State(Snapshot(), {3: Record(incarnation)}).encode()) == []  # was purged: absent and not newer
+        assert (
+            known.merge(State(Snapshot(), {3: Record(incarnation)}).encode()) == []
+        )  # was purged: absent and not newer
         assert known.merge(listed((3, 1), (4, 1), version=0).encode()) == []
     assert known.records() == []
-    assert (known.status_of(3), known.status_of(4), known.status_of(5), known.status_of(10)) == (5, 5, 1, None)
+    assert (known.status_of(3), known.status_of(4), known.status_of(5), known.status_of(10)) == (
+        5,
+        5,
+        1,
+        None,
+    )
 
 
 def test_an_older_snapshot_changes_nothing() -> None:
@@ -222,13 +262,17 @@ def test_a_snapshot_that_the_storage_disowns_can_be_replaced() -> None:
 
 
 def test_some_records_can_be_encoded_with_the_snapshot_or_without() -> None:
-    known = table(State(Snapshot(3, 5, ((4, 1), (5, 0))), {4: Record(1), 5: Record(2), 70: Record(3)}))
-    assert State.decode(known.encode([5, 6, 5])) == State(Snapshot(3, 5, ((4, 1), (5, 0))), {5: Record(2)})
+    known = table(
+        State(Snapshot(3, 5, ((4, 1), (5, 0))), {4: Record(1), 5: Record(2), 70: Record(3)})
+    )
+    assert State.decode(known.encode([5, 6, 5])) == State(
+        Snapshot(3, 5, ((4, 1), (5, 0))), {5: Record(2)}
+    )
     assert State.decode(known.encode([70], snapshot=False)) == State(Snapshot(), {70: Record(3)})
     assert known.in_buckets(1 << 4 | 1 << 6) == [4, 70]
 
 
-# --- what is refused ------------------------------------------------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 GOOD = [3, 9, [4, 1, 5, 2], [[4, 0, 1, b"m", [1, 2]], [10, 0, 1, b"", []]]]
@@ -255,14 +299,29 @@ def test_the_good_state_is_taken() -> None:
         pytest.param(msgpack.packb([3, 9, [10, 1], []]), id="newer than itself"),
         pytest.param(msgpack.packb([3, 9, [0, 1], []]), id="generation 0"),
         pytest.param(msgpack.packb([3, 9, [4, 6], []]), id="no such status"),
-        pytest.param(msgpack.packb([0, 0, [], [[4, 0, 3, b"", []]]]), id="a member that calls itself condemned"),
-        pytest.param(msgpack.packb([0, 0, [], [[4, 0, 5, b"", []]]]), id="a member that calls itself dead"),
-        pytest.param(msgpack.packb([0, 0, [], [[4, 1 << 32, 1, b"", []]]]), id="incarnation too large"),
-        pytest.param(msgpack.packb([0, 0, [], [[4, 0, 1, b"m" * 129, []]]]), id="metadata too long"),
+        pytest.param(
+            msgpack.packb([0, 0, [], [[4, 0, 3, b"", []]]]),
+            id="a member that calls itself condemned",
+        ),
+        pytest.param(
+            msgpack.packb([0, 0, [], [[4, 0, 5, b"", []]]]), id="a member that calls itself dead"
+        ),
+        pytest.param(
+            msgpack.packb([0, 0, [], [[4, 1 << 32, 1, b"", []]]]), id="incarnation too large"
+        ),
+        pytest.param(
+            msgpack.packb([0, 0, [], [[4, 0, 1, b"m" * 129, []]]]), id="metadata too long"
+        ),
         pytest.param(msgpack.packb([0, 0, [], [[4, 0, 1, None, []]]]), id="metadata nil"),
-        pytest.param(msgpack.packb([0, 0, [], [[4, 0, 1, b"", [2, 1]]]]), id="suspects not in order"),
-        pytest.param(msgpack.packb([0, 0, [], [[4, 0, 1, b"", list(range(1, 10))]]]), id="9 suspects"),
-        pytest.param(msgpack.packb([0, 0, [], [[4, 0, 1, b"", []], [4, 1, 1, b"", []]]]), id="record twice"),
+        pytest.param(
+            msgpack.packb([0, 0, [], [[4, 0, 1, b"", [2, 1]]]]), id="suspects not in order"
+        ),
+        pytest.param(
+            msgpack.packb([0, 0, [], [[4, 0, 1, b"", list(range(1, 10))]]]), id="9 suspects"
+        ),
+        pytest.param(
+            msgpack.packb([0, 0, [], [[4, 0, 1, b"", []], [4, 1, 1, b"", []]]]), id="record twice"
+        ),
         pytest.param(msgpack.packb([0, 0, [], [[0, 0, 1, b"", []]]]), id="record of 0"),
         pytest.param(msgpack.packb([0, 0, [], [[4, 0, 1, b""]]]), id="record of 4"),
         pytest.param(b"\x94\x00\x00\xdd\xff\xff\xff\xff\x90", id="claims 4 billion members"),
@@ -289,7 +348,9 @@ def test_random_bytes_are_refused_or_merged_but_never_crash(data: bytes) -> None
 
 @settings(max_examples=300, deadline=None, database=None)
 @given(states(1), st.data())
-def test_a_state_with_changed_bytes_is_refused_or_merged_but_never_crashes(drawn: list[State], data: st.DataObject) -> None:
+def test_a_state_with_changed_bytes_is_refused_or_merged_but_never_crashes(
+    drawn: list[State], data: st.DataObject
+) -> None:
     encoded = bytearray(drawn[0].encode())
     for _ in range(data.draw(st.integers(1, 4))):
         encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
@@ -299,7 +360,12 @@ def test_a_state_with_changed_bytes_is_refused_or_merged_but_never_crashes(drawn
 
 def test_more_records_than_a_table_holds_are_refused_whole() -> None:
     full = MAX_MEMBERS
-    known = table(State(Snapshot(1, full, tuple((g, 1) for g in range(1, full + 1))), {g: Record(0) for g in range(1, full + 1)}))
+    known = table(
+        State(
+            Snapshot(1, full, tuple((g, 1) for g in range(1, full + 1))),
+            {g: Record(0) for g in range(1, full + 1)},
+        )
+    )
     assert len(known) == MAX_MEMBERS
     before = known.encode()
     with pytest.raises(ProtocolError, match="1025 records"):
@@ -332,6 +398,11 @@ def test_a_record_of_ones_own_is_held_to_the_same_bounds() -> None:
 def test_a_full_state_of_1024_members_fits_into_its_bound() -> None:
     rng = random.Random(1)
     members = tuple((g, 1) for g in range(10**12, 10**12 + MAX_MEMBERS))
-    worst = {g: Record(0xFFFF_FFFF, 2, bytes(128), tuple(sorted(rng.sample(range(10**12, 2 * 10**12), 8)))) for g, _ in members}
+    worst = {
+        g: Record(
+            0xFFFF_FFFF, 2, bytes(128), tuple(sorted(rng.sample(range(10**12, 2 * 10**12), 8)))
+        )
+        for g, _ in members
+    }
     known = table(State(Snapshot(1, 2 * 10**12, members), worst))
     assert len(known.encode()) <= MAX_STATE

@@ -1,4 +1,6 @@
-"""``docs/protocol.md`` is true: each of its test vectors decodes to the value beside it, and is what we write."""
+"""``docs/protocol.md`` is true: each of its test vectors decodes to the value beside it, and is
+what we write.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ class Vector(NamedTuple):
 
 
 TEXT = PAGE.read_text()
-VECTORS = {name: Vector(ast.literal_eval(value), bytes.fromhex(digits)) for name, value, digits in VECTOR.findall(TEXT)}
+VECTORS = {
+    name: Vector(ast.literal_eval(value), bytes.fromhex(digits))
+    for name, value, digits in VECTOR.findall(TEXT)
+}
 
 
 class Line(ClientConnection):
@@ -78,12 +83,20 @@ OURS: dict[str, Callable[[], bytes]] = {
     "error_version": lambda: protocol.error(0, version_mismatch()),
     "request": lambda: request(1, "Deposit", msgpack.packb({"amount": 100})),
     "response": lambda: b"\x93\x02\x01" + msgpack.packb({"amount": 100}),
-    "request_nested": lambda: request(300, "Deposit", msgpack.packb({"amount": -5}), msgspec.msgpack.encode(CHAIN)),
+    "request_nested": lambda: request(
+        300, "Deposit", msgpack.packb({"amount": -5}), msgspec.msgpack.encode(CHAIN)
+    ),
     "context": lambda: msgspec.msgpack.encode(CHAIN),
     "cancel": lambda: protocol.simple(Kind.CANCEL, 1),
-    "error": lambda: protocol.error(300, errors.Redirected("Account/ada lives on 10.0.0.8:7070", ["10.0.0.8:7070", 4])),
-    "subscribe": lambda: request(301, "rio.subscribe", rio.message.ENCODER.encode(protocol.Subscribe(1))),
-    "event": lambda: protocol.event(1, 1, protocol.event_tail("Deposited", msgpack.packb({"amount": 100}))),
+    "error": lambda: protocol.error(
+        300, errors.Redirected("Account/ada lives on 10.0.0.8:7070", ["10.0.0.8:7070", 4])
+    ),
+    "subscribe": lambda: request(
+        301, "rio.subscribe", rio.message.ENCODER.encode(protocol.Subscribe(1))
+    ),
+    "event": lambda: protocol.event(
+        1, 1, protocol.event_tail("Deposited", msgpack.packb({"amount": 100}))
+    ),
     "end_client": lambda: protocol.simple(Kind.END, 1),
     "end_server": lambda: protocol.end(1, errors.Unavailable("Account/ada left 10.0.0.7:7070")),
     "ping": lambda: protocol.simple(Kind.PING, 302),
@@ -110,7 +123,10 @@ def version_mismatch() -> errors.ProtocolVersionMismatch:
 def rows(heading: str) -> list[list[str]]:
     """The cells of the first table after a heading."""
     section = TEXT.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    return [[cell.strip() for cell in row.split(" | ")] for row in ROW.findall(re.sub(r"\| \|$", "|  |", section, flags=re.MULTILINE))][2:]
+    return [
+        [cell.strip() for cell in row.split(" | ")]
+        for row in ROW.findall(re.sub(r"\| \|$", "|  |", section, flags=re.MULTILINE))
+    ][2:]
 
 
 @pytest.mark.parametrize("name", sorted({*VECTORS, *OURS}))
@@ -160,7 +176,11 @@ def test_the_compiled_server_writes_the_response_of_the_page() -> None:
 def test_what_is_read_of_a_vector_is_what_was_meant() -> None:
     bodies = {name: vector.data[4:] for name, vector in VECTORS.items()}
     assert protocol.read_hello(bodies["hello_node"]) == Hello(1, "node", 3, "10.0.0.7:7070")
-    assert protocol.read_error(bodies["error"]) == ("redirect", "Account/ada lives on 10.0.0.8:7070", ["10.0.0.8:7070", 4])
+    assert protocol.read_error(bodies["error"]) == (
+        "redirect",
+        "Account/ada lives on 10.0.0.8:7070",
+        ["10.0.0.8:7070", 4],
+    )
     assert protocol.read_end(bodies["end_server"])[0] == "unavailable"
     assert protocol.read_event(bodies["event"]) == (1, "Deposited", msgpack.packb({"amount": 100}))
     assert protocol.read_goaway(bodies["goaway_stopped"]) == ("10.0.0.7:7070 has stopped", 301)
@@ -168,7 +188,9 @@ def test_what_is_read_of_a_vector_is_what_was_meant() -> None:
 
 
 def test_keys_that_are_not_known_are_skipped() -> None:
-    assert protocol.read_hello(msgpack.packb([0, 0, {"version": 1, "role": "client", "new": [1]}])) == Hello(1, "client")
+    assert protocol.read_hello(
+        msgpack.packb([0, 0, {"version": 1, "role": "client", "new": [1]}])
+    ) == Hello(1, "client")
     assert protocol.read_context(msgpack.packb({"new": 1})) == Context()
 
 
@@ -186,12 +208,20 @@ def test_every_error_code_is_in_the_table_with_what_the_client_does() -> None:
             assert may_have_run == "yes", code
 
 
-WORDS = {"goes there": retry.Next.FOLLOW, "another node": retry.Next.ANOTHER, "later": retry.Next.LATER, "raises": retry.Next.RAISE}
+WORDS = {
+    "goes there": retry.Next.FOLLOW,
+    "another node": retry.Next.ANOTHER,
+    "later": retry.Next.LATER,
+    "raises": retry.Next.RAISE,
+}
 
 
 def test_the_limits_are_those_of_the_code() -> None:
     limits = TEXT.partition("## Limits")[2]
-    assert f"{DEFAULT_FRAME_LIMIT / 2**20:g} MiB, settable for each side up to {HARD_FRAME_LIMIT / 2**20:g} MiB" in limits
+    assert (
+        f"{DEFAULT_FRAME_LIMIT / 2**20:g} MiB, settable for each side up to {HARD_FRAME_LIMIT / 2**20:g} MiB"
+        in limits
+    )
     assert f"{protocol.MAX_TEXT:,} characters" in limits
     assert f"at most {protocol.MAX_CHAIN} links" in TEXT
     assert f"at most {retry.MAX_REDIRECTS} times" in TEXT

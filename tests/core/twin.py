@@ -1,7 +1,8 @@
-"""The compiled core again, in plain Python over the ``msgpack`` package: what it is held against, in tests and in benchmarks.
+"""The compiled core again, in plain Python over the ``msgpack`` package: what it is held against,
+in tests and in benchmarks.
 
-Everything here is written for reading. The names are those of :mod:`rio._core.frame` and :mod:`rio._core.dispatch`, so that one test
-can run on either.
+Everything here is written for reading. The names are those of :mod:`rio._core.frame` and
+:mod:`rio._core.dispatch`, so that one test can run on either.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MAX_ID = 512
 ROOM_FOR_HEAD = 32
 
 
-# --- frames -----------------------------------------------------------------------------------------------------------------------------
+# --- frames ---------------------------------------------------------------------------------------
 
 
 class FrameReader:
@@ -53,7 +54,9 @@ class FrameReader:
         while len(self._buffer) >= 4:
             size = int.from_bytes(self._buffer[:4], "big")
             if size > self.limit:
-                raise FrameTooLarge(f"a frame of {size} bytes was announced, the limit is {self.limit}")
+                raise FrameTooLarge(
+                    f"a frame of {size} bytes was announced, the limit is {self.limit}"
+                )
             if len(self._buffer) < 4 + size:
                 return
             body = bytes(self._buffer[4 : 4 + size])
@@ -118,7 +121,7 @@ class Fields:
             raise ProtocolError("no MessagePack") from error
 
 
-# --- the dispatch table -----------------------------------------------------------------------------------------------------------------
+# --- the dispatch table ---------------------------------------------------------------------------
 
 
 class Method:
@@ -191,7 +194,7 @@ LIFECYCLE = object()
 """In the place of a turn while the hooks of an activation run."""
 
 
-# --- one request ------------------------------------------------------------------------------------------------------------------------
+# --- one request ----------------------------------------------------------------------------------
 
 
 class Turn:
@@ -272,7 +275,9 @@ class Turn:
 
 
 class Steps:
-    """A coroutine that is run up to its first wait at once, and goes on when what it waits for is done."""
+    """A coroutine that is run up to its first wait at once, and goes on when what it waits for is
+    done.
+    """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine
@@ -303,7 +308,7 @@ class Steps:
         self._waits_for.cancel()
 
 
-# --- one connection, one node -----------------------------------------------------------------------------------------------------------
+# --- one connection, one node ---------------------------------------------------------------------
 
 
 class Connection:
@@ -435,7 +440,11 @@ class Dispatcher:
         return len(self.activations())
 
     def activations(self) -> list[Activation]:
-        return [activation for table in self.tables.values() for activation in table.activations.values()]
+        return [
+            activation
+            for table in self.tables.values()
+            for activation in table.activations.values()
+        ]
 
     def set_lease(self, until: float) -> None:
         self.lease_until = until
@@ -452,14 +461,24 @@ class Dispatcher:
                     self._expire(turn)
 
     def cancel_running(self) -> list[Turn]:
-        running = [activation.turn for activation in self.activations() if isinstance(activation.turn, Turn)]
+        running = [
+            activation.turn
+            for activation in self.activations()
+            if isinstance(activation.turn, Turn)
+        ]
         for turn in running:
             turn.cancel()
         return running
 
     def admit(self, turn: Turn) -> None:
         activation = turn.table.activations.get(turn.id)
-        is_free = activation is not None and activation.turn is None and activation.open and not activation.queue and not activation.closing
+        is_free = (
+            activation is not None
+            and activation.turn is None
+            and activation.open
+            and not activation.queue
+            and not activation.closing
+        )
         if self.in_flight >= self.in_flight_limit:
             turn.fail(Overloaded("too many calls on this node"))
         elif activation is None:
@@ -467,7 +486,11 @@ class Dispatcher:
         elif is_free and self.admits:
             turn.activation = activation
             self._start(turn)
-        elif turn.context is not None and activation.turn is not None and (error := self.runtime.cycle(turn, activation)):
+        elif (
+            turn.context is not None
+            and activation.turn is not None
+            and (error := self.runtime.cycle(turn, activation))
+        ):
             turn.fail(error)
         elif len(activation.queue) >= self.waiting_limit:
             turn.fail(Overloaded("too many calls wait for this object"))
@@ -476,7 +499,12 @@ class Dispatcher:
             turn.wait_for(activation)
 
     def pump(self, activation: Activation) -> None:
-        while activation.turn is None and activation.open and not activation.closing and activation.queue:
+        while (
+            activation.turn is None
+            and activation.open
+            and not activation.closing
+            and activation.queue
+        ):
             if not self.admits:
                 self.fenced += 1
                 return
@@ -496,7 +524,9 @@ class Dispatcher:
             return turn.fail(self.runtime.undecodable(turn, error))
         activation.turn = turn
         try:
-            result = method.function(activation.instance, message, *([self.app_data] if method.takes_app_data else []))
+            result = method.function(
+                activation.instance, message, *([self.app_data] if method.takes_app_data else [])
+            )
         except BaseException as error:
             return turn.handled(None, error)
         if not method.is_async:
@@ -517,7 +547,11 @@ class Dispatcher:
             self.fenced += 1
             return turn.fail(OutcomeUnknown("the lease was lost"))
         try:
-            encode = turn.method.encode if type(value) is turn.method.reply_class else lambda value: self.runtime.encode_reply(turn, value)
+            encode = (
+                turn.method.encode
+                if type(value) is turn.method.reply_class
+                else lambda value: self.runtime.encode_reply(turn, value)
+            )
             payload = encode(value)
         except Exception as error:
             return turn.fail(self.runtime.unencodable(value, error))

@@ -1,9 +1,12 @@
-"""What the documentation shows is true: its files compile, its sessions print what they say, its links and names lead somewhere.
+"""What the documentation shows is true: its files compile, its sessions print what they say, its
+links and names lead somewhere.
 
-A ``python`` block whose first line is ``# some/name.py`` is a complete file. The files and the ``console`` blocks of a page are one
-session, in a folder of its own: ``$ `` begins a command, what follows is its output, in which ``...`` stands for anything on a line, and
-alone on a line for any lines. A command that ends in ``&`` goes on in the background once its output is there. Commands that only a
-reader can run are in ``sh`` blocks. Any other ``python`` block is a fragment, and has to parse.
+A ``python`` block whose first line is ``# some/name.py`` is a complete file. The files and the
+``console`` blocks of a page are one session, in a folder of its own: ``$ `` begins a command, what
+follows is its output, in which ``...`` stands for anything on a line, and alone on a line for any
+lines. A command that ends in ``&`` goes on in the background once its output is there. Commands
+that only a reader can run are in ``sh`` blocks. Any other ``python`` block is a fragment, and has
+to parse.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ def prose_of(page: Path) -> str:
     return BLOCK.sub("", page.read_text())
 
 
-# --- what stands in the blocks ----------------------------------------------------------------------------------------------------------
+# --- what stands in the blocks --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -64,14 +67,21 @@ def test_python_blocks_parse(page: Path) -> None:
     for block in blocks_of(page):
         if block.language == "python":
             flags = 0 if FILE.match(block.text) else ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-            compile("\n" * (block.line - 1) + block.text, str(page), "exec", flags | ast.PyCF_ONLY_AST)
+            compile(
+                "\n" * (block.line - 1) + block.text, str(page), "exec", flags | ast.PyCF_ONLY_AST
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_names_of_the_package_exist(page: Path) -> None:
     code = [block.text for block in blocks_of(page) if block.language == "python"]
     code += [span for span in CODE_SPAN.findall(prose_of(page)) if not span.startswith('"')]
-    missing = {name for text in code for name in DOTTED.findall(text) if not exists(name) and not name.endswith((".py", ".db", ".service"))}
+    missing = {
+        name
+        for text in code
+        for name in DOTTED.findall(text)
+        if not exists(name) and not name.endswith((".py", ".db", ".service"))
+    }
     assert missing == set()
 
 
@@ -89,12 +99,16 @@ def exists(dotted: str) -> bool:
     return False
 
 
-# --- links ------------------------------------------------------------------------------------------------------------------------------
+# --- links ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_relative_links_lead_somewhere(page: Path) -> None:
-    broken = [target for target in LINK.findall(prose_of(page)) if "://" not in target and not leads_somewhere(page, target)]
+    broken = [
+        target
+        for target in LINK.findall(prose_of(page))
+        if "://" not in target and not leads_somewhere(page, target)
+    ]
     assert broken == []
 
 
@@ -106,15 +120,20 @@ def leads_somewhere(page: Path, target: str) -> bool:
 
 def anchors_of(page: Path) -> set[str]:
     """The headings of a page as links name them."""
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(prose_of(page))}
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in HEADING.findall(prose_of(page))
+    }
 
 
 def test_every_page_can_be_reached_from_the_index() -> None:
     index = ROOT / "docs" / "index.md"
-    assert {f"{page.name}" for page in PAGES[1:]} - {"index.md"} <= {target.partition("#")[0] for target in LINK.findall(index.read_text())}
+    assert {f"{page.name}" for page in PAGES[1:]} - {"index.md"} <= {
+        target.partition("#")[0] for target in LINK.findall(index.read_text())
+    }
 
 
-# --- sessions ---------------------------------------------------------------------------------------------------------------------------
+# --- sessions -------------------------------------------------------------------------------------
 
 
 class Command(NamedTuple):
@@ -134,7 +153,10 @@ def commands_of(block: Block) -> list[Command]:
 
 
 def pattern_of(output: list[str]) -> re.Pattern[str]:
-    lines = ["(?:.*\n)*?" if line == "..." else re.escape(line).replace(re.escape("..."), ".*") + "\n" for line in output]
+    lines = [
+        "(?:.*\n)*?" if line == "..." else re.escape(line).replace(re.escape("..."), ".*") + "\n"
+        for line in output
+    ]
     return re.compile("".join(lines))
 
 
@@ -163,7 +185,9 @@ class Shell:
         )
 
     def run(self, command: Command) -> str:
-        """What it prints; of one that goes on in the background, what it prints until it is all there."""
+        """What it prints; of one that goes on in the background, what it prints until it is all
+        there.
+        """
         if command.text.endswith("&"):
             self._write(f"{{ {command.text} }} 2>&1\n")
             return self._read(re.compile(f"^{pattern_of(command.output).pattern}"))
@@ -179,7 +203,9 @@ class Shell:
         assert self._process.stdout is not None
         output, deadline = b"", time.monotonic() + PATIENCE
         while not until.search(output.decode()):
-            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            ready, _, _ = select.select(
+                [self._process.stdout], [], [], max(0.0, deadline - time.monotonic())
+            )
             if not ready:
                 return f"{output.decode()}\n(and nothing more within {PATIENCE:g} seconds)\n"
             chunk = os.read(self._process.stdout.fileno(), 65536)
@@ -215,11 +241,17 @@ def test_sessions_print_what_they_say(page: Path, shell: Shell, tmp_path: Path) 
             for command in commands_of(block):
                 printed = shell.run(command)
                 assert pattern_of(command.output).fullmatch(printed), (
-                    f"{page.name}, line {command.line}: {command.text}\n--- printed\n{printed}--- instead of\n" + "\n".join(command.output)
+                    f"{page.name}, line {command.line}: {command.text}\n--- printed\n{printed}--- instead of\n"
+                    + "\n".join(command.output)
                 )
 
 
 def test_the_readme_shows_a_bank_that_runs() -> None:
-    commands = [command.text for block in blocks_of(PAGES[0]) if block.language == "console" for command in commands_of(block)]
+    commands = [
+        command.text
+        for block in blocks_of(PAGES[0])
+        if block.language == "console"
+        for command in commands_of(block)
+    ]
     assert "python bank.py &" in commands
     assert "python client.py" in commands

@@ -19,7 +19,15 @@ def storage(directory: Path) -> tuple[str, str]:
 
 @pytest.mark.parametrize("example", ["ping_pong", "presence", "metric_aggregator"])
 def test_the_client_prints_what_the_readme_shows(example: str, tmp_path: Path) -> None:
-    arguments = ("run", f"examples.{example}.service:registry", *storage(tmp_path), "--cluster", "local", "--log-level", "warning")
+    arguments = (
+        "run",
+        f"examples.{example}.service:registry",
+        *storage(tmp_path),
+        "--cluster",
+        "local",
+        "--log-level",
+        "warning",
+    )
     with Running(*arguments, cwd=ROOT, errors_in=tmp_path) as server:
         server.address()
         client = python("-m", f"examples.{example}.client", *storage(tmp_path), cwd=ROOT)
@@ -31,10 +39,18 @@ def test_the_client_prints_what_the_readme_shows(example: str, tmp_path: Path) -
 def test_what_an_object_saved_outlives_its_server(tmp_path: Path) -> None:
     counts = []
     for _ in range(2):
-        arguments = ("run", "examples.ping_pong.service:registry", *storage(tmp_path), "--cluster", "local")
+        arguments = (
+            "run",
+            "examples.ping_pong.service:registry",
+            *storage(tmp_path),
+            "--cluster",
+            "local",
+        )
         with Running(*arguments, cwd=ROOT, errors_in=tmp_path) as server:
             server.address()
-            counts += python("-m", "examples.ping_pong.client", *storage(tmp_path), cwd=ROOT).stdout.split()[-1:]
+            counts += python(
+                "-m", "examples.ping_pong.client", *storage(tmp_path), cwd=ROOT
+            ).stdout.split()[-1:]
     assert counts == ["2", "4"]
 
 
@@ -64,7 +80,9 @@ class Reader:
         ([1, 2, 5], {"ghosts": 1}),  # 5 was never sent
     ],
 )
-async def test_the_audit_of_the_demo_finds_what_is_wrong(taken: list[int], found: dict[str, int]) -> None:
+async def test_the_audit_of_the_demo_finds_what_is_wrong(
+    taken: list[int], found: dict[str, int]
+) -> None:
     receipts = Receipts()
     for number in taken:
         receipts.add(number)
@@ -79,7 +97,13 @@ async def test_the_audit_of_the_demo_finds_what_is_wrong(taken: list[int], found
 def test_the_demo_loses_nothing_when_a_server_is_killed() -> None:
     ended = python("-m", "examples.metric_aggregator.demo", "--seconds", "4", cwd=ROOT)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    rows = dict(line.strip().split("   ", 1) for line in ended.stdout.splitlines() if line.startswith("  ") and "   " in line.strip())
-    assert {name: value.strip() for name, value in rows.items()}["acknowledged increments lost"] == "0"
+    rows = dict(
+        line.strip().split("   ", 1)
+        for line in ended.stdout.splitlines()
+        if line.startswith("  ") and "   " in line.strip()
+    )
+    assert {name: value.strip() for name, value in rows.items()}[
+        "acknowledged increments lost"
+    ] == "0"
     assert "was killed with SIGKILL" in ended.stdout
     assert "nothing was lost, nothing was applied twice" in ended.stdout

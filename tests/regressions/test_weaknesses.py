@@ -1,4 +1,7 @@
-"""What can go wrong with rio-rs, and must not here: the cases that no other test holds. ``docs/differences.md`` lists them all."""
+"""What can go wrong with rio-rs, and must not here: the cases that no other test holds.
+
+``docs/differences.md`` lists them all.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ class Where(rio.Message[str], readonly=True):
 
 
 class Fill(rio.Message[int]):
-    """Ask as many objects that are not in memory yet for their place, one after the other; the answer is how many answered."""
+    """Ask as many objects that are not in memory yet for their place, one after the other; the
+    answer is how many answered.
+    """
 
     number: int
 
@@ -52,7 +57,12 @@ class Thing(rio.ServiceObject):
 
     @rio.handler
     async def fill(self, message: Fill) -> int:
-        return len([await self.send(Thing, f"{self.id}-{number}", Where()) for number in range(message.number)])
+        return len(
+            [
+                await self.send(Thing, f"{self.id}-{number}", Where())
+                for number in range(message.number)
+            ]
+        )
 
     @rio.handler
     async def wait(self, message: Wait, app: rio.AppData) -> None:
@@ -60,22 +70,30 @@ class Thing(rio.ServiceObject):
         await app.get(Probe).gate(message.gate).wait()
 
 
-# --- double activation ------------------------------------------------------------------------------------------------
+# --- double activation ----------------------------------------------------------------------------
 
 
-async def test_a_membership_that_cannot_be_read_is_no_proof_that_an_owner_is_dead(cluster: Cluster) -> None:
+async def test_a_membership_that_cannot_be_read_is_no_proof_that_an_owner_is_dead(
+    cluster: Cluster,
+) -> None:
     faults = StorageFaults()
-    storage = Storage(faults.wrap(cluster.storage).membership, cluster.storage.placement, cluster.storage.state)
+    storage = Storage(
+        faults.wrap(cluster.storage).membership, cluster.storage.placement, cluster.storage.state
+    )
     server = await cluster.server(Thing, storage=storage)
     faults.unavailable = True
-    owner = (await cluster.storage.membership.register("10.0.0.1:5000")).generation  # the server has not heard of it
+    owner = (
+        await cluster.storage.membership.register("10.0.0.1:5000")
+    ).generation  # the server has not heard of it
     claimed = await cluster.storage.placement.claim(ObjectId("Thing", "t"), owner)
     with pytest.raises(NotExecuted):
         await server.client.send(Thing, "t", Where(), timeout=0.2)
     assert await cluster.storage.placement.lookup(ObjectId("Thing", "t")) == claimed
 
 
-async def test_a_placement_that_cannot_be_read_is_not_one_that_does_not_exist(cluster: Cluster) -> None:
+async def test_a_placement_that_cannot_be_read_is_not_one_that_does_not_exist(
+    cluster: Cluster,
+) -> None:
     faults = StorageFaults()
     owner = await cluster.server(Thing)
     other = await cluster.server(Thing, storage=faults.wrap(cluster.storage))
@@ -105,43 +123,58 @@ async def test_a_server_with_an_address_of_ipv6_keeps_its_objects(cluster: Clust
     assert {await client.send(Thing, id, Where()) for id in ids} == {owner.address}
 
 
-# --- membership -------------------------------------------------------------------------------------------------------
+# --- membership -----------------------------------------------------------------------------------
 
 
-async def test_a_server_whose_event_loop_does_not_answer_is_not_taken_for_alive(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_whose_event_loop_does_not_answer_is_not_taken_for_alive(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pool, "HANDSHAKE_TIMEOUT", 0.2)
     server = await cluster.server(Thing)
     client = await cluster.client()
     assert await client.ping(server.address) > 0
-    listener = socket.create_server(("127.0.0.1", 0))  # connections are made, by the operating system, and nobody answers
+    listener = socket.create_server(
+        ("127.0.0.1", 0)
+    )  # connections are made, by the operating system, and nobody answers
     with listener, pytest.raises(NotExecuted, match="cannot be reached"):
         await client.ping(f"127.0.0.1:{listener.getsockname()[1]}")
 
 
 def test_no_time_of_day_is_read_to_decide_anything() -> None:
-    """Clocks that show different times can do no harm. Redis reads its own, for numbers that have to grow and need not be right."""
-    wall = re.compile(r"\btime\.time(_ns)?\(|\b(utc)?now\(timezone|\bdatetime\.(utc)?now\(|\bCLOCK_REALTIME\b")
+    """Clocks that show different times can do no harm.
+
+    Redis reads its own, for numbers that have to grow and need not be right.
+    """
+    wall = re.compile(
+        r"\btime\.time(_ns)?\(|\b(utc)?now\(timezone|\bdatetime\.(utc)?now\(|\bCLOCK_REALTIME\b"
+    )
     sources = [path for path in (ROOT / "src").rglob("*.py*") if path.suffix in (".py", ".pyx")]
     assert [path.name for path in sources if wall.search(path.read_text())] == []
 
 
-# --- deadlocks, growth, one that holds up the others ------------------------------------------------------------------
+# --- deadlocks, growth, one that holds up the others ----------------------------------------------
 
 
-async def test_an_object_may_call_any_number_of_new_objects_on_its_own_node(cluster: Cluster) -> None:
+async def test_an_object_may_call_any_number_of_new_objects_on_its_own_node(
+    cluster: Cluster,
+) -> None:
     server = await cluster.server(Thing)
     assert await server.client.send(Thing, "first", Fill(10_000)) == 10_000
     assert server.statistics().live_objects == 10_001
 
 
-async def test_an_object_that_is_shut_down_while_another_runs_holds_up_nobody(cluster: Cluster, probe: Probe) -> None:
+async def test_an_object_that_is_shut_down_while_another_runs_holds_up_nobody(
+    cluster: Cluster, probe: Probe
+) -> None:
     await cluster.server(Thing)
     client = await cluster.client()
     slow = asyncio.ensure_future(client.send(Thing, "slow", Wait("the end")))
     await probe.noted("slow waits")
     assert await client.send(Thing, "short", Where())
     await client.admin(rio.AdminCommand.shutdown(Thing, "short"))
-    assert all(await asyncio.gather(*(client.send(Thing, f"t{number}", Where()) for number in range(100))))
+    assert all(
+        await asyncio.gather(*(client.send(Thing, f"t{number}", Where()) for number in range(100)))
+    )
     assert await client.send(Thing, "short", Where())
     assert not slow.done()
     probe.gate("the end").set()
@@ -166,7 +199,9 @@ def limit_descriptors(process: int, *, spare: int) -> None:
     resource.prlimit(process, resource.RLIMIT_NOFILE, (used + spare, hard))
 
 
-async def test_a_server_that_runs_out_of_file_descriptors_serves_on_and_takes_connections_again(make_cluster: MakeCluster) -> None:
+async def test_a_server_that_runs_out_of_file_descriptors_serves_on_and_takes_connections_again(
+    make_cluster: MakeCluster,
+) -> None:
     cluster = await make_cluster("strict", {})
     [node] = cluster.nodes
     assert await cluster.value("before") == 0
@@ -189,7 +224,9 @@ class Nightly(rio.ServiceObject):
         return str(self.id)
 
 
-async def test_an_object_that_is_called_like_its_message_takes_no_handler_with_it(cluster: Cluster) -> None:
+async def test_an_object_that_is_called_like_its_message_takes_no_handler_with_it(
+    cluster: Cluster,
+) -> None:
     await cluster.server(Nightly)
     client = await cluster.client()
     assert await client.send(Nightly, "Where", Where()) == "Where"
@@ -198,10 +235,12 @@ async def test_an_object_that_is_called_like_its_message_takes_no_handler_with_i
     assert await client.send(Nightly, "Where", Where()) == "Where"
 
 
-# --- clients ----------------------------------------------------------------------------------------------------------
+# --- clients --------------------------------------------------------------------------------------
 
 
-async def test_a_subscription_to_a_server_that_refuses_it_tries_a_few_times_and_says_so(cluster: Cluster) -> None:
+async def test_a_subscription_to_a_server_that_refuses_it_tries_a_few_times_and_says_so(
+    cluster: Cluster,
+) -> None:
     connections = 0
 
     def count_and_close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -212,7 +251,9 @@ async def test_a_subscription_to_a_server_that_refuses_it_tries_a_few_times_and_
     async with await asyncio.start_server(count_and_close, "127.0.0.1", 0) as listener:
         host, port = listener.sockets[0].getsockname()
         generation = (await cluster.storage.membership.register(f"{host}:{port}")).generation
-        await cluster.storage.membership.set_status(generation, MemberStatus.JOINING, MemberStatus.ACTIVE)
+        await cluster.storage.membership.set_status(
+            generation, MemberStatus.JOINING, MemberStatus.ACTIVE
+        )
         client = await cluster.client()
         with pytest.raises(NoServersAvailable):
             async with client.subscribe(Thing, "t"):
@@ -220,7 +261,10 @@ async def test_a_subscription_to_a_server_that_refuses_it_tries_a_few_times_and_
     assert 1 < connections <= 2 * 5
 
 
-@pytest.mark.parametrize("name", ["Load", "LifecycleMessage", "before_load", "load", "after_load", "shutdown", "__init__"])
+@pytest.mark.parametrize(
+    "name",
+    ["Load", "LifecycleMessage", "before_load", "load", "after_load", "shutdown", "__init__"],
+)
 async def test_a_client_cannot_have_a_live_object_loaded_again(cluster: Cluster, name: str) -> None:
     await cluster.server(Thing)
     client = await cluster.client()
@@ -231,16 +275,20 @@ async def test_a_client_cannot_have_a_live_object_loaded_again(cluster: Cluster,
     assert await cluster.storage.placement.lookup(ObjectId("Thing", "t")) == token
 
 
-async def test_a_server_listens_on_this_machine_only_unless_it_is_told_otherwise(cluster: Cluster) -> None:
+async def test_a_server_listens_on_this_machine_only_unless_it_is_told_otherwise(
+    cluster: Cluster,
+) -> None:
     server = await cluster.server(Thing)
     assert server.address.startswith("127.0.0.1:")
     assert [listening.getsockname()[0] for listening in server._listener.sockets] == ["127.0.0.1"]  # type: ignore[union-attr]
 
 
-# --- our own: what ``make chaos`` has found ---------------------------------------------------------------------------
+# --- our own: what ``make chaos`` has found -------------------------------------------------------
 
 
-async def test_a_server_that_could_not_be_reached_a_thousand_times_is_tried_again(cluster: Cluster) -> None:
+async def test_a_server_that_could_not_be_reached_a_thousand_times_is_tried_again(
+    cluster: Cluster,
+) -> None:
     async def refuse(_: pool.Peer) -> ClientProtocol:
         raise ConnectionRefusedError
 
@@ -252,16 +300,23 @@ async def test_a_server_that_could_not_be_reached_a_thousand_times_is_tried_agai
     assert peer.failures == 1100
 
 
-async def test_a_server_that_greets_and_leaves_at_once_has_not_run_anything(cluster: Cluster) -> None:
+async def test_a_server_that_greets_and_leaves_at_once_has_not_run_anything(
+    cluster: Cluster,
+) -> None:
     def greet_and_leave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        frames = (protocol.hello(Hello(protocol.VERSION, "node", 1, "here")), protocol.goaway("stopped", 0))
+        frames = (
+            protocol.hello(Hello(protocol.VERSION, "node", 1, "here")),
+            protocol.goaway("stopped", 0),
+        )
         writer.write(b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames))
         writer.close()
 
     async with await asyncio.start_server(greet_and_leave, "127.0.0.1", 0) as listener:
         host, port = listener.sockets[0].getsockname()
         generation = (await cluster.storage.membership.register(f"{host}:{port}")).generation
-        await cluster.storage.membership.set_status(generation, MemberStatus.JOINING, MemberStatus.ACTIVE)
+        await cluster.storage.membership.set_status(
+            generation, MemberStatus.JOINING, MemberStatus.ACTIVE
+        )
         client = await cluster.client()
         with pytest.raises(NotExecuted):
             await client.send(Thing, "t", Fill(1), timeout=0.5)
@@ -285,7 +340,7 @@ async def test_a_connection_to_redis_that_breaks_while_it_is_prepared_is_unavail
         await lane.command(b"INFO")
 
 
-# --- the page ---------------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 PAGE = ROOT / "docs" / "differences.md"
 NOT_YET = {34}
@@ -302,14 +357,26 @@ def situations() -> dict[int, str]:
 def test_the_page_lists_fifty_situations_and_who_shows_what_happens() -> None:
     shown = situations()
     assert list(shown) == list(range(1, 51))
-    assert {number for number, tests in shown.items() if not re.fullmatch(r"(`[\w/.]+(::\w+)+` ?)+", tests)} == NOT_YET
+    assert {
+        number
+        for number, tests in shown.items()
+        if not re.fullmatch(r"(`[\w/.]+(::\w+)+` ?)+", tests)
+    } == NOT_YET
 
 
-@pytest.mark.parametrize("test", sorted({test for tests in situations().values() for test in re.findall(r"`([^`]+)`", tests)}))
+@pytest.mark.parametrize(
+    "test",
+    sorted({test for tests in situations().values() for test in re.findall(r"`([^`]+)`", tests)}),
+)
 def test_each_test_that_the_page_names_exists(test: str) -> None:
     path, *names = test.split("::")
     scope: list[ast.stmt] = ast.parse((ROOT / path).read_text()).body
     for name in names:
-        [found] = [node for node in scope if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name]
+        [found] = [
+            node
+            for node in scope
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.name == name
+        ]
         scope = found.body
     assert names[-1].startswith("test_")

@@ -16,7 +16,9 @@ from tests.runtime.harness import Cluster, Probe
 
 @pytest.fixture(autouse=True)
 async def _nothing_is_swallowed() -> AsyncIterator[None]:
-    """What asyncio reports to its exception handler (a callback that failed, an exception nobody took) fails the test."""
+    """What asyncio reports to its exception handler (a callback that failed, an exception nobody
+    took) fails the test.
+    """
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     yield

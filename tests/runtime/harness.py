@@ -1,4 +1,6 @@
-"""What the tests of the running system share: a cluster in one process, and a probe through which its objects talk to the test."""
+"""What the tests of the running system share: a cluster in one process, and a probe through which
+its objects talk to the test.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from rio.protocol import VERSION, Hello, Kind, hello
 from rio.storage import Storage
 
 NO_ANSWER = (NotExecuted, CallTimeout)
-"""How a call ends that every server refuses for now: most often between two attempts, at times during one."""
+"""How a call ends that every server refuses for now: most often between two attempts, at times
+during one.
+"""
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -66,14 +70,26 @@ class Cluster:
         data.set(self.probe)
         return data
 
-    async def server(self, *classes: type[rio.ServiceObject], registry: rio.Registry | None = None, **options: Any) -> rio.Server:
-        options = {"storage": self.storage, "cluster": "local", "app_data": self.app_data(), **options}
+    async def server(
+        self,
+        *classes: type[rio.ServiceObject],
+        registry: rio.Registry | None = None,
+        **options: Any,
+    ) -> rio.Server:
+        options = {
+            "storage": self.storage,
+            "cluster": "local",
+            "app_data": self.app_data(),
+            **options,
+        }
         server = rio.Server(registry or rio.Registry(*classes), **options)
         await self._stack.enter_async_context(server)
         self.servers.append(server)
         return server
 
-    async def nodes(self, count: int, *classes: type[rio.ServiceObject], **options: Any) -> list[rio.Server]:
+    async def nodes(
+        self, count: int, *classes: type[rio.ServiceObject], **options: Any
+    ) -> list[rio.Server]:
         return [await self.server(*classes, **options) for _ in range(count)]
 
     async def client(self, **options: Any) -> rio.Client:
@@ -90,7 +106,11 @@ class Cluster:
         return homes[0] if homes else None
 
     async def activated_on(
-        self, server: rio.Server, object_type: type[rio.ServiceObject], message: rio.Message[Any], prefix: str = "on"
+        self,
+        server: rio.Server,
+        object_type: type[rio.ServiceObject],
+        message: rio.Message[Any],
+        prefix: str = "on",
     ) -> str:
         """The id of an object that lives on ``server``; it is brought to life by ``message``."""
         for number in range(1000):
@@ -118,14 +138,20 @@ def instance(server: rio.Server, object_type: type[rio.ServiceObject], id: str) 
 
 def sever(server: rio.Server) -> int:
     """Cut all connections of a server at once, as its death would. Returns how many."""
-    cut = [connection.transport for connection in list(server._service.dispatcher.connections) if connection.transport is not None]
+    cut = [
+        connection.transport
+        for connection in list(server._service.dispatcher.connections)
+        if connection.transport is not None
+    ]
     for transport in cut:
         transport.abort()
     return len(cut)
 
 
 async def crash(server: rio.Server) -> None:
-    """Have a server vanish as SIGKILL would: its socket is closed, its tasks end, and nobody is told."""
+    """Have a server vanish as SIGKILL would: its socket is closed, its tasks end, and nobody is
+    told.
+    """
 
     async def tell_nobody() -> None: ...
 
@@ -135,7 +161,7 @@ async def crash(server: rio.Server) -> None:
     await server.stop()
 
 
-# --- a peer that speaks bytes -----------------------------------------------------------------------------------------
+# --- a peer that speaks bytes ---------------------------------------------------------------------
 
 
 class RawPeer:
@@ -160,7 +186,8 @@ class RawPeer:
     async def frame(self) -> list[Any]:
         """The next frame, decoded.
 
-        :raises asyncio.IncompleteReadError: the server has closed. :raises ConnectionError: the same.
+        :raises asyncio.IncompleteReadError: the server has closed. :raises ConnectionError: the
+        same.
         """
         size = int.from_bytes(await self.reader.readexactly(4), "big")
         return msgspec.msgpack.decode(await self.reader.readexactly(size))

@@ -108,7 +108,7 @@ async def server(cluster: Cluster) -> rio.Server:
     return await cluster.server(Sleeper)
 
 
-# --- where the deadline comes from ------------------------------------------------------------------------------------
+# --- where the deadline comes from ----------------------------------------------------------------
 
 
 async def test_the_default_is_thirty_seconds(server: rio.Server, cluster: Cluster) -> None:
@@ -117,13 +117,17 @@ async def test_the_default_is_thirty_seconds(server: rio.Server, cluster: Cluste
     assert 0 < left <= 30
 
 
-async def test_a_client_may_have_a_default_of_its_own_and_a_call_its_own(server: rio.Server, cluster: Cluster) -> None:
+async def test_a_client_may_have_a_default_of_its_own_and_a_call_its_own(
+    server: rio.Server, cluster: Cluster
+) -> None:
     client = await cluster.client(timeout=100)
     assert 30 < await client.send(Sleeper, "a", Left()) <= 100
     assert 100 < await client.send(Sleeper, "a", Left(), timeout=1000) <= 1000
 
 
-async def test_a_nested_call_is_given_no_more_than_what_is_left(server: rio.Server, cluster: Cluster) -> None:
+async def test_a_nested_call_is_given_no_more_than_what_is_left(
+    server: rio.Server, cluster: Cluster
+) -> None:
     client = await cluster.client()
     assert await client.send(Sleeper, "a", Left(to="b", timeout=1000), timeout=10) <= 10
     assert await client.send(Sleeper, "a", Left(to="b", timeout=5), timeout=1000) <= 5
@@ -131,7 +135,9 @@ async def test_a_nested_call_is_given_no_more_than_what_is_left(server: rio.Serv
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, -0.5])
-async def test_no_time_at_all_is_a_call_that_is_not_answered_in_time(server: rio.Server, cluster: Cluster, timeout: float) -> None:
+async def test_no_time_at_all_is_a_call_that_is_not_answered_in_time(
+    server: rio.Server, cluster: Cluster, timeout: float
+) -> None:
     client = await cluster.client()
     await client.send(Sleeper, "a", Quick("first"))
     with pytest.raises(rio.RioError) as caught:
@@ -140,10 +146,12 @@ async def test_no_time_at_all_is_a_call_that_is_not_answered_in_time(server: rio
     await until(lambda: server.statistics().in_flight == 0)
 
 
-# --- what happens at the deadline -------------------------------------------------------------------------------------
+# --- what happens at the deadline -----------------------------------------------------------------
 
 
-async def test_a_call_past_its_deadline_ends_and_its_work_is_cancelled(server: rio.Server, cluster: Cluster, probe: Probe) -> None:
+async def test_a_call_past_its_deadline_ends_and_its_work_is_cancelled(
+    server: rio.Server, cluster: Cluster, probe: Probe
+) -> None:
     client = await cluster.client()
     with pytest.raises(CallTimeout, match="Sleeper/a did not answer Wait in time; it may have run"):
         await client.send(Sleeper, "a", Wait("never"), timeout=0.02)
@@ -157,16 +165,23 @@ async def test_a_timeout_is_a_timeout_error_of_python(server: rio.Server, cluste
         await client.send(Sleeper, "a", Wait("never"))
 
 
-async def test_a_handler_that_has_a_timeout_is_cancelled_by_the_server(server: rio.Server, cluster: Cluster, probe: Probe) -> None:
+async def test_a_handler_that_has_a_timeout_is_cancelled_by_the_server(
+    server: rio.Server, cluster: Cluster, probe: Probe
+) -> None:
     client = await cluster.client()
-    with pytest.raises(CallTimeout, match="Sleeper/a was still handling WaitAtMost at the deadline, and was cancelled"):
+    with pytest.raises(
+        CallTimeout,
+        match="Sleeper/a was still handling WaitAtMost at the deadline, and was cancelled",
+    ):
         await client.send(Sleeper, "a", WaitAtMost("never"))
     assert probe.count("a cancelled") == 1
     probe.gate("open").set()
     assert await client.send(Sleeper, "a", WaitAtMost("open")) == "done"
 
 
-async def test_a_call_that_waited_until_its_deadline_is_not_started(server: rio.Server, cluster: Cluster, probe: Probe) -> None:
+async def test_a_call_that_waited_until_its_deadline_is_not_started(
+    server: rio.Server, cluster: Cluster, probe: Probe
+) -> None:
     client = await cluster.client()
     first = asyncio.ensure_future(client.send(Sleeper, "a", Wait("go")))
     await probe.noted("a waits")
@@ -180,12 +195,16 @@ async def test_a_call_that_waited_until_its_deadline_is_not_started(server: rio.
     assert probe.count("ran after") == 1
 
 
-async def test_the_server_itself_ends_what_waits_too_long(server: rio.Server, cluster: Cluster, probe: Probe) -> None:
+async def test_the_server_itself_ends_what_waits_too_long(
+    server: rio.Server, cluster: Cluster, probe: Probe
+) -> None:
     client = await cluster.client()
     first = asyncio.ensure_future(client.send(Sleeper, "a", Wait("go")))
     await probe.noted("a waits")
     async with await RawPeer.connect(server) as peer:
-        peer.send(msgspec.msgpack.encode((1, 5, "Sleeper", "a", "Quick", 20, None, {"name": "late"})))
+        peer.send(
+            msgspec.msgpack.encode((1, 5, "Sleeper", "a", "Quick", 20, None, {"name": "late"}))
+        )
         kind, id, code, text, _ = await peer.frame()
     assert (kind, id, code) == (3, 5, "expired")
     assert text == "Quick waited for Sleeper/a until its deadline, and was not started"
@@ -197,7 +216,9 @@ async def test_the_server_itself_ends_what_waits_too_long(server: rio.Server, cl
 async def test_a_deadline_that_passes_while_the_loop_is_blocked_is_not_started_afterwards(
     server: rio.Server, cluster: Cluster, probe: Probe
 ) -> None:
-    """The request lies in the socket while nothing runs: what it has left is counted when it is read, so it is the client that gives up."""
+    """The request lies in the socket while nothing runs: what it has left is counted when it is
+    read, so it is the client that gives up.
+    """
     client = await cluster.client()
     await client.send(Sleeper, "a", Quick("first"))
     call = asyncio.ensure_future(client.send(Sleeper, "a", Wait("never"), timeout=0.01))
@@ -219,10 +240,12 @@ async def test_a_handler_that_goes_on_after_its_cancellation_keeps_the_object_un
     assert await client.send(Sleeper, "a", Quick("next")) is None
 
 
-# --- callers that give up ---------------------------------------------------------------------------------------------
+# --- callers that give up -------------------------------------------------------------------------
 
 
-async def test_a_caller_that_is_cancelled_cancels_the_work(server: rio.Server, cluster: Cluster, probe: Probe) -> None:
+async def test_a_caller_that_is_cancelled_cancels_the_work(
+    server: rio.Server, cluster: Cluster, probe: Probe
+) -> None:
     client = await cluster.client()
     call = asyncio.ensure_future(client.send(Sleeper, "a", Wait("never")))
     await probe.noted("a waits")
@@ -232,7 +255,9 @@ async def test_a_caller_that_is_cancelled_cancels_the_work(server: rio.Server, c
     assert server.statistics().failures == 0
 
 
-async def test_a_caller_with_a_timeout_of_its_own_cancels_the_work(server: rio.Server, cluster: Cluster, probe: Probe) -> None:
+async def test_a_caller_with_a_timeout_of_its_own_cancels_the_work(
+    server: rio.Server, cluster: Cluster, probe: Probe
+) -> None:
     client = await cluster.client()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.02):
@@ -240,7 +265,9 @@ async def test_a_caller_with_a_timeout_of_its_own_cancels_the_work(server: rio.S
     await probe.noted("a cancelled")
 
 
-async def test_a_client_that_disconnects_cancels_its_work(server: rio.Server, cluster: Cluster, probe: Probe) -> None:
+async def test_a_client_that_disconnects_cancels_its_work(
+    server: rio.Server, cluster: Cluster, probe: Probe
+) -> None:
     async with rio.Client(cluster.storage) as client:
         running = asyncio.ensure_future(client.send(Sleeper, "a", Wait("never")))
         await probe.noted("a waits")
@@ -248,13 +275,18 @@ async def test_a_client_that_disconnects_cancels_its_work(server: rio.Server, cl
         await until(lambda: server.statistics().in_flight == 2)
     await probe.noted("a cancelled")
     await until(lambda: server.statistics().in_flight == 0)
-    assert {type(outcome).__name__ for outcome in await asyncio.gather(running, waiting, return_exceptions=True)} == {"ConnectionLost"}
+    assert {
+        type(outcome).__name__
+        for outcome in await asyncio.gather(running, waiting, return_exceptions=True)
+    } == {"ConnectionLost"}
     assert probe.count("ran queued") == 0
     assert server.statistics().connections == 0
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-async def test_giving_up_reaches_the_calls_within_the_call(cluster: Cluster, probe: Probe, nodes: int) -> None:
+async def test_giving_up_reaches_the_calls_within_the_call(
+    cluster: Cluster, probe: Probe, nodes: int
+) -> None:
     servers = await cluster.nodes(nodes, Sleeper)
     await servers[0].client.send(Sleeper, "a", Quick("a"))
     await servers[-1].client.send(Sleeper, "b", Quick("b"))
@@ -266,24 +298,31 @@ async def test_giving_up_reaches_the_calls_within_the_call(cluster: Cluster, pro
     await until(lambda: all(server.statistics().in_flight == 0 for server in servers))
 
 
-async def test_a_nested_call_that_times_out_is_told_to_the_handler(server: rio.Server, cluster: Cluster, probe: Probe) -> None:
+async def test_a_nested_call_that_times_out_is_told_to_the_handler(
+    server: rio.Server, cluster: Cluster, probe: Probe
+) -> None:
     client = await cluster.client()
     assert await client.send(Sleeper, "a", Ask("b", "never", timeout=0.02)) == "CallTimeout"
     await probe.noted("b cancelled")
 
 
-async def test_asyncio_timeout_works_inside_of_handlers(server: rio.Server, cluster: Cluster) -> None:
+async def test_asyncio_timeout_works_inside_of_handlers(
+    server: rio.Server, cluster: Cluster
+) -> None:
     client = await cluster.client()
     assert await client.send(Sleeper, "a", Within(0.01)) == "timed out inside"
     assert await client.send(Sleeper, "a", Within(0)) == "timed out inside"
 
 
-async def test_calls_that_find_no_server_in_time_say_that_they_did_not_run(cluster: Cluster, probe: Probe) -> None:
+async def test_calls_that_find_no_server_in_time_say_that_they_did_not_run(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Sleeper)
     client = await cluster.client(rng=Patient())
     server._service.draining = True
     with pytest.raises(
-        Expired, match=r"Quick to Sleeper/a found no server that could take it in time; the last attempt: .* is about to stop"
+        Expired,
+        match=r"Quick to Sleeper/a found no server that could take it in time; the last attempt: .* is about to stop",
     ) as caught:
         await client.send(Sleeper, "a", Quick("x"), timeout=0.5)
     assert isinstance(caught.value, NotExecuted)

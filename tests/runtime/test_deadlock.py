@@ -12,7 +12,9 @@ from tests.runtime.harness import Cluster, Probe, instance, until
 
 
 class Walk(rio.Message[list[str]]):
-    """Go on to the first of ``path``, and have it go on; the answer is who was visited, the innermost first."""
+    """Go on to the first of ``path``, and have it go on; the answer is who was visited, the
+    innermost first.
+    """
 
     path: list[str]
     catch: bool = False
@@ -89,8 +91,12 @@ async def on_nodes(cluster: Cluster, ids: list[str], nodes: int) -> rio.Client:
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3])
-@pytest.mark.parametrize("cycle", [["a"], ["a", "b"], ["a", "b", "c"]], ids=lambda cycle: "->".join([*cycle, "a"]))
-async def test_a_cycle_is_answered_with_the_cycle(cluster: Cluster, cycle: list[str], nodes: int) -> None:
+@pytest.mark.parametrize(
+    "cycle", [["a"], ["a", "b"], ["a", "b", "c"]], ids=lambda cycle: "->".join([*cycle, "a"])
+)
+async def test_a_cycle_is_answered_with_the_cycle(
+    cluster: Cluster, cycle: list[str], nodes: int
+) -> None:
     client = await on_nodes(cluster, cycle, nodes)
     with pytest.raises(DeadlockError) as caught:
         await client.send(Walker, "a", Walk([*cycle[1:], "a"]))
@@ -107,7 +113,12 @@ async def test_a_cycle_through_objects_that_were_not_in_memory_is_found(cluster:
 
 async def test_a_handler_may_catch_the_deadlock_and_go_on(cluster: Cluster) -> None:
     client = await on_nodes(cluster, ["a", "b"], 2)
-    assert await client.send(Walker, "a", Walk(["b", "a"], catch=True)) == ["Walker/a.Walk", "Walker/b.Walk", "Walker/a.Walk", "a"]
+    assert await client.send(Walker, "a", Walk(["b", "a"], catch=True)) == [
+        "Walker/a.Walk",
+        "Walker/b.Walk",
+        "Walker/a.Walk",
+        "a",
+    ]
 
 
 async def test_a_long_chain_without_a_cycle_is_no_deadlock(cluster: Cluster) -> None:
@@ -124,13 +135,17 @@ async def test_a_chain_that_does_not_end_is_cut_off(cluster: Cluster) -> None:
         await client.send(Walker, "start", Walk([f"w{n}" for n in range(80)]))
 
 
-async def test_visiting_an_object_twice_one_after_the_other_is_no_deadlock(cluster: Cluster) -> None:
+async def test_visiting_an_object_twice_one_after_the_other_is_no_deadlock(
+    cluster: Cluster,
+) -> None:
     client = await on_nodes(cluster, ["a", "b"], 2)
     assert await client.send(Walker, "a", Walk(["b"])) == ["b", "a"]
     assert await client.send(Walker, "b", Walk(["a"])) == ["a", "b"]
 
 
-async def test_a_task_that_outlives_its_turn_may_call_its_own_object(cluster: Cluster, probe: Probe) -> None:
+async def test_a_task_that_outlives_its_turn_may_call_its_own_object(
+    cluster: Cluster, probe: Probe
+) -> None:
     client = await on_nodes(cluster, ["a"], 1)
     await client.send(Walker, "a", Spawn("a", []))
     await probe.noted("spawned")
@@ -143,7 +158,9 @@ async def test_a_task_that_outlives_its_turn_may_call_its_own_object(cluster: Cl
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-async def test_a_task_that_outlives_its_turn_may_come_back_through_others(cluster: Cluster, probe: Probe, nodes: int) -> None:
+async def test_a_task_that_outlives_its_turn_may_come_back_through_others(
+    cluster: Cluster, probe: Probe, nodes: int
+) -> None:
     client = await on_nodes(cluster, ["a", "b"], nodes)
     await client.send(Walker, "a", Spawn("b", ["a"]))
     await probe.noted("spawned")
@@ -155,7 +172,9 @@ async def test_a_task_that_outlives_its_turn_may_come_back_through_others(cluste
     assert await client.send(Walker, "a", Walk([])) == ["a"]
 
 
-async def test_a_handler_that_waits_for_its_own_task_is_in_the_cycle(cluster: Cluster, probe: Probe) -> None:
+async def test_a_handler_that_waits_for_its_own_task_is_in_the_cycle(
+    cluster: Cluster, probe: Probe
+) -> None:
     client = await on_nodes(cluster, ["a", "b"], 2)
     probe.gate("go").set()
     await client.send(Walker, "a", Spawn("b", ["a"], wait_for_it=True))
@@ -164,16 +183,23 @@ async def test_a_handler_that_waits_for_its_own_task_is_in_the_cycle(cluster: Cl
     assert isinstance(instance(server, Walker, "a").result.exception(), DeadlockError)
 
 
-async def test_a_hook_that_calls_its_own_object_fails_the_activation_with_the_cycle(cluster: Cluster) -> None:
+async def test_a_hook_that_calls_its_own_object_fails_the_activation_with_the_cycle(
+    cluster: Cluster,
+) -> None:
     await cluster.server(Walker)
     client = await cluster.client()
-    with pytest.raises(NotActivated, match=r"DeadlockError: .*: Walker/selfish\.\(lifecycle\) -> Walker/selfish\.Here"):
+    with pytest.raises(
+        NotActivated,
+        match=r"DeadlockError: .*: Walker/selfish\.\(lifecycle\) -> Walker/selfish\.Here",
+    ):
         await client.send(Walker, "selfish", Here())
     assert cluster.home(Walker, "selfish") is None
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
-async def test_a_hook_that_calls_whoever_brought_the_object_to_life_is_a_deadlock(cluster: Cluster, nodes: int) -> None:
+async def test_a_hook_that_calls_whoever_brought_the_object_to_life_is_a_deadlock(
+    cluster: Cluster, nodes: int
+) -> None:
     client = await on_nodes(cluster, ["a"], nodes)
     with pytest.raises(rio.RioError, match="would wait for itself") as caught:
         await client.send(Walker, "a", Walk(["loads-from-a"]))
@@ -181,8 +207,12 @@ async def test_a_hook_that_calls_whoever_brought_the_object_to_life_is_a_deadloc
     assert cluster.home(Walker, "loads-from-a") is None
 
 
-async def test_a_shutdown_hook_that_comes_back_to_its_object_is_a_deadlock_and_the_object_leaves(cluster: Cluster, probe: Probe) -> None:
+async def test_a_shutdown_hook_that_comes_back_to_its_object_is_a_deadlock_and_the_object_leaves(
+    cluster: Cluster, probe: Probe
+) -> None:
     client = await on_nodes(cluster, ["b", "leaves-by-b"], 2)
     await client.admin(rio.AdminCommand.shutdown(Walker, "leaves-by-b"))
     await until(lambda: cluster.home(Walker, "leaves-by-b") is None)
-    assert probe.log == ["DeadlockError: ['Walker/leaves-by-b.(lifecycle)', 'Walker/b.Walk', 'Walker/leaves-by-b.Walk']"]
+    assert probe.log == [
+        "DeadlockError: ['Walker/leaves-by-b.(lifecycle)', 'Walker/b.Walk', 'Walker/leaves-by-b.Walk']"
+    ]

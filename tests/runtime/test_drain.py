@@ -11,7 +11,13 @@ from msgspec.structs import replace
 
 import rio
 from rio.cluster.membership import MemberStatus
-from rio.errors import BindError, ConfigurationError, NotExecuted, OutcomeUnknown, StorageUnavailable
+from rio.errors import (
+    BindError,
+    ConfigurationError,
+    NotExecuted,
+    OutcomeUnknown,
+    StorageUnavailable,
+)
 from rio.storage.local import LocalMembershipStorage
 from tests.runtime.harness import Cluster, Probe, RawPeer, activations, until
 
@@ -39,7 +45,9 @@ class Tally(rio.ServiceObject):
     async def shutdown(self, app: rio.AppData) -> None:
         app.get(Probe).note(f"{self.id} shut down")
         if self.id.startswith("says goodbye to "):
-            app.get(Probe).note(f"answer: {await self.send(Tally, self.id.removeprefix('says goodbye to '), Add())}")
+            app.get(Probe).note(
+                f"answer: {await self.send(Tally, self.id.removeprefix('says goodbye to '), Add())}"
+            )
         if self.id.startswith("hangs"):
             await asyncio.Event().wait()
 
@@ -83,7 +91,11 @@ async def test_no_call_fails_while_servers_stop_one_after_the_other(cluster: Clu
         round_ = 0
         while not stopping or round_ < 3:
             round_ += 1
-            for id, value in zip(mine, await asyncio.gather(*(client.send(Tally, id, Add()) for id in mine)), strict=True):
+            for id, value in zip(
+                mine,
+                await asyncio.gather(*(client.send(Tally, id, Add()) for id in mine)),
+                strict=True,
+            ):
                 assert value == acknowledged[id] + 1
                 acknowledged[id] = value
 
@@ -100,10 +112,16 @@ async def test_no_call_fails_while_servers_stop_one_after_the_other(cluster: Clu
     assert all(value > 0 for value in acknowledged.values())
     for id in ids:
         assert await clients[0].send(Tally, id, Get()) == acknowledged[id]
-    assert [await status(cluster, server) for server in servers] == [MemberStatus.LEFT, MemberStatus.LEFT, MemberStatus.ACTIVE]
+    assert [await status(cluster, server) for server in servers] == [
+        MemberStatus.LEFT,
+        MemberStatus.LEFT,
+        MemberStatus.ACTIVE,
+    ]
 
 
-async def test_objects_are_shut_down_released_and_the_member_has_left(cluster: Cluster, probe: Probe) -> None:
+async def test_objects_are_shut_down_released_and_the_member_has_left(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Tally)
     client = await cluster.client()
     await asyncio.gather(*(client.send(Tally, f"t{number}", Add()) for number in range(200)))
@@ -114,7 +132,9 @@ async def test_objects_are_shut_down_released_and_the_member_has_left(cluster: C
     assert server.statistics().live_objects == server.statistics().connections == 0
 
 
-async def test_the_running_turn_ends_here_and_what_waits_behind_it_goes_to_another_node(cluster: Cluster, probe: Probe) -> None:
+async def test_the_running_turn_ends_here_and_what_waits_behind_it_goes_to_another_node(
+    cluster: Cluster, probe: Probe
+) -> None:
     first = await cluster.server(Tally)
     await first.client.send(Tally, "a", Add())
     second = await cluster.server(Tally)
@@ -132,7 +152,9 @@ async def test_the_running_turn_ends_here_and_what_waits_behind_it_goes_to_anoth
     assert cluster.home(Tally, "a") is second
 
 
-async def test_new_objects_go_elsewhere_as_soon_as_a_server_drains(cluster: Cluster, probe: Probe) -> None:
+async def test_new_objects_go_elsewhere_as_soon_as_a_server_drains(
+    cluster: Cluster, probe: Probe
+) -> None:
     first = await cluster.server(Tally)
     client = await cluster.client()
     running = asyncio.ensure_future(client.send(Tally, "busy", Wait("go")))
@@ -140,14 +162,18 @@ async def test_new_objects_go_elsewhere_as_soon_as_a_server_drains(cluster: Clus
     second = await cluster.server(Tally)
     stop = asyncio.ensure_future(first.stop())
     await until(lambda: first._service.draining)
-    assert set(await asyncio.gather(*(client.send(Tally, f"n{number}", Add()) for number in range(50)))) == {1}
+    assert set(
+        await asyncio.gather(*(client.send(Tally, f"n{number}", Add()) for number in range(50)))
+    ) == {1}
     assert len(activations(second, Tally)) == 50
     probe.gate("go").set()
     assert await running == first.address
     await stop
 
 
-async def test_a_shutdown_hook_may_call_other_objects_which_come_to_life_elsewhere(cluster: Cluster, probe: Probe) -> None:
+async def test_a_shutdown_hook_may_call_other_objects_which_come_to_life_elsewhere(
+    cluster: Cluster, probe: Probe
+) -> None:
     first = await cluster.server(Tally)
     await first.client.send(Tally, "says goodbye to bob", Add())
     await first.client.send(Tally, "bob", Add())
@@ -157,7 +183,9 @@ async def test_a_shutdown_hook_may_call_other_objects_which_come_to_life_elsewhe
     assert cluster.home(Tally, "bob") is second
 
 
-async def test_a_shutdown_hook_that_finds_nobody_does_not_hold_the_last_server(cluster: Cluster, probe: Probe) -> None:
+async def test_a_shutdown_hook_that_finds_nobody_does_not_hold_the_last_server(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Tally)
     await server.client.send(Tally, "says goodbye to bob", Add())
     await server.stop()
@@ -165,7 +193,9 @@ async def test_a_shutdown_hook_that_finds_nobody_does_not_hold_the_last_server(c
     assert await status(cluster, server) is MemberStatus.LEFT
 
 
-async def test_a_turn_that_runs_during_the_drain_may_call_other_objects(cluster: Cluster, probe: Probe) -> None:
+async def test_a_turn_that_runs_during_the_drain_may_call_other_objects(
+    cluster: Cluster, probe: Probe
+) -> None:
     class Ask(rio.Message[int]):
         to: str
 
@@ -189,7 +219,9 @@ async def test_a_turn_that_runs_during_the_drain_may_call_other_objects(cluster:
     assert cluster.home(Tally, "t") is second
 
 
-async def test_calls_that_a_stopped_server_has_not_read_go_elsewhere(cluster: Cluster, probe: Probe) -> None:
+async def test_calls_that_a_stopped_server_has_not_read_go_elsewhere(
+    cluster: Cluster, probe: Probe
+) -> None:
     """They were written in good faith, while the news of its end was on the way."""
     for _ in range(20):
         first, second = await cluster.nodes(2, Tally)
@@ -199,21 +231,30 @@ async def test_calls_that_a_stopped_server_has_not_read_go_elsewhere(cluster: Cl
         while not stop.done():
             calls.append(asyncio.ensure_future(client.send(Tally, f"t{len(calls) % 50}", Add())))
             await asyncio.sleep(0)
-        calls += [asyncio.ensure_future(client.send(Tally, f"t{number}", Add())) for number in range(50)]
+        calls += [
+            asyncio.ensure_future(client.send(Tally, f"t{number}", Add())) for number in range(50)
+        ]
         assert all(value > 0 for value in await asyncio.gather(*calls))
         await second.stop()
 
 
-async def test_a_peer_that_does_not_close_does_not_hold_the_server(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_that_does_not_close_does_not_hold_the_server(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("rio.server.FAREWELL_TIMEOUT", 0.05)
     server = await cluster.server(Tally)
-    async with await RawPeer.connect(server) as greeted, await RawPeer.connect(server, greet=False) as silent:
+    async with (
+        await RawPeer.connect(server) as greeted,
+        await RawPeer.connect(server, greet=False) as silent,
+    ):
         await server.stop()
         assert await greeted.closed()
         assert await silent.closed()
 
 
-async def test_a_handler_that_does_not_end_is_cancelled_and_its_caller_is_told_that_it_may_have_run(cluster: Cluster, probe: Probe) -> None:
+async def test_a_handler_that_does_not_end_is_cancelled_and_its_caller_is_told_that_it_may_have_run(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Tally, drain_timeout=0.05)
     client = await cluster.client()
     call = asyncio.ensure_future(client.send(Tally, "a", Wait("never", cleans_up=True)))
@@ -221,7 +262,9 @@ async def test_a_handler_that_does_not_end_is_cancelled_and_its_caller_is_told_t
     queued = asyncio.ensure_future(client.send(Tally, "a", Add(), timeout=1))
     await until(lambda: server.statistics().in_flight == 2)
     await server.stop()
-    assert probe.log == ["a waits", "a cleans up", "a has cleaned up"], "stop() has waited for the handler"
+    assert probe.log == ["a waits", "a cleans up", "a has cleaned up"], (
+        "stop() has waited for the handler"
+    )
     with pytest.raises(OutcomeUnknown):
         await call
     with pytest.raises(NotExecuted):
@@ -229,7 +272,9 @@ async def test_a_handler_that_does_not_end_is_cancelled_and_its_caller_is_told_t
     assert await status(cluster, server) is MemberStatus.LEFT
 
 
-async def test_a_shutdown_hook_that_does_not_end_does_not_hold_the_server(cluster: Cluster, probe: Probe) -> None:
+async def test_a_shutdown_hook_that_does_not_end_does_not_hold_the_server(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Tally, drain_timeout=0.05)
     client = await cluster.client()
     await client.send(Tally, "hangs", Add())
@@ -244,7 +289,12 @@ async def test_a_server_that_drains_can_be_hurried(cluster: Cluster, probe: Prob
     call = asyncio.ensure_future(client.send(Tally, "a", Wait("never")))
     await probe.noted("a waits")
     stopping = asyncio.ensure_future(server.stop())
-    await until(lambda: server.statistics().in_flight == 1 and server.cluster.snapshot.status_of(1) is MemberStatus.DRAINING)
+    await until(
+        lambda: (
+            server.statistics().in_flight == 1
+            and server.cluster.snapshot.status_of(1) is MemberStatus.DRAINING
+        )
+    )
     await server.stop(drain=False)
     await stopping
     with pytest.raises(OutcomeUnknown):
@@ -272,7 +322,9 @@ async def test_an_admin_command_has_a_server_drain_and_stop(cluster: Cluster, pr
     assert await client.send(Tally, "a", Add()) == 2
 
 
-async def test_stopping_twice_is_stopping_once_and_both_wait_for_the_end(cluster: Cluster, probe: Probe) -> None:
+async def test_stopping_twice_is_stopping_once_and_both_wait_for_the_end(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Tally)
     client = await cluster.client()
     waits = asyncio.ensure_future(client.send(Tally, "a", Wait("go")))
@@ -287,7 +339,9 @@ async def test_stopping_twice_is_stopping_once_and_both_wait_for_the_end(cluster
     await server.stop()
 
 
-async def test_a_storage_that_is_away_does_not_keep_a_server_from_stopping(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_storage_that_is_away_does_not_keep_a_server_from_stopping(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await cluster.server(Tally)
     client = await cluster.client()
     await client.send(Tally, "a", Add())
@@ -301,13 +355,16 @@ async def test_a_storage_that_is_away_does_not_keep_a_server_from_stopping(clust
     assert server.statistics().live_objects == 0
 
 
-# --- servers that never started ---------------------------------------------------------------------------------------
+# --- servers that never started -------------------------------------------------------------------
 
 
 async def test_an_address_in_use_is_told_and_leaves_nothing(cluster: Cluster) -> None:
     server = await cluster.server(Tally)
     before = await cluster.storage.membership.snapshot()
-    with pytest.raises(BindError, match=f"cannot listen on {server.address}: .*choose another address, or port 0 for any") as caught:
+    with pytest.raises(
+        BindError,
+        match=f"cannot listen on {server.address}: .*choose another address, or port 0 for any",
+    ) as caught:
         async with rio.Server(rio.Registry(Tally), storage=cluster.storage, address=server.address):
             pass
     assert isinstance(caught.value, OSError)
@@ -315,7 +372,9 @@ async def test_an_address_in_use_is_told_and_leaves_nothing(cluster: Cluster) ->
     assert await server.client.send(Tally, "a", Add()) == 1
 
 
-async def test_a_server_that_could_not_join_has_released_everything(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_could_not_join_has_released_everything(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def fail(*_: object) -> None:
         raise StorageUnavailable("away")
 
@@ -352,14 +411,20 @@ async def test_a_client_that_is_forgotten_warns(cluster: Cluster) -> None:
 
 
 def test_a_server_without_storage_or_registry_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="a server needs storage for membership, placement, state"):
+    with pytest.raises(
+        ConfigurationError, match="a server needs storage for membership, placement, state"
+    ):
         rio.Server(rio.Registry(Tally))
     with pytest.raises(ConfigurationError, match=r"a server takes a rio\.Registry"):
         rio.Server(Tally, storage="memory://")  # type: ignore[arg-type]
 
 
-async def test_listening_on_every_interface_needs_an_address_for_the_others(cluster: Cluster) -> None:
-    with pytest.raises(ConfigurationError, match="say with advertise= which address the others shall use"):
+async def test_listening_on_every_interface_needs_an_address_for_the_others(
+    cluster: Cluster,
+) -> None:
+    with pytest.raises(
+        ConfigurationError, match="say with advertise= which address the others shall use"
+    ):
         async with rio.Server(rio.Registry(Tally), storage=cluster.storage, address="0.0.0.0:0"):
             pass
     server = await cluster.server(Tally, address="0.0.0.0:0", advertise="127.0.0.1:0")
@@ -375,12 +440,20 @@ async def test_each_role_may_have_a_back_end_of_its_own(cluster: Cluster, sqlite
         server = await cluster.server(Tally, storage=mixed)
         assert await server.client.send(Tally, "a", Add()) == 1
         await server.stop()
-        other = await cluster.server(Tally, storage=None, membership=mixed.membership, placement=file.placement, state=file.state)
+        other = await cluster.server(
+            Tally,
+            storage=None,
+            membership=mixed.membership,
+            placement=file.placement,
+            state=file.state,
+        )
         assert await other.client.send(Tally, "a", Add()) == 2
         await other.stop()
 
 
-async def test_a_stop_that_is_cancelled_still_closes_everything(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stop_that_is_cancelled_still_closes_everything(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await cluster.server(Tally)
     leaving, go_on, leave = asyncio.Event(), asyncio.Event(), server.cluster.leave
 

@@ -187,16 +187,27 @@ async def client(cluster: Cluster, server: rio.Server) -> rio.Client:
 
 
 def request(
-    number: int, *, type: Any = "Victim", id: Any = "a", message: Any = "Echo", timeout: Any = 1000, context: Any = None, payload: Any
+    number: int,
+    *,
+    type: Any = "Victim",
+    id: Any = "a",
+    message: Any = "Echo",
+    timeout: Any = 1000,
+    context: Any = None,
+    payload: Any,
 ) -> bytes:
-    return msgspec.msgpack.encode((Kind.REQUEST, number, type, id, message, timeout, context, payload))
+    return msgspec.msgpack.encode(
+        (Kind.REQUEST, number, type, id, message, timeout, context, payload)
+    )
 
 
-# --- calls that make no sense -----------------------------------------------------------------------------------------
+# --- calls that make no sense ---------------------------------------------------------------------
 
 
 async def test_a_type_that_is_not_there(client: rio.Client, server: rio.Server) -> None:
-    with pytest.raises(UnknownType, match="does not host objects of type 'Nobody'; it hosts: Victim"):
+    with pytest.raises(
+        UnknownType, match="does not host objects of type 'Nobody'; it hosts: Victim"
+    ):
         await client.send("Nobody", "a", Echo("x"))
 
 
@@ -204,7 +215,10 @@ async def test_a_message_that_is_not_handled(client: rio.Client, server: rio.Ser
     class Unheard(rio.Message[None]):
         pass
 
-    with pytest.raises(UnknownMessage, match="'Victim' has no handler for message 'Unheard'; it handles: Descend, Echo, Fat"):
+    with pytest.raises(
+        UnknownMessage,
+        match="'Victim' has no handler for message 'Unheard'; it handles: Descend, Echo, Fat",
+    ):
         await client.send(Victim, "a", Unheard())
     assert server.statistics().live_objects == 0, "nothing was activated for it"
 
@@ -221,7 +235,9 @@ async def test_a_message_that_is_not_handled(client: rio.Client, server: rio.Ser
     ],
     ids=str,
 )
-async def test_a_payload_that_does_not_fit_names_the_field(client: rio.Client, probe: Probe, payload: Any, path: str) -> None:
+async def test_a_payload_that_does_not_fit_names_the_field(
+    client: rio.Client, probe: Probe, payload: Any, path: str
+) -> None:
     with pytest.raises(BadMessage, match=rf"the payload does not decode into .*Store: .*{path}"):
         await client.send(Victim, "a", rio.DynamicMessage("Store", payload))
     await client.send(Victim, "a", Store(1))
@@ -229,7 +245,16 @@ async def test_a_payload_that_does_not_fit_names_the_field(client: rio.Client, p
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"\xc1", b"\x81\xa6amount", b"\x81\xa6amount\x01\x00", b"\x91" * 100_000, b"\xdd\xff\xff\xff\xff"], ids=repr
+    "payload",
+    [
+        b"",
+        b"\xc1",
+        b"\x81\xa6amount",
+        b"\x81\xa6amount\x01\x00",
+        b"\x91" * 100_000,
+        b"\xdd\xff\xff\xff\xff",
+    ],
+    ids=repr,
 )
 async def test_a_payload_that_is_no_messagepack_is_refused_and_the_connection_goes_on(
     server: rio.Server, probe: Probe, payload: bytes
@@ -245,16 +270,27 @@ async def test_a_payload_that_is_no_messagepack_is_refused_and_the_connection_go
     assert probe.log == []
 
 
-@pytest.mark.parametrize("id", ["", "x" * 513, "é" * 257, "\ud800"], ids=["empty", "too long", "too long in bytes", "no text"])
-async def test_an_id_that_does_not_fit_is_refused_before_it_is_sent(client: rio.Client, server: rio.Server, id: str) -> None:
-    for send in (lambda: client.send(Victim, id, Echo("x")), lambda: client.ref(Victim, id).echo(Echo("x"))):
+@pytest.mark.parametrize(
+    "id",
+    ["", "x" * 513, "é" * 257, "\ud800"],
+    ids=["empty", "too long", "too long in bytes", "no text"],
+)
+async def test_an_id_that_does_not_fit_is_refused_before_it_is_sent(
+    client: rio.Client, server: rio.Server, id: str
+) -> None:
+    for send in (
+        lambda: client.send(Victim, id, Echo("x")),
+        lambda: client.ref(Victim, id).echo(Echo("x")),
+    ):
         with pytest.raises(BadIdentity):
             await send()
     assert server.statistics().calls == 0
 
 
 @pytest.mark.parametrize("id", [7, None, b"bytes", ["a"]], ids=repr)
-async def test_an_id_that_is_no_string_is_refused_before_it_is_sent(client: rio.Client, server: rio.Server, id: Any) -> None:
+async def test_an_id_that_is_no_string_is_refused_before_it_is_sent(
+    client: rio.Client, server: rio.Server, id: Any
+) -> None:
     with pytest.raises(TypeError):
         await client.send(Victim, id, Echo("x"))
     assert server.statistics().calls == 0
@@ -266,14 +302,18 @@ async def test_the_longest_id_works(client: rio.Client) -> None:
 
 
 @pytest.mark.parametrize("message", [None, 7, {"text": "x"}, Echo, "Echo"], ids=repr)
-async def test_what_is_no_message_is_refused_before_it_is_sent(client: rio.Client, message: Any) -> None:
+async def test_what_is_no_message_is_refused_before_it_is_sent(
+    client: rio.Client, message: Any
+) -> None:
     with pytest.raises(TypeError):
         await client.send(Victim, "a", message)
 
 
 @pytest.mark.parametrize("fault", ["type", "id", "message"])
 @pytest.mark.parametrize("value", ["", "x" * 600], ids=["empty", "too long"])
-async def test_names_on_the_wire_that_do_not_fit_are_refused_and_the_connection_goes_on(server: rio.Server, fault: str, value: str) -> None:
+async def test_names_on_the_wire_that_do_not_fit_are_refused_and_the_connection_goes_on(
+    server: rio.Server, fault: str, value: str
+) -> None:
     async with await RawPeer.connect(server) as peer:
         peer.send(request(1, payload={"text": "x"}, **{fault: value}))
         kind, id, code, text, _ = await peer.frame()
@@ -284,9 +324,21 @@ async def test_names_on_the_wire_that_do_not_fit_are_refused_and_the_connection_
 
 
 @pytest.mark.parametrize(
-    "fields", [{"type": 7}, {"id": None}, {"id": b"bytes"}, {"message": 1.5}, {"timeout": -1}, {"timeout": "soon"}, {"context": 3}], ids=str
+    "fields",
+    [
+        {"type": 7},
+        {"id": None},
+        {"id": b"bytes"},
+        {"message": 1.5},
+        {"timeout": -1},
+        {"timeout": "soon"},
+        {"context": 3},
+    ],
+    ids=str,
 )
-async def test_a_request_of_the_wrong_shape_is_said_and_the_connection_closed(server: rio.Server, fields: dict[str, Any]) -> None:
+async def test_a_request_of_the_wrong_shape_is_said_and_the_connection_closed(
+    server: rio.Server, fields: dict[str, Any]
+) -> None:
     async with await RawPeer.connect(server) as peer:
         peer.send(request(1, payload={"text": "x"}, **fields))
         kind, id, code, text, _ = await peer.frame()
@@ -295,7 +347,9 @@ async def test_a_request_of_the_wrong_shape_is_said_and_the_connection_closed(se
         assert await peer.closed()
 
 
-async def test_a_context_that_makes_no_sense_harms_only_the_call_that_brings_it(server: rio.Server, client: rio.Client) -> None:
+async def test_a_context_that_makes_no_sense_harms_only_the_call_that_brings_it(
+    server: rio.Server, client: rio.Client
+) -> None:
     async with await RawPeer.connect(server) as peer:
         peer.send(request(1, message="Descend", context=b"\xc1nonsense", payload={"depth": 0}))
         kind, *_ = await peer.frame()
@@ -303,26 +357,37 @@ async def test_a_context_that_makes_no_sense_harms_only_the_call_that_brings_it(
     assert await client.send(Victim, "a", Echo("x")) == "x"
 
 
-# --- sizes ------------------------------------------------------------------------------------------------------------
+# --- sizes ----------------------------------------------------------------------------------------
 
 
-async def test_a_message_larger_than_a_frame_is_refused_before_it_is_sent(client: rio.Client, server: rio.Server) -> None:
+async def test_a_message_larger_than_a_frame_is_refused_before_it_is_sent(
+    client: rio.Client, server: rio.Server
+) -> None:
     await client.send(Victim, "a", Echo("x"))
-    with pytest.raises(FrameTooLarge, match=r"Echo to Victim/a takes .* bytes, the frame limit is 4194304"):
+    with pytest.raises(
+        FrameTooLarge, match=r"Echo to Victim/a takes .* bytes, the frame limit is 4194304"
+    ):
         await client.send(Victim, "a", Echo("x" * (4 * 1024 * 1024)))
     with pytest.raises(FrameTooLarge):
         await client.send(Victim, "a place that is not known", Echo("x" * (4 * 1024 * 1024)))
-    assert await client.send(Victim, "a", Echo("x" * (4 * 1024 * 1024 - 200))) == "x" * (4 * 1024 * 1024 - 200)
+    assert await client.send(Victim, "a", Echo("x" * (4 * 1024 * 1024 - 200))) == "x" * (
+        4 * 1024 * 1024 - 200
+    )
 
 
 async def test_a_reply_larger_than_a_frame_is_told(client: rio.Client, server: rio.Server) -> None:
-    with pytest.raises(FrameTooLarge, match=r"the reply of Victim/a to Fat takes 5000005 bytes, the frame limit is 4194304"):
+    with pytest.raises(
+        FrameTooLarge,
+        match=r"the reply of Victim/a to Fat takes 5000005 bytes, the frame limit is 4194304",
+    ):
         await client.send(Victim, "a", Fat(5_000_000))
     assert len(await client.send(Victim, "a", Fat(4_000_000))) == 4_000_000
 
 
 @pytest.mark.parametrize("size", [4 * 1024 * 1024 + 1, 2**32 - 1])
-async def test_a_frame_that_announces_too_much_is_refused_before_it_is_buffered(server: rio.Server, size: int) -> None:
+async def test_a_frame_that_announces_too_much_is_refused_before_it_is_buffered(
+    server: rio.Server, size: int
+) -> None:
     async with await RawPeer.connect(server) as peer:
         peer.writer.write(size.to_bytes(4, "big") + b"\x98")
         kind, id, code, text, _ = await peer.frame()
@@ -343,7 +408,7 @@ async def test_a_request_that_arrives_byte_by_byte_is_answered(server: rio.Serve
         assert await peer.frame() == [Kind.RESPONSE, 1, "slowly"]
 
 
-# --- handlers that misbehave ------------------------------------------------------------------------------------------
+# --- handlers that misbehave ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["plain", "before an await", "after an await"])
@@ -353,7 +418,11 @@ async def test_a_handler_that_misbehaves_harms_only_its_own_call(
 ) -> None:
     error, text = FAULTS[how]
     await client.send(Victim, "other", Echo("x"))
-    message = MisbehavePlainly(how) if kind == "plain" else Misbehave(how, wait_first=kind == "after an await")
+    message = (
+        MisbehavePlainly(how)
+        if kind == "plain"
+        else Misbehave(how, wait_first=kind == "after an await")
+    )
     with pytest.raises(error, match=text):
         await client.send(Victim, "a", message)
     assert await client.send(Victim, "a", Echo("again")) == "again"
@@ -370,7 +439,9 @@ async def test_a_handler_that_calls_on_without_end_is_cut_off(client: rio.Client
         await client.send(Victim, "v", Descend(0))
 
 
-async def test_a_handler_that_blocks_the_loop_for_a_while_delays_the_others_and_no_more(cluster: Cluster) -> None:
+async def test_a_handler_that_blocks_the_loop_for_a_while_delays_the_others_and_no_more(
+    cluster: Cluster,
+) -> None:
     class Block(rio.Message[None]):
         pass
 
@@ -393,7 +464,7 @@ async def test_a_handler_that_blocks_the_loop_for_a_while_delays_the_others_and_
     assert server.statistics().fenced == 0
 
 
-# --- peers that are no clients of ours --------------------------------------------------------------------------------
+# --- peers that are no clients of ours ------------------------------------------------------------
 
 
 async def test_a_peer_of_another_version_is_told_which_is_spoken(server: rio.Server) -> None:
@@ -401,14 +472,22 @@ async def test_a_peer_of_another_version_is_told_which_is_spoken(server: rio.Ser
         peer.send(hello(Hello(VERSION + 1, "client")))
         kind, id, code, text, detail = await peer.frame()
         assert (kind, id, code, detail) == (Kind.ERROR, 0, "protocol_version", [VERSION])
-        assert text == f"this side speaks version {VERSION} of the protocol, the peer version {VERSION + 1}"
+        assert (
+            text
+            == f"this side speaks version {VERSION} of the protocol, the peer version {VERSION + 1}"
+        )
         assert await peer.closed()
 
 
-async def test_a_client_of_another_version_says_so(cluster: Cluster, server: rio.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_of_another_version_says_so(
+    cluster: Cluster, server: rio.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with rio.Client(cluster.storage) as client:
         monkeypatch.setattr(client, "_hello", lambda: Hello(VERSION + 1, "client"))
-        with pytest.raises(NotExecuted, match=f"this side speaks version {VERSION} of the protocol, the peer version {VERSION + 1}"):
+        with pytest.raises(
+            NotExecuted,
+            match=f"this side speaks version {VERSION} of the protocol, the peer version {VERSION + 1}",
+        ):
             await client.send(Victim, "a", Echo("x"))
 
 
@@ -429,7 +508,9 @@ async def test_a_client_of_another_version_says_so(cluster: Cluster, server: rio
     ],
     ids=repr,
 )
-async def test_a_first_frame_that_is_no_greeting_is_refused(server: rio.Server, body: bytes) -> None:
+async def test_a_first_frame_that_is_no_greeting_is_refused(
+    server: rio.Server, body: bytes
+) -> None:
     async with await RawPeer.connect(server, greet=False) as peer:
         peer.send(body)
         kind, id, code, _, _ = await peer.frame()
@@ -446,9 +527,20 @@ async def test_a_browser_is_shown_the_door(server: rio.Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"\xc0", b"\x90", b"\x91\x01", b"\x92\xa1x\x01", msgspec.msgpack.encode((42, 1)), msgspec.msgpack.encode((1, 1))], ids=repr
+    "body",
+    [
+        b"\xc0",
+        b"\x90",
+        b"\x91\x01",
+        b"\x92\xa1x\x01",
+        msgspec.msgpack.encode((42, 1)),
+        msgspec.msgpack.encode((1, 1)),
+    ],
+    ids=repr,
 )
-async def test_a_later_frame_that_makes_no_sense_is_said_and_the_connection_closed(server: rio.Server, body: bytes) -> None:
+async def test_a_later_frame_that_makes_no_sense_is_said_and_the_connection_closed(
+    server: rio.Server, body: bytes
+) -> None:
     async with await RawPeer.connect(server) as peer:
         peer.send(body)
         kind, id, code, _, _ = await peer.frame()
@@ -456,14 +548,18 @@ async def test_a_later_frame_that_makes_no_sense_is_said_and_the_connection_clos
         assert await peer.closed()
 
 
-async def test_a_peer_that_says_nothing_is_not_waited_for(server: rio.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_that_says_nothing_is_not_waited_for(
+    server: rio.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("rio.transport.HANDSHAKE_TIMEOUT", 0.02)
     async with await RawPeer.connect(server, greet=False) as peer:
         assert await peer.closed()
 
 
 @pytest.mark.parametrize("greet", [False, True], ids=["at once", "after the greeting"])
-async def test_random_bytes_harm_nobody(server: rio.Server, client: rio.Client, greet: bool) -> None:
+async def test_random_bytes_harm_nobody(
+    server: rio.Server, client: rio.Client, greet: bool
+) -> None:
     rng = random.Random(7)
     for _ in range(100):
         peer = await RawPeer.connect(server, greet=greet)
@@ -475,7 +571,9 @@ async def test_random_bytes_harm_nobody(server: rio.Server, client: rio.Client, 
     assert await client.send(Victim, "a", Echo("x")) == "x"
 
 
-async def test_requests_with_bits_flipped_harm_nobody(server: rio.Server, client: rio.Client, probe: Probe) -> None:
+async def test_requests_with_bits_flipped_harm_nobody(
+    server: rio.Server, client: rio.Client, probe: Probe
+) -> None:
     rng = random.Random(11)
     whole = request(1, message="Store", payload={"amount": 7, "tags": ["a", "b"]})
     for _ in range(300):
@@ -488,11 +586,15 @@ async def test_requests_with_bits_flipped_harm_nobody(server: rio.Server, client
     assert await client.send(Victim, "a", Echo("x")) == "x"
 
 
-async def test_a_peer_that_stops_sending_is_taken_for_gone(server: rio.Server, probe: Probe) -> None:
+async def test_a_peer_that_stops_sending_is_taken_for_gone(
+    server: rio.Server, probe: Probe
+) -> None:
     async with await RawPeer.connect(server) as peer:
         peer.send(request(1, payload={"text": "last words"}))
         peer.writer.write_eof()
-        assert await peer.frame() == [Kind.RESPONSE, 1, "last words"], "what was answered before is still sent"
+        assert await peer.frame() == [Kind.RESPONSE, 1, "last words"], (
+            "what was answered before is still sent"
+        )
         assert await peer.closed()
 
 
@@ -502,7 +604,11 @@ async def test_a_peer_that_never_reads_is_cut_off_and_costs_bounded_room(
     monkeypatch.setattr("rio.transport.STALL_TIMEOUT", 0.1)
     peer = await RawPeer.connect(server)
     peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
-    connection = next(connection for connection in server._service.dispatcher.connections if connection.peer is not None)
+    connection = next(
+        connection
+        for connection in server._service.dispatcher.connections
+        if connection.peer is not None
+    )
     largest = 0
     for number in range(1, 400):
         peer.send(request(number, message="Fat", payload={"size": 100_000}))
@@ -535,13 +641,17 @@ async def test_a_request_id_that_is_in_use_is_refused(cluster: Cluster, probe: P
     await until(lambda: server.statistics().in_flight == 0)
 
 
-async def test_a_thousand_calls_cancelled_at_random_moments_answer_no_wrong_caller(client: rio.Client, server: rio.Server) -> None:
+async def test_a_thousand_calls_cancelled_at_random_moments_answer_no_wrong_caller(
+    client: rio.Client, server: rio.Server
+) -> None:
     rng = random.Random(3)
 
     async def call(number: int) -> None:
         try:
             async with asyncio.timeout(rng.choice([0, 0, 0.0005, 0.001, 0.002, 0.005, None])):
-                assert await client.send(Victim, f"v{number % 20}", Echo(str(number))) == str(number)
+                assert await client.send(Victim, f"v{number % 20}", Echo(str(number))) == str(
+                    number
+                )
         except TimeoutError:
             cancelled.append(number)
 
@@ -550,10 +660,12 @@ async def test_a_thousand_calls_cancelled_at_random_moments_answer_no_wrong_call
         await asyncio.gather(*(call(number) for number in range(start, start + 100)))
     assert 0 < len(cancelled) < 1000
     await until(lambda: server.statistics().in_flight == 0)
-    assert await asyncio.gather(*(client.send(Victim, "v", Echo(str(number))) for number in range(100))) == [str(n) for n in range(100)]
+    assert await asyncio.gather(
+        *(client.send(Victim, "v", Echo(str(number))) for number in range(100))
+    ) == [str(n) for n in range(100)]
 
 
-# --- names that are not for users -------------------------------------------------------------------------------------
+# --- names that are not for users -----------------------------------------------------------------
 
 
 def test_reserved_type_names_are_refused() -> None:
@@ -572,11 +684,16 @@ def test_reserved_message_names_are_refused() -> None:
         @rio.handler
         def sneaky(self, message: Sneaky) -> None: ...
 
-    with pytest.raises(RegistrationError, match=r"handles 'rio\.shutdown': names that start with 'rio\.' are reserved"):
+    with pytest.raises(
+        RegistrationError,
+        match=r"handles 'rio\.shutdown': names that start with 'rio\.' are reserved",
+    ):
         rio.Server(rio.Registry(Mine), storage="memory://")
 
 
-@pytest.mark.parametrize("name", ["rio.load", "rio.private", "__init__", "_activation", "echo", "before_load"])
+@pytest.mark.parametrize(
+    "name", ["rio.load", "rio.private", "__init__", "_activation", "echo", "before_load"]
+)
 async def test_nothing_but_registered_messages_can_be_called(client: rio.Client, name: str) -> None:
     with pytest.raises(UnknownMessage):
         await client.send(Victim, "a", rio.DynamicMessage(name, {"text": "x"}))

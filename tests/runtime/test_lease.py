@@ -1,4 +1,6 @@
-"""Without its lease a node starts nothing, saves nothing and acknowledges nothing; with it, it goes on where it was."""
+"""Without its lease a node starts nothing, saves nothing and acknowledges nothing; with it, it goes
+on where it was.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +134,7 @@ async def stored(cluster: Cluster, id: str) -> int:
     return 0 if entry is None else int(entry[1].version)
 
 
-# --- turns ------------------------------------------------------------------------------------------------------------
+# --- turns ----------------------------------------------------------------------------------------
 
 
 async def test_without_the_lease_nothing_starts_and_with_it_all_goes_on_in_order(
@@ -145,7 +147,9 @@ async def test_without_the_lease_nothing_starts_and_with_it_all_goes_on_in_order
     assert probe.count("a adds") == 1
     assert server.statistics().fenced == 1
     leash.hold()
-    assert await asyncio.gather(*calls) == list(range(2, 12)), "the memory is intact, though it was never saved"
+    assert await asyncio.gather(*calls) == list(range(2, 12)), (
+        "the memory is intact, though it was never saved"
+    )
     assert probe.count("a loads") == 1
 
 
@@ -177,7 +181,11 @@ async def test_without_the_lease_no_object_is_brought_to_life(
 
 
 async def test_an_object_whose_claim_came_back_after_the_lease_ended_is_not_loaded(
-    client: rio.Client, server: rio.Server, leash: Leash, probe: Probe, monkeypatch: pytest.MonkeyPatch
+    client: rio.Client,
+    server: rio.Server,
+    leash: Leash,
+    probe: Probe,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     claim = LocalObjectPlacement.claim
 
@@ -195,7 +203,7 @@ async def test_an_object_whose_claim_came_back_after_the_lease_ended_is_not_load
     assert await client.send(Holder, "a", Add()) == 1
 
 
-# --- saves and replies ------------------------------------------------------------------------------------------------
+# --- saves and replies ----------------------------------------------------------------------------
 
 
 async def test_nothing_is_saved_after_the_lease_has_ended(
@@ -206,7 +214,10 @@ async def test_nothing_is_saved_after_the_lease_has_ended(
     await probe.noted("a adds", 2)
     leash.let_go()
     probe.gate("go").set()
-    with pytest.raises(OutcomeUnknown, match="StorageUnavailable: Holder/a was not saved: the node has lost its lease"):
+    with pytest.raises(
+        OutcomeUnknown,
+        match="StorageUnavailable: Holder/a was not saved: the node has lost its lease",
+    ):
         await call
     assert await stored(cluster, "a") == 1
     leash.hold()
@@ -224,17 +235,26 @@ async def test_a_reply_computed_after_the_lease_has_ended_is_not_acknowledged(
         await call
     assert server.statistics().fenced == 1
     leash.hold()
-    assert await client.send(Holder, "a", Get()) == 1, "it did run, and the object is still in memory"
+    assert await client.send(Holder, "a", Get()) == 1, (
+        "it did run, and the object is still in memory"
+    )
     assert probe.count("a loads") == 1
 
 
-# --- what still runs when the lease ends ------------------------------------------------------------------------------
+# --- what still runs when the lease ends ----------------------------------------------------------
 
 
 async def test_running_handlers_are_cancelled_after_the_grace_and_their_callers_told(
-    client: rio.Client, server: rio.Server, leash: Leash, probe: Probe, no_grace: None, caplog: pytest.LogCaptureFixture
+    client: rio.Client,
+    server: rio.Server,
+    leash: Leash,
+    probe: Probe,
+    no_grace: None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    calls = [asyncio.ensure_future(client.send(Holder, id, Add(gate="never"))) for id in ("a", "b", "c")]
+    calls = [
+        asyncio.ensure_future(client.send(Holder, id, Add(gate="never"))) for id in ("a", "b", "c")
+    ]
     await probe.noted("c adds")
     leash.let_go()
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
@@ -282,7 +302,7 @@ async def test_an_activation_under_way_is_given_up_after_the_grace_and_made_agai
     assert await call == 1
 
 
-# --- eviction ---------------------------------------------------------------------------------------------------------
+# --- eviction -------------------------------------------------------------------------------------
 
 
 async def test_a_server_that_is_evicted_stops_and_says_so(
@@ -298,19 +318,25 @@ async def test_a_server_that_is_evicted_stops_and_says_so(
     with pytest.raises(OutcomeUnknown):
         await call
     assert probe.count("busy cancelled") == 1
-    assert probe.count("idle shut down") == probe.count("busy shut down") == 0, "no hook runs: the objects may live elsewhere by now"
+    assert probe.count("idle shut down") == probe.count("busy shut down") == 0, (
+        "no hook runs: the objects may live elsewhere by now"
+    )
     assert await stored(cluster, "idle") == await stored(cluster, "busy") == 0
     assert server.statistics().live_objects == server.statistics().connections == 0
 
 
-async def test_a_member_that_was_declared_dead_stops_and_its_objects_live_elsewhere(cluster: Cluster, probe: Probe) -> None:
+async def test_a_member_that_was_declared_dead_stops_and_its_objects_live_elsewhere(
+    cluster: Cluster, probe: Probe
+) -> None:
     first = await cluster.server(Holder)
     running = asyncio.ensure_future(first.run(handle_signals=False))
     await first.client.send(Holder, "a", Add(amount=5, save=True))
     await first.client.send(Holder, "a", Add(amount=100))
     second = await cluster.server(Holder)
     client = await cluster.client()
-    await cluster.storage.membership.set_status(first.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD)
+    await cluster.storage.membership.set_status(
+        first.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
+    )
     assert await second.client.send(Holder, "a", Add(save=True)) == 6, "what was saved"
     with pytest.raises(NodeEvicted):
         await running
@@ -319,12 +345,18 @@ async def test_a_member_that_was_declared_dead_stops_and_its_objects_live_elsewh
     assert cluster.home(Holder, "a") is second
 
 
-async def test_an_evicted_node_that_does_not_know_it_yet_can_save_nothing(cluster: Cluster, probe: Probe) -> None:
+async def test_an_evicted_node_that_does_not_know_it_yet_can_save_nothing(
+    cluster: Cluster, probe: Probe
+) -> None:
     first = await cluster.server(Holder, provider=Leash(cluster))
     await first.client.send(Holder, "a", Add(save=True))
-    call = asyncio.ensure_future(first.client.send(Holder, "a", Add(amount=1000, gate="go", save=True)))
+    call = asyncio.ensure_future(
+        first.client.send(Holder, "a", Add(amount=1000, gate="go", save=True))
+    )
     await probe.noted("a adds", 2)
-    await cluster.storage.membership.set_status(first.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD)
+    await cluster.storage.membership.set_status(
+        first.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
+    )
     second = await cluster.server(Holder)
     assert await second.client.send(Holder, "a", Add(save=True)) == 2
     probe.gate("go").set()
@@ -333,7 +365,7 @@ async def test_an_evicted_node_that_does_not_know_it_yet_can_save_nothing(cluste
     assert await second.client.send(Holder, "a", Add(save=True)) == 3
 
 
-# --- the clock --------------------------------------------------------------------------------------------------------
+# --- the clock ------------------------------------------------------------------------------------
 
 
 async def test_a_node_that_was_suspended_admits_nothing_until_it_has_renewed(

@@ -146,16 +146,24 @@ async def test_hooks_run_in_their_order_around_the_messages(cluster: Cluster, pr
 
 @pytest.mark.parametrize("hook", LOADS)
 async def test_a_hook_that_raises_fails_the_activation(
-    cluster: Cluster, probe: Probe, fails: dict[str, BaseException], hook: str, caplog: pytest.LogCaptureFixture
+    cluster: Cluster,
+    probe: Probe,
+    fails: dict[str, BaseException],
+    hook: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     fails[hook] = ValueError("the hook's own reason")
     server = await cluster.server(Living)
     client = await cluster.client()
-    with pytest.raises(NotActivated, match="Living/bad could not be activated: ValueError: the hook's own reason") as caught:
+    with pytest.raises(
+        NotActivated, match="Living/bad could not be activated: ValueError: the hook's own reason"
+    ) as caught:
         await client.send(Living, "bad", Add(1))
     assert caught.value.detail[0] == "ValueError"
     assert "self.fails[name]\nValueError: the hook" in caught.value.detail[1]
-    assert probe.log == hooks("bad", *LOADS[: LOADS.index(hook) + 1]), "no later hook, no handler, no shutdown hook"
+    assert probe.log == hooks("bad", *LOADS[: LOADS.index(hook) + 1]), (
+        "no later hook, no handler, no shutdown hook"
+    )
     assert server.statistics().live_objects == 0
     assert server.statistics().in_flight == 0
     assert await owner(cluster, "bad") is None
@@ -167,7 +175,12 @@ async def test_a_hook_that_raises_fails_the_activation(
 @pytest.mark.parametrize("hook", LOADS)
 @pytest.mark.parametrize(
     "error",
-    [Overloaded("said by somebody whom the hook called"), OutcomeUnknown("as well"), asyncio.CancelledError("in the hook"), SystemExit(3)],
+    [
+        Overloaded("said by somebody whom the hook called"),
+        OutcomeUnknown("as well"),
+        asyncio.CancelledError("in the hook"),
+        SystemExit(3),
+    ],
     ids=lambda error: type(error).__name__,
 )
 async def test_whatever_a_hook_raises_the_claim_is_given_back_and_it_is_not_repeated(
@@ -187,19 +200,32 @@ async def test_whatever_a_hook_raises_the_claim_is_given_back_and_it_is_not_repe
     assert await client.send(Living, "bad", Get()) == 1
 
 
-async def test_all_who_wait_for_an_activation_hear_of_its_failure(cluster: Cluster, probe: Probe, fails: dict[str, BaseException]) -> None:
+async def test_all_who_wait_for_an_activation_hear_of_its_failure(
+    cluster: Cluster, probe: Probe, fails: dict[str, BaseException]
+) -> None:
     fails["after_load"] = ValueError("no")
     await cluster.server(Living)
     client = await cluster.client()
-    outcomes = await asyncio.gather(*(client.send(Living, "bad", Add(1)) for _ in range(20)), return_exceptions=True)
+    outcomes = await asyncio.gather(
+        *(client.send(Living, "bad", Add(1)) for _ in range(20)), return_exceptions=True
+    )
     assert {type(outcome) for outcome in outcomes} == {NotActivated}
     assert probe.count("bad before_load") == 1
 
 
 @pytest.mark.parametrize("hook", ENDS)
-@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), asyncio.CancelledError("no")], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("no"), SystemExit(3), asyncio.CancelledError("no")],
+    ids=lambda error: type(error).__name__,
+)
 async def test_a_shutdown_hook_that_raises_is_logged_and_the_object_goes_all_the_same(
-    cluster: Cluster, probe: Probe, fails: dict[str, BaseException], hook: str, error: BaseException, caplog: pytest.LogCaptureFixture
+    cluster: Cluster,
+    probe: Probe,
+    fails: dict[str, BaseException],
+    hook: str,
+    error: BaseException,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     fails[hook] = error
     await cluster.server(Living)
@@ -212,7 +238,9 @@ async def test_a_shutdown_hook_that_raises_is_logged_and_the_object_goes_all_the
     assert await client.send(Living, "bad", Get()) == 0
 
 
-async def test_a_handler_may_ask_for_its_objects_shutdown_and_finish_first(cluster: Cluster, probe: Probe) -> None:
+async def test_a_handler_may_ask_for_its_objects_shutdown_and_finish_first(
+    cluster: Cluster, probe: Probe
+) -> None:
     await cluster.server(Living)
     client = await cluster.client()
     await client.send(Living, "a", Add(3))
@@ -222,7 +250,9 @@ async def test_a_handler_may_ask_for_its_objects_shutdown_and_finish_first(clust
     assert await owner(cluster, "a") is None
 
 
-async def test_a_task_outside_of_any_turn_may_ask_for_the_shutdown_and_then_call_the_object(cluster: Cluster, probe: Probe) -> None:
+async def test_a_task_outside_of_any_turn_may_ask_for_the_shutdown_and_then_call_the_object(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Living)
     client = await cluster.client()
     await client.send(Living, "a", Add(7))
@@ -244,7 +274,9 @@ async def test_reactivation_loads_what_was_saved(cluster: Cluster, probe: Probe)
     assert probe.count("a before_load") == 5
 
 
-async def test_calls_that_wait_while_the_object_goes_are_all_answered_in_order(cluster: Cluster, probe: Probe) -> None:
+async def test_calls_that_wait_while_the_object_goes_are_all_answered_in_order(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Living)
     client = await cluster.client()
     waits = asyncio.ensure_future(client.send(Living, "a", Wait("go")))
@@ -260,7 +292,9 @@ async def test_calls_that_wait_while_the_object_goes_are_all_answered_in_order(c
     assert probe.count("a before_load") == 2
 
 
-async def test_calls_that_come_while_the_hooks_run_are_answered_by_the_next_activation(cluster: Cluster, probe: Probe) -> None:
+async def test_calls_that_come_while_the_hooks_run_are_answered_by_the_next_activation(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Living)
     client = await cluster.client()
     for hook in LOADS:
@@ -275,7 +309,9 @@ async def test_calls_that_come_while_the_hooks_run_are_answered_by_the_next_acti
     assert await asyncio.gather(*late) == list(range(2, 12))
 
 
-async def test_an_admin_command_shuts_an_object_down_on_whichever_node_it_lives(cluster: Cluster, probe: Probe) -> None:
+async def test_an_admin_command_shuts_an_object_down_on_whichever_node_it_lives(
+    cluster: Cluster, probe: Probe
+) -> None:
     servers = await cluster.nodes(3, Living)
     client = await cluster.client()
     for number, server in enumerate(servers):
@@ -286,7 +322,9 @@ async def test_an_admin_command_shuts_an_object_down_on_whichever_node_it_lives(
     assert [await owner(cluster, f"o{number}") for number in range(3)] == [None, None, None]
 
 
-async def test_a_caller_that_gives_up_during_the_activation_does_not_end_it(cluster: Cluster, probe: Probe) -> None:
+async def test_a_caller_that_gives_up_during_the_activation_does_not_end_it(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Living)
     client = await cluster.client()
     call = asyncio.ensure_future(client.send(Living, "slow", Add(1)))
@@ -295,7 +333,9 @@ async def test_a_caller_that_gives_up_during_the_activation_does_not_end_it(clus
     await until(lambda: server.statistics().in_flight == 0)
     for hook in LOADS:
         probe.gate(f"slow {hook}").set()
-    assert await client.send(Living, "slow", Get()) == 0, "the message was taken out, the object came to life"
+    assert await client.send(Living, "slow", Get()) == 0, (
+        "the message was taken out, the object came to life"
+    )
     assert probe.count("slow before_load") == 1
     for hook in ENDS:
         probe.gate(f"slow {hook}").set()
@@ -313,18 +353,27 @@ async def test_a_handler_that_fails_costs_the_object_its_memory_and_nothing_else
     await client.send(Living, "other", Add(1))
     with pytest.raises(HandlerError, match="ZeroDivisionError: on purpose"):
         await client.send(Living, "saved", Fail())
-    assert await client.send(Living, "saved", Get()) == 1, "what was saved stands, what was not is gone"
+    assert await client.send(Living, "saved", Get()) == 1, (
+        "what was saved stands, what was not is gone"
+    )
     assert await client.send(Living, "other", Get()) == 1
-    assert probe.count("saved before_shutdown") == 1, "its memory is not to be trusted: no hook runs on it"
+    assert probe.count("saved before_shutdown") == 1, (
+        "its memory is not to be trusted: no hook runs on it"
+    )
     assert "Living/saved failed in" in caplog.text
 
 
-async def test_calls_behind_a_failing_handler_are_answered_by_the_next_activation(cluster: Cluster, probe: Probe) -> None:
+async def test_calls_behind_a_failing_handler_are_answered_by_the_next_activation(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Living)
     client = await cluster.client()
     waits = asyncio.ensure_future(client.send(Living, "a", Wait("go")))
     await probe.noted("a waits")
-    calls = [asyncio.ensure_future(client.send(Living, "a", message)) for message in (Add(1), Fail(), Add(1), Add(1))]
+    calls = [
+        asyncio.ensure_future(client.send(Living, "a", message))
+        for message in (Add(1), Fail(), Add(1), Add(1))
+    ]
     await until(lambda: server.statistics().in_flight == 5)
     probe.gate("go").set()
     await waits
@@ -334,7 +383,9 @@ async def test_calls_behind_a_failing_handler_are_answered_by_the_next_activatio
     assert outcomes[2:] == [1, 2]
 
 
-async def test_stopping_while_an_object_is_being_activated_leaves_nothing_behind(cluster: Cluster, probe: Probe) -> None:
+async def test_stopping_while_an_object_is_being_activated_leaves_nothing_behind(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Living, drain_timeout=0.05)
     async with await RawPeer.connect(server) as peer:
         peer.send(msgspec.msgpack.encode((1, 1, "Living", "slow", "Get", 60_000, None, {})))
@@ -346,7 +397,9 @@ async def test_stopping_while_an_object_is_being_activated_leaves_nothing_behind
     assert server.statistics().live_objects == 0
 
 
-async def test_stopping_waits_until_cancelled_handlers_have_ended(cluster: Cluster, probe: Probe) -> None:
+async def test_stopping_waits_until_cancelled_handlers_have_ended(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Living, drain_timeout=0.05)
     client = await cluster.client()
     call = asyncio.ensure_future(client.send(Living, "a", Wait("never")))

@@ -1,4 +1,6 @@
-"""Objects of one node call each other without a socket, and often without waiting for the loop: nothing else is different."""
+"""Objects of one node call each other without a socket, and often without waiting for the loop:
+nothing else is different.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ async def client(cluster: Cluster) -> rio.Client:
     return await cluster.client()
 
 
-async def test_what_is_sent_and_answered_is_a_copy_and_no_context_is_shared(client: rio.Client) -> None:
+async def test_what_is_sent_and_answered_is_a_copy_and_no_context_is_shared(
+    client: rio.Client,
+) -> None:
     for _ in range(3):  # the second time the way is known
         words = await client.send(Speaker, "a", EchoThrough("b", ["hello"]))
         assert words == ["hello", "b under none", "hello", "mine"]
@@ -108,12 +112,16 @@ async def test_a_circle_is_found_after_calls_that_were_answered_at_once(client: 
         await client.send(Speaker, "a", Ask(["b", "c", "a"]))
 
 
-async def test_a_deadline_is_inherited_after_calls_that_were_answered_at_once(client: rio.Client, probe: Probe) -> None:
+async def test_a_deadline_is_inherited_after_calls_that_were_answered_at_once(
+    client: rio.Client, probe: Probe
+) -> None:
     with pytest.raises(CallTimeout):
         await client.send(Speaker, "a", AskThenHang(), timeout=0.2)
     await probe.noted("CallTimeout")
 
 
-async def test_the_loop_gets_its_turns_while_one_object_calls_another_again_and_again(client: rio.Client) -> None:
+async def test_the_loop_gets_its_turns_while_one_object_calls_another_again_and_again(
+    client: rio.Client,
+) -> None:
     turns = await client.send(Speaker, "a", Count(6400))
     assert turns >= 6400 // 32 - 1

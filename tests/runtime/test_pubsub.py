@@ -1,4 +1,6 @@
-"""What an object publishes reaches all who subscribed, wherever it moves, and costs nothing once they are gone."""
+"""What an object publishes reaches all who subscribed, wherever it moves, and costs nothing once
+they are gone.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,7 @@ def subscriptions(cluster: Cluster) -> int:
     return sum(server.statistics().subscriptions for server in cluster.servers)
 
 
-# --- delivery ---------------------------------------------------------------------------------------------------------
+# --- delivery -------------------------------------------------------------------------------------
 
 
 async def test_events_arrive_typed_and_in_order(cluster: Cluster) -> None:
@@ -149,7 +151,10 @@ async def test_many_subscribers_of_many_clients_all_hear_everything(cluster: Clu
 async def test_subscribers_of_one_object_do_not_hear_another(cluster: Cluster) -> None:
     await cluster.server(Room)
     client = await cluster.client()
-    async with client.subscribe(Room, "one", Said) as one, client.subscribe(Room, "two", Said) as two:
+    async with (
+        client.subscribe(Room, "one", Said) as one,
+        client.subscribe(Room, "two", Said) as two,
+    ):
         await client.send(Room, "one", Say("to one"))
         await client.send(Room, "two", Say("to two"))
         assert await read(one, 1) == [Said("to one")]
@@ -206,11 +211,16 @@ async def test_an_event_that_does_not_fit_its_class_is_told(cluster: Cluster) ->
             await anext(events)
 
 
-async def test_an_event_larger_than_a_frame_fails_its_publisher_and_harms_nobody(cluster: Cluster) -> None:
+async def test_an_event_larger_than_a_frame_fails_its_publisher_and_harms_nobody(
+    cluster: Cluster,
+) -> None:
     await cluster.server(Room, frame_limit=10_000)
     client = await cluster.client(frame_limit=10_000)
     async with client.subscribe(Room, "lobby", Said) as events:
-        with pytest.raises(HandlerError, match="FrameTooLarge: Said of Room/lobby takes 20017 bytes, the frame limit is 10000"):
+        with pytest.raises(
+            HandlerError,
+            match="FrameTooLarge: Said of Room/lobby takes 20017 bytes, the frame limit is 10000",
+        ):
             await client.send(Room, "lobby", Swell(20_000))
         await until(lambda: events.moves == 1 and subscriptions(cluster) == 1)
         await client.send(Room, "lobby", Say("fine"))
@@ -224,7 +234,7 @@ def test_settings_that_make_no_sense_are_refused(bad: dict[str, Any]) -> None:
         client.subscribe(Room, "lobby", Said, **bad)
 
 
-# --- slow readers -----------------------------------------------------------------------------------------------------
+# --- slow readers ---------------------------------------------------------------------------------
 
 
 async def test_a_slow_reader_is_told_how_much_it_missed_and_goes_on(cluster: Cluster) -> None:
@@ -240,8 +250,12 @@ async def test_a_slow_reader_is_told_how_much_it_missed_and_goes_on(cluster: Clu
         assert await read(events, 1) == [Said("y")]
 
 
-@pytest.mark.parametrize(("overflow", "kept"), [("drop_oldest", [7, 8, 9, 10, 11]), ("drop_newest", [0, 1, 2, 3, 4])])
-async def test_a_slow_reader_may_choose_what_is_dropped(cluster: Cluster, overflow: Any, kept: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("overflow", "kept"), [("drop_oldest", [7, 8, 9, 10, 11]), ("drop_newest", [0, 1, 2, 3, 4])]
+)
+async def test_a_slow_reader_may_choose_what_is_dropped(
+    cluster: Cluster, overflow: Any, kept: list[int]
+) -> None:
     await cluster.server(Room)
     client = await cluster.client()
     async with client.subscribe(Room, "lobby", Said, limit=5, overflow=overflow) as events:
@@ -272,14 +286,17 @@ async def test_a_connection_that_is_too_slow_is_told_what_the_server_dropped(
 async def test_a_slow_reader_does_not_slow_the_others(cluster: Cluster) -> None:
     await cluster.server(Room)
     client = await cluster.client()
-    async with client.subscribe(Room, "lobby", Said, limit=1) as slow, client.subscribe(Room, "lobby", Said, limit=2000) as fast:
+    async with (
+        client.subscribe(Room, "lobby", Said, limit=1) as slow,
+        client.subscribe(Room, "lobby", Said, limit=2000) as fast,
+    ):
         await client.send(Room, "lobby", Say("x", times=2000))
         assert [event.number for event in await read(fast, 2000)] == list(range(2000))
         assert fast.missed == 0
         assert slow.missed == 1999
 
 
-# --- objects that move ------------------------------------------------------------------------------------------------
+# --- objects that move ----------------------------------------------------------------------------
 
 
 async def test_a_subscription_follows_its_object_when_it_is_shut_down(cluster: Cluster) -> None:
@@ -316,7 +333,9 @@ async def test_a_subscription_follows_its_object_when_its_node_dies(cluster: Clu
         home = cluster.home(Room, "lobby")
         assert home is not None
         await crash(home)
-        await cluster.storage.membership.set_status(home.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD)
+        await cluster.storage.membership.set_status(
+            home.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
+        )
         await until(lambda: subscriptions(cluster) == 1)
         await client.send(Room, "lobby", Say("elsewhere"))
         assert await read(events, 1) == [Said("elsewhere")]
@@ -329,13 +348,17 @@ async def test_a_subscription_is_made_again_when_its_connection_breaks(cluster: 
     async with client.subscribe(Room, "lobby", Said) as events:
         for turn in range(1, 4):
             sever(server)
-            await until(lambda turn=turn: events.moves == turn and server.statistics().subscriptions == 1)
+            await until(
+                lambda turn=turn: events.moves == turn and server.statistics().subscriptions == 1
+            )
             await client.send(Room, "lobby", Say("again"))
             assert await read(events, 1) == [Said("again")]
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
-async def test_an_object_that_goes_at_the_moment_it_is_subscribed_to_is_followed(cluster: Cluster, nodes: int) -> None:
+async def test_an_object_that_goes_at_the_moment_it_is_subscribed_to_is_followed(
+    cluster: Cluster, nodes: int
+) -> None:
     """The answer to the subscription and the news of its end arrive together."""
     await cluster.nodes(nodes, Room)
     client = await cluster.client()
@@ -354,7 +377,9 @@ async def test_an_object_that_goes_at_the_moment_it_is_subscribed_to_is_followed
         await until(lambda: subscriptions(cluster) == 0)
 
 
-async def test_an_object_that_goes_while_it_is_subscribed_to_again_is_followed(cluster: Cluster) -> None:
+async def test_an_object_that_goes_while_it_is_subscribed_to_again_is_followed(
+    cluster: Cluster,
+) -> None:
     await cluster.nodes(2, Room)
     client = await cluster.client()
     async with client.subscribe(Room, "lobby", Said, overflow="drop_oldest") as events:
@@ -366,7 +391,9 @@ async def test_an_object_that_goes_while_it_is_subscribed_to_again_is_followed(c
             assert event == Said("closing")
 
 
-async def test_a_subscription_whose_object_cannot_be_found_any_more_says_so(cluster: Cluster) -> None:
+async def test_a_subscription_whose_object_cannot_be_found_any_more_says_so(
+    cluster: Cluster,
+) -> None:
     server = await cluster.server(Room)
     client = await cluster.client()
     async with client.subscribe(Room, "lobby", Said) as events:
@@ -376,7 +403,7 @@ async def test_a_subscription_whose_object_cannot_be_found_any_more_says_so(clus
             await anext(events)
 
 
-# --- what is freed ----------------------------------------------------------------------------------------------------
+# --- what is freed --------------------------------------------------------------------------------
 
 
 async def test_nothing_is_left_after_unsubscribing(cluster: Cluster) -> None:

@@ -66,7 +66,9 @@ async def placed(servers: list[rio.Server], id: str, server: rio.Server) -> None
     assert await server.client.send(Thing, id, Where()) == server.address
 
 
-async def test_an_object_on_another_node_is_found(servers: list[rio.Server], cluster: Cluster) -> None:
+async def test_an_object_on_another_node_is_found(
+    servers: list[rio.Server], cluster: Cluster
+) -> None:
     client = await cluster.client()
     for number in range(30):
         home = servers[number % 3]
@@ -74,7 +76,9 @@ async def test_an_object_on_another_node_is_found(servers: list[rio.Server], clu
         assert await client.send(Thing, f"t{number}", Where()) == home.address
 
 
-async def test_an_object_that_was_found_is_called_where_it_is(servers: list[rio.Server], cluster: Cluster) -> None:
+async def test_an_object_that_was_found_is_called_where_it_is(
+    servers: list[rio.Server], cluster: Cluster
+) -> None:
     client = await cluster.client()
     for number in range(30):
         await placed(servers, f"t{number}", servers[number % 3])
@@ -111,7 +115,9 @@ async def test_objects_with_names_that_look_alike_are_not_confused(cluster: Clus
         assert await client.send(Other, "Thing", Where()) == two.address
 
 
-async def test_an_object_that_has_moved_is_found_again(servers: list[rio.Server], cluster: Cluster) -> None:
+async def test_an_object_that_has_moved_is_found_again(
+    servers: list[rio.Server], cluster: Cluster
+) -> None:
     client = await cluster.client()
     for home in (*servers, *servers):
         await placed(servers, "t", home)
@@ -120,15 +126,21 @@ async def test_an_object_that_has_moved_is_found_again(servers: list[rio.Server]
         await until(lambda: cluster.home(Thing, "t") is None)
 
 
-async def test_objects_call_objects_on_other_nodes(servers: list[rio.Server], cluster: Cluster) -> None:
+async def test_objects_call_objects_on_other_nodes(
+    servers: list[rio.Server], cluster: Cluster
+) -> None:
     client = await cluster.client()
     for number in range(9):
         await placed(servers, f"t{number}", servers[number % 3])
     path = [f"t{number}" for number in range(9)]
-    assert await client.send(Thing, "t0", Relay(path[1:])) == [servers[number % 3].address for number in range(9)]
+    assert await client.send(Thing, "t0", Relay(path[1:])) == [
+        servers[number % 3].address for number in range(9)
+    ]
 
 
-async def test_a_new_object_comes_to_life_next_to_the_one_that_calls_it(servers: list[rio.Server], cluster: Cluster) -> None:
+async def test_a_new_object_comes_to_life_next_to_the_one_that_calls_it(
+    servers: list[rio.Server], cluster: Cluster
+) -> None:
     client = await cluster.client()
     await placed(servers, "caller", servers[1])
     addresses = await client.send(Thing, "caller", Relay(["new"]))
@@ -142,17 +154,23 @@ async def test_calls_between_objects_of_one_node_use_no_socket(cluster: Cluster)
     assert connection._peer_name() == "memory"
 
 
-async def test_of_two_nodes_that_claim_at_once_one_wins_and_the_other_redirects(servers: list[rio.Server], cluster: Cluster) -> None:
+async def test_of_two_nodes_that_claim_at_once_one_wins_and_the_other_redirects(
+    servers: list[rio.Server], cluster: Cluster
+) -> None:
     for number in range(50):
-        answers = await asyncio.gather(*(server.client.send(Thing, f"race{number}", Where()) for server in servers))
+        answers = await asyncio.gather(
+            *(server.client.send(Thing, f"race{number}", Where()) for server in servers)
+        )
         assert len(set(answers)) == 1
     assert sum(server.statistics().live_objects for server in servers) == 50
 
 
-# --- redirects that do not end ----------------------------------------------------------------------------------------
+# --- redirects that do not end --------------------------------------------------------------------
 
 
-async def test_a_redirect_loop_stops_after_four_hops(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_redirect_loop_stops_after_four_hops(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, two = await cluster.nodes(2, Thing)
     for server, other in ((one, two), (two, one)):
         error = Redirected(f"ask {other.address}", [other.address, other.cluster.generation])
@@ -163,10 +181,14 @@ async def test_a_redirect_loop_stops_after_four_hops(cluster: Cluster, monkeypat
     assert cluster.calls() == 5, "the first, and four hops"
 
 
-async def test_a_redirect_to_what_is_no_member_is_not_followed(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_redirect_to_what_is_no_member_is_not_followed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await cluster.server(Thing)
     connected: list[Any] = []
-    listener = await asyncio.start_server(lambda reader, writer: connected.append(writer.close()), "127.0.0.1", 0)
+    listener = await asyncio.start_server(
+        lambda reader, writer: connected.append(writer.close()), "127.0.0.1", 0
+    )
     stranger = "{}:{}".format(*listener.sockets[0].getsockname())
     activate = server._service.activate
     redirects = [[stranger, 4711], [stranger, server.cluster.generation]]
@@ -185,9 +207,13 @@ async def test_a_redirect_to_what_is_no_member_is_not_followed(cluster: Cluster,
     await listener.wait_closed()
 
 
-async def test_a_placement_on_a_member_that_is_gone_is_taken_over(servers: list[rio.Server], cluster: Cluster) -> None:
+async def test_a_placement_on_a_member_that_is_gone_is_taken_over(
+    servers: list[rio.Server], cluster: Cluster
+) -> None:
     gone = await cluster.storage.membership.register("127.0.0.1:1")
-    await cluster.storage.membership.set_status(gone.generation, MemberStatus.JOINING, MemberStatus.DEAD)
+    await cluster.storage.membership.set_status(
+        gone.generation, MemberStatus.JOINING, MemberStatus.DEAD
+    )
     await cluster.storage.placement.claim(ObjectId("Thing", "t"), gone.generation)
     client = await cluster.client()
     await client.send(Thing, "t", Where())
@@ -198,33 +224,43 @@ async def test_a_placement_on_a_member_that_is_gone_is_taken_over(servers: list[
     assert placement.generation == home.cluster.generation
 
 
-async def test_a_placement_on_a_member_that_may_be_alive_is_left_alone(servers: list[rio.Server], cluster: Cluster) -> None:
+async def test_a_placement_on_a_member_that_may_be_alive_is_left_alone(
+    servers: list[rio.Server], cluster: Cluster
+) -> None:
     silent = await cluster.storage.membership.register("127.0.0.1:1")
     claim = await cluster.storage.placement.claim(ObjectId("Thing", "t"), silent.generation)
     client = await cluster.client()
     with pytest.raises(NO_ANSWER):
         await client.send(Thing, "t", Where(), timeout=0.2)
     assert await cluster.storage.placement.lookup(ObjectId("Thing", "t")) == claim
-    await cluster.storage.membership.set_status(silent.generation, MemberStatus.JOINING, MemberStatus.DEAD)
+    await cluster.storage.membership.set_status(
+        silent.generation, MemberStatus.JOINING, MemberStatus.DEAD
+    )
 
 
-# --- nodes that host different types ----------------------------------------------------------------------------------
+# --- nodes that host different types --------------------------------------------------------------
 
 
-async def test_a_node_that_does_not_host_a_type_passes_the_call_on_and_claims_nothing(cluster: Cluster) -> None:
+async def test_a_node_that_does_not_host_a_type_passes_the_call_on_and_claims_nothing(
+    cluster: Cluster,
+) -> None:
     things = await cluster.server(Thing)
     others = await cluster.nodes(3, Other)
     client = await cluster.client()
     for number in range(20):
         assert await client.send(Thing, f"t{number}", Where()) == things.address
-        assert await client.send(Other, f"o{number}", Where()) in {server.address for server in others}
+        assert await client.send(Other, f"o{number}", Where()) in {
+            server.address for server in others
+        }
     assert len(activations(things, Thing)) == 20
     for server in others:
         owned = await cluster.storage.placement.owned_by(server.cluster.generation)
         assert all(object_id.type_name == "Other" for object_id in owned)
 
 
-async def test_an_object_calls_an_object_of_a_type_that_its_own_node_does_not_host(cluster: Cluster) -> None:
+async def test_an_object_calls_an_object_of_a_type_that_its_own_node_does_not_host(
+    cluster: Cluster,
+) -> None:
     class Caller(rio.ServiceObject):
         @rio.handler
         async def where(self, message: Where) -> str:
@@ -235,15 +271,21 @@ async def test_an_object_calls_an_object_of_a_type_that_its_own_node_does_not_ho
     assert await caller.client.send(Caller, "c", Where()) == things.address
 
 
-async def test_a_type_that_nobody_hosts_is_told_and_leaves_no_row(servers: list[rio.Server], cluster: Cluster) -> None:
+async def test_a_type_that_nobody_hosts_is_told_and_leaves_no_row(
+    servers: list[rio.Server], cluster: Cluster
+) -> None:
     client = await cluster.client()
-    with pytest.raises(UnknownType, match="does not host objects of type 'Nothing'; it hosts: Thing"):
+    with pytest.raises(
+        UnknownType, match="does not host objects of type 'Nothing'; it hosts: Thing"
+    ):
         await client.send("Nothing", "x", Where())
     assert cluster.calls() == 3, "each node was asked once"
     assert await cluster.storage.placement.lookup(ObjectId("Nothing", "x")) is None
 
 
-async def test_a_redirect_names_the_owner_and_its_generation(servers: list[rio.Server], cluster: Cluster) -> None:
+async def test_a_redirect_names_the_owner_and_its_generation(
+    servers: list[rio.Server], cluster: Cluster
+) -> None:
     await placed(servers, "t", servers[0])
     async with await RawPeer.connect(servers[1]) as peer:
         peer.send(msgspec.msgpack.encode((1, 3, "Thing", "t", "Where", 1000, None, {})))
@@ -254,7 +296,9 @@ async def test_a_redirect_names_the_owner_and_its_generation(servers: list[rio.S
     assert servers[1].statistics().live_objects == 0
 
 
-async def test_the_place_of_many_objects_is_remembered_in_bounded_room(servers: list[rio.Server], cluster: Cluster) -> None:
+async def test_the_place_of_many_objects_is_remembered_in_bounded_room(
+    servers: list[rio.Server], cluster: Cluster
+) -> None:
     client = await cluster.client()
     client.route_limit = 20
     for number in range(60):
@@ -265,7 +309,9 @@ async def test_the_place_of_many_objects_is_remembered_in_bounded_room(servers: 
     assert not client._offline
 
 
-async def test_first_calls_of_one_caller_to_one_object_keep_their_order_on_any_number_of_nodes(cluster: Cluster, probe: Probe) -> None:
+async def test_first_calls_of_one_caller_to_one_object_keep_their_order_on_any_number_of_nodes(
+    cluster: Cluster, probe: Probe
+) -> None:
     class Put(rio.Message[int]):
         number: int
 
@@ -281,5 +327,7 @@ async def test_first_calls_of_one_caller_to_one_object_keep_their_order_on_any_n
     await cluster.nodes(3, Log)
     client = await cluster.client()
     for attempt in range(10):
-        places = await asyncio.gather(*(client.send(Log, f"l{attempt}", Put(number)) for number in range(20)))
+        places = await asyncio.gather(
+            *(client.send(Log, f"l{attempt}", Put(number)) for number in range(20))
+        )
         assert places == list(range(20))

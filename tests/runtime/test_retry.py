@@ -69,7 +69,7 @@ class Counter(rio.ServiceObject):
         return await self._count(message.gate, app.get(Probe))
 
 
-# --- the rules --------------------------------------------------------------------------------------------------------
+# --- the rules ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("repeatable", [False, True], ids=["once", "repeatable"])
@@ -95,30 +95,40 @@ class Counter(rio.ServiceObject):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, RioError) else "",
 )
-def test_what_is_done_about_an_error(error: RioError, once: Next, repeatable_too: Next, repeatable: bool) -> None:
+def test_what_is_done_about_an_error(
+    error: RioError, once: Next, repeatable_too: Next, repeatable: bool
+) -> None:
     assert retry.decide(error, repeatable=repeatable) is (repeatable_too if repeatable else once)
 
 
-# --- a connection that breaks -----------------------------------------------------------------------------------------
+# --- a connection that breaks ---------------------------------------------------------------------
 
 
-async def test_a_call_whose_server_vanishes_is_unknown_and_ran_once(cluster: Cluster, probe: Probe) -> None:
+async def test_a_call_whose_server_vanishes_is_unknown_and_ran_once(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Counter)
     client = await cluster.client()
     call = asyncio.ensure_future(client.send(Counter, "a", Count("never")))
     await probe.noted("a counts")
     sever(server)
-    with pytest.raises(ConnectionLost, match="the connection broke before the answer came") as caught:
+    with pytest.raises(
+        ConnectionLost, match="the connection broke before the answer came"
+    ) as caught:
         await call
     assert isinstance(caught.value, OutcomeUnknown)
     assert await client.send(Counter, "b", Count()) == 1
     assert probe.count("a counts") == 1
 
 
-async def test_of_a_thousand_calls_whose_server_vanishes_none_runs_twice(cluster: Cluster, probe: Probe) -> None:
+async def test_of_a_thousand_calls_whose_server_vanishes_none_runs_twice(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Counter)
     client = await cluster.client()
-    calls = [asyncio.ensure_future(client.send(Counter, f"c{n}", Count("never"))) for n in range(1000)]
+    calls = [
+        asyncio.ensure_future(client.send(Counter, f"c{n}", Count("never"))) for n in range(1000)
+    ]
     await probe.noted("c999 counts")
     sever(server)
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
@@ -128,7 +138,9 @@ async def test_of_a_thousand_calls_whose_server_vanishes_none_runs_twice(cluster
 
 
 @pytest.mark.parametrize("message", [CountOften, Look])
-async def test_a_repeatable_call_whose_server_vanishes_is_sent_again(cluster: Cluster, probe: Probe, message: type[Count]) -> None:
+async def test_a_repeatable_call_whose_server_vanishes_is_sent_again(
+    cluster: Cluster, probe: Probe, message: type[Count]
+) -> None:
     server = await cluster.server(Counter)
     client = await cluster.client()
     call = asyncio.ensure_future(client.send(Counter, "a", message("go")))
@@ -138,7 +150,9 @@ async def test_a_repeatable_call_whose_server_vanishes_is_sent_again(cluster: Cl
     assert await call == 2
 
 
-async def test_a_repeatable_call_ends_at_its_deadline_all_the_same(cluster: Cluster, probe: Probe) -> None:
+async def test_a_repeatable_call_ends_at_its_deadline_all_the_same(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Counter)
     client = await cluster.client()
     call = asyncio.ensure_future(client.send(Counter, "a", Look("never"), timeout=0.3))
@@ -150,7 +164,9 @@ async def test_a_repeatable_call_ends_at_its_deadline_all_the_same(cluster: Clus
     assert isinstance(caught.value, CallTimeout | Expired)
 
 
-async def test_a_call_that_was_not_sent_when_the_connection_broke_is_sent_on_the_next_one(cluster: Cluster, probe: Probe) -> None:
+async def test_a_call_that_was_not_sent_when_the_connection_broke_is_sent_on_the_next_one(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Counter)
     client = await cluster.client()
     await client.send(Counter, "a", Count())
@@ -160,7 +176,9 @@ async def test_a_call_that_was_not_sent_when_the_connection_broke_is_sent_on_the
     assert server.statistics().connections == 1
 
 
-async def test_an_answer_that_is_lost_between_objects_is_unknown_to_the_handler(cluster: Cluster, probe: Probe) -> None:
+async def test_an_answer_that_is_lost_between_objects_is_unknown_to_the_handler(
+    cluster: Cluster, probe: Probe
+) -> None:
     class Ask(rio.Message[str]):
         to: str
 
@@ -184,12 +202,17 @@ async def test_an_answer_that_is_lost_between_objects_is_unknown_to_the_handler(
 async def test_closing_a_client_ends_all_its_calls(cluster: Cluster, probe: Probe) -> None:
     server = await cluster.server(Counter)
     async with rio.Client(cluster.storage) as client:
-        calls = [asyncio.ensure_future(client.send(Counter, "a", message("never"))) for message in (Count, CountOften, Look)]
+        calls = [
+            asyncio.ensure_future(client.send(Counter, "a", message("never")))
+            for message in (Count, CountOften, Look)
+        ]
         await probe.noted("a counts")
         server._service.draining = True
         calls.append(asyncio.ensure_future(client.send(Counter, "b", Look())))
         await until(lambda: client._offline)  # it was refused, and waits for its next attempt
-    assert [type(outcome).__name__ for outcome in await asyncio.gather(*calls, return_exceptions=True)] == [
+    assert [
+        type(outcome).__name__ for outcome in await asyncio.gather(*calls, return_exceptions=True)
+    ] == [
         *["ConnectionLost"] * 3,
         "NotExecuted",
     ]
@@ -198,44 +221,65 @@ async def test_closing_a_client_ends_all_its_calls(cluster: Cluster, probe: Prob
         client.send(Counter, "a", Count())
 
 
-# --- no server --------------------------------------------------------------------------------------------------------
+# --- no server ------------------------------------------------------------------------------------
 
 
 async def test_an_empty_membership_is_told_at_once(cluster: Cluster) -> None:
     client = await cluster.client()
-    with pytest.raises(NoServersAvailable, match="it is empty: has a server been started on this storage"):
-        await client.send(Counter, "a", Count())
-
-
-async def test_a_membership_without_an_active_server_is_told_with_what_there_is(cluster: Cluster) -> None:
-    registered = await cluster.storage.membership.register("127.0.0.1:1")
-    client = await cluster.client()
-    with pytest.raises(NoServersAvailable, match=r"lists no active server.*127\.0\.0\.1:1 is JOINING"):
-        await client.send(Counter, "a", Count())
-    await cluster.storage.membership.set_status(registered.generation, MemberStatus.JOINING, MemberStatus.DEAD)
-
-
-async def test_servers_that_cannot_be_reached_are_told_after_a_few_attempts(cluster: Cluster) -> None:
-    membership = cluster.storage.membership
-    for port in (1, 2):
-        registered = await membership.register(f"127.0.0.1:{port}")
-        await membership.set_status(registered.generation, MemberStatus.JOINING, MemberStatus.ACTIVE)
-    client = await cluster.client()
     with pytest.raises(
-        NoServersAvailable, match=r"none of the 2 active members can be reached; the last one: 127\.0\.0\.1:[12] cannot be reached"
+        NoServersAvailable, match="it is empty: has a server been started on this storage"
     ):
         await client.send(Counter, "a", Count())
 
 
-async def test_a_server_that_cannot_be_reached_is_left_out_while_another_can(cluster: Cluster, probe: Probe) -> None:
+async def test_a_membership_without_an_active_server_is_told_with_what_there_is(
+    cluster: Cluster,
+) -> None:
+    registered = await cluster.storage.membership.register("127.0.0.1:1")
+    client = await cluster.client()
+    with pytest.raises(
+        NoServersAvailable, match=r"lists no active server.*127\.0\.0\.1:1 is JOINING"
+    ):
+        await client.send(Counter, "a", Count())
+    await cluster.storage.membership.set_status(
+        registered.generation, MemberStatus.JOINING, MemberStatus.DEAD
+    )
+
+
+async def test_servers_that_cannot_be_reached_are_told_after_a_few_attempts(
+    cluster: Cluster,
+) -> None:
+    membership = cluster.storage.membership
+    for port in (1, 2):
+        registered = await membership.register(f"127.0.0.1:{port}")
+        await membership.set_status(
+            registered.generation, MemberStatus.JOINING, MemberStatus.ACTIVE
+        )
+    client = await cluster.client()
+    with pytest.raises(
+        NoServersAvailable,
+        match=r"none of the 2 active members can be reached; the last one: 127\.0\.0\.1:[12] cannot be reached",
+    ):
+        await client.send(Counter, "a", Count())
+
+
+async def test_a_server_that_cannot_be_reached_is_left_out_while_another_can(
+    cluster: Cluster, probe: Probe
+) -> None:
     dead = await cluster.storage.membership.register("127.0.0.1:1")
-    await cluster.storage.membership.set_status(dead.generation, MemberStatus.JOINING, MemberStatus.ACTIVE)
+    await cluster.storage.membership.set_status(
+        dead.generation, MemberStatus.JOINING, MemberStatus.ACTIVE
+    )
     await cluster.server(Counter)
     client = await cluster.client()
-    assert set(await asyncio.gather(*(client.send(Counter, f"c{n}", Count()) for n in range(40)))) == {1}
+    assert set(
+        await asyncio.gather(*(client.send(Counter, f"c{n}", Count()) for n in range(40)))
+    ) == {1}
 
 
-async def test_a_server_that_could_not_be_reached_is_tried_again_after_a_while(cluster: Cluster, probe: Probe) -> None:
+async def test_a_server_that_could_not_be_reached_is_tried_again_after_a_while(
+    cluster: Cluster, probe: Probe
+) -> None:
     knocked = asyncio.Event()
 
     async def knock(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -248,7 +292,9 @@ async def test_a_server_that_could_not_be_reached_is_tried_again_after_a_while(c
     listener.close()
     await listener.wait_closed()
     silent = await cluster.storage.membership.register(f"{host}:{port}")
-    await cluster.storage.membership.set_status(silent.generation, MemberStatus.JOINING, MemberStatus.ACTIVE)
+    await cluster.storage.membership.set_status(
+        silent.generation, MemberStatus.JOINING, MemberStatus.ACTIVE
+    )
     await cluster.server(Counter)
     client = await cluster.client()
     await asyncio.gather(*(client.send(Counter, f"c{n}", Count()) for n in range(40)))
@@ -278,7 +324,9 @@ async def test_servers_are_not_looked_at_one_by_one_for_each_call(
     assert {cluster.home(Counter, f"d{n}") for n in range(40)} == set(servers)
 
 
-async def test_a_membership_that_cannot_be_read_is_told(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_membership_that_cannot_be_read_is_told(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = await cluster.client()
 
     async def fail(_: object) -> None:
@@ -292,21 +340,31 @@ async def test_a_membership_that_cannot_be_read_is_told(cluster: Cluster, monkey
             pass
 
 
-async def test_a_client_that_was_opened_before_any_server_finds_the_first_one(cluster: Cluster, probe: Probe) -> None:
+async def test_a_client_that_was_opened_before_any_server_finds_the_first_one(
+    cluster: Cluster, probe: Probe
+) -> None:
     client = await cluster.client()
     await cluster.server(Counter)
     assert await client.send(Counter, "a", Count()) == 1
 
 
-# --- servers that come back -------------------------------------------------------------------------------------------
+# --- servers that come back -----------------------------------------------------------------------
 
 
-async def test_a_client_goes_on_after_a_server_was_restarted_on_its_port(cluster: Cluster, probe: Probe) -> None:
+async def test_a_client_goes_on_after_a_server_was_restarted_on_its_port(
+    cluster: Cluster, probe: Probe
+) -> None:
     client = await cluster.client()
     address = "127.0.0.1:0"
     for restart in range(5):
         registry = rio.Registry(Counter)
-        async with rio.Server(registry, storage=cluster.storage, cluster="local", address=address, app_data=cluster.app_data()) as server:
+        async with rio.Server(
+            registry,
+            storage=cluster.storage,
+            cluster="local",
+            address=address,
+            app_data=cluster.app_data(),
+        ) as server:
             address = server.address
             assert await client.send(Counter, "a", Count()) == restart + 1
             assert await client.send(Counter, f"new{restart}", Count()) == 1
@@ -327,7 +385,9 @@ async def test_a_server_that_died_and_came_back_on_its_port_is_a_new_member_and_
     assert cluster.home(Counter, "a") is second
 
 
-async def test_the_objects_of_a_server_that_died_move_when_it_is_declared_dead(cluster: Cluster, probe: Probe) -> None:
+async def test_the_objects_of_a_server_that_died_move_when_it_is_declared_dead(
+    cluster: Cluster, probe: Probe
+) -> None:
     first = await cluster.server(Counter)
     assert await first.client.send(Counter, "a", Count()) == 1
     second = await cluster.server(Counter)
@@ -336,12 +396,16 @@ async def test_the_objects_of_a_server_that_died_move_when_it_is_declared_dead(c
     call = asyncio.ensure_future(client.send(Counter, "a", Count()))
     await until(lambda: second.statistics().failures > 0)
     assert not call.done(), "nobody may take the object while its owner may live"
-    await cluster.storage.membership.set_status(first.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD)
+    await cluster.storage.membership.set_status(
+        first.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
+    )
     assert await call == 2
     assert cluster.home(Counter, "a") is second
 
 
-async def test_a_call_to_an_overloaded_node_is_made_again_until_it_is_taken(cluster: Cluster, probe: Probe) -> None:
+async def test_a_call_to_an_overloaded_node_is_made_again_until_it_is_taken(
+    cluster: Cluster, probe: Probe
+) -> None:
     server = await cluster.server(Counter)
     client = await cluster.client()
     first = asyncio.ensure_future(client.send(Counter, "a", Count("go")))
@@ -354,7 +418,9 @@ async def test_a_call_to_an_overloaded_node_is_made_again_until_it_is_taken(clus
     assert probe.count("b counts") == 1
 
 
-async def test_an_object_that_fails_to_activate_is_not_tried_again_behind_the_callers_back(cluster: Cluster, probe: Probe) -> None:
+async def test_an_object_that_fails_to_activate_is_not_tried_again_behind_the_callers_back(
+    cluster: Cluster, probe: Probe
+) -> None:
     class Sick(rio.ServiceObject):
         async def after_load(self, app: rio.AppData) -> None:
             app.get(Probe).note("tried")

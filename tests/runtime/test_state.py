@@ -147,7 +147,9 @@ class FlakyState(LocalState):
             raise self.fail_load
         return await super().load_and_fence(object_id, state_name, token)
 
-    async def save(self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
+    async def save(
+        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
+    ) -> int:
         if self.hold is not None:
             await self.hold.wait()
         if self.fail_save is not None and not self.save_then_fail:
@@ -189,7 +191,9 @@ async def test_an_object_that_was_never_saved_starts_with_its_defaults(client: r
     assert await client.send(Keeper, "a", Both()) == (0, "unnamed")
 
 
-async def test_several_states_are_saved_and_loaded_each_under_its_name(client: rio.Client, cluster: Cluster, state: FlakyState) -> None:
+async def test_several_states_are_saved_and_loaded_each_under_its_name(
+    client: rio.Client, cluster: Cluster, state: FlakyState
+) -> None:
     await client.send(Keeper, "a", Rename("ada"))
     await client.send(Keeper, "a", Add(5))
     await client.admin(rio.AdminCommand.shutdown(Keeper, "a"))
@@ -205,13 +209,17 @@ async def test_each_save_raises_the_version_by_one(client: rio.Client, state: Fl
 
 
 async def test_saving_a_state_that_does_not_exist_names_those_that_do(client: rio.Client) -> None:
-    with pytest.raises(HandlerError, match="Keeper has no managed state totla; it has: total, label"):
+    with pytest.raises(
+        HandlerError, match="Keeper has no managed state totla; it has: total, label"
+    ):
         await client.send(Keeper, "a", Add(1, save="totla"))
 
 
 async def test_state_survives_all_servers_on_one_file(sqlite_url: str) -> None:
     for expected in (1, 2, 3):
-        async with rio.Server(rio.Registry(Keeper), storage=sqlite_url, cluster="local", app_data=_with_probe()) as server:
+        async with rio.Server(
+            rio.Registry(Keeper), storage=sqlite_url, cluster="local", app_data=_with_probe()
+        ) as server:
             assert await server.client.send(Keeper, "a", Add(1)) == expected
 
 
@@ -221,7 +229,7 @@ def _with_probe() -> rio.AppData:
     return data
 
 
-# --- a storage that fails ---------------------------------------------------------------------------------------------
+# --- a storage that fails -------------------------------------------------------------------------
 
 
 async def test_a_storage_that_does_not_answer_never_makes_an_object_start_with_defaults(
@@ -246,7 +254,9 @@ async def test_a_call_that_ends_while_the_storage_is_away_says_so_and_did_not_ru
 ) -> None:
     state.fail_load = StorageUnavailable("the disk is on fire")
     call = asyncio.ensure_future(client.send(Keeper, "a", Add(1), timeout=0.5))
-    await until(lambda: any("the disk is on fire" in str(waiting.last_error) for waiting in client._offline))
+    await until(
+        lambda: any("the disk is on fire" in str(waiting.last_error) for waiting in client._offline)
+    )
     with pytest.raises(NO_ANSWER):
         await call
     await until(lambda: server.statistics().live_objects == 0)
@@ -255,7 +265,11 @@ async def test_a_call_that_ends_while_the_storage_is_away_says_so_and_did_not_ru
 
 
 async def test_a_state_that_does_not_decode_fails_the_activation_at_once_and_is_left_as_it_is(
-    client: rio.Client, cluster: Cluster, state: FlakyState, server: rio.Server, caplog: pytest.LogCaptureFixture
+    client: rio.Client,
+    cluster: Cluster,
+    state: FlakyState,
+    server: rio.Server,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     await client.send(Keeper, "a", Add(5))
     await client.admin(rio.AdminCommand.shutdown(Keeper, "a"))
@@ -273,8 +287,14 @@ async def test_a_state_that_does_not_decode_fails_the_activation_at_once_and_is_
     assert await client.send(Keeper, "a", Get()) == 5
 
 
-@pytest.mark.parametrize("error", [StateCorrupt("rotten"), RuntimeError("a driver's own")], ids=lambda error: type(error).__name__)
-async def test_a_load_that_cannot_be_helped_by_waiting_is_told_at_once(client: rio.Client, state: FlakyState, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [StateCorrupt("rotten"), RuntimeError("a driver's own")],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_load_that_cannot_be_helped_by_waiting_is_told_at_once(
+    client: rio.Client, state: FlakyState, error: Exception
+) -> None:
     state.fail_load = error
     with pytest.raises(NotActivated, match=f"{type(error).__name__}: {error}"):
         await client.send(Keeper, "a", Get())
@@ -284,21 +304,33 @@ async def test_a_load_that_cannot_be_helped_by_waiting_is_told_at_once(client: r
 @pytest.mark.parametrize("written", [False, True], ids=["not written", "written, answer lost"])
 @pytest.mark.parametrize("swallow", [False, True], ids=["told", "swallowed by the handler"])
 async def test_a_save_that_fails_costs_the_object_its_memory(
-    client: rio.Client, cluster: Cluster, state: FlakyState, probe: Probe, written: bool, swallow: bool
+    client: rio.Client,
+    cluster: Cluster,
+    state: FlakyState,
+    probe: Probe,
+    written: bool,
+    swallow: bool,
 ) -> None:
     assert await client.send(Keeper, "a", Add(1)) == 1
     state.fail_save, state.save_then_fail = StorageUnavailable("the answer was lost"), written
     if swallow:
         assert await client.send(Keeper, "a", Add(10, swallow=True)) == 11
     else:
-        with pytest.raises(OutcomeUnknown, match="Keeper/a may not have saved its state: StorageUnavailable: the answer was lost"):
+        with pytest.raises(
+            OutcomeUnknown,
+            match="Keeper/a may not have saved its state: StorageUnavailable: the answer was lost",
+        ):
             await client.send(Keeper, "a", Add(10))
     state.fail_save = None
-    assert await client.send(Keeper, "a", Get()) == (11 if written else 1), "loaded again: memory is what is stored"
+    assert await client.send(Keeper, "a", Get()) == (11 if written else 1), (
+        "loaded again: memory is what is stored"
+    )
     assert probe.count("before_load") == 2
 
 
-async def test_a_save_that_is_cancelled_costs_the_object_its_memory(client: rio.Client, state: FlakyState, probe: Probe) -> None:
+async def test_a_save_that_is_cancelled_costs_the_object_its_memory(
+    client: rio.Client, state: FlakyState, probe: Probe
+) -> None:
     await client.send(Keeper, "a", Add(1))
     state.hold = asyncio.Event()
     call = asyncio.ensure_future(client.send(Keeper, "a", Add(10)))
@@ -324,11 +356,16 @@ async def test_a_failed_save_of_a_task_outside_of_any_turn_drops_the_object_at_o
     assert await client.send(Keeper, "a", Get()) == 1
 
 
-async def test_calls_behind_a_failed_save_see_what_is_stored(client: rio.Client, server: rio.Server, state: FlakyState) -> None:
+async def test_calls_behind_a_failed_save_see_what_is_stored(
+    client: rio.Client, server: rio.Server, state: FlakyState
+) -> None:
     await client.send(Keeper, "a", Add(1))
     state.hold = asyncio.Event()
     state.fail_save = StorageUnavailable("away")
-    calls = [asyncio.ensure_future(client.send(Keeper, "a", message)) for message in (Add(10), Get(), Get())]
+    calls = [
+        asyncio.ensure_future(client.send(Keeper, "a", message))
+        for message in (Add(10), Get(), Get())
+    ]
     await until(lambda: server.statistics().in_flight == 3)
     state.hold.set()
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
@@ -348,7 +385,7 @@ async def test_a_hook_that_cannot_save_fails_the_activation_even_if_it_swallows_
         assert await call == 1
 
 
-# --- another activation -----------------------------------------------------------------------------------------------
+# --- another activation ---------------------------------------------------------------------------
 
 
 async def supersede(cluster: Cluster, state: StateStorage, id: str) -> int:
@@ -381,7 +418,9 @@ async def test_a_stale_activation_saves_nothing_and_is_dropped(
 
 
 @pytest.mark.parametrize("swallow", [False, True], ids=["told", "swallowed by the handler"])
-async def test_a_stale_activation_that_reloads_is_dropped(client: rio.Client, cluster: Cluster, state: FlakyState, swallow: bool) -> None:
+async def test_a_stale_activation_that_reloads_is_dropped(
+    client: rio.Client, cluster: Cluster, state: FlakyState, swallow: bool
+) -> None:
     await client.send(Keeper, "a", Add(1))
     await supersede(cluster, state, "a")
     if swallow:
@@ -402,7 +441,9 @@ async def test_a_save_under_a_version_that_is_not_stored_any_more_is_superseded(
     assert state.stored("a").version == 1
 
 
-async def test_each_activation_has_a_larger_token(client: rio.Client, cluster: Cluster, server: rio.Server) -> None:
+async def test_each_activation_has_a_larger_token(
+    client: rio.Client, cluster: Cluster, server: rio.Server
+) -> None:
     tokens = []
     for _ in range(4):
         await client.send(Keeper, "a", Get())
@@ -412,7 +453,9 @@ async def test_each_activation_has_a_larger_token(client: rio.Client, cluster: C
     assert tokens == sorted(set(tokens))
 
 
-async def test_saves_of_one_object_never_overlap(client: rio.Client, server: rio.Server, state: FlakyState, probe: Probe) -> None:
+async def test_saves_of_one_object_never_overlap(
+    client: rio.Client, server: rio.Server, state: FlakyState, probe: Probe
+) -> None:
     await client.send(Keeper, "a", AddLater(1))
     await client.send(Keeper, "a", AddLater(1))
     state.hold = asyncio.Event()

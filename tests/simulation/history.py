@@ -1,4 +1,6 @@
-"""What happened in one run, as callers, servers and the storage saw it, and what must be true of it whatever went wrong."""
+"""What happened in one run, as callers, servers and the storage saw it, and what must be true of it
+whatever went wrong.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from rio.identity import ObjectId
 from rio.placement import Placement
 from rio.testing import Host, current_host
 from rio.testing.virtual_time import true_time
-from tests.cluster.processes.history import Call, Outcome, Turn, counter, set_full, single_activation
+from tests.cluster.processes.history import (
+    Call,
+    Outcome,
+    Turn,
+    counter,
+    set_full,
+    single_activation,
+)
 from tests.simulation.linearizable import Operation, linearizable
 
 NO_HOST = Host("nowhere")
@@ -56,7 +65,7 @@ class History:
     patience: dict[str, float] = field(default_factory=dict)
     """Caller to the seconds after which each of its calls has to have ended."""
 
-    # --- what servers note --------------------------------------------------------------------------------------------
+    # --- what servers note ------------------------------------------------------------------------
 
     @contextmanager
     def turn(self, object: str, token: int, caller: str, number: int) -> Iterator[None]:
@@ -67,10 +76,16 @@ class History:
         finally:
             turn.ended = now()
 
-    # --- what callers note --------------------------------------------------------------------------------------------
+    # --- what callers note ------------------------------------------------------------------------
 
     async def call(
-        self, kind: Literal["add", "get", "put", "read"], object: str, caller: str, number: int, reply: Awaitable[Any], element: int = 0
+        self,
+        kind: Literal["add", "get", "put", "read"],
+        object: str,
+        caller: str,
+        number: int,
+        reply: Awaitable[Any],
+        element: int = 0,
     ) -> Outcome:
         """Await a reply. If the caller gives up, nobody knows whether the call ran."""
         began = now()
@@ -79,12 +94,37 @@ class History:
         try:
             outcome, answer = await self._outcome(reply, caller, number)
         finally:
-            value = element if kind == "put" else answer and (answer.elements if kind == "read" else answer.value)
-            self.calls.append(Call(kind=kind, object=object, began=began, ended=now(), outcome=outcome, value=value, caller=caller))
+            value = (
+                element
+                if kind == "put"
+                else answer and (answer.elements if kind == "read" else answer.value)
+            )
+            self.calls.append(
+                Call(
+                    kind=kind,
+                    object=object,
+                    began=began,
+                    ended=now(),
+                    outcome=outcome,
+                    value=value,
+                    caller=caller,
+                )
+            )
         return outcome
 
-    async def operation(self, object: str, caller: str, number: int, reply: Awaitable[Any], expected: int = 0, new: int = 0) -> int | None:
-        """A ``set`` of a register, or a ``get`` if there is no ``new`` value. Returns what it holds, if that is known."""
+    async def operation(
+        self,
+        object: str,
+        caller: str,
+        number: int,
+        reply: Awaitable[Any],
+        expected: int = 0,
+        new: int = 0,
+    ) -> int | None:
+        """A ``set`` of a register, or a ``get`` if there is no ``new`` value.
+
+        Returns what it holds, if that is known.
+        """
         began = now()
         outcome, answer = await self._outcome(reply, caller, number)
         if outcome == "acknowledged":
@@ -94,7 +134,9 @@ class History:
             self.operations[object].append(Operation(began, math.inf, expected, new, None))
         return None
 
-    async def _outcome(self, reply: Awaitable[Any], caller: str, number: int) -> tuple[Outcome, Any]:
+    async def _outcome(
+        self, reply: Awaitable[Any], caller: str, number: int
+    ) -> tuple[Outcome, Any]:
         try:
             answer = await reply
         except NotExecuted as error:
@@ -105,21 +147,27 @@ class History:
             return "unknown", None
         self.outcomes["acknowledged"] += 1
         if (answer.caller, answer.number) != (caller, number):
-            self.found.append(f"{caller} got the answer to number {answer.number} of {answer.caller} for its own number {number}")
+            self.found.append(
+                f"{caller} got the answer to number {answer.number} of {answer.caller} for its own number {number}"
+            )
         return "acknowledged", answer
 
     def _count(self, error: BaseException) -> None:
         self.outcomes[type(error).__name__] += 1
 
-    # --- what the storage notes ---------------------------------------------------------------------------------------
+    # --- what the storage notes -------------------------------------------------------------------
 
-    def claimed(self, object_id: ObjectId, before: Placement | None, after: Placement, owner_ended: bool) -> None:
+    def claimed(
+        self, object_id: ObjectId, before: Placement | None, after: Placement, owner_ended: bool
+    ) -> None:
         if before == after or after.generation is None:
             return
         if before is not None and before.generation not in (None, after.generation):
             self.takeovers += 1
             if not owner_ended:
-                self.found.append(f"member {after.generation} took {object_id} over from member {before.generation}, which has not ended")
+                self.found.append(
+                    f"member {after.generation} took {object_id} over from member {before.generation}, which has not ended"
+                )
         if before is not None and after.token <= before.token:
             self.found.append(f"token {after.token} of {object_id} came after {before.token}")
         self.owners[after.token] = after.generation
@@ -129,24 +177,32 @@ class History:
 
     def saved(self, key: tuple[ObjectId, str], token: int, version: int) -> None:
         if token < self.fences.get(key, 0):
-            self.found.append(f"{key[0]} was saved under token {token} after token {self.fences[key]} had read it")
+            self.found.append(
+                f"{key[0]} was saved under token {token} after token {self.fences[key]} had read it"
+            )
         if version != self.versions.get(key, 0) + 1:
-            self.found.append(f"version {version} of {key[0]} was saved after version {self.versions.get(key, 0)}")
+            self.found.append(
+                f"version {version} of {key[0]} was saved after version {self.versions.get(key, 0)}"
+            )
         self.versions[key] = version
 
     def members(self, snapshot: MembershipSnapshot) -> None:
         for member in snapshot.members:
             before = self.statuses.get(member.generation, 0)
             if member.status < before:
-                self.found.append(f"the status of member {member.generation} moved back from {before} to {member.status:d}")
+                self.found.append(
+                    f"the status of member {member.generation} moved back from {before} to {member.status:d}"
+                )
             self.statuses[member.generation] = max(before, member.status)
 
-    # --- what must be true --------------------------------------------------------------------------------------------
+    # --- what must be true ------------------------------------------------------------------------
 
     def findings(self, final: dict[str, Any], *, no_overlap: bool, good_clocks: bool) -> list[str]:
-        """``final``: what each object holds in the end. ``no_overlap``: nor do turns go on after their server has lost its lease.
+        """``final``: what each object holds in the end. ``no_overlap``: nor do turns go on after
+        their server has lost its lease.
 
-        Without ``good_clocks`` an object may be admitted twice, so that reads are stale; what was saved stays saved.
+        Without ``good_clocks`` an object may be admitted twice, so that reads are stale; what was
+        saved stays saved.
         """
         found = list(self.found)
         calls = defaultdict(list)
@@ -155,9 +211,19 @@ class History:
                 calls[call.object].append(call)
         for object, of_object in sorted(calls.items()):
             if object.startswith("Counter/"):
-                found += [f"{object}: {finding.text}" for finding in counter(of_object, final.get(object, 0))]
+                found += [
+                    f"{object}: {finding.text}"
+                    for finding in counter(of_object, final.get(object, 0))
+                ]
             else:
-                last = Call(kind="read", object=object, began=math.inf, ended=math.inf, outcome="acknowledged", value=final.get(object, []))
+                last = Call(
+                    kind="read",
+                    object=object,
+                    began=math.inf,
+                    ended=math.inf,
+                    outcome="acknowledged",
+                    value=final.get(object, []),
+                )
                 found += [f"{object}: {finding.text}" for finding in set_full([*of_object, last])]
         found += self._repeated()
         found += self._late()
@@ -165,10 +231,17 @@ class History:
             return found
         for object, operations in sorted(self.operations.items()):
             if not linearizable(operations, 0):
-                found.append(f"{object}: no order of its {len(operations)} operations explains their answers")
+                found.append(
+                    f"{object}: no order of its {len(operations)} operations explains their answers"
+                )
         found += [finding.text for finding in single_activation(self._admitted())]
         if no_overlap:
-            found += [finding.text for finding in single_activation(itertools.chain.from_iterable(map(self._running, self.turns)))]
+            found += [
+                finding.text
+                for finding in single_activation(
+                    itertools.chain.from_iterable(map(self._running, self.turns))
+                )
+            ]
         return found
 
     def _admitted(self) -> Iterable[Turn]:
@@ -188,19 +261,33 @@ class History:
 
     def _seen(self, turn: NotedTurn, began: float, ended: float) -> Turn:
         generation = self.owners.get(turn.token, 0)
-        return Turn(object=turn.object, generation=generation, token=turn.token, began=began, ended=ended)
+        return Turn(
+            object=turn.object, generation=generation, token=turn.token, began=began, ended=ended
+        )
 
     def _late(self) -> Sequence[str]:
         """Calls that ended after their deadline."""
         took = ((call, call.ended - call.began) for call in self.calls)
-        late = ((call, seconds) for call, seconds in took if seconds > self.patience.get(call.caller, math.inf) + SLACK)
-        return [f"{call.object}: a call ({call.kind}) of {call.caller} ended after {seconds:.3f} s" for call, seconds in late]
+        late = (
+            (call, seconds)
+            for call, seconds in took
+            if seconds > self.patience.get(call.caller, math.inf) + SLACK
+        )
+        return [
+            f"{call.object}: a call ({call.kind}) of {call.caller} ended after {seconds:.3f} s"
+            for call, seconds in late
+        ]
 
     def _repeated(self) -> Sequence[str]:
         """Messages that must not be repeated and were."""
-        handled = Counter((turn.object, turn.caller, turn.number) for turn in self.turns if turn.caller)
+        handled = Counter(
+            (turn.object, turn.caller, turn.number) for turn in self.turns if turn.caller
+        )
         repeated = ((message, times) for message, times in handled.items() if times > 1)
-        return [f"{object} handled number {number} of {caller} {times} times" for (object, caller, number), times in repeated]
+        return [
+            f"{object} handled number {number} of {caller} {times} times"
+            for (object, caller, number), times in repeated
+        ]
 
 
 def now() -> float:

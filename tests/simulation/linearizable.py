@@ -1,4 +1,6 @@
-"""Whether the answers of a register can be explained by one order of its operations (Wing and Gong; Lowe)."""
+"""Whether the answers of a register can be explained by one order of its operations (Wing and Gong;
+Lowe).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ class Operation(NamedTuple):
 
     began: float
     ended: float
-    """Infinite if the caller does not know whether it ran: it may have taken effect at any time, or not at all."""
+    """Infinite if the caller does not know whether it ran: it may have taken effect at any time, or
+    not at all.
+    """
     expected: int
     new: int
     answer: int | None
@@ -27,7 +31,9 @@ class Operation(NamedTuple):
 def linearizable(operations: Sequence[Operation], initial: int) -> bool:
     """:raises RuntimeError: that would take too long to find out."""
     operations = sorted(operations, key=lambda operation: operation.began)
-    wanted = sum(1 << number for number, operation in enumerate(operations) if operation.ended < math.inf)
+    wanted = sum(
+        1 << number for number, operation in enumerate(operations) if operation.ended < math.inf
+    )
     tried: set[tuple[int, int]] = set()
     stack = [(0, initial)]
     while stack:
@@ -36,7 +42,9 @@ def linearizable(operations: Sequence[Operation], initial: int) -> bool:
             continue
         tried.add(state)
         if len(tried) > MOST_STEPS:
-            raise RuntimeError(f"{len(operations)} operations are too many, or too many of them are of unknown outcome")
+            raise RuntimeError(
+                f"{len(operations)} operations are too many, or too many of them are of unknown outcome"
+            )
         done, held = state
         if done & wanted == wanted:
             return True

@@ -1,7 +1,9 @@
-"""The protocol of lease, eviction, claim, state and drain as discrete events, without asyncio, so that thousands of seeds fit (D1a).
+"""The protocol of lease, eviction, claim, state and drain as discrete events, without asyncio, so
+that thousands of seeds fit (D1a).
 
-The arithmetic of the lease, the observer and the storages are those of production; what stands between them is told once more here, in as
-few words as it takes, so that a mistake in the rules themselves shows without the runtime around them.
+The arithmetic of the lease, the observer and the storages are those of production; what stands
+between them is told once more here, in as few words as it takes, so that a mistake in the rules
+themselves shows without the runtime around them.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ class Node:
         self.activations: dict[ObjectId, Activation] = {}
         self.activating: set[ObjectId] = set()
         self.generation, self.snapshot = at_once(model.membership.register(address))
-        at_once(model.membership.set_status(self.generation, MemberStatus.JOINING, MemberStatus.ACTIVE))
+        at_once(
+            model.membership.set_status(self.generation, MemberStatus.JOINING, MemberStatus.ACTIVE)
+        )
         self.observer = Observer(self.generation, config)
         for process in (self.renewing(), self.polling(), *(self.working() for _ in range(2))):
             model.spawn(process, self, rng.uniform(0.0, 1.0))
@@ -70,7 +74,7 @@ class Node:
         self.lease.fence(self.clock())
         self.activations.clear()
 
-    # --- membership ---------------------------------------------------------------------------------------------------
+    # --- membership -------------------------------------------------------------------------------
 
     def renewing(self) -> Process[None]:
         model = self.model
@@ -111,7 +115,10 @@ class Node:
         model = self.model
         status, counter = member.status, member.lease_counter
         change = yield from model.call(
-            self, lambda: model.membership.set_status(member.generation, status, MemberStatus.DEAD, expected_counter=counter)
+            self,
+            lambda: model.membership.set_status(
+                member.generation, status, MemberStatus.DEAD, expected_counter=counter
+            ),
         )
         model.evictions += change.applied
 
@@ -119,13 +126,23 @@ class Node:
         model = self.model
         member = at_once(model.membership.snapshot()).find(self.generation)
         if member is not None and not member.status.terminal:
-            yield from model.call(self, lambda: model.membership.set_status(self.generation, member.status, MemberStatus.LEFT))
+            yield from model.call(
+                self,
+                lambda: model.membership.set_status(
+                    self.generation, member.status, MemberStatus.LEFT
+                ),
+            )
 
     def drain(self) -> Process[None]:
         model = self.model
         self.draining = True
         try:
-            yield from model.call(self, lambda: model.membership.set_status(self.generation, MemberStatus.ACTIVE, MemberStatus.DRAINING))
+            yield from model.call(
+                self,
+                lambda: model.membership.set_status(
+                    self.generation, MemberStatus.ACTIVE, MemberStatus.DRAINING
+                ),
+            )
             while self.activations:
                 for object_id, activation in list(self.activations.items()):
                     if not activation.busy:
@@ -138,7 +155,7 @@ class Node:
         except StorageUnavailable:
             self.stop()
 
-    # --- objects ------------------------------------------------------------------------------------------------------
+    # --- objects ----------------------------------------------------------------------------------
 
     def working(self) -> Process[None]:
         """Somebody sends messages to random objects, and this is where they land."""
@@ -179,7 +196,9 @@ class Node:
         if not token or not self.admits:
             return None
         try:
-            stored = yield from model.call(self, lambda: model.state.load_and_fence(object_id, "value", token))
+            stored = yield from model.call(
+                self, lambda: model.state.load_and_fence(object_id, "value", token)
+            )
         except StateNotFound:
             return Activation(token, 0, 0)
         except Superseded:
@@ -200,7 +219,10 @@ class Node:
             if status is None or not status.terminal:
                 return 0
             token = placement.token
-            placement = yield from model.call(self, lambda: model.placement.claim(object_id, own, supersede=token))  # noqa: B023  # at once
+            placement = yield from model.call(
+                self,
+                lambda: model.placement.claim(object_id, own, supersede=token),  # noqa: B023  # at once
+            )
             if placement.token == token:
                 return 0
         return int(placement.token)
@@ -221,7 +243,10 @@ class Node:
         data = str(activation.value + 1).encode()
         try:
             activation.version = yield from model.call(
-                self, lambda: model.state.save(object_id, "value", activation.token, activation.version, data)
+                self,
+                lambda: model.state.save(
+                    object_id, "value", activation.token, activation.version, data
+                ),
             )
         except (Superseded, StorageUnavailable) as error:
             model.unknown[object_id] -= isinstance(error, Superseded)
@@ -253,7 +278,11 @@ class Model:
         self.count = count
         self.now = 0.0
         self.outage_until = -math.inf
-        self.membership, self.placement, self.state = LocalMembershipStorage(), LocalObjectPlacement(), LocalState()
+        self.membership, self.placement, self.state = (
+            LocalMembershipStorage(),
+            LocalObjectPlacement(),
+            LocalState(),
+        )
         for storage in (self.membership, self.placement, self.state):
             at_once(storage.prepare())
         self.objects = [ObjectId("Counter", str(number)) for number in range(objects)]
@@ -270,7 +299,7 @@ class Model:
         if faults:
             self.spawn(self._breaking(faults), None, 10.0)
 
-    # --- time ---------------------------------------------------------------------------------------------------------
+    # --- time -------------------------------------------------------------------------------------
 
     def spawn(self, process: Process[Any], node: Node | None, delay: float) -> None:
         heapq.heappush(self._events, (self.now + delay, next(self._order), node, process))
@@ -289,7 +318,11 @@ class Model:
         return self
 
     def latency(self) -> float:
-        return self.rng.uniform(0.001, 0.02) if self.rng.random() < 0.97 else self.rng.uniform(0.05, 2.5)
+        return (
+            self.rng.uniform(0.001, 0.02)
+            if self.rng.random() < 0.97
+            else self.rng.uniform(0.05, 2.5)
+        )
 
     def call(self, node: Node, request: Callable[[], Coroutine[Any, Any, T]]) -> Process[T]:
         """One request to the storage. Whoever gives it up does not stop it.
@@ -307,7 +340,12 @@ class Model:
         return answer[0]
 
     def _carry_out(
-        self, node: Node, request: Callable[[], Coroutine[Any, Any, T]], answer: list[T | Exception], there: float, back: float
+        self,
+        node: Node,
+        request: Callable[[], Coroutine[Any, Any, T]],
+        answer: list[T | Exception],
+        there: float,
+        back: float,
     ) -> Process[None]:
         yield there
         if max(self.outage_until, node.cut_until) > self.now:
@@ -320,7 +358,7 @@ class Model:
         if node.cut_until <= self.now:
             answer.append(outcome)
 
-    # --- what goes wrong ----------------------------------------------------------------------------------------------
+    # --- what goes wrong --------------------------------------------------------------------------
 
     def start(self, address: str = "") -> Node:
         return Node(self, address or f"10.0.0.{next(self._addresses)}:1")
@@ -354,19 +392,32 @@ class Model:
             case "outage":
                 self.outage_until = until
             case "condemn":
-                at_once(self.membership.set_status(node.generation, MemberStatus.ACTIVE, MemberStatus.CONDEMNED))
+                at_once(
+                    self.membership.set_status(
+                        node.generation, MemberStatus.ACTIVE, MemberStatus.CONDEMNED
+                    )
+                )
             case "drain":
                 self.spawn(node.drain(), node, 0.0)
 
-    # --- what must be true --------------------------------------------------------------------------------------------
+    # --- what must be true ------------------------------------------------------------------------
 
     def check_admission(self, node: Node, object_id: ObjectId, activation: Activation) -> None:
         self.turns += 1
         for other in self.nodes:
-            if other is not node and object_id in other.activations and other.frozen_until <= self.now and other.admits:
-                self.found.append(f"{self.now:.3f}: members {node.generation} and {other.generation} both admit calls for {object_id}")
+            if (
+                other is not node
+                and object_id in other.activations
+                and other.frozen_until <= self.now
+                and other.admits
+            ):
+                self.found.append(
+                    f"{self.now:.3f}: members {node.generation} and {other.generation} both admit calls for {object_id}"
+                )
         if activation.token < self.highest_token[object_id]:
-            self.found.append(f"{self.now:.3f}: {object_id} runs under token {activation.token} after {self.highest_token[object_id]}")
+            self.found.append(
+                f"{self.now:.3f}: {object_id} runs under token {activation.token} after {self.highest_token[object_id]}"
+            )
         self.highest_token[object_id] = max(activation.token, self.highest_token[object_id])
 
     def answered(self, object_id: ObjectId, value: int, *, read: bool) -> None:
@@ -383,5 +434,7 @@ class Model:
             _, stored = self.state._states.get((object_id, "value"), (0, None))
             final = int(stored.data) if stored is not None and stored.version else 0
             if not len(answers) <= final <= len(answers) + self.unknown[object_id]:
-                found.append(f"{object_id}: {len(answers)} acknowledged, {self.unknown[object_id]} unknown, but it holds {final}")
+                found.append(
+                    f"{object_id}: {len(answers)} acknowledged, {self.unknown[object_id]} unknown, but it holds {final}"
+                )
         return found

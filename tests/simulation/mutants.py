@@ -1,6 +1,8 @@
-"""Twelve ways to get it wrong, each as a switch: ``with blind_claim(): ...`` breaks the rule that its name says, in this process.
+"""Twelve ways to get it wrong, each as a switch: ``with blind_claim(): ...`` breaks the rule that
+its name says, in this process.
 
-They exist to show that the rules of the simulation find them. The core is compiled, so each is put in at a Python seam.
+They exist to show that the rules of the simulation find them. The core is compiled, so each is put
+in at a Python seam.
 """
 
 from __future__ import annotations
@@ -20,7 +22,14 @@ from rio.cluster import lease
 from rio.cluster.config import ClusterConfig
 from rio.cluster.membership import MemberStatus
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
-from rio.errors import OutcomeUnknown, RioError, StateNotFound, StorageError, StorageUnavailable, Superseded
+from rio.errors import (
+    OutcomeUnknown,
+    RioError,
+    StateNotFound,
+    StorageError,
+    StorageUnavailable,
+    Superseded,
+)
 from rio.placement import Placement
 from rio.protocol import Kind
 from rio.service import Service
@@ -34,7 +43,9 @@ Mutant = Callable[[], AbstractContextManager[Any]]
 def blind_claim() -> AbstractContextManager[Any]:
     """M1: a claim overwrites whatever stands there, as an upsert does."""
 
-    async def claim(self: Any, object_id: Any, generation: int, *, supersede: int | None = None) -> Placement:
+    async def claim(
+        self: Any, object_id: Any, generation: int, *, supersede: int | None = None
+    ) -> Placement:
         self._token_high += 1
         placement = self._placements[object_id] = Placement(generation, self._token_high)
         return placement
@@ -46,7 +57,9 @@ def evict_without_counter() -> AbstractContextManager[Any]:
     """M2: an eviction does not ask whether the member has renewed meanwhile."""
 
     async def evict(self: Any, member: Any) -> None:
-        await self._calls.run(self._storage.set_status(member.generation, member.status, MemberStatus.DEAD))
+        await self._calls.run(
+            self._storage.set_status(member.generation, member.status, MemberStatus.DEAD)
+        )
 
     return mock.patch.object(PeerToPeerClusterProvider, "_evict", evict)
 
@@ -71,13 +84,17 @@ def evict_within_the_lease(config: ClusterConfig) -> ClusterConfig:
 
 
 def no_gap_rule() -> AbstractContextManager[Any]:
-    """M5: an observer that could not read the storage for a while takes that for the others' silence."""
+    """M5: an observer that could not read the storage for a while takes that for the others'
+    silence.
+    """
     return mock.patch.multiple(lease, GAP_POLLS=1e9)
 
 
 @contextmanager
 def two_flights() -> Iterator[None]:
-    """M6: requests that come while an object is being activated activate it once more; the last one stays."""
+    """M6: requests that come while an object is being activated activate it once more; the last one
+    stays.
+    """
     activate, finish = Service.activate, Service._activate
 
     def activate_again(self: Any, turn: Any) -> None:
@@ -96,7 +113,9 @@ def two_flights() -> Iterator[None]:
 def save_without_token() -> AbstractContextManager[Any]:
     """M7: a save is checked by its version only, and not by the token of the activation."""
 
-    async def save(self: Any, object_id: Any, state_name: str, token: int, version: int, data: bytes) -> int:
+    async def save(
+        self: Any, object_id: Any, state_name: str, token: int, version: int, data: bytes
+    ) -> int:
         fence, state = self._states.get((object_id, state_name), (token, StoredState(0, b"")))
         if state.version != version:
             raise Superseded("another version")
@@ -125,7 +144,11 @@ def retry_the_unknown() -> AbstractContextManager[Any]:
     decide = retry.decide
 
     def repeat(error: RioError, *, repeatable: bool) -> Next:
-        return Next.LATER if isinstance(error, OutcomeUnknown) else decide(error, repeatable=repeatable)
+        return (
+            Next.LATER
+            if isinstance(error, OutcomeUnknown)
+            else decide(error, repeatable=repeatable)
+        )
 
     return mock.patch.object(retry, "decide", repeat)
 
@@ -147,7 +170,11 @@ def any_reply() -> Iterator[None]:
             memoryview(self.reader)[: len(frame)] = frame
             updated(self, len(frame))
 
-    mutants = {"connection_made": connection_made, "get_buffer": get_buffer, "buffer_updated": buffer_updated}
+    mutants = {
+        "connection_made": connection_made,
+        "get_buffer": get_buffer,
+        "buffer_updated": buffer_updated,
+    }
     with mock.patch.multiple(ClientProtocol, create=True, **mutants):
         yield
 
@@ -175,7 +202,9 @@ class _Renumbering:
     def renumbered(self, nbytes: int) -> Iterator[bytes]:
         self._received += self.room[:nbytes]
         while (frame := self._next("_received")) is not None:
-            kind, number, *rest = msgpack.unpackb(frame, raw=False, strict_map_key=False, unicode_errors="surrogateescape")
+            kind, number, *rest = msgpack.unpackb(
+                frame, raw=False, strict_map_key=False, unicode_errors="surrogateescape"
+            )
             if kind in (Kind.RESPONSE, Kind.ERROR) and number and self._waiting:
                 number = next(iter(self._waiting))
                 del self._waiting[number]
@@ -202,7 +231,9 @@ def resurrect_the_dead() -> AbstractContextManager[Any]:
         if member is None:
             return False
         status = MemberStatus.ACTIVE if member.status == MemberStatus.DEAD else member.status
-        self._members[generation] = replace(member, status=status, lease_counter=member.lease_counter + 1)
+        self._members[generation] = replace(
+            member, status=status, lease_counter=member.lease_counter + 1
+        )
         return status <= MemberStatus.DRAINING
 
     return mock.patch.object(LocalMembershipStorage, "renew", renew)

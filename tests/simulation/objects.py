@@ -32,7 +32,10 @@ class Numbered(rio.Message[Value]):
 
 
 class Add(Numbered):
-    """Add one, save, and answer with the sum. Not to be repeated: if it were, it would count twice."""
+    """Add one, save, and answer with the sum.
+
+    Not to be repeated: if it were, it would count twice.
+    """
 
     pause: float = 0.0
     """Seconds in which the handler waits for something before it saves."""
@@ -54,7 +57,9 @@ class Read(rio.Message[Elements], readonly=True):
 
 
 class Set(Numbered):
-    """Overwrite a register with ``value`` if it holds ``expected``; answer with what it holds afterwards."""
+    """Overwrite a register with ``value`` if it holds ``expected``; answer with what it holds
+    afterwards.
+    """
 
     expected: int
     value: int

@@ -31,9 +31,16 @@ class RecordedMembership(LocalMembershipStorage):
         return renewed
 
     async def set_status(
-        self, generation: int, expected: MemberStatus, status: MemberStatus, *, expected_counter: int | None = None
+        self,
+        generation: int,
+        expected: MemberStatus,
+        status: MemberStatus,
+        *,
+        expected_counter: int | None = None,
     ) -> StatusChange:
-        change = await super().set_status(generation, expected, status, expected_counter=expected_counter)
+        change = await super().set_status(
+            generation, expected, status, expected_counter=expected_counter
+        )
         self._history.members(self._snapshot())
         return change
 
@@ -49,11 +56,15 @@ class RecordedPlacement(LocalObjectPlacement):
         self._history = history
         self._membership = membership
 
-    async def claim(self, object_id: ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
+    async def claim(
+        self, object_id: ObjectId, generation: int, *, supersede: int | None = None
+    ) -> Placement:
         before = await self.lookup(object_id)
         after = await super().claim(object_id, generation, supersede=supersede)
         owner = None if before is None else before.generation
-        self._history.claimed(object_id, before, after, owner is not None and self._membership.has_ended(owner))
+        self._history.claimed(
+            object_id, before, after, owner is not None and self._membership.has_ended(owner)
+        )
         return after
 
 
@@ -66,7 +77,9 @@ class RecordedState(LocalState):
         self._history.fenced((object_id, state_name), token)
         return await super().load_and_fence(object_id, state_name, token)
 
-    async def save(self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
+    async def save(
+        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
+    ) -> int:
         saved = await super().save(object_id, state_name, token, version, data)
         self._history.saved((object_id, state_name), token, saved)
         return saved

@@ -14,7 +14,10 @@ T = TypeVar("T")
 
 
 class NotingLoop(VirtualTimeLoop):
-    """``steps``: the time, the host and the code of all that ran. The same seed must give the same, byte for byte."""
+    """``steps``: the time, the host and the code of all that ran.
+
+    The same seed must give the same, byte for byte.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)

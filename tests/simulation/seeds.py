@@ -1,4 +1,6 @@
-"""Which seeds a simulation runs: a few in ``make test``, more with ``RIO_SEEDS=300``, a single one with ``RIO_SEED=17``."""
+"""Which seeds a simulation runs: a few in ``make test``, more with ``RIO_SEEDS=300``, a single one
+with ``RIO_SEED=17``.
+"""
 
 from __future__ import annotations
 

@@ -53,7 +53,10 @@ def test_a_node_joins_soon_although_the_only_other_one_dies_meanwhile() -> None:
 
 
 def snapshot(*counters: int) -> MembershipSnapshot:
-    members = [Member(number, f"h:{number}", MemberStatus.ACTIVE, counter) for number, counter in enumerate(counters, 1)]
+    members = [
+        Member(number, f"h:{number}", MemberStatus.ACTIVE, counter)
+        for number, counter in enumerate(counters, 1)
+    ]
     return MembershipSnapshot(1, len(members), tuple(members))
 
 

@@ -1,4 +1,5 @@
-"""Lease, eviction, claim, state and drain as a model (D1a): thousands of virtual minutes, all faults, nothing twice and nothing lost.
+"""Lease, eviction, claim, state and drain as a model (D1a): thousands of virtual minutes, all
+faults, nothing twice and nothing lost.
 
 ``RIO_SEEDS=10000`` for a night. The figures are printed: ``pytest -s``.
 """
@@ -26,7 +27,9 @@ def test_the_protocol_admits_nothing_twice_and_loses_nothing(preset: str, few: i
         acknowledged += sum(map(len, model.answers.values()))
         evictions += model.evictions
     hours = len(seeds(few)) * SECONDS / 3600
-    print(f"\n{preset}: {hours:.1f} virtual hours, {evictions} evictions, {turns} turns, {acknowledged} acknowledged: 0 lost, 0 twice")
+    print(
+        f"\n{preset}: {hours:.1f} virtual hours, {evictions} evictions, {turns} turns, {acknowledged} acknowledged: 0 lost, 0 twice"
+    )
     assert evictions
 
 

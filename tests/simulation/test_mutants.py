@@ -1,7 +1,9 @@
-"""The rules find what they are there to find: each of twelve planted mistakes shows within a few seeds, and nothing shows without it.
+"""The rules find what they are there to find: each of twelve planted mistakes shows within a few
+seeds, and nothing shows without it.
 
-Most show in any run with the right faults. Those that need an accident of timing have a scenario that is directed at it. ``seeds`` is how
-many are tried: each mistake shows in 40 % of its seeds or more, so that nothing hangs on one of them.
+Most show in any run with the right faults. Those that need an accident of timing have a scenario
+that is directed at it. ``seeds`` is how many are tried: each mistake shows in 40 % of its seeds or
+more, so that nothing hangs on one of them.
 """
 
 from __future__ import annotations
@@ -22,11 +24,20 @@ from tests.simulation.world import Settings, World
 
 EVERYTHING = Settings(seconds=20.0)
 STORAGE_ONLY = replace(ClusterConfig.local(), gossip=None)
-TIGHT = ClusterConfig(renew_interval=0.3, lease_local=1.5, lease_evict=1.84, poll_interval=0.1, storage_timeout=0.75, gossip=None)
+TIGHT = ClusterConfig(
+    renew_interval=0.3,
+    lease_local=1.5,
+    lease_evict=1.84,
+    poll_interval=0.1,
+    storage_timeout=0.75,
+    gossip=None,
+)
 """The least that clocks allow, so that a lease that is a little too long shows."""
 READERS = Settings(
     seconds=40.0,
-    config=STORAGE_ONLY,  # gossip tells a node that it was evicted before it can do harm: these are about what holds without
+    # gossip tells a node that it was evicted before it can do harm: these are about what holds
+    # without
+    config=STORAGE_ONLY,
     rate_error=0.001,
     actions=("get_elsewhere", "get"),  # an object that waits for a save starts no turn
     relays=9,
@@ -36,7 +47,13 @@ READERS = Settings(
 )
 
 
-LOSSY = Settings(seconds=30.0, preset="local", faults=("lost_answers", "lost_answers", "kill", "stop"), counters=12, fault_every=0.7)
+LOSSY = Settings(
+    seconds=30.0,
+    preset="local",
+    faults=("lost_answers", "lost_answers", "kill", "stop"),
+    counters=12,
+    fault_every=0.7,
+)
 
 
 class Planted(NamedTuple):
@@ -69,7 +86,12 @@ PLANTED = [
     Planted(
         "M4 evict within the lease",
         nullcontext,
-        replace(READERS, config=mutants.evict_within_the_lease(TIGHT), faults=("users_only",), fault_every=2.5),
+        replace(
+            READERS,
+            config=mutants.evict_within_the_lease(TIGHT),
+            faults=("users_only",),
+            fault_every=2.5,
+        ),
         "under token",
         6,
         healthy=TIGHT,
@@ -82,11 +104,31 @@ PLANTED = [
         "was saved under token",
         12,
     ),
-    Planted("M8 default after a failed load", mutants.default_after_a_failed_load, LOSSY, "was answered with", 12),
+    Planted(
+        "M8 default after a failed load",
+        mutants.default_after_a_failed_load,
+        LOSSY,
+        "was answered with",
+        12,
+    ),
     Planted("M9 retry the unknown", mutants.retry_the_unknown, EVERYTHING, "times", 6),
-    Planted("M10 any reply", mutants.any_reply, replace(EVERYTHING, seconds=5.0), "got the answer to number", 3),
-    Planted("M11 resurrect the dead", mutants.resurrect_the_dead, replace(EVERYTHING, seconds=30.0), "moved back", 12),
-    Planted("M12 an error means dead", mutants.an_error_means_dead, LOSSY, "which has not ended", 12),
+    Planted(
+        "M10 any reply",
+        mutants.any_reply,
+        replace(EVERYTHING, seconds=5.0),
+        "got the answer to number",
+        3,
+    ),
+    Planted(
+        "M11 resurrect the dead",
+        mutants.resurrect_the_dead,
+        replace(EVERYTHING, seconds=30.0),
+        "moved back",
+        12,
+    ),
+    Planted(
+        "M12 an error means dead", mutants.an_error_means_dead, LOSSY, "which has not ended", 12
+    ),
 ]
 
 
@@ -105,7 +147,9 @@ def test_a_planted_mistake_is_found(planted: Planted) -> None:
             break
     else:
         pytest.fail(f"{planted.name} went unnoticed in {planted.seeds} seeds")
-    healthy = replace(planted.settings, config=planted.healthy) if planted.healthy else planted.settings
+    healthy = (
+        replace(planted.settings, config=planted.healthy) if planted.healthy else planted.settings
+    )
     assert found(seed, healthy, nullcontext()) == [], f"without the mistake, {how_to_replay(seed)}"
 
 

@@ -1,4 +1,6 @@
-"""The rules that are the simulation's own find what they are there to find; the others: ``tests/cluster/processes/test_history.py``."""
+"""The rules that are the simulation's own find what they are there to find; the others:
+``tests/cluster/processes/test_history.py``.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +38,24 @@ UNKNOWN = math.inf
     "operations",
     [
         pytest.param([], id="nothing"),
-        pytest.param([get(0, 1, 0), setting(2, 3, 0, 5, 5), get(4, 5, 5), setting(6, 7, 0, 6, 5)], id="one after the other"),
-        pytest.param([setting(0, 9, 0, 5, 5), get(1, 2, 0), get(3, 4, 5)], id="it takes effect in between"),
-        pytest.param([setting(0, 9, 0, 5, 5), setting(0, 9, 5, 6, 6), get(8, 9, 5)], id="two at once"),
-        pytest.param([setting(0, UNKNOWN, 0, 5, None), get(1, 2, 0), get(3, 4, 5)], id="the unknown took effect"),
-        pytest.param([setting(0, UNKNOWN, 0, 5, None), get(1, 2, 0), get(300, 400, 0)], id="the unknown did not"),
+        pytest.param(
+            [get(0, 1, 0), setting(2, 3, 0, 5, 5), get(4, 5, 5), setting(6, 7, 0, 6, 5)],
+            id="one after the other",
+        ),
+        pytest.param(
+            [setting(0, 9, 0, 5, 5), get(1, 2, 0), get(3, 4, 5)], id="it takes effect in between"
+        ),
+        pytest.param(
+            [setting(0, 9, 0, 5, 5), setting(0, 9, 5, 6, 6), get(8, 9, 5)], id="two at once"
+        ),
+        pytest.param(
+            [setting(0, UNKNOWN, 0, 5, None), get(1, 2, 0), get(3, 4, 5)],
+            id="the unknown took effect",
+        ),
+        pytest.param(
+            [setting(0, UNKNOWN, 0, 5, None), get(1, 2, 0), get(300, 400, 0)],
+            id="the unknown did not",
+        ),
     ],
 )
 def test_answers_that_one_order_explains_are_right(operations: list[Operation]) -> None:
@@ -54,7 +69,9 @@ def test_answers_that_one_order_explains_are_right(operations: list[Operation]) 
         pytest.param([get(0, 1, 7)], id="from nowhere"),
         pytest.param([setting(0, 1, 0, 5, 5), get(2, 3, 0)], id="lost"),
         pytest.param([setting(0, 1, 0, 5, 5), setting(2, 3, 5, 6, 6), get(4, 5, 5)], id="stale"),
-        pytest.param([setting(0, 9, 0, 5, 5), get(1, 2, 5), get(3, 4, 0)], id="there and gone again"),
+        pytest.param(
+            [setting(0, 9, 0, 5, 5), get(1, 2, 5), get(3, 4, 0)], id="there and gone again"
+        ),
         pytest.param([setting(0, 1, 0, 5, 5), setting(2, 3, 0, 6, 6)], id="both won"),
         pytest.param([setting(2, UNKNOWN, 0, 5, None), get(0, 1, 5)], id="before it was asked for"),
     ],
@@ -66,10 +83,12 @@ def test_answers_that_no_order_explains_are_found(operations: list[Operation]) -
 def test_too_much_to_find_out_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checker, "MOST_STEPS", 100)
     with pytest.raises(RuntimeError, match="too many"):
-        linearizable([setting(0, UNKNOWN, 0, number, None) for number in range(1, 30)] + [get(1, 2, 99)], 0)
+        linearizable(
+            [setting(0, UNKNOWN, 0, number, None) for number in range(1, 30)] + [get(1, 2, 99)], 0
+        )
 
 
-# --- what is found while it happens ---------------------------------------------------------------------------------------------------
+# --- what is found while it happens ---------------------------------------------------------------
 
 
 def member(status: MemberStatus) -> MembershipSnapshot:
@@ -88,7 +107,9 @@ def test_a_status_that_moves_back_is_found() -> None:
 def test_taking_over_from_a_member_that_has_not_ended_is_found() -> None:
     history = History()
     history.claimed(ADA, None, Placement(1, 1), False)
-    history.claimed(ADA, Placement(1, 1), Placement(1, 1), False)  # somebody else asked, and learnt who owns it
+    history.claimed(
+        ADA, Placement(1, 1), Placement(1, 1), False
+    )  # somebody else asked, and learnt who owns it
     history.claimed(ADA, Placement(1, 1), Placement(1, 2), False)  # the owner asked again
     history.claimed(ADA, Placement(None, 2), Placement(2, 3), False)
     history.claimed(ADA, Placement(2, 3), Placement(3, 4), True)
@@ -118,7 +139,7 @@ def test_a_save_under_an_old_token_and_one_over_another_are_found() -> None:
     ]
 
 
-# --- what callers see -----------------------------------------------------------------------------------------------------------------
+# --- what callers see -----------------------------------------------------------------------------
 
 
 async def reply(outcome: Any) -> Any:
@@ -135,7 +156,9 @@ def test_each_outcome_is_noted_as_what_its_caller_knows() -> None:
         await history.call("get", "Counter/1", "me", 2, reply(Expired("too late")))
         await history.call("put", "Bag/1", "me", 3, reply(ConnectionLost("gone")), 33)
         await history.call("read", "Bag/1", "me", 4, reply(Elements([33], "me", 4)))
-        giving_up = asyncio.create_task(history.call("add", "Counter/1", "me", 5, reply(Value(8, "me", 5))))
+        giving_up = asyncio.create_task(
+            history.call("add", "Counter/1", "me", 5, reply(Value(8, "me", 5)))
+        )
         await asyncio.sleep(0.5)
         giving_up.cancel()
         await asyncio.gather(giving_up, return_exceptions=True)
@@ -172,16 +195,23 @@ def test_a_call_that_outlasts_its_deadline_is_found() -> None:
     run(main())
 
 
-# --- turns ----------------------------------------------------------------------------------------------------------------------------
+# --- turns ----------------------------------------------------------------------------------------
 
 HOST, OTHER = Host("a"), Host("b")
 
 
-def turn(began: float, ended: float, token: int = 1, host: Host = HOST, number: int = 0) -> NotedTurn:
+def turn(
+    began: float, ended: float, token: int = 1, host: Host = HOST, number: int = 0
+) -> NotedTurn:
     return NotedTurn("Counter/1", token, host, "me" if number else "", number, began, ended)
 
 
-def findings(turns: list[NotedTurn], stalls: dict[Host, list[tuple[float, float]]] | None = None, *, no_overlap: bool = True) -> list[str]:
+def findings(
+    turns: list[NotedTurn],
+    stalls: dict[Host, list[tuple[float, float]]] | None = None,
+    *,
+    no_overlap: bool = True,
+) -> list[str]:
     history = History(turns=turns, owners={1: 1, 2: 2})
     history.stalls.update(stalls or {})
     return history.findings({}, no_overlap=no_overlap, good_clocks=True)
@@ -194,7 +224,10 @@ def test_turns_that_overlap_are_found_where_they_must_not() -> None:
 
 
 def test_a_turn_that_begins_under_an_old_token_is_found() -> None:
-    assert "after one under token 2" in findings([turn(0, 1, token=2, host=OTHER), turn(2, 3)], no_overlap=False)[0]
+    assert (
+        "after one under token 2"
+        in findings([turn(0, 1, token=2, host=OTHER), turn(2, 3)], no_overlap=False)[0]
+    )
 
 
 def test_while_its_process_is_stopped_a_turn_does_not_run() -> None:
@@ -206,4 +239,6 @@ def test_while_its_process_is_stopped_a_turn_does_not_run() -> None:
 
 def test_a_message_that_was_handled_twice_is_found() -> None:
     assert findings([turn(0, 1, number=7), turn(2, 3, number=8), turn(4, 5), turn(6, 7)]) == []
-    assert findings([turn(0, 1, number=7), turn(2, 3, number=7)]) == ["Counter/1 handled number 7 of me 2 times"]
+    assert findings([turn(0, 1, number=7), turn(2, 3, number=7)]) == [
+        "Counter/1 handled number 7 of me 2 times"
+    ]

@@ -1,7 +1,10 @@
-"""The whole production runtime in virtual time, under every fault that the simulation knows (D1b), and what is left when they end (D2).
+"""The whole production runtime in virtual time, under every fault that the simulation knows (D1b),
+and what is left when they end (D2).
 
-Each seed is a test: a cluster of its own size, settings and clocks, users with clients of their own, a minute of faults, then none. What a
-run costs and covers: ``pytest -s tests/simulation/test_runtime.py``. ``RIO_SEEDS=300`` runs more seeds, ``RIO_SEED=17`` one, with logs.
+Each seed is a test: a cluster of its own size, settings and clocks, users with clients of their
+own, a minute of faults, then none. What a run costs and covers: ``pytest -s
+tests/simulation/test_runtime.py``. ``RIO_SEEDS=300`` runs more seeds, ``RIO_SEED=17`` one, with
+logs.
 """
 
 from __future__ import annotations
@@ -40,28 +43,58 @@ def totals() -> Iterator[Counter[str]]:
 
 
 @pytest.mark.parametrize("seed", seeds(20))
-def test_no_object_is_twice_no_acknowledged_write_is_lost_none_is_applied_twice_and_all_comes_back(seed: int, totals: Counter[str]) -> None:
+def test_no_object_is_twice_no_acknowledged_write_is_lost_none_is_applied_twice_and_all_comes_back(
+    seed: int, totals: Counter[str]
+) -> None:
     world = lived_through(seed, Settings(seconds=SECONDS))
     totals.update(world.history.outcomes)
-    totals.update({"faults": sum(world.faults.values()), "turns": len(world.history.turns), "takeovers": world.history.takeovers})
+    totals.update(
+        {
+            "faults": sum(world.faults.values()),
+            "turns": len(world.history.turns),
+            "takeovers": world.history.takeovers,
+        }
+    )
     totals["virtual seconds"] += int(SECONDS)
 
 
 @pytest.mark.parametrize("seed", seeds(4))
 def test_with_the_strict_settings_no_turn_goes_on_when_others_may_own_its_object(seed: int) -> None:
-    faults = ("stall", "stall_many", "silent_storage", "no_storage", "users_only", "late_answers", "halves", "one_way", "slow_storage")
-    lived_through(seed, Settings(seconds=2 * SECONDS, preset="strict", rate_error=0.01, faults=faults, pause=8.0))
+    faults = (
+        "stall",
+        "stall_many",
+        "silent_storage",
+        "no_storage",
+        "users_only",
+        "late_answers",
+        "halves",
+        "one_way",
+        "slow_storage",
+    )
+    lived_through(
+        seed,
+        Settings(seconds=2 * SECONDS, preset="strict", rate_error=0.01, faults=faults, pause=8.0),
+    )
 
 
 @pytest.mark.parametrize("seed", seeds(4))
-def test_clocks_that_run_at_half_or_double_speed_lose_nothing_that_was_acknowledged(seed: int) -> None:
+def test_clocks_that_run_at_half_or_double_speed_lose_nothing_that_was_acknowledged(
+    seed: int,
+) -> None:
     world = lived_through(seed, Settings(seconds=SECONDS, preset="local", rates=(0.5, 1.0, 2.0)))
     assert world.history.outcomes["acknowledged"]
 
 
 @pytest.mark.parametrize("seed", seeds(4))
 def test_nodes_that_meet_in_the_storage_only_keep_the_same_promises(seed: int) -> None:
-    config = ClusterConfig(renew_interval=0.3, lease_local=1.5, lease_evict=1.95, poll_interval=0.3, storage_timeout=0.6, gossip=None)
+    config = ClusterConfig(
+        renew_interval=0.3,
+        lease_local=1.5,
+        lease_evict=1.95,
+        poll_interval=0.3,
+        storage_timeout=0.6,
+        gossip=None,
+    )
     lived_through(seed, Settings(seconds=SECONDS, config=config))
 
 
@@ -72,18 +105,22 @@ def test_without_a_fault_every_call_is_answered(seed: int) -> None:
     assert world.healed_within == 0.0
 
 
-# --- replay (D3) ----------------------------------------------------------------------------------------------------------------------
+# --- replay (D3) ----------------------------------------------------------------------------------
 
 
 def test_the_same_seed_takes_the_same_steps() -> None:
     for seed in seeds(3):
         settings = Settings(seconds=20.0)
-        assert run_noted(World(seed, settings).run(), seed) == run_noted(World(seed, settings).run(), seed), how_to_replay(seed)
+        assert run_noted(World(seed, settings).run(), seed) == run_noted(
+            World(seed, settings).run(), seed
+        ), how_to_replay(seed)
 
 
 def test_the_same_seed_takes_the_same_steps_in_another_process() -> None:
     steps, _ = run_noted(World(5, Settings(seconds=20.0)).run(), 5)
     environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.simulation.replay", "5", "20"]
-    other = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    other = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
     assert other.stdout.strip() == steps

@@ -1,4 +1,6 @@
-"""Whole servers that are slow, or lose their storage together: who is evicted, who is not, and how soon all goes on (D5, D6)."""
+"""Whole servers that are slow, or lose their storage together: who is evicted, who is not, and how
+soon all goes on (D5, D6).
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ async def until_all_admit(nodes: Sequence[LocalNode]) -> float:
 def test_a_server_that_stalls_again_and_again_has_nobody_else_evicted() -> None:
     async def main(seed: int) -> None:
         rng = random.Random(seed)
-        async with LocalCluster(registry(), nodes=4, cluster=STRICT, latency=0.001, app_data=None) as cluster:
+        async with LocalCluster(
+            registry(), nodes=4, cluster=STRICT, latency=0.001, app_data=None
+        ) as cluster:
             others = {node.generation for node in cluster.nodes[1:]}
             while asyncio.get_running_loop().time() < 120.0:
                 await asyncio.sleep(rng.uniform(1.0, 6.0))
@@ -54,7 +58,9 @@ def test_a_server_that_stalls_again_and_again_has_nobody_else_evicted() -> None:
 
 
 @pytest.mark.parametrize("how", ["unavailable", "silent"])
-def test_a_storage_that_is_away_for_all_evicts_nobody_and_all_go_on_soon_after(how: Literal["unavailable", "silent"]) -> None:
+def test_a_storage_that_is_away_for_all_evicts_nobody_and_all_go_on_soon_after(
+    how: Literal["unavailable", "silent"],
+) -> None:
     async def main(seed: int) -> float:
         rng = random.Random(seed)
         async with LocalCluster(registry(), nodes=0, cluster=STRICT, latency=0.001) as cluster:

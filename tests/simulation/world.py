@@ -1,4 +1,6 @@
-"""A whole cluster of the production runtime in virtual time, users who call its objects, and somebody who breaks it."""
+"""A whole cluster of the production runtime in virtual time, users who call its objects, and
+somebody who breaks it.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_error: float | None = None
     """How wrong the clocks' rates may be, 0.1 for ten percent."""
     rates: tuple[float, ...] = ()
-    """What the clocks' rates are drawn from instead, with none of the promises that need good clocks."""
+    """What the clocks' rates are drawn from instead, with none of the promises that need good
+    clocks.
+    """
     faults: tuple[str, ...] = FAULTS
     fault_every: float = 1.0
     """In units of ``lease_evict``, on average."""
@@ -91,7 +95,11 @@ class World:
         self.config = settings.config or ClusterConfig.named(preset)
         self.unit = self.config.lease_evict
         """Seconds: faults are as long as matters to the lease."""
-        self.rate_error = self.rng.choice((0.001, 0.01, 0.1)) if settings.rate_error is None else settings.rate_error
+        self.rate_error = (
+            self.rng.choice((0.001, 0.01, 0.1))
+            if settings.rate_error is None
+            else settings.rate_error
+        )
         self.count = settings.nodes or self.rng.choice((2, 3, 3, 3, 4, 5, 7))
         app_data = rio.AppData()
         app_data.set(self.history)
@@ -116,27 +124,40 @@ class World:
         """Faults that last for a while."""
         self._healing = False
 
-    # --- the run ------------------------------------------------------------------------------------------------------
+    # --- the run ----------------------------------------------------------------------------------
 
     async def run(self) -> None:
         async with self.cluster:
             for _ in range(self.count):
                 await self.start()
-            users = [asyncio.create_task(self._user(number)) for number in range(self.settings.users)]
+            users = [
+                asyncio.create_task(self._user(number)) for number in range(self.settings.users)
+            ]
             keeper = asyncio.create_task(self._keep_up())
             await self._break_things(now() + self.settings.seconds)
             await self._heal(keeper)
             await asyncio.gather(*users)
-            await asyncio.gather(*(self._last_call(number) for number in range(self.settings.counters)))
+            await asyncio.gather(
+                *(self._last_call(number) for number in range(self.settings.counters))
+            )
         no_overlap = self.rate_error <= 0.01 and self.config == ClusterConfig.strict()
-        self.findings += self.history.findings(self._final(), no_overlap=no_overlap, good_clocks=not self.settings.rates)
+        self.findings += self.history.findings(
+            self._final(), no_overlap=no_overlap, good_clocks=not self.settings.rates
+        )
 
     async def start(self, node: LocalNode | None = None) -> None:
-        rate, offset = 1 + self.rng.uniform(-self.rate_error, self.rate_error), self.rng.uniform(0, 1e5)
+        rate, offset = (
+            1 + self.rng.uniform(-self.rate_error, self.rate_error),
+            self.rng.uniform(0, 1e5),
+        )
         if self.settings.rates:
             rate = self.rng.choice(self.settings.rates)
         clock = {"rate": rate, "offset": offset}
-        started = await (self.cluster.start_node(**clock) if node is None else self.cluster.restart(node, **clock))
+        started = await (
+            self.cluster.start_node(**clock)
+            if node is None
+            else self.cluster.restart(node, **clock)
+        )
         self._set_delay(started)
 
     async def _keep_up(self) -> None:
@@ -165,7 +186,9 @@ class World:
         await asyncio.gather(*self._ending)
         while not self._is_well():
             if now() - began > 30.0 + 3 * self.unit:
-                self.findings.append(f"after {now() - began:.1f} s without a fault: {self._state()}")
+                self.findings.append(
+                    f"after {now() - began:.1f} s without a fault: {self._state()}"
+                )
                 break
             if keeper.done():
                 keeper.result()
@@ -180,19 +203,34 @@ class World:
         if not all(node.alive for node in nodes):
             return False
         views = {node.server.cluster.snapshot.version for node in nodes}
-        active = {member.generation for member in nodes[0].server.cluster.snapshot.members if member.status == MemberStatus.ACTIVE}
+        active = {
+            member.generation
+            for member in nodes[0].server.cluster.snapshot.members
+            if member.status == MemberStatus.ACTIVE
+        }
         admits = all(node.host.clock() < node.server.cluster._lease.until for node in nodes)
         return len(views) == 1 and active == {node.generation for node in nodes} and admits
 
     def _state(self) -> str:
-        return ", ".join(f"{node} sees version {node.server.cluster.snapshot.version}" for node in self.cluster.nodes)
+        return ", ".join(
+            f"{node} sees version {node.server.cluster.snapshot.version}"
+            for node in self.cluster.nodes
+        )
 
     async def _last_call(self, number: int) -> None:
         """A call that must succeed."""
         caller, id, client = f"last-{number}", str(number), self.cluster.client
-        outcome = await self.history.call("get", f"Counter/{id}", caller, 1, client.send(Counter, id, Get(caller, 1), timeout=30.0))
+        outcome = await self.history.call(
+            "get",
+            f"Counter/{id}",
+            caller,
+            1,
+            client.send(Counter, id, Get(caller, 1), timeout=30.0),
+        )
         if outcome != "acknowledged":
-            self.findings.append(f"Counter/{id} does not answer after everything was healed: {outcome}")
+            self.findings.append(
+                f"Counter/{id} does not answer after everything was healed: {outcome}"
+            )
 
     def _final(self) -> dict[str, Any]:
         """What is stored in the end."""
@@ -205,7 +243,7 @@ class World:
                 final[str(object_id)] = codec.decode(stored.data, Content).elements
         return final
 
-    # --- the users ----------------------------------------------------------------------------------------------------
+    # --- the users --------------------------------------------------------------------------------
 
     async def _user(self, number: int) -> None:
         """A process with a client of its own and a few callers."""
@@ -214,8 +252,12 @@ class World:
 
     async def _using(self, host: Host, number: int) -> None:
         rng = random.Random(self.rng.random())
-        async with self.cluster.new_client(clock=host.clock, timeout=rng.choice((2.0, 10.0, 30.0))) as client:
-            await asyncio.gather(*(self._caller(f"user-{number}-{caller}", client, rng) for caller in range(3)))
+        async with self.cluster.new_client(
+            clock=host.clock, timeout=rng.choice((2.0, 10.0, 30.0))
+        ) as client:
+            await asyncio.gather(
+                *(self._caller(f"user-{number}-{caller}", client, rng) for caller in range(3))
+            )
 
     async def _caller(self, name: str, client: rio.Client, rng: random.Random) -> None:
         self.history.patience[name] = client.default_timeout
@@ -226,7 +268,9 @@ class World:
             if action == "use_register":
                 await self._use_register(name, client, rng, held)
             elif rng.random() < self.settings.impatience:
-                await self._impatient(getattr(self, f"_{action}")(name, client, rng), rng.expovariate(1 / 0.02))
+                await self._impatient(
+                    getattr(self, f"_{action}")(name, client, rng), rng.expovariate(1 / 0.02)
+                )
             else:
                 await getattr(self, f"_{action}")(name, client, rng)
 
@@ -240,46 +284,72 @@ class World:
     async def _add(self, name: str, client: rio.Client, rng: random.Random) -> None:
         id, number = str(rng.randrange(self.settings.counters)), next(self._numbers)
         message = Add(name, number, pause=rng.choice((0.0, 0.0, 0.1, 1.0)) * self.settings.pause)
-        await self.history.call("add", f"Counter/{id}", name, number, client.send(Counter, id, message))
+        await self.history.call(
+            "add", f"Counter/{id}", name, number, client.send(Counter, id, message)
+        )
 
     async def _get(self, name: str, client: rio.Client, rng: random.Random) -> None:
         id, number = str(rng.randrange(self.settings.counters)), next(self._numbers)
-        await self.history.call("get", f"Counter/{id}", name, number, client.send(Counter, id, Get(name, number)))
+        await self.history.call(
+            "get", f"Counter/{id}", name, number, client.send(Counter, id, Get(name, number))
+        )
 
     async def _add_elsewhere(self, name: str, client: rio.Client, rng: random.Random) -> None:
         id, number = str(rng.randrange(self.settings.counters)), next(self._numbers)
-        reply = client.send(Relay, str(rng.randrange(self.settings.relays)), AddElsewhere(name, number, id))
+        reply = client.send(
+            Relay, str(rng.randrange(self.settings.relays)), AddElsewhere(name, number, id)
+        )
         await self.history.call("add", f"Counter/{id}", name, number, reply)
 
     async def _get_elsewhere(self, name: str, client: rio.Client, rng: random.Random) -> None:
         id, number = str(rng.randrange(self.settings.counters)), next(self._numbers)
-        reply = client.send(Relay, str(rng.randrange(self.settings.relays)), GetElsewhere(name, number, id))
+        reply = client.send(
+            Relay, str(rng.randrange(self.settings.relays)), GetElsewhere(name, number, id)
+        )
         await self.history.call("get", f"Counter/{id}", name, number, reply)
 
     async def _put(self, name: str, client: rio.Client, rng: random.Random) -> None:
         id, number = str(rng.randrange(self.settings.bags)), next(self._numbers)
-        await self.history.call("put", f"Bag/{id}", name, number, client.send(Bag, id, Put(name, number, number)), number)
+        await self.history.call(
+            "put",
+            f"Bag/{id}",
+            name,
+            number,
+            client.send(Bag, id, Put(name, number, number)),
+            number,
+        )
 
     async def _read(self, name: str, client: rio.Client, rng: random.Random) -> None:
         id, number = str(rng.randrange(self.settings.bags)), next(self._numbers)
-        await self.history.call("read", f"Bag/{id}", name, number, client.send(Bag, id, Read(name, number)))
+        await self.history.call(
+            "read", f"Bag/{id}", name, number, client.send(Bag, id, Read(name, number))
+        )
 
-    async def _use_register(self, name: str, client: rio.Client, rng: random.Random, held: dict[str, int]) -> None:
+    async def _use_register(
+        self, name: str, client: rio.Client, rng: random.Random, held: dict[str, int]
+    ) -> None:
         id, number = str(rng.randrange(self.settings.registers)), next(self._numbers)
         object, expected = f"Register/{id}", held.get(id)
         if expected is None or rng.random() < 0.5:
-            value = await self.history.operation(object, name, number, client.send(Register, id, Get(name, number)))
+            value = await self.history.operation(
+                object, name, number, client.send(Register, id, Get(name, number))
+            )
         else:
             message = Set(name, number, expected, number)
-            value = await self.history.operation(object, name, number, client.send(Register, id, message), expected, number)
+            value = await self.history.operation(
+                object, name, number, client.send(Register, id, message), expected, number
+            )
         if value is not None:
             held[id] = value
 
-    # --- what goes wrong ----------------------------------------------------------------------------------------------
+    # --- what goes wrong --------------------------------------------------------------------------
 
     async def _break_things(self, end: float) -> None:
         while now() < end:
-            await asyncio.sleep(min(end - now(), self.rng.expovariate(1 / (self.settings.fault_every * self.unit))) + 1e-3)
+            await asyncio.sleep(
+                min(end - now(), self.rng.expovariate(1 / (self.settings.fault_every * self.unit)))
+                + 1e-3
+            )
             if self.settings.faults:
                 fault = self.rng.choice(self.settings.faults)
                 self._count(fault)
@@ -307,7 +377,9 @@ class World:
 
         self._spawn(wait(), self._undoing)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], running: dict[asyncio.Task[None], None]) -> None:
+    def _spawn(
+        self, work: Coroutine[Any, Any, None], running: dict[asyncio.Task[None], None]
+    ) -> None:
         task = asyncio.create_task(work)
         running[task] = None
         task.add_done_callback(lambda done: running.pop(done, None))
@@ -354,7 +426,9 @@ class World:
             self._count(f"condemning failed: {type(error).__name__}")
 
     def _stall(self, node: LocalNode, seconds: float) -> None:
-        self.history.stalls[node.host].append((now(), max(now() + seconds, node.host.stalled_until)))
+        self.history.stalls[node.host].append(
+            (now(), max(now() + seconds, node.host.stalled_until))
+        )
         self.cluster.stall(node, seconds)
 
     def _fault_stall(self) -> None:
@@ -375,7 +449,11 @@ class World:
         self.cluster.network.heal()
 
     def _both_ways(self, *groups: Sequence[str]) -> list[tuple[str, str]]:
-        return [link for one, other in itertools.permutations(groups, 2) for link in itertools.product(one, other)]
+        return [
+            link
+            for one, other in itertools.permutations(groups, 2)
+            for link in itertools.product(one, other)
+        ]
 
     def _fault_halves(self) -> None:
         names = self._names()
@@ -389,7 +467,9 @@ class World:
     def _silence_gossip(self, node: LocalNode) -> None:
         """Let a node hear nothing of what the others think of it."""
         if self.config.gossip is not None:
-            self._cut(self._both_ways([node.name], [name for name in self._names() if name != node.name]))
+            self._cut(
+                self._both_ways([node.name], [name for name in self._names() if name != node.name])
+            )
 
     def _fault_users_only(self) -> None:
         """A node that neither hears the others nor reaches the storage, and is called all the same."""
@@ -407,13 +487,20 @@ class World:
         """Every node sees a majority, no two the same."""
         names, links = self._names(), []
         for number, name in enumerate(names):
-            reach = {names[(number + offset) % len(names)] for offset in range(-(len(names) // 4) - 1, len(names) // 4 + 2)}
+            reach = {
+                names[(number + offset) % len(names)]
+                for offset in range(-(len(names) // 4) - 1, len(names) // 4 + 2)
+            }
             links += [(name, other) for other in names if other not in reach]
         self._cut(links)
 
     def _fault_one_way(self) -> None:
         names = self._names()
-        self._cut([(names[0], other) for other in names[1:]] if self.rng.random() < 0.5 else [(other, names[0]) for other in names[1:]])
+        self._cut(
+            [(names[0], other) for other in names[1:]]
+            if self.rng.random() < 0.5
+            else [(other, names[0]) for other in names[1:]]
+        )
 
     def _fault_swizzle(self) -> None:
         """Links stop one by one, and come back one by one in another order."""
@@ -464,10 +551,14 @@ class World:
 
     def _set_delay(self, node: LocalNode, share_of_slow: float = 0.02) -> None:
         rng, longest = random.Random(self.rng.random()), self.config.storage_timeout
-        node.storage.delay = lambda: rng.uniform(0.0005, 0.005 if rng.random() > share_of_slow else longest)
+        node.storage.delay = lambda: rng.uniform(
+            0.0005, 0.005 if rng.random() > share_of_slow else longest
+        )
 
     def _fault_late_answers(self) -> None:
-        """What a node asks the storage is done at once and answered late; then nothing arrives there any more."""
+        """What a node asks the storage is done at once and answered late; then nothing arrives
+        there any more.
+        """
         for node in self._some():
             node.storage.answer_delay = 0.9 * self.config.storage_timeout
             self._silence_gossip(node)
@@ -480,20 +571,30 @@ class World:
         self._set_delay(node)
 
     def _fault_late_eviction(self) -> None:
-        """A node renews once more just as the others, whose way to the storage is long, have decided to evict it."""
+        """A node renews once more just as the others, whose way to the storage is long, have
+        decided to evict it.
+        """
         for victim in self._some():
             others = [node for node in self._alive() if node is not victim]
             victim.storage.silent = True
             self._silence_gossip(victim)
             for other in others:
-                self._later(0.8 * self.unit, partial(setattr, other.storage, "delay", self.config.storage_timeout / 3))
-            self._later(self.unit * self.rng.uniform(1.0, 1.3), partial(self._renew_once_more, victim, others))
+                self._later(
+                    0.8 * self.unit,
+                    partial(setattr, other.storage, "delay", self.config.storage_timeout / 3),
+                )
+            self._later(
+                self.unit * self.rng.uniform(1.0, 1.3),
+                partial(self._renew_once_more, victim, others),
+            )
 
     def _renew_once_more(self, victim: LocalNode, others: Sequence[LocalNode]) -> None:
         for node in (victim, *others):
             self._set_delay(node, share_of_slow=0.0)
         victim.storage.heal()
-        self._later(1.2 * self.config.renew_interval, partial(setattr, victim.storage, "silent", True))
+        self._later(
+            1.2 * self.config.renew_interval, partial(setattr, victim.storage, "silent", True)
+        )
         self._later(self.unit, victim.storage.heal)
 
     def _fault_lost_answers(self) -> None:

@@ -1,4 +1,6 @@
-"""Servers for the tests of storages: one of each kind for a test run, and an empty place on it for each test."""
+"""Servers for the tests of storages: one of each kind for a test run, and an empty place on it for
+each test.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ numbers = count(1)
 
 
 def serve(kind: type[PostgresServer] | type[RedisServer], name: str) -> Iterator[Server]:
-    """A running server. Where there is none to run, this fails: a test that was skipped has shown nothing."""
+    """A running server.
+
+    Where there is none to run, this fails: a test that was skipped has shown nothing.
+    """
     if os.environ.get(f"RIO_TEST_{name}") == "off":
         if os.environ.get("CI"):
             pytest.fail(f"RIO_TEST_{name}=off is not allowed in CI", pytrace=False)

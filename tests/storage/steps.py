@@ -28,11 +28,15 @@ async def waiting_for_a_lock(session: Any, count: int) -> None:
     """Return when so many sessions of PostgreSQL wait for a lock."""
     waiting = 0
     while waiting < count:
-        waiting = await session.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        waiting = await session.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        )
 
 
 class Savers:
-    """Tasks that each save one version of an object after the other, and look what is stored where they were not told."""
+    """Tasks that each save one version of an object after the other, and look what is stored where
+    they were not told.
+    """
 
     def __init__(self, storage: Storage, count: int = 32, *, pause: float = 0.0) -> None:
         self.acknowledged = 0
@@ -50,7 +54,10 @@ class Savers:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._save_one_after_the_other(ObjectId("Saver", str(n)))) for n in range(self._count)]
+        self._tasks = [
+            asyncio.create_task(self._save_one_after_the_other(ObjectId("Saver", str(n))))
+            for n in range(self._count)
+        ]
         await self.more(self._count)
         return self
 
@@ -73,7 +80,9 @@ class Savers:
     async def _save_one_after_the_other(self, object_id: ObjectId) -> None:
         token, version = await self._take_up(object_id, 0, {0})
         while not self._over:
-            saved = await self._tried(self._storage.state.save(object_id, "s", token, version, data_of(version + 1)))
+            saved = await self._tried(
+                self._storage.state.save(object_id, "s", token, version, data_of(version + 1))
+            )
             if saved is None:
                 token, version = await self._take_up(object_id, token, {version, version + 1})
             else:
@@ -83,7 +92,9 @@ class Savers:
                     self._acknowledged.notify_all()
             await asyncio.sleep(self._pause)
 
-    async def _take_up(self, object_id: ObjectId, token: int, possible: set[int]) -> tuple[int, int]:
+    async def _take_up(
+        self, object_id: ObjectId, token: int, possible: set[int]
+    ) -> tuple[int, int]:
         """Claim and load until it is known what is stored: it must be one of these versions."""
         while True:
             claimed = await self._tried(self._storage.placement.claim(object_id, 1))
@@ -94,7 +105,9 @@ class Savers:
             stored = await self._tried(self._load(object_id, claimed.token))
             if stored is not None:
                 if stored.version not in possible or stored.data != data_of(stored.version):
-                    self.wrong.append(f"{object_id}: {stored} is stored, and not one of the versions {possible}")
+                    self.wrong.append(
+                        f"{object_id}: {stored} is stored, and not one of the versions {possible}"
+                    )
                 return claimed.token, stored.version
 
     async def _load(self, object_id: ObjectId, token: int) -> StoredState:

@@ -66,12 +66,16 @@ def response(body: bytes, status: bytes = b"200 OK") -> bytes:
     return b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body)
 
 
-async def test_a_client_reads_exactly_what_the_node_knows(membership: MembershipStorage, url: str) -> None:
+async def test_a_client_reads_exactly_what_the_node_knows(
+    membership: MembershipStorage, url: str
+) -> None:
     async with HttpMembershipStorage(url) as shown:
         assert await shown.snapshot() == await membership.snapshot()
 
 
-async def test_the_first_of_several_nodes_that_answers_is_asked_first_from_then_on(url: str, serve: Serve) -> None:
+async def test_the_first_of_several_nodes_that_answers_is_asked_first_from_then_on(
+    url: str, serve: Serve
+) -> None:
     broken = await serve(response(b"", b"500 Oops"))
     async with HttpMembershipStorage(url.replace("http://", f"http://{broken},")) as shown:
         snapshot = await shown.snapshot()
@@ -87,7 +91,10 @@ async def test_the_first_of_several_nodes_that_answers_is_asked_first_from_then_
         (response(b"gone", b"404 Not Found"), "404"),
         (response(b"<html>"), "malformed"),
         (response(b"[]"), "Expected `object`"),
-        (response(b'{"version": 1, "generation_high": 1, "members": [{"generation": "1"}]}'), "Expected `int`"),
+        (
+            response(b'{"version": 1, "generation_high": 1, "members": [{"generation": "1"}]}'),
+            "Expected `int`",
+        ),
         (
             response(
                 b'{"version":1,"generation_high":1,"members":'
@@ -101,14 +108,18 @@ async def test_the_first_of_several_nodes_that_answers_is_asked_first_from_then_
         (b"HTTP/1.1 200 OK\r\nx: " + b"x" * (1 << 16) + b"\r\n\r\n", "limit"),
     ],
 )
-async def test_an_answer_that_is_no_membership_is_unavailable(serve: Serve, answer: bytes, text: str) -> None:
+async def test_an_answer_that_is_no_membership_is_unavailable(
+    serve: Serve, answer: bytes, text: str
+) -> None:
     async with HttpMembershipStorage(f"http://{await serve(answer)}") as shown:
         with pytest.raises(StorageUnavailable, match=text):
             await shown.snapshot()
 
 
 async def test_fields_of_a_newer_version_are_ignored(serve: Serve) -> None:
-    where = await serve(response(b'{"version": 3, "generation_high": 2, "members": [], "colour": "red"}'))
+    where = await serve(
+        response(b'{"version": 3, "generation_high": 2, "members": [], "colour": "red"}')
+    )
     async with HttpMembershipStorage(f"http://{where}") as shown:
         assert await shown.snapshot() == MembershipSnapshot(3, 2)
 
@@ -119,7 +130,9 @@ async def test_a_node_that_is_silent_is_given_up(url: str) -> None:
         async with HttpMembershipStorage(f"http://{host}", timeout=0.05) as shown:
             with pytest.raises(StorageUnavailable, match="no answer in time"):
                 await shown.snapshot()
-        async with HttpMembershipStorage(url.replace("http://", f"http://{host},"), timeout=0.5) as shown:
+        async with HttpMembershipStorage(
+            url.replace("http://", f"http://{host},"), timeout=0.5
+        ) as shown:
             assert len((await shown.snapshot()).members) == 2
 
 
@@ -156,7 +169,18 @@ async def test_a_url_opens_the_membership_for_clients_and_refuses_servers(url: s
         await storage.prepare()
 
 
-@pytest.mark.parametrize("url", ["http://", "http://:80", "http://host:x", "http://a:1,", "http://user@host", "http://host/?x=1", "ftp://host"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http://:80",
+        "http://host:x",
+        "http://a:1,",
+        "http://user@host",
+        "http://host/?x=1",
+        "ftp://host",
+    ],
+)
 def test_a_url_that_names_no_server_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="names no HTTP server"):
         HttpMembershipStorage(url)

@@ -8,7 +8,12 @@ from rio.cluster.membership import MembershipStorage
 from rio.placement import ObjectPlacement
 from rio.state import StateStorage
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
-from rio.testing.contracts import ADA, MembershipStorageContract, ObjectPlacementContract, StateStorageContract
+from rio.testing.contracts import (
+    ADA,
+    MembershipStorageContract,
+    ObjectPlacementContract,
+    StateStorageContract,
+)
 
 
 class TestLocalMembershipStorage(MembershipStorageContract):

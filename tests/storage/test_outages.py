@@ -1,5 +1,6 @@
-"""PostgreSQL and Redis that are stopped, killed, frozen, restarted and switched over under load: nothing acknowledged is lost, everything
-ends in time, and work goes on by itself as soon as the server is back."""
+"""PostgreSQL and Redis that are stopped, killed, frozen, restarted and switched over under load:
+nothing acknowledged is lost, everything ends in time, and work goes on by itself as soon as the
+server is back."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from tests.servers import PostgresServer, RedisServer, Server
 from tests.storage.steps import Savers, fenced
 
 LONGEST = 8.0
-"""Seconds that an operation may take: waiting in line, for a connection and for an answer all have their own limits."""
+"""Seconds that an operation may take: waiting in line, for a connection and for an answer all have
+their own limits.
+"""
 
 FAST, IMMEDIATE = signal.SIGINT, signal.SIGQUIT
 
@@ -59,7 +62,9 @@ def check(savers: Savers) -> None:
 
 
 @pytest.mark.parametrize("how", [FAST, IMMEDIATE], ids=["fast", "immediate"])
-async def test_a_restart_under_load_loses_nothing_and_refuses_little(postgres: PostgresServer, how: signal.Signals) -> None:
+async def test_a_restart_under_load_loses_nothing_and_refuses_little(
+    postgres: PostgresServer, how: signal.Signals
+) -> None:
     async with open_storage(postgres.url) as storage, Savers(storage) as savers:
         for _ in range(5):
             await savers.more(200)
@@ -69,7 +74,9 @@ async def test_a_restart_under_load_loses_nothing_and_refuses_little(postgres: P
     assert savers.refused <= 5 * 2 * 32  # what was under way, and perhaps what was asked next
 
 
-async def test_a_killed_server_that_comes_back_has_everything_that_it_acknowledged(server: Server, storage: Storage) -> None:
+async def test_a_killed_server_that_comes_back_has_everything_that_it_acknowledged(
+    server: Server, storage: Storage
+) -> None:
     async with Savers(storage) as savers:
         for _ in range(5):
             await savers.more(200)
@@ -79,7 +86,9 @@ async def test_a_killed_server_that_comes_back_has_everything_that_it_acknowledg
 
 
 @pytest.mark.parametrize("seconds", [1.0, 4.0])
-async def test_a_server_that_is_frozen_delays_and_refuses_and_loses_nothing(server: Server, storage: Storage, seconds: float) -> None:
+async def test_a_server_that_is_frozen_delays_and_refuses_and_loses_nothing(
+    server: Server, storage: Storage, seconds: float
+) -> None:
     async with Savers(storage, 8) as savers:
         await in_thread(server.pause)
         await asyncio.sleep(seconds)  # the fault itself
@@ -88,8 +97,14 @@ async def test_a_server_that_is_frozen_delays_and_refuses_and_loses_nothing(serv
     check(savers)
 
 
-async def test_connections_that_are_cut_all_the_time_cost_few_operations(server: Server, storage: Storage) -> None:
-    """Five a second. A claim and a load are repeated on PostgreSQL; a save never is, and neither is anything on Redis."""
+async def test_connections_that_are_cut_all_the_time_cost_few_operations(
+    server: Server, storage: Storage
+) -> None:
+    """Five a second.
+
+    A claim and a load are repeated on PostgreSQL; a save never is, and neither is anything on
+    Redis.
+    """
     async with Savers(storage, 16, pause=0.002) as savers:
         for _ in range(15):
             await cut_one(server)
@@ -101,14 +116,18 @@ async def test_connections_that_are_cut_all_the_time_cost_few_operations(server:
 async def cut_one(server: Server) -> None:
     if isinstance(server, PostgresServer):
         connection = await asyncpg.connect(server.url)
-        ours = await connection.fetch("SELECT pid FROM pg_stat_activity WHERE application_name = 'rio'")
+        ours = await connection.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'rio'"
+        )
         for one in random.sample(ours, min(1, len(ours))):
             await connection.fetch("SELECT pg_terminate_backend($1)", one["pid"])
         await connection.close()
     else:
         async with Redis.from_url(server.url) as redis:
             own = await redis.client_id()
-            others = [client["id"] for client in await redis.client_list() if int(client["id"]) != own]
+            others = [
+                client["id"] for client in await redis.client_list() if int(client["id"]) != own
+            ]
             for one in random.sample(others, min(1, len(others))):
                 await redis.client_kill_filter(_id=one)
 
@@ -178,17 +197,30 @@ async def test_numbers_grow_over_kills_and_restarts(server: Server, storage: Sto
 
 
 async def test_more_nodes_than_a_server_has_connections_for_wait_or_are_refused_in_time() -> None:
-    """Five connections for ten nodes that each would take several. Whoever gets none is told, and nobody hangs."""
+    """Five connections for ten nodes that each would take several.
+
+    Whoever gets none is told, and nobody hangs.
+    """
     with PostgresServer(max_connections="8", superuser_reserved_connections="0") as server:
         databases = [PostgresDatabase(server.url) for _ in range(10)]
         placements = [PostgresObjectPlacement(database) for database in databases]
-        opened = await asyncio.gather(*(placement.prepare() for placement in placements), return_exceptions=True)
+        opened = await asyncio.gather(
+            *(placement.prepare() for placement in placements), return_exceptions=True
+        )
         assert {type(fate) for fate in opened} <= {type(None), StorageUnavailable}
-        usable = [placement for placement, fate in zip(placements, opened, strict=True) if fate is None]
+        usable = [
+            placement for placement, fate in zip(placements, opened, strict=True) if fate is None
+        ]
         async with asyncio.timeout(LONGEST):
-            fates = await asyncio.gather(*(placement.claim(ADA, 1) for placement in usable), return_exceptions=True)
+            fates = await asyncio.gather(
+                *(placement.claim(ADA, 1) for placement in usable), return_exceptions=True
+            )
         assert any(not isinstance(fate, BaseException) for fate in fates)
-        assert all(isinstance(fate, StorageUnavailable) for fate in fates if isinstance(fate, BaseException))
+        assert all(
+            isinstance(fate, StorageUnavailable)
+            for fate in fates
+            if isinstance(fate, BaseException)
+        )
         await asyncio.gather(*(placement.close() for placement in usable))
 
 
@@ -200,10 +232,14 @@ def pair() -> Iterator[tuple[PostgresServer, PostgresServer]]:
         yield primary, standby
 
 
-async def test_a_standby_that_takes_over_has_everything_and_work_goes_on_there(pair: tuple[PostgresServer, PostgresServer]) -> None:
+async def test_a_standby_that_takes_over_has_everything_and_work_goes_on_there(
+    pair: tuple[PostgresServer, PostgresServer],
+) -> None:
     """The URL names both: after a failover nothing is missing, and tokens still grow."""
     primary, standby = pair
-    async with open_storage(f"postgres://rio@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres") as storage:
+    async with open_storage(
+        f"postgres://rio@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres"
+    ) as storage:
         async with Savers(storage) as savers:
             await savers.more(300)
             await in_thread(primary.kill, standby.promote)

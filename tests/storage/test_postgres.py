@@ -1,4 +1,6 @@
-"""The storages on PostgreSQL keep the contracts, and what PostgreSQL adds: gathering, listening, and a server that is shared."""
+"""The storages on PostgreSQL keep the contracts, and what PostgreSQL adds: gathering, listening,
+and a server that is shared.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,8 +17,18 @@ from rio.identity import ObjectId
 from rio.placement import ObjectPlacement
 from rio.state import StateStorage, StoredState
 from rio.storage import Storage, open_storage
-from rio.storage.postgres import PostgresDatabase, PostgresMembershipStorage, PostgresObjectPlacement, PostgresState
-from rio.testing.contracts import ADA, MembershipStorageContract, ObjectPlacementContract, StateStorageContract
+from rio.storage.postgres import (
+    PostgresDatabase,
+    PostgresMembershipStorage,
+    PostgresObjectPlacement,
+    PostgresState,
+)
+from rio.testing.contracts import (
+    ADA,
+    MembershipStorageContract,
+    ObjectPlacementContract,
+    StateStorageContract,
+)
 from tests.storage.steps import fenced, waiting_for_a_lock
 
 pytestmark = pytest.mark.both_loops
@@ -76,50 +88,72 @@ async def elsewhere(postgres_url: str, placement: ObjectPlacement) -> AsyncItera
 # --- gathering
 
 
-async def test_claims_that_wait_together_are_one_statement(database: PostgresDatabase, placement: ObjectPlacement) -> None:
-    claims = await asyncio.gather(*(placement.claim(ObjectId("T", str(number)), 1) for number in range(100)))
+async def test_claims_that_wait_together_are_one_statement(
+    database: PostgresDatabase, placement: ObjectPlacement
+) -> None:
+    claims = await asyncio.gather(
+        *(placement.claim(ObjectId("T", str(number)), 1) for number in range(100))
+    )
     assert len(set(claims)) == 100
     assert database.statistics() == (100, 1)
 
 
 async def test_a_batch_has_a_limit(database: PostgresDatabase, placement: ObjectPlacement) -> None:
-    await asyncio.gather(*(placement.claim(ObjectId("T", str(number)), 1) for number in range(1000)))
+    await asyncio.gather(
+        *(placement.claim(ObjectId("T", str(number)), 1) for number in range(1000))
+    )
     assert database.statistics() == (1000, 4)
 
 
-async def test_large_states_are_not_gathered_without_limit(database: PostgresDatabase, state: StateStorage) -> None:
+async def test_large_states_are_not_gathered_without_limit(
+    database: PostgresDatabase, state: StateStorage
+) -> None:
     objects = [ObjectId("T", str(number)) for number in range(12)]
     await asyncio.gather(*(fenced(state, object_id) for object_id in objects))
-    await asyncio.gather(*(state.save(object_id, "s", 1, 0, b"x" * (1 << 20)) for object_id in objects))
+    await asyncio.gather(
+        *(state.save(object_id, "s", 1, 0, b"x" * (1 << 20)) for object_id in objects)
+    )
     assert database.statistics() == (24, 1 + 3)
 
 
-async def test_what_is_asked_of_one_key_is_done_in_that_order(placement: ObjectPlacement, state: StateStorage) -> None:
+async def test_what_is_asked_of_one_key_is_done_in_that_order(
+    placement: ObjectPlacement, state: StateStorage
+) -> None:
     await fenced(state)
     saves = [state.save(ADA, "s", 1, version, b"x") for version in range(10)]
     *versions, loaded = await asyncio.gather(*saves, state.load_and_fence(ADA, "s", 1))
     assert (versions, loaded) == ([*range(1, 11)], StoredState(10, b"x"))
-    first, _, second, _ = await asyncio.gather(*(ask(ADA, 1) for ask in (placement.claim, placement.release) * 2))
+    first, _, second, _ = await asyncio.gather(
+        *(ask(ADA, 1) for ask in (placement.claim, placement.release) * 2)
+    )
     assert first.token < second.token
 
 
 @pytest.mark.parametrize("position", [0, 5, 9])
-async def test_an_operation_that_fails_fails_alone(placement: ObjectPlacement, position: int) -> None:
+async def test_an_operation_that_fails_fails_alone(
+    placement: ObjectPlacement, position: int
+) -> None:
     generations = [1] * 10
     generations[position] = 1 << 63
     objects = [ObjectId("T", str(number)) for number in range(10)]
-    fates = await asyncio.gather(*map(placement.claim, objects, generations), return_exceptions=True)
+    fates = await asyncio.gather(
+        *map(placement.claim, objects, generations), return_exceptions=True
+    )
     assert isinstance(fates.pop(position), asyncpg.DataError)
     failed = objects.pop(position)
     assert fates == [await placement.lookup(object_id) for object_id in objects]
     assert await placement.lookup(failed) is None
 
 
-async def test_superseding_claims_of_one_batch_do_not_mix_up_their_tokens(placement: ObjectPlacement) -> None:
+async def test_superseding_claims_of_one_batch_do_not_mix_up_their_tokens(
+    placement: ObjectPlacement,
+) -> None:
     ada, bob = ObjectId("T", "ada"), ObjectId("T", "bob")
     dead_ada, dead_bob = await placement.claim(ada, 1), await placement.claim(bob, 1)
     swapped = await asyncio.gather(
-        placement.claim(ada, 2, supersede=dead_bob.token), placement.claim(bob, 2, supersede=dead_ada.token), placement.claim(ADA, 2)
+        placement.claim(ada, 2, supersede=dead_bob.token),
+        placement.claim(bob, 2, supersede=dead_ada.token),
+        placement.claim(ADA, 2),
     )
     assert swapped[:2] == [dead_ada, dead_bob]
 
@@ -149,7 +183,10 @@ async def test_cancelling_at_any_moment_hurts_no_neighbour_and_no_connection(
 async def test_closing_finishes_what_waits(postgres_url: str) -> None:
     storage = open_storage(postgres_url)
     await storage.prepare()
-    claims = [asyncio.create_task(storage.placement.claim(ObjectId("T", str(number)), 1)) for number in range(1000)]
+    claims = [
+        asyncio.create_task(storage.placement.claim(ObjectId("T", str(number)), 1))
+        for number in range(1000)
+    ]
     registering = asyncio.create_task(storage.membership.register("h:1"))
     await asyncio.sleep(0)
     await storage.close()
@@ -169,7 +206,9 @@ async def test_a_database_closes_with_its_last_role(database: PostgresDatabase) 
         database.statistics()
 
 
-async def test_cancelling_prepare_at_any_moment_leaves_the_database_closed(postgres_url: str) -> None:
+async def test_cancelling_prepare_at_any_moment_leaves_the_database_closed(
+    postgres_url: str,
+) -> None:
     for moment in range(0, 60, 3):
         database = PostgresDatabase(postgres_url)
         placement = PostgresObjectPlacement(database)
@@ -191,7 +230,9 @@ async def test_cancelling_prepare_at_any_moment_leaves_the_database_closed(postg
 async def test_nodes_that_prepare_a_new_schema_at_once_all_succeed(postgres_url: str) -> None:
     storages = [PostgresMembershipStorage(postgres_url) for _ in range(8)]
     await asyncio.gather(*(storage.prepare() for storage in storages))
-    registered = await asyncio.gather(*(storage.register(f"h:{port}") for port, storage in enumerate(storages)))
+    registered = await asyncio.gather(
+        *(storage.register(f"h:{port}") for port, storage in enumerate(storages))
+    )
     assert sorted(generation for generation, _ in registered) == list(range(1, 9))
     await asyncio.gather(*(storage.close() for storage in storages))
 
@@ -201,12 +242,18 @@ async def test_of_nodes_that_register_one_address_at_once_the_last_lives(postgre
     await asyncio.gather(*(storage.prepare() for storage in storages))
     await asyncio.gather(*(storage.register("h:1") for storage in storages))
     snapshot = await storages[0].snapshot()
-    assert [member.generation for member in snapshot.members if member.status != MemberStatus.DEAD] == [8]
+    assert [
+        member.generation for member in snapshot.members if member.status != MemberStatus.DEAD
+    ] == [8]
     await asyncio.gather(*(storage.close() for storage in storages))
 
 
-async def test_a_claim_that_had_to_wait_brings_no_older_token(placement: ObjectPlacement, elsewhere: Storage, session: Any) -> None:
-    """Both claims draw a number before they wait; the row must end with the larger one, and each caller must be told a different one."""
+async def test_a_claim_that_had_to_wait_brings_no_older_token(
+    placement: ObjectPlacement, elsewhere: Storage, session: Any
+) -> None:
+    """Both claims draw a number before they wait; the row must end with the larger one, and each
+    caller must be told a different one.
+    """
     await placement.claim(ADA, 1)
     transaction = session.transaction()
     await transaction.start()
@@ -232,7 +279,9 @@ async def test_tokens_grow_when_rows_are_deleted(placement: ObjectPlacement, ses
 # --- hearing of changes. A wait that heard nothing would last an hour.
 
 
-async def test_changes_of_any_kind_are_heard_of_by_others(membership: MembershipStorage, postgres_url: str) -> None:
+async def test_changes_of_any_kind_are_heard_of_by_others(
+    membership: MembershipStorage, postgres_url: str
+) -> None:
     async with PostgresMembershipStorage(postgres_url) as other:
         for change in (
             lambda: other.register("h:1"),
@@ -247,7 +296,9 @@ async def test_changes_of_any_kind_are_heard_of_by_others(membership: Membership
             assert (await waiting).version > version
 
 
-async def test_a_change_that_was_heard_of_before_is_not_waited_for(membership: MembershipStorage) -> None:
+async def test_a_change_that_was_heard_of_before_is_not_waited_for(
+    membership: MembershipStorage,
+) -> None:
     generation = (await membership.register("h:1")).generation
     await newer(membership, 0)
     await membership.set_status(generation, MemberStatus.JOINING, MemberStatus.ACTIVE)
@@ -260,13 +311,17 @@ async def test_one_who_listens_again_after_a_lost_connection_looks_at_once(
 ) -> None:
     await membership.register("h:1")
     await newer(membership, 0)
-    await session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND pid != pg_backend_pid()")
+    await session.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND pid != pg_backend_pid()"
+    )
     async with PostgresMembershipStorage(postgres_url) as other:
         await other.register("h:2")
     assert len((await newer(membership, 1)).members) == 2
 
 
-async def test_waiting_ends_with_its_time_and_with_the_storage(membership: MembershipStorage) -> None:
+async def test_waiting_ends_with_its_time_and_with_the_storage(
+    membership: MembershipStorage,
+) -> None:
     await membership.wait_for_change(10, 0.01)
     waiting = asyncio.create_task(newer(membership, 10))
     await asyncio.sleep(0)
@@ -277,9 +332,17 @@ async def test_waiting_ends_with_its_time_and_with_the_storage(membership: Membe
 
 async def test_a_node_hears_of_others_long_before_it_polls(postgres_url: str) -> None:
     """It polls every ten minutes here, and would not be told before."""
-    config = ClusterConfig(renew_interval=1.0, poll_interval=600.0, lease_local=1800.0, lease_evict=2400.0, gossip=None)
-    async with PostgresMembershipStorage(postgres_url) as here, PostgresMembershipStorage(postgres_url) as there:
-        first, second = PeerToPeerClusterProvider(here, config), PeerToPeerClusterProvider(there, config)
+    config = ClusterConfig(
+        renew_interval=1.0, poll_interval=600.0, lease_local=1800.0, lease_evict=2400.0, gossip=None
+    )
+    async with (
+        PostgresMembershipStorage(postgres_url) as here,
+        PostgresMembershipStorage(postgres_url) as there,
+    ):
+        first, second = (
+            PeerToPeerClusterProvider(here, config),
+            PeerToPeerClusterProvider(there, config),
+        )
         snapshots: asyncio.Queue[MembershipSnapshot] = asyncio.Queue()
         first.on_snapshot = snapshots.put_nowait
         await first.join("h:1")

@@ -14,7 +14,12 @@ from rio.identity import ObjectId
 from rio.placement import ObjectPlacement
 from rio.state import StateStorage, StoredState
 from rio.storage import _circuit, postgres
-from rio.storage.postgres import PostgresDatabase, PostgresMembershipStorage, PostgresObjectPlacement, PostgresState
+from rio.storage.postgres import (
+    PostgresDatabase,
+    PostgresMembershipStorage,
+    PostgresObjectPlacement,
+    PostgresState,
+)
 from rio.testing.contracts import ADA
 from rio.testing.proxy import Proxy
 from tests.servers import Server
@@ -57,10 +62,14 @@ def test_a_pool_has_at_least_one_connection(postgres_url: str) -> None:
 async def test_a_pool_of_one_serves_all(postgres_url: str) -> None:
     database = PostgresDatabase(postgres_url, pool_size=1)
     async with PostgresObjectPlacement(database) as placement, PostgresState(database) as state:
-        await asyncio.gather(placement.claim(ADA, 1), fenced(state), placement.owned_by(1), placement.lookup(ADA))
+        await asyncio.gather(
+            placement.claim(ADA, 1), fenced(state), placement.owned_by(1), placement.lookup(ADA)
+        )
 
 
-async def test_a_database_that_is_not_there_and_a_user_who_may_not_are_unavailable_and_say_so(postgres_server: Server) -> None:
+async def test_a_database_that_is_not_there_and_a_user_who_may_not_are_unavailable_and_say_so(
+    postgres_server: Server,
+) -> None:
     url = postgres_server.url
     with pytest.raises(StorageUnavailable, match="does not exist: create it"):
         await PostgresState(f"{url}_of_nobody").prepare()
@@ -68,7 +77,9 @@ async def test_a_database_that_is_not_there_and_a_user_who_may_not_are_unavailab
         await PostgresState(url.replace("rio@", "stranger:s3cret@")).prepare()
 
 
-async def test_a_schema_that_is_not_there_and_an_unknown_option_are_configuration_errors(postgres_server: Server) -> None:
+async def test_a_schema_that_is_not_there_and_an_unknown_option_are_configuration_errors(
+    postgres_server: Server,
+) -> None:
     with pytest.raises(ConfigurationError, match="search_path"):
         await PostgresState(f"{postgres_server.url}?search_path=nowhere").prepare()
     with pytest.raises(ConfigurationError, match="unrecognized"):
@@ -95,7 +106,9 @@ async def test_a_server_that_was_not_there_a_moment_ago_is_not_waited_for_again(
 
 
 @pytest.mark.parametrize("found", [0, 99])
-async def test_tables_of_another_version_are_refused(postgres_url: str, session: Any, found: int) -> None:
+async def test_tables_of_another_version_are_refused(
+    postgres_url: str, session: Any, found: int
+) -> None:
     async with PostgresState(postgres_url):
         pass
     await session.execute(f"UPDATE rio_cluster SET schema_version = {found}")
@@ -109,8 +122,14 @@ async def test_tables_that_are_not_ours_are_a_mismatch(session: Any, state: Stat
         await state.load_and_fence(ADA, "s", 1)
 
 
-async def test_what_has_returned_is_durable_unless_the_url_says_otherwise(postgres_url: str, session: Any) -> None:
-    for options, expected in ("", "on"), ("&synchronous_commit=off", "off"), ("&synchronous_commit=remote_apply", "remote_apply"):
+async def test_what_has_returned_is_durable_unless_the_url_says_otherwise(
+    postgres_url: str, session: Any
+) -> None:
+    for options, expected in (
+        ("", "on"),
+        ("&synchronous_commit=off", "off"),
+        ("&synchronous_commit=remote_apply", "remote_apply"),
+    ):
         await session.execute("ALTER ROLE rio SET synchronous_commit = off")
         connection = await postgres._Target(postgres_url + options).dial()
         assert await connection.fetchval("SHOW synchronous_commit") == expected
@@ -135,10 +154,15 @@ async def test_the_server_and_the_system_have_deadlines_too(postgres_url: str) -
     await connection.close()
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_accepts_and_says_nothing_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(postgres, "CONNECT_TIMEOUT", 0.05)
     monkeypatch.setattr(_circuit, "WAIT_TIMEOUT", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(StorageUnavailable, match="cannot be reached"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(StorageUnavailable, match="cannot be reached"),
+    ):
         await PostgresState(f"postgres://rio@127.0.0.1:{silent.getsockname()[1]}/d").prepare()
 
 
@@ -167,8 +191,15 @@ async def test_a_connection_that_is_not_answered_takes_the_idle_ones_with_it(
     """They go to the same server: each of them would be waited for as long, and in vain."""
     monkeypatch.setattr(postgres, "COMMAND_TIMEOUT", 1.0)
     pool = postgres._Pool(postgres._Target(postgres_url), 3)
-    await asyncio.gather(*(pool.run(lambda connection: connection.fetch("SELECT pg_sleep(0.05)")) for _ in range(3)))
-    ours = [row["pid"] for row in await session.fetch("SELECT pid FROM pg_stat_activity WHERE application_name = 'rio'")]
+    await asyncio.gather(
+        *(pool.run(lambda connection: connection.fetch("SELECT pg_sleep(0.05)")) for _ in range(3))
+    )
+    ours = [
+        row["pid"]
+        for row in await session.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'rio'"
+        )
+    ]
     assert len(ours) == 3
     for pid in ours:
         os.kill(pid, signal.SIGSTOP)
@@ -182,7 +213,9 @@ async def test_a_connection_that_is_not_answered_takes_the_idle_ones_with_it(
     await pool.close()
 
 
-async def test_a_row_that_stays_locked_is_unavailable_and_its_connection_lives_on(state: StateStorage, session: Any) -> None:
+async def test_a_row_that_stays_locked_is_unavailable_and_its_connection_lives_on(
+    state: StateStorage, session: Any
+) -> None:
     await fenced(state)
     transaction = session.transaction()
     await transaction.start()
@@ -212,9 +245,13 @@ async def test_a_renewal_does_not_wait_for_what_is_stuck(postgres_url: str, sess
         assert await saving == 1
 
 
-async def test_a_connection_whose_server_is_frozen_is_dropped_and_replaced(state: StateStorage, session: Any) -> None:
+async def test_a_connection_whose_server_is_frozen_is_dropped_and_replaced(
+    state: StateStorage, session: Any
+) -> None:
     await fenced(state)
-    frozen = await session.fetchval("SELECT pid FROM pg_stat_activity WHERE application_name = 'rio'")
+    frozen = await session.fetchval(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'rio'"
+    )
     os.kill(frozen, signal.SIGSTOP)
     try:
         with pytest.raises(StorageUnavailable, match="it may have been done or not"):
@@ -224,13 +261,19 @@ async def test_a_connection_whose_server_is_frozen_is_dropped_and_replaced(state
         os.kill(frozen, signal.SIGCONT)
 
 
-async def test_a_claim_whose_connection_was_lost_is_made_again(placement: ObjectPlacement, session: Any) -> None:
+async def test_a_claim_whose_connection_was_lost_is_made_again(
+    placement: ObjectPlacement, session: Any
+) -> None:
     for number in range(20):
-        await session.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'rio'")
+        await session.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'rio'"
+        )
         assert (await placement.claim(ObjectId("T", str(number)), 1)).generation == 1
 
 
-async def test_a_lost_reply_to_a_claim_ends_with_the_claimant_as_the_owner(postgres_server: Server, postgres_url: str) -> None:
+async def test_a_lost_reply_to_a_claim_ends_with_the_claimant_as_the_owner(
+    postgres_server: Server, postgres_url: str
+) -> None:
     async with Proxy("127.0.0.1", postgres_server.port) as proxy:
         behind = postgres_url.replace(f":{postgres_server.port}", f":{proxy.port}")
         async with PostgresObjectPlacement(behind) as placement:
@@ -243,15 +286,21 @@ async def test_a_lost_reply_to_a_claim_ends_with_the_claimant_as_the_owner(postg
             assert proxy.lost == 500
 
 
-async def test_a_lost_reply_to_a_save_is_an_unknown_outcome_and_not_a_second_save(postgres_server: Server, postgres_url: str) -> None:
+async def test_a_lost_reply_to_a_save_is_an_unknown_outcome_and_not_a_second_save(
+    postgres_server: Server, postgres_url: str
+) -> None:
     async with Proxy("127.0.0.1", postgres_server.port) as proxy:
         behind = postgres_url.replace(f":{postgres_server.port}", f":{proxy.port}")
         async with PostgresState(behind) as state:
             await fenced(state)
             for version in range(20):
                 with pytest.raises(Superseded):
-                    await state.save(ADA, "s", 99, 0, b"")  # now the statement is prepared: its next reply is that of the save
+                    await state.save(
+                        ADA, "s", 99, 0, b""
+                    )  # now the statement is prepared: its next reply is that of the save
                 proxy.lose_replies(1)
                 with pytest.raises(StorageUnavailable, match="it may have been done or not"):
                     await state.save(ADA, "s", 1, version, b"%d" % version)
-                assert await state.load_and_fence(ADA, "s", 1) == StoredState(version + 1, b"%d" % version)
+                assert await state.load_and_fence(ADA, "s", 1) == StoredState(
+                    version + 1, b"%d" % version
+                )

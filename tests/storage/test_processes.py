@@ -1,4 +1,7 @@
-"""Several processes on one SQLite file, one PostgreSQL, one Redis: nothing is owned twice or lost. And the suite would notice."""
+"""Several processes on one SQLite file, one PostgreSQL, one Redis: nothing is owned twice or lost.
+
+And the suite would notice.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +42,8 @@ class TestRedis(SharedStorageContract):
 
 
 class BlindPlacement(ObjectPlacement):
-    """Claims as rio-rs does it: look, write without a condition, and believe to be the owner. The time between is long here, so that
-    processes meet in it however busy the machine is."""
+    """Claims as rio-rs does it: look, write without a condition, and believe to be the owner. The
+    time between is long here, so that processes meet in it however busy the machine is."""
 
     def __init__(self, placement: ObjectPlacement) -> None:
         self._placement = placement
@@ -51,7 +54,9 @@ class BlindPlacement(ObjectPlacement):
     async def close(self) -> None:
         await self._placement.close()
 
-    async def claim(self, object_id: ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
+    async def claim(
+        self, object_id: ObjectId, generation: int, *, supersede: int | None = None
+    ) -> Placement:
         found = await self._placement.lookup(object_id)
         if found is not None:
             return found
@@ -83,6 +88,11 @@ def url(request: pytest.FixtureRequest) -> str:
 
 
 async def test_the_race_for_objects_shows_what_a_blind_claim_does(url: str) -> None:
-    answers = await races.run(Shared("tests.storage.test_processes:open_blindly", (url,)), "claim_all", 600)
-    believers = [sum(answer[index][0] == number for number, answer in enumerate(answers, 1)) for index in range(600)]
+    answers = await races.run(
+        Shared("tests.storage.test_processes:open_blindly", (url,)), "claim_all", 600
+    )
+    believers = [
+        sum(answer[index][0] == number for number, answer in enumerate(answers, 1))
+        for index in range(600)
+    ]
     assert sum(count > 1 for count in believers) > 60

@@ -1,4 +1,6 @@
-"""The storages on Redis (Valkey) keep the contracts, and what Redis adds: gathering, keys, forgetting, and replies that are lost."""
+"""The storages on Redis (Valkey) keep the contracts, and what Redis adds: gathering, keys,
+forgetting, and replies that are lost.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,14 +11,31 @@ from redis.asyncio import Redis
 
 import rio
 from rio.cluster.membership import MembershipStorage, MemberStatus, Vote
-from rio.errors import ConfigurationError, SchemaMismatch, StateCorrupt, StorageClosed, StorageUnavailable
+from rio.errors import (
+    ConfigurationError,
+    SchemaMismatch,
+    StateCorrupt,
+    StorageClosed,
+    StorageUnavailable,
+)
 from rio.identity import ObjectId
 from rio.placement import ObjectPlacement
 from rio.state import StateStorage, StoredState
 from rio.storage import _circuit, open_storage
 from rio.storage import redis as redis_module
-from rio.storage.redis import RedisDatabase, RedisMembershipStorage, RedisObjectPlacement, RedisState, open_database
-from rio.testing.contracts import ADA, MembershipStorageContract, ObjectPlacementContract, StateStorageContract
+from rio.storage.redis import (
+    RedisDatabase,
+    RedisMembershipStorage,
+    RedisObjectPlacement,
+    RedisState,
+    open_database,
+)
+from rio.testing.contracts import (
+    ADA,
+    MembershipStorageContract,
+    ObjectPlacementContract,
+    StateStorageContract,
+)
 from rio.testing.proxy import Proxy
 from tests.servers import RedisServer, Server, free_port
 from tests.storage.steps import fenced
@@ -78,8 +97,12 @@ async def redis(redis_server: Server) -> AsyncIterator[Any]:
 # --- gathering
 
 
-async def test_claims_that_wait_together_are_one_script(database: RedisDatabase, placement: ObjectPlacement) -> None:
-    claims = await asyncio.gather(*(placement.claim(ObjectId("T", str(number)), 1) for number in range(100)))
+async def test_claims_that_wait_together_are_one_script(
+    database: RedisDatabase, placement: ObjectPlacement
+) -> None:
+    claims = await asyncio.gather(
+        *(placement.claim(ObjectId("T", str(number)), 1) for number in range(100))
+    )
     assert len(set(claims)) == 100
     assert database.statistics() == (100, 1)
 
@@ -89,7 +112,9 @@ async def test_a_batch_has_a_limit(database: RedisDatabase, placement: ObjectPla
     assert database.statistics() == (1500, 3)
 
 
-async def test_what_is_asked_of_one_key_is_done_in_that_order(placement: ObjectPlacement, state: StateStorage) -> None:
+async def test_what_is_asked_of_one_key_is_done_in_that_order(
+    placement: ObjectPlacement, state: StateStorage
+) -> None:
     await fenced(state)
     saves = [state.save(ADA, "s", 1, version, b"x") for version in range(10)]
     *versions, loaded = await asyncio.gather(*saves, state.load_and_fence(ADA, "s", 1))
@@ -101,7 +126,9 @@ async def test_scripts_that_the_server_forgot_are_sent_again(
 ) -> None:
     for number in range(3):
         await redis.script_flush()
-        claims = await asyncio.gather(*(placement.claim(ObjectId("T", str(n)), 1) for n in range(10)))
+        claims = await asyncio.gather(
+            *(placement.claim(ObjectId("T", str(n)), 1) for n in range(10))
+        )
         assert len(set(claims)) == 10
         await fenced(state, token=number)
         assert (await membership.register("h:1")).snapshot.active == ()
@@ -110,7 +137,9 @@ async def test_scripts_that_the_server_forgot_are_sent_again(
 # --- cancelling and closing
 
 
-async def test_cancelling_at_any_moment_hurts_no_neighbour(placement: ObjectPlacement, membership: MembershipStorage) -> None:
+async def test_cancelling_at_any_moment_hurts_no_neighbour(
+    placement: ObjectPlacement, membership: MembershipStorage
+) -> None:
     registered = 0
     for moment in range(60):
         object_id = ObjectId("T", str(moment))
@@ -131,7 +160,10 @@ async def test_cancelling_at_any_moment_hurts_no_neighbour(placement: ObjectPlac
 async def test_closing_finishes_what_waits(redis_url: str) -> None:
     storage = open_storage(redis_url)
     await storage.prepare()
-    claims = [asyncio.create_task(storage.placement.claim(ObjectId("T", str(number)), 1)) for number in range(2000)]
+    claims = [
+        asyncio.create_task(storage.placement.claim(ObjectId("T", str(number)), 1))
+        for number in range(2000)
+    ]
     await asyncio.sleep(0)
     await storage.close()
     assert len({claimed.token for claimed in await asyncio.gather(*claims)}) == 2000
@@ -159,7 +191,11 @@ async def test_cancelling_prepare_at_any_moment_leaves_the_database_closed(redis
 
 
 async def test_the_keys_of_a_table_are_on_one_server_of_a_cluster(
-    redis: Any, redis_url: str, placement: ObjectPlacement, state: StateStorage, membership: MembershipStorage
+    redis: Any,
+    redis_url: str,
+    placement: ObjectPlacement,
+    state: StateStorage,
+    membership: MembershipStorage,
 ) -> None:
     """Each key has one hash tag, and nothing outside of the namespace is touched."""
     await membership.register("h:1")
@@ -169,7 +205,11 @@ async def test_the_keys_of_a_table_are_on_one_server_of_a_cluster(
     namespace = redis_url.rpartition("=")[2]
     keys = [key.decode() for key in await redis.keys(f"*{namespace}[:}}]*")]
     tags = {key[key.index("{") + 1 : key.index("}")] for key in keys}
-    assert tags == {f"{namespace}:members", f"{namespace}:placement", *(f"1:T1:{number}1:s" for number in range(8))}
+    assert tags == {
+        f"{namespace}:members",
+        f"{namespace}:placement",
+        *(f"1:T1:{number}1:s" for number in range(8)),
+    }
 
 
 async def test_every_script_runs_on_a_redis_cluster() -> None:
@@ -181,13 +221,26 @@ async def test_every_script_runs_on_a_redis_cluster() -> None:
             while b"cluster_state:ok" not in state:
                 state = await redis.execute_command("CLUSTER", "INFO")
         async with open_storage(server.url) as storage:
-            voter, target = [(await storage.membership.register(f"h:{port}")).generation for port in range(2)]
-            assert (await storage.membership.set_status(voter, MemberStatus.JOINING, MemberStatus.ACTIVE)).applied
+            voter, target = [
+                (await storage.membership.register(f"h:{port}")).generation for port in range(2)
+            ]
+            assert (
+                await storage.membership.set_status(
+                    voter, MemberStatus.JOINING, MemberStatus.ACTIVE
+                )
+            ).applied
             assert (await storage.membership.vote(target, Vote(voter, 1.0))).applied
-            assert (await storage.membership.set_status(target, MemberStatus.JOINING, MemberStatus.DEAD)).applied
+            assert (
+                await storage.membership.set_status(target, MemberStatus.JOINING, MemberStatus.DEAD)
+            ).applied
             assert await storage.membership.renew(voter)
             assert await storage.membership.purge(target)
-            claims = await asyncio.gather(*(storage.placement.claim(ObjectId("T", str(number)), voter) for number in range(100)))
+            claims = await asyncio.gather(
+                *(
+                    storage.placement.claim(ObjectId("T", str(number)), voter)
+                    for number in range(100)
+                )
+            )
             assert len(await storage.placement.owned_by(voter)) == 100
             assert await storage.placement.release(ObjectId("T", "7"), claims[7].token)
             assert await storage.placement.lookup(ObjectId("T", "8")) == claims[8]
@@ -225,8 +278,12 @@ async def test_numbers_grow_even_if_everything_is_lost() -> None:
 class Nothing(rio.ServiceObject): ...
 
 
-@pytest.mark.parametrize(("preset", "accepted"), [("strict", False), ("fast", True), ("local", True)])
-async def test_a_server_without_an_append_only_file_is_refused_in_the_strict_preset(preset: str, accepted: bool) -> None:
+@pytest.mark.parametrize(
+    ("preset", "accepted"), [("strict", False), ("fast", True), ("local", True)]
+)
+async def test_a_server_without_an_append_only_file_is_refused_in_the_strict_preset(
+    preset: str, accepted: bool
+) -> None:
     with RedisServer(appendonly="no") as server:
         async with open_storage(server.url) as storage:
             for role in storage.membership, storage.placement, storage.state:
@@ -236,7 +293,9 @@ async def test_a_server_without_an_append_only_file_is_refused_in_the_strict_pre
             async with node:
                 pass
         else:
-            with pytest.raises(ConfigurationError, match=r"forget what they had saved\. Set 'appendonly yes'"):
+            with pytest.raises(
+                ConfigurationError, match=r"forget what they had saved\. Set 'appendonly yes'"
+            ):
                 await node.__aenter__()
 
 
@@ -302,7 +361,9 @@ async def test_a_namespace_of_another_version_is_refused(redis: Any, redis_url: 
         await RedisState(redis_url).prepare()
 
 
-async def test_keys_and_states_that_are_not_ours_are_told_apart_and_left_alone(redis: Any, redis_url: str, state: StateStorage) -> None:
+async def test_keys_and_states_that_are_not_ours_are_told_apart_and_left_alone(
+    redis: Any, redis_url: str, state: StateStorage
+) -> None:
     namespace = redis_url.rpartition("=")[2]
     key = f"{namespace}:state:{{7:Account3:ada1:s}}"
     await redis.set(key, "x")
@@ -341,11 +402,15 @@ async def test_a_replica_is_unavailable_and_looked_up_again() -> None:
 # --- lost replies
 
 
-async def test_after_a_lost_reply_the_repeated_claim_recognises_its_owner(redis_server: Server, redis_url: str) -> None:
+async def test_after_a_lost_reply_the_repeated_claim_recognises_its_owner(
+    redis_server: Server, redis_url: str
+) -> None:
     async with Proxy("127.0.0.1", redis_server.port) as proxy:
         behind = redis_url.replace(f":{redis_server.port}", f":{proxy.port}")
         async with RedisObjectPlacement(behind) as placement:
-            await placement.lookup(ADA)  # now it is connected, and the next reply is that of the claim
+            await placement.lookup(
+                ADA
+            )  # now it is connected, and the next reply is that of the claim
             for number in range(500):
                 object_id = ObjectId("T", str(number))
                 proxy.lose_replies(1)
@@ -358,7 +423,9 @@ async def test_after_a_lost_reply_the_repeated_claim_recognises_its_owner(redis_
                 assert repeated.token > applied.token
 
 
-async def test_nothing_is_sent_twice_after_a_lost_reply(redis_server: Server, redis_url: str) -> None:
+async def test_nothing_is_sent_twice_after_a_lost_reply(
+    redis_server: Server, redis_url: str
+) -> None:
     async with Proxy("127.0.0.1", redis_server.port) as proxy:
         behind = redis_url.replace(f":{redis_server.port}", f":{proxy.port}")
         async with RedisMembershipStorage(behind) as membership:

@@ -1,4 +1,6 @@
-"""The storages on SQLite keep the contracts, and what SQLite adds: grouped commits, cancelling, closing, and a file that cannot be used."""
+"""The storages on SQLite keep the contracts, and what SQLite adds: grouped commits, cancelling,
+closing, and a file that cannot be used.
+"""
 
 import asyncio
 import os
@@ -17,13 +19,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rio.cluster.membership import MembershipStorage
-from rio.errors import ConfigurationError, SchemaMismatch, StateCorrupt, StateNotFound, StorageClosed, StorageUnavailable
+from rio.errors import (
+    ConfigurationError,
+    SchemaMismatch,
+    StateCorrupt,
+    StateNotFound,
+    StorageClosed,
+    StorageUnavailable,
+)
 from rio.identity import ObjectId
 from rio.placement import ObjectPlacement, Placement
 from rio.state import StateStorage, StoredState
 from rio.storage import Storage, open_storage
-from rio.storage.sqlite import SqliteDatabase, SqliteMembershipStorage, SqliteObjectPlacement, SqliteState
-from rio.testing.contracts import ADA, MembershipStorageContract, ObjectPlacementContract, StateStorageContract
+from rio.storage.sqlite import (
+    SqliteDatabase,
+    SqliteMembershipStorage,
+    SqliteObjectPlacement,
+    SqliteState,
+)
+from rio.testing.contracts import (
+    ADA,
+    MembershipStorageContract,
+    ObjectPlacementContract,
+    StateStorageContract,
+)
 
 pytestmark = pytest.mark.both_loops
 
@@ -94,7 +113,9 @@ def execute(path: Path, statement: str) -> list[tuple[object, ...]]:
         return connection.execute(statement).fetchall()
 
 
-def run(script: str, *args: object, options: tuple[str, ...] = ("-W", "error")) -> subprocess.CompletedProcess[str]:
+def run(
+    script: str, *args: object, options: tuple[str, ...] = ("-W", "error")
+) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own, which must end by itself."""
     command = [sys.executable, *options, "-c", textwrap.dedent(script), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
@@ -108,15 +129,21 @@ async def fenced(state: StateStorage, object_id: ObjectId = ADA, token: int = 1)
 # --- group commit
 
 
-async def test_writes_that_wait_together_share_a_transaction(database: SqliteDatabase, placement: ObjectPlacement) -> None:
-    claims = await asyncio.gather(*(placement.claim(ObjectId("T", str(number)), 1) for number in range(100)))
+async def test_writes_that_wait_together_share_a_transaction(
+    database: SqliteDatabase, placement: ObjectPlacement
+) -> None:
+    claims = await asyncio.gather(
+        *(placement.claim(ObjectId("T", str(number)), 1) for number in range(100))
+    )
     assert len(set(claims)) == 100
     assert database.statistics()[:2] == (100, 1)
     await placement.claim(ADA, 1)
     assert database.statistics()[:2] == (101, 2)
 
 
-async def test_writes_of_all_roles_share_a_transaction(database: SqliteDatabase, placement: ObjectPlacement, state: StateStorage) -> None:
+async def test_writes_of_all_roles_share_a_transaction(
+    database: SqliteDatabase, placement: ObjectPlacement, state: StateStorage
+) -> None:
     await asyncio.gather(placement.claim(ADA, 1), fenced(state), state.save(ADA, "s", 1, 0, b"x"))
     assert database.statistics()[:2] == (3, 1)
 
@@ -126,18 +153,24 @@ async def test_a_batch_has_a_limit(database: SqliteDatabase, placement: ObjectPl
     assert database.statistics()[:2] == (3000, 3)
 
 
-async def test_reads_that_wait_together_share_a_transaction(database: SqliteDatabase, placement: ObjectPlacement) -> None:
+async def test_reads_that_wait_together_share_a_transaction(
+    database: SqliteDatabase, placement: ObjectPlacement
+) -> None:
     claimed = await placement.claim(ADA, 1)
     assert await asyncio.gather(*(placement.lookup(ADA) for _ in range(50))) == [claimed] * 50
     assert database.statistics()[2:] == (50, 1)
 
 
 @pytest.mark.parametrize("position", [0, 5, 9])
-async def test_an_operation_that_fails_fails_alone(placement: ObjectPlacement, position: int) -> None:
+async def test_an_operation_that_fails_fails_alone(
+    placement: ObjectPlacement, position: int
+) -> None:
     generations = [1] * 10
     generations[position] = TOO_LARGE_FOR_SQLITE
     objects = [ObjectId("T", str(number)) for number in range(10)]
-    fates = await asyncio.gather(*map(placement.claim, objects, generations), return_exceptions=True)
+    fates = await asyncio.gather(
+        *map(placement.claim, objects, generations), return_exceptions=True
+    )
     assert isinstance(fates.pop(position), OverflowError)
     failed = objects.pop(position)
     assert fates == [await placement.lookup(object_id) for object_id in objects]
@@ -145,22 +178,37 @@ async def test_an_operation_that_fails_fails_alone(placement: ObjectPlacement, p
 
 
 async def test_operations_that_all_fail_each_learn_why(placement: ObjectPlacement) -> None:
-    fates = await asyncio.gather(*(placement.claim(ADA, TOO_LARGE_FOR_SQLITE) for _ in range(1500)), return_exceptions=True)
+    fates = await asyncio.gather(
+        *(placement.claim(ADA, TOO_LARGE_FOR_SQLITE) for _ in range(1500)), return_exceptions=True
+    )
     assert {type(fate) for fate in fates} == {OverflowError}
     assert (await placement.claim(ADA, 1)).generation == 1
 
 
 OBJECTS = [ObjectId("T", str(number)) for number in range(5)]
 kinds = st.sampled_from(["claim", "load", "release", "save", "take over"])
-waves = st.lists(st.lists(st.tuples(kinds, st.sampled_from(OBJECTS), st.integers(1, 3)), min_size=1, max_size=12), min_size=1, max_size=6)
+waves = st.lists(
+    st.lists(
+        st.tuples(kinds, st.sampled_from(OBJECTS), st.integers(1, 3)), min_size=1, max_size=12
+    ),
+    min_size=1,
+    max_size=6,
+)
 
 
 @given(waves)
 @settings(max_examples=40, deadline=None)
-def test_what_is_written_at_once_ends_as_if_one_after_the_other(waves: list[list[tuple[str, ObjectId, int]]]) -> None:
-    """In the order of the kinds. Tokens are compared by their order, since one of a refused claim is lost."""
+def test_what_is_written_at_once_ends_as_if_one_after_the_other(
+    waves: list[list[tuple[str, ObjectId, int]]],
+) -> None:
+    """In the order of the kinds.
 
-    async def do(storage: Storage, kind: str, object_id: ObjectId, number: int, standing: Placement | None) -> Any:
+    Tokens are compared by their order, since one of a refused claim is lost.
+    """
+
+    async def do(
+        storage: Storage, kind: str, object_id: ObjectId, number: int, standing: Placement | None
+    ) -> Any:
         token = 0 if standing is None else standing.token
         match kind:
             case "claim":
@@ -174,7 +222,9 @@ def test_what_is_written_at_once_ends_as_if_one_after_the_other(waves: list[list
             case _:
                 return await storage.placement.claim(object_id, number, supersede=token)
 
-    async def fates(storage: Storage, wave: list[tuple[str, ObjectId, int]], at_once: bool) -> list[Any]:
+    async def fates(
+        storage: Storage, wave: list[tuple[str, ObjectId, int]], at_once: bool
+    ) -> list[Any]:
         standing = {object_id: await storage.placement.lookup(object_id) for object_id in OBJECTS}
         doing = [do(storage, *asked, standing[asked[1]]) for asked in wave]
         if at_once:
@@ -182,28 +232,47 @@ def test_what_is_written_at_once_ends_as_if_one_after_the_other(waves: list[list
         return [(await asyncio.gather(one, return_exceptions=True))[0] for one in doing]
 
     def comparable(fates: list[Any], order: dict[int, int]) -> list[Any]:
-        for token in sorted({fate.token for fate in fates if isinstance(fate, Placement)} - order.keys()):
+        for token in sorted(
+            {fate.token for fate in fates if isinstance(fate, Placement)} - order.keys()
+        ):
             assert token > max(order, default=0), "tokens grow"
             order[token] = len(order)
-        placed = [Placement(fate.generation, order[fate.token]) if isinstance(fate, Placement) else fate for fate in fates]
+        placed = [
+            Placement(fate.generation, order[fate.token]) if isinstance(fate, Placement) else fate
+            for fate in fates
+        ]
         return [str(fate) if isinstance(fate, Exception) else fate for fate in placed]
 
     async def compare() -> None:
         with tempfile.TemporaryDirectory() as directory:
-            together, alone = (open_storage(f"sqlite:///{directory}/{name}.db") for name in ("together", "alone"))
+            together, alone = (
+                open_storage(f"sqlite:///{directory}/{name}.db") for name in ("together", "alone")
+            )
             orders: tuple[dict[int, int], dict[int, int]] = {}, {}
             async with together, alone:
                 for wave in waves:
-                    wave = [asked for kind in ("claim", "take over", "load", "release", "save") for asked in wave if asked[0] == kind]
-                    ended = await fates(together, wave, at_once=True), await fates(alone, wave, at_once=False)
+                    wave = [
+                        asked
+                        for kind in ("claim", "take over", "load", "release", "save")
+                        for asked in wave
+                        if asked[0] == kind
+                    ]
+                    ended = (
+                        await fates(together, wave, at_once=True),
+                        await fates(alone, wave, at_once=False),
+                    )
                     one, other = map(comparable, ended, orders)
                     assert one == other
 
     asyncio.run(compare())
 
 
-async def test_claims_of_one_object_at_once_each_get_a_token_of_their_own(placement: ObjectPlacement) -> None:
-    claims = await asyncio.gather(*(placement.claim(object_id, 1) for object_id in (ADA, ADA, BOB, BOB, BOB, ADA, BOB)))
+async def test_claims_of_one_object_at_once_each_get_a_token_of_their_own(
+    placement: ObjectPlacement,
+) -> None:
+    claims = await asyncio.gather(
+        *(placement.claim(object_id, 1) for object_id in (ADA, ADA, BOB, BOB, BOB, ADA, BOB))
+    )
     tokens = [claimed.token for claimed in claims]
     assert tokens == sorted(set(tokens))
 
@@ -211,15 +280,21 @@ async def test_claims_of_one_object_at_once_each_get_a_token_of_their_own(placem
 async def test_an_operation_that_cannot_even_begin_fails_alone(placement: ObjectPlacement) -> None:
     objects: list[Any] = [ObjectId("T", str(number)) for number in range(9)]
     objects[4] = 4
-    fates = await asyncio.gather(*(placement.claim(object_id, 1) for object_id in objects), return_exceptions=True)
+    fates = await asyncio.gather(
+        *(placement.claim(object_id, 1) for object_id in objects), return_exceptions=True
+    )
     assert [type(fate) for fate in fates] == [Placement] * 4 + [TypeError] + [Placement] * 4
 
 
 async def test_a_name_that_cannot_be_stored_fails_alone(placement: ObjectPlacement) -> None:
     objects = [ObjectId("T", str(number)) for number in range(9)]
     objects[4] = ObjectId("T", "half a character: \udcff")
-    fates = await asyncio.gather(*(placement.claim(object_id, 1) for object_id in objects), return_exceptions=True)
-    assert [type(fate) for fate in fates] == [Placement] * 4 + [UnicodeEncodeError] + [Placement] * 4
+    fates = await asyncio.gather(
+        *(placement.claim(object_id, 1) for object_id in objects), return_exceptions=True
+    )
+    assert [type(fate) for fate in fates] == [Placement] * 4 + [UnicodeEncodeError] + [
+        Placement
+    ] * 4
 
 
 # --- cancelling and closing
@@ -228,7 +303,9 @@ async def test_a_name_that_cannot_be_stored_fails_alone(placement: ObjectPlaceme
 async def test_a_write_cancelled_before_it_began_is_not_done(placement: ObjectPlacement) -> None:
     claiming = asyncio.create_task(placement.claim(ADA, 1))
     neighbour = asyncio.create_task(placement.claim(BOB, 1))
-    asyncio.get_running_loop().call_soon(claiming.cancel)  # after both have asked, before anything was sent
+    asyncio.get_running_loop().call_soon(
+        claiming.cancel
+    )  # after both have asked, before anything was sent
     assert (await neighbour).generation == 1
     assert claiming.cancelled()
     assert await placement.lookup(ADA) is None
@@ -251,7 +328,10 @@ async def test_cancelling_at_any_moment_leaves_no_transaction_open_and_no_neighb
 async def test_closing_finishes_the_writes_that_wait(path: Path) -> None:
     placement = SqliteObjectPlacement(path)
     await placement.prepare()
-    claims = [asyncio.create_task(placement.claim(ObjectId("T", str(number)), 1)) for number in range(2500)]
+    claims = [
+        asyncio.create_task(placement.claim(ObjectId("T", str(number)), 1))
+        for number in range(2500)
+    ]
     await asyncio.sleep(0)
     await placement.close()
     assert len({claimed.token for claimed in await asyncio.gather(*claims)}) == 2500
@@ -259,7 +339,9 @@ async def test_closing_finishes_the_writes_that_wait(path: Path) -> None:
         await placement.claim(ADA, 1)
 
 
-async def test_closing_while_the_file_is_locked_fails_what_waits(path: Path, lock: Callable[[], sqlite3.Connection]) -> None:
+async def test_closing_while_the_file_is_locked_fails_what_waits(
+    path: Path, lock: Callable[[], sqlite3.Connection]
+) -> None:
     placement = SqliteObjectPlacement(SqliteDatabase(path, busy_timeout=0.05))
     await placement.prepare()
     lock()
@@ -359,12 +441,18 @@ def test_a_loop_that_ends_under_a_write_leaves_a_whole_file(path: Path) -> None:
 
 
 async def test_a_locked_file_is_unavailable_and_says_why(
-    path: Path, placement: ObjectPlacement, state: StateStorage, lock: Callable[[], sqlite3.Connection]
+    path: Path,
+    placement: ObjectPlacement,
+    state: StateStorage,
+    lock: Callable[[], sqlite3.Connection],
 ) -> None:
     await fenced(state)
     holder = lock()
     fates = await asyncio.gather(
-        placement.claim(ADA, 1), state.save(ADA, "s", 1, 0, b"x"), state.load_and_fence(ADA, "s", 1), return_exceptions=True
+        placement.claim(ADA, 1),
+        state.save(ADA, "s", 1, 0, b"x"),
+        state.load_and_fence(ADA, "s", 1),
+        return_exceptions=True,
     )
     assert [type(fate) for fate in fates] == [StorageUnavailable] * 3
     assert str(path) in str(fates[0])
@@ -374,7 +462,9 @@ async def test_a_locked_file_is_unavailable_and_says_why(
     assert await state.save(ADA, "s", 1, 0, b"x") == 1
 
 
-async def test_a_write_waits_for_another_process_to_finish(path: Path, lock: Callable[[], sqlite3.Connection]) -> None:
+async def test_a_write_waits_for_another_process_to_finish(
+    path: Path, lock: Callable[[], sqlite3.Connection]
+) -> None:
     async with SqliteObjectPlacement(path) as placement:
         holder = lock()
         claiming = asyncio.create_task(placement.claim(ADA, 1))
@@ -395,7 +485,9 @@ async def test_a_new_file_that_is_locked_is_unavailable_until_it_is_not(
         await fenced(state)
 
 
-async def test_preparing_waits_for_the_lock_on_a_new_file(path: Path, lock: Callable[[], sqlite3.Connection]) -> None:
+async def test_preparing_waits_for_the_lock_on_a_new_file(
+    path: Path, lock: Callable[[], sqlite3.Connection]
+) -> None:
     holder = lock()
     state = SqliteState(SqliteDatabase(path, busy_timeout=30))
     preparing = asyncio.create_task(state.prepare())
@@ -458,7 +550,9 @@ FULL_DISK = """
 """
 
 
-def test_a_commit_beyond_the_file_size_limit_fails_its_whole_batch_and_loses_nothing(path: Path) -> None:
+def test_a_commit_beyond_the_file_size_limit_fails_its_whole_batch_and_loses_nothing(
+    path: Path,
+) -> None:
     ended = run(FULL_DISK, path, "limit")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "a limit on file sizes" in ended.stdout
@@ -469,8 +563,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of four megabytes."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True).returncode != 0:
-        pytest.skip("only root can mount a small disk here; the test with the file size limit runs everywhere")
+    if (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True
+        ).returncode
+        != 0
+    ):
+        pytest.skip(
+            "only root can mount a small disk here; the test with the file size limit runs everywhere"
+        )
     yield disk
     subprocess.run(["umount", disk], check=True)
 
@@ -513,18 +614,26 @@ def test_a_read_only_file_is_unavailable_and_says_what_to_do() -> None:
             os.seteuid(os.getuid())
             os.chmod(directory, 0o755)
     """
-    with tempfile.TemporaryDirectory() as directory:  # not tmp_path, into which only its owner can look
+    with (
+        tempfile.TemporaryDirectory() as directory
+    ):  # not tmp_path, into which only its owner can look
         ended = run(script, directory)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "writable" in ended.stdout
     assert directory in ended.stdout
 
 
-NO_DATABASES = {"short": b"hello", "archive": b"PK\x03\x04" * 5000, "damaged": b"SQLite format 3\x00" + b"z" * 5000}
+NO_DATABASES = {
+    "short": b"hello",
+    "archive": b"PK\x03\x04" * 5000,
+    "damaged": b"SQLite format 3\x00" + b"z" * 5000,
+}
 
 
 @pytest.mark.parametrize("content", NO_DATABASES.values(), ids=NO_DATABASES.keys())
-def test_a_file_that_is_no_database_is_refused_and_left_untouched(path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_database_is_refused_and_left_untouched(
+    path: Path, content: bytes
+) -> None:
     path.write_bytes(content)
     with pytest.raises(SchemaMismatch, match=r"rio\.db.*no SQLite database.*choose another file"):
         asyncio.run(SqliteState(path).prepare())
@@ -549,7 +658,9 @@ async def test_tables_of_somebody_else_are_refused(path: Path) -> None:
     assert execute(path, "SELECT name FROM sqlite_schema") == [("rio_cluster",)]
 
 
-async def test_tables_that_disappear_are_a_mismatch_and_not_an_empty_state(path: Path, state: StateStorage) -> None:
+async def test_tables_that_disappear_are_a_mismatch_and_not_an_empty_state(
+    path: Path, state: StateStorage
+) -> None:
     execute(path, "DROP TABLE rio_state")
     with pytest.raises(SchemaMismatch):
         await state.load_and_fence(ADA, "s", 1)
@@ -579,7 +690,9 @@ async def test_prepare_can_be_tried_again_after_it_failed(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", ["data = 7", "data = 'text'", "version = 'one'"])
-async def test_a_row_that_cannot_be_read_is_corrupt_and_left_alone(path: Path, state: StateStorage, damage: str) -> None:
+async def test_a_row_that_cannot_be_read_is_corrupt_and_left_alone(
+    path: Path, state: StateStorage, damage: str
+) -> None:
     await fenced(state)
     await state.save(ADA, "s", 1, 0, b"x")
     execute(path, f"UPDATE rio_state SET {damage}")
@@ -607,7 +720,9 @@ async def test_a_write_is_durable_once_it_has_returned(path: Path) -> None:
     async with SqliteObjectPlacement(path) as placement:
         await placement.claim(ADA, 1)
         assert execute(path, "PRAGMA journal_mode") == [("wal",)]
-        assert execute(path, "SELECT type_name, id, generation FROM rio_placement") == [("Account", "ada", 1)]
+        assert execute(path, "SELECT type_name, id, generation FROM rio_placement") == [
+            ("Account", "ada", 1)
+        ]
 
 
 @pytest.mark.parametrize("name", ["", ":memory:"])

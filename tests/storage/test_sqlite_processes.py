@@ -49,8 +49,18 @@ def start(path: Path) -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
 
     def start_one(number: int, script: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(script), str(number), str(path)]
-        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        command = [
+            sys.executable,
+            "-W",
+            "error",
+            "-c",
+            PRELUDE + textwrap.dedent(script),
+            str(number),
+            str(path),
+        ]
+        processes.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
         return processes[-1]
 
     yield start_one
@@ -92,10 +102,14 @@ def test_processes_that_prepare_a_new_file_at_once_all_succeed(start: Start) -> 
         answer(asyncio.run(main()))
         """,
     )
-    assert [sorted(generations) for generations in zip(*answers, strict=True)] == [[1, 2, 3, 4]] * 40
+    assert [sorted(generations) for generations in zip(*answers, strict=True)] == [
+        [1, 2, 3, 4]
+    ] * 40
 
 
-async def test_a_process_killed_inside_its_transaction_blocks_nobody(start: Start, path: Path) -> None:
+async def test_a_process_killed_inside_its_transaction_blocks_nobody(
+    start: Start, path: Path
+) -> None:
     async with open_storage(f"sqlite:///{path}") as storage:
         holder = start(
             1,

@@ -17,7 +17,9 @@ from tests.storage.steps import fenced
 
 def test_importing_storage_loads_no_driver() -> None:
     script = "import sys, rio.storage; print({'aiosqlite', 'sqlite3', 'asyncpg', 'redis'} & set(sys.modules))"
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+    )
     assert ended.stdout == "set()\n"
 
 
@@ -27,7 +29,9 @@ async def test_each_memory_storage_is_another_one() -> None:
         assert await two.placement.lookup(ADA) is None
 
 
-async def test_a_relative_path_is_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_relative_path_is_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     async with open_storage("sqlite:///a%20b.db") as storage:
         assert isinstance(storage.membership, SqliteMembershipStorage)
@@ -68,8 +72,14 @@ async def test_one_role_can_live_elsewhere(tmp_path: Path) -> None:
         assert (await storage.placement.claim(ADA, generation)).generation == generation
 
 
-async def test_each_role_can_have_a_url_of_its_own(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
-    urls = {"membership": redis_url, "placement": postgres_url, "state": f"sqlite:///{tmp_path}/a.db"}
+async def test_each_role_can_have_a_url_of_its_own(
+    tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
+    urls = {
+        "membership": redis_url,
+        "placement": postgres_url,
+        "state": f"sqlite:///{tmp_path}/a.db",
+    }
     for role in urls:
         urls = dict(zip(urls, [*list(urls.values())[1:], urls["membership"]], strict=True))
         async with open_storage(**urls) as storage:
@@ -80,7 +90,9 @@ async def test_each_role_can_have_a_url_of_its_own(tmp_path: Path, postgres_url:
             assert await storage.state.save(ADA, "s", token, 0, b"x") == 1
 
 
-async def test_a_role_with_a_url_of_its_own_leaves_the_others_where_they_are(tmp_path: Path) -> None:
+async def test_a_role_with_a_url_of_its_own_leaves_the_others_where_they_are(
+    tmp_path: Path,
+) -> None:
     async with open_storage(f"sqlite:///{tmp_path}/a.db", state="memory://") as storage:
         assert isinstance(storage.membership, SqliteMembershipStorage)
         assert isinstance(storage.placement, SqliteObjectPlacement)

@@ -1,4 +1,6 @@
-"""A storage whose way is slow, closed or lossy does what a database does; and otherwise nothing but what it is asked."""
+"""A storage whose way is slow, closed or lossy does what a database does; and otherwise nothing but
+what it is asked.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +146,7 @@ def test_errors_of_the_storage_itself_arrive_as_they_are() -> None:
     with_faults(test)
 
 
-# --- without a fault it is the storage ------------------------------------------------------------------------------------------------
+# --- without a fault it is the storage ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -160,7 +162,9 @@ class TestMembership(contracts.MembershipStorageContract):
     def membership(self, faulty: Storage) -> Any:
         return faulty.membership
 
-    test_a_storage_that_is_not_open_says_so = None  # it belongs to whoever made it, and is not closed here
+    test_a_storage_that_is_not_open_says_so = (
+        None  # it belongs to whoever made it, and is not closed here
+    )
 
 
 class TestPlacement(contracts.ObjectPlacementContract):

@@ -1,4 +1,6 @@
-"""A cluster in one process: it starts, serves, breaks as it is told, and comes back; in real and in virtual time."""
+"""A cluster in one process: it starts, serves, breaks as it is told, and comes back; in real and in
+virtual time.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,7 @@ async def until_evicted(node: LocalNode) -> None:
         await asyncio.sleep(0.1)
 
 
-# --- in both times --------------------------------------------------------------------------------------------------------------------
+# --- in both times --------------------------------------------------------------------------------
 
 
 async def a_tour() -> None:
@@ -116,7 +118,9 @@ async def a_tour() -> None:
         await cluster.kill(home)
         await cluster.start_node()
         assert (await cluster.client.send(Account, "ada", Peek())).amount == 3
-        assert [node.alive for node in cluster.nodes] == [node is not home for node in cluster.nodes]
+        assert [node.alive for node in cluster.nodes] == [
+            node is not home for node in cluster.nodes
+        ]
 
 
 def test_a_tour_in_virtual_time() -> None:
@@ -154,7 +158,7 @@ async def test_stalling_needs_virtual_time() -> None:
             cluster.stall(0, 1.0)
 
 
-# --- starting and stopping ------------------------------------------------------------------------------------------------------------
+# --- starting and stopping ------------------------------------------------------------------------
 
 
 def test_the_client_is_there_while_the_cluster_is_open() -> None:
@@ -287,11 +291,13 @@ def test_an_object_that_is_nowhere_has_no_home() -> None:
     run(main())
 
 
-# --- what goes wrong ------------------------------------------------------------------------------------------------------------------
+# --- what goes wrong ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", ["local", "fast", "strict"])
-def test_objects_of_a_killed_node_answer_elsewhere_within_the_bound_with_all_that_was_saved(preset: str) -> None:
+def test_objects_of_a_killed_node_answer_elsewhere_within_the_bound_with_all_that_was_saved(
+    preset: str,
+) -> None:
     async def main() -> None:
         async with bank(cluster=preset, latency=0.001) as cluster:
             await deposit(cluster)
@@ -299,7 +305,11 @@ def test_objects_of_a_killed_node_answer_elsewhere_within_the_bound_with_all_tha
             began = await time()
             assert (await cluster.client.send(Account, "ada", Peek())).amount == 1
             config = ClusterConfig.named(preset)
-            assert config.lease_evict <= await time() - began <= config.failover_bound + config.poll_interval + 1.0
+            assert (
+                config.lease_evict
+                <= await time() - began
+                <= config.failover_bound + config.poll_interval + 1.0
+            )
 
     run(main())
 
@@ -372,7 +382,9 @@ def test_a_node_that_stalls_for_too_long_is_evicted_and_notices() -> None:
             await asyncio.sleep(30.0)
             assert (home.evicted, home.alive) == (True, False)
             await cluster.restart(home)
-            statuses = [member.status for member in (await cluster.storage.membership.snapshot()).members]
+            statuses = [
+                member.status for member in (await cluster.storage.membership.snapshot()).members
+            ]
             assert statuses.count(MemberStatus.ACTIVE) == 3
 
     run(main())
@@ -452,7 +464,7 @@ def test_clocks_may_run_as_they_like_within_ten_percent() -> None:
     run(main())
 
 
-# --- the seed -------------------------------------------------------------------------------------------------------------------------
+# --- the seed -------------------------------------------------------------------------------------
 
 
 async def an_eventful_minute() -> list[str]:

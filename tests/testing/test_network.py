@@ -83,7 +83,7 @@ def in_order(count: int) -> list[bytes]:
     return [b"%d" % number for number in range(count)]
 
 
-# --- what TCP promises ----------------------------------------------------------------------------------------------------------------
+# --- what TCP promises ----------------------------------------------------------------------------
 
 
 def test_what_is_sent_arrives_after_the_latency() -> None:
@@ -231,7 +231,7 @@ async def test_addresses_of_no_host_lead_where_they_led_before() -> None:
     assert "create_server" not in vars(loop)
 
 
-# --- who is there ---------------------------------------------------------------------------------------------------------------------
+# --- who is there ---------------------------------------------------------------------------------
 
 
 def test_nobody_connects_where_nobody_listens() -> None:
@@ -311,7 +311,7 @@ def test_a_host_that_goes_down_resets_its_connections_and_listens_no_more() -> N
     run(main())
 
 
-# --- what goes wrong ------------------------------------------------------------------------------------------------------------------
+# --- what goes wrong ------------------------------------------------------------------------------
 
 
 def test_what_was_cut_arrives_after_healing_and_the_other_way_stays_open() -> None:

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.both_loops
 
 
 class Echo:
-    """A server that answers each line with the same line, and a last one with ``bye`` after the end."""
+    """A server that answers each line with the same line, and a last one with ``bye`` after the
+    end.
+    """
 
     def __init__(self) -> None:
         self.heard: list[bytes] = []
@@ -118,7 +120,9 @@ async def test_a_connection_can_be_deaf_or_dumb(proxy: Proxy, client: Client, ec
     assert await client.reader.readline() == b"2\n"
 
 
-async def test_what_is_dropped_never_arrives_and_its_connection_stays_silent(proxy: Proxy, client: Client, echo: Echo) -> None:
+async def test_what_is_dropped_never_arrives_and_its_connection_stays_silent(
+    proxy: Proxy, client: Client, echo: Echo
+) -> None:
     proxy.drop(requests=False)
     client.say(b"1\n")
     await echo.hears.wait()
@@ -132,7 +136,9 @@ async def test_what_is_dropped_never_arrives_and_its_connection_stays_silent(pro
     other.writer.transport.abort()
 
 
-async def test_a_delay_is_the_same_for_each_piece_however_many_there_are(proxy: Proxy, client: Client) -> None:
+async def test_a_delay_is_the_same_for_each_piece_however_many_there_are(
+    proxy: Proxy, client: Client
+) -> None:
     """Ten pieces that each waited for the one before would take ten times as long."""
     proxy.delay = 0.2
     now = asyncio.get_running_loop().time
@@ -140,7 +146,9 @@ async def test_a_delay_is_the_same_for_each_piece_however_many_there_are(proxy: 
     for number in range(10):
         client.say(b"%d\n" % number)
         await asyncio.sleep(0.01)
-    assert [await client.reader.readline() for _ in range(10)] == [b"%d\n" % number for number in range(10)]
+    assert [await client.reader.readline() for _ in range(10)] == [
+        b"%d\n" % number for number in range(10)
+    ]
     assert 0.4 <= now() - began < 10 * 0.4
 
 
@@ -160,7 +168,9 @@ async def test_a_cut_resets_all_and_a_refusal_all_who_come(proxy: Proxy, client:
     accepted.writer.transport.abort()
 
 
-async def test_a_lost_reply_was_a_request_that_was_carried_out(proxy: Proxy, client: Client, echo: Echo) -> None:
+async def test_a_lost_reply_was_a_request_that_was_carried_out(
+    proxy: Proxy, client: Client, echo: Echo
+) -> None:
     proxy.lose_replies(1)
     with pytest.raises(ConnectionError):
         await client.ask(b"1\n")
@@ -190,7 +200,9 @@ async def test_each_client_can_have_a_wire_of_its_own(echo: Echo) -> None:
             return self.wires.setdefault(client[1], Wire())
 
     async with Sorting(server.sockets[0].getsockname()[1]) as proxy:
-        one, two = [Client(*await asyncio.open_connection("127.0.0.1", proxy.port)) for _ in range(2)]
+        one, two = [
+            Client(*await asyncio.open_connection("127.0.0.1", proxy.port)) for _ in range(2)
+        ]
         assert await one.ask(b"1\n") + await two.ask(b"2\n") == b"1\n2\n"
         proxy.wires[one.writer.get_extra_info("sockname")[1]].hold()
         one.say(b"3\n")

@@ -1,4 +1,6 @@
-"""The virtual loop: time that jumps, clocks that differ, hosts that stall, and a seed that decides the rest."""
+"""The virtual loop: time that jumps, clocks that differ, hosts that stall, and a seed that decides
+the rest.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ def the_loop() -> VirtualTimeLoop:
     return loop
 
 
-# --- time -----------------------------------------------------------------------------------------------------------------------------
+# --- time -----------------------------------------------------------------------------------------
 
 
 def test_a_year_passes_at_once() -> None:
@@ -69,7 +71,7 @@ def test_a_manual_clock_stands_until_it_is_advanced_and_does_not_go_back() -> No
         clock.advance(-1.0)
 
 
-# --- hosts ----------------------------------------------------------------------------------------------------------------------------
+# --- hosts ----------------------------------------------------------------------------------------
 
 
 def test_code_runs_on_the_host_in_whose_context_it_was_started() -> None:
@@ -85,7 +87,9 @@ def test_code_runs_on_the_host_in_whose_context_it_was_started() -> None:
         assert await host.run(nested()) is host
         assert await nested() is None
         seen = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_later(1.0, lambda: seen.set_result(current_host()), context=host.context())
+        asyncio.get_running_loop().call_later(
+            1.0, lambda: seen.set_result(current_host()), context=host.context()
+        )
         assert await seen is host
 
     run(main())
@@ -121,7 +125,10 @@ def test_a_stalled_host_does_nothing_until_it_goes_on_and_then_everything_in_ord
                 await asyncio.sleep(1.0)
                 seen.append((loop.true_time(), f"{name}{number}"))
 
-        work: list[Coroutine[Any, Any, None]] = [slow.run(tick(slow, "s")), other.run(tick(other, "o"))]
+        work: list[Coroutine[Any, Any, None]] = [
+            slow.run(tick(slow, "s")),
+            other.run(tick(other, "o")),
+        ]
         running = asyncio.gather(*work)
         await asyncio.sleep(1.5)
         loop.stall(slow, 2.0)
@@ -170,7 +177,7 @@ def test_of_two_stalls_the_longer_counts_and_it_can_be_ended_early() -> None:
     run(main())
 
 
-# --- the seed -------------------------------------------------------------------------------------------------------------------------
+# --- the seed -------------------------------------------------------------------------------------
 
 
 async def race() -> str:

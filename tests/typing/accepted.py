@@ -12,7 +12,7 @@ from rio.ref import Sender, ref
 R = TypeVar("R")
 
 
-# --- messages -------------------------------------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 class Balance(rio.Message):
@@ -59,7 +59,7 @@ Names("ada", limit=3)
 assert_type(Deposit(1).amount, int)
 
 
-# --- errors, state, application data --------------------------------------------------------------------------------------------------
+# --- errors, state, application data --------------------------------------------------------------
 
 
 class InsufficientFunds(rio.ApplicationError, type_name="bank.InsufficientFunds"):
@@ -98,7 +98,7 @@ def application_data(app: rio.AppData) -> None:
     assert_type(app.get_or_default(Clock), Clock)
 
 
-# --- objects --------------------------------------------------------------------------------------------------------------------------
+# --- objects --------------------------------------------------------------------------------------
 
 
 class Account(rio.ServiceObject, type_name="bank.Account"):
@@ -185,10 +185,16 @@ async def sending(sender: Sender) -> None:
     assert_type(await sender.send(Account, "ada", Names("a")), list[str])
     assert_type(await sender.send(Account, "ada", Early()), Late)
     await sender.send(Account, "ada", Forget())
-    assert_type(sender.send("bank.Account", "ada", Undeclared(), returns=list[str]), Awaitable[list[str]])
+    assert_type(
+        sender.send("bank.Account", "ada", Undeclared(), returns=list[str]), Awaitable[list[str]]
+    )
     assert_type(sender.send("bank.Account", "ada", Undeclared()), Awaitable[Any])
-    assert_type(sender.send("bank.Account", "ada", rio.DynamicMessage("legacy.Set", 1)), Awaitable[Any])
-    assert_type(await sender.send("bank.Account", "ada", rio.DynamicMessage("legacy.Get"), returns=int), int)
+    assert_type(
+        sender.send("bank.Account", "ada", rio.DynamicMessage("legacy.Set", 1)), Awaitable[Any]
+    )
+    assert_type(
+        await sender.send("bank.Account", "ada", rio.DynamicMessage("legacy.Get"), returns=int), int
+    )
 
 
 def an_object_sends_as_a_client_does(account: Account) -> Sender:

@@ -1,6 +1,7 @@
 """What type checkers must refuse: each line that is marked as ignored, and no other. Never run.
 
-Both checkers complain of an ignore that was not needed, so that nothing here is accepted by mistake; see test_typing.py.
+Both checkers complain of an ignore that was not needed, so that nothing here is accepted by
+mistake; see test_typing.py.
 """
 
 # ruff: noqa: B018, F841

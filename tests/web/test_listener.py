@@ -73,15 +73,32 @@ async def test_members_are_shown_as_json(address: Address, node: Node) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "generation"), [("/members/127.0.0.1/5000", 2), ("/members/::1/80", 3), ("/members/[::1]/80/", 3), ("/members/%3A%3a1/80", 3)]
+    ("path", "generation"),
+    [
+        ("/members/127.0.0.1/5000", 2),
+        ("/members/::1/80", 3),
+        ("/members/[::1]/80/", 3),
+        ("/members/%3A%3a1/80", 3),
+    ],
 )
-async def test_the_newest_member_at_an_address_is_shown(address: Address, path: str, generation: int) -> None:
+async def test_the_newest_member_at_an_address_is_shown(
+    address: Address, path: str, generation: int
+) -> None:
     status, body = await get(address, path)
     assert (status, json.loads(body)["generation"]) == (200, generation)
 
 
 @pytest.mark.parametrize(
-    "path", ["/members/127.0.0.1/5001", "/members/x/y", "/members/x/99999", "/members/x/-1", "/members/1", "/x", "/../etc"]
+    "path",
+    [
+        "/members/127.0.0.1/5001",
+        "/members/x/y",
+        "/members/x/99999",
+        "/members/x/-1",
+        "/members/1",
+        "/x",
+        "/../etc",
+    ],
 )
 async def test_what_is_not_there_is_not_found(address: Address, path: str) -> None:
     assert (await get(address, path))[0] == 404
@@ -112,7 +129,9 @@ async def test_head_has_no_body(address: Address) -> None:
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 20000, 431),
     ],
 )
-async def test_what_is_no_request_is_refused(address: Address, request_bytes: bytes, status: int) -> None:
+async def test_what_is_no_request_is_refused(
+    address: Address, request_bytes: bytes, status: int
+) -> None:
     assert (await ask(address, request_bytes))[0] == status
     assert (await get(address, "/livez"))[0] == 200
 
@@ -125,14 +144,18 @@ async def test_a_client_that_leaves_early_hurts_nobody(address: Address) -> None
     assert (await get(address, "/livez"))[0] == 200
 
 
-async def test_a_client_that_says_nothing_is_dropped(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_says_nothing_is_dropped(
+    address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listener, "TIMEOUT", 0.05)
     reader, writer = await asyncio.open_connection(*address)
     assert await reader.read() == b""
     writer.close()
 
 
-async def test_more_clients_than_it_serves_are_disconnected(address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_clients_than_it_serves_are_disconnected(
+    address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(listener, "MAX_CONNECTIONS", 0)
     reader, writer = await asyncio.open_connection(*address)
     assert await reader.read() == b""

@@ -1,4 +1,6 @@
-"""A server shows over HTTP who is there and whether it takes part, from before it has joined until after it has drained."""
+"""A server shows over HTTP who is there and whether it takes part, from before it has joined until
+after it has drained.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ async def storage() -> AsyncIterator[rio.Storage]:
         yield storage
 
 
-async def test_a_server_shows_the_members_and_a_client_finds_the_servers_by_it(storage: rio.Storage) -> None:
+async def test_a_server_shows_the_members_and_a_client_finds_the_servers_by_it(
+    storage: rio.Storage,
+) -> None:
     registry = rio.Registry(Counter)
     async with (
         rio.Server(registry, storage=storage, cluster="local", http="127.0.0.1:0") as first,
@@ -102,10 +106,14 @@ async def test_a_server_shows_the_members_and_a_client_finds_the_servers_by_it(s
             assert await membership.snapshot() == first.cluster.snapshot
 
 
-async def test_a_server_is_not_ready_as_soon_as_it_drains_and_lives_on_until_it_has(storage: rio.Storage) -> None:
+async def test_a_server_is_not_ready_as_soon_as_it_drains_and_lives_on_until_it_has(
+    storage: rio.Storage,
+) -> None:
     gate, data = Gate(), rio.AppData()
     data.set(gate)
-    server = rio.Server(rio.Registry(Counter), storage=storage, cluster="local", http="127.0.0.1:0", app_data=data)
+    server = rio.Server(
+        rio.Registry(Counter), storage=storage, cluster="local", http="127.0.0.1:0", app_data=data
+    )
     async with server, rio.Client(storage) as client:
         assert await page(server, "/readyz") == (200, b"ok\n")
         holding = asyncio.ensure_future(client.send(Counter, "ada", Hold()))
@@ -121,10 +129,14 @@ async def test_a_server_is_not_ready_as_soon_as_it_drains_and_lives_on_until_it_
             await page(server, "/livez")
 
 
-async def test_a_server_is_not_ready_before_it_has_joined_nor_while_it_is_fenced(storage: rio.Storage) -> None:
+async def test_a_server_is_not_ready_before_it_has_joined_nor_while_it_is_fenced(
+    storage: rio.Storage,
+) -> None:
     faults = StorageFaults()
     faults.silent = True
-    server = rio.Server(rio.Registry(Counter), storage=faults.wrap(storage), cluster="local", http="127.0.0.1:0")
+    server = rio.Server(
+        rio.Registry(Counter), storage=faults.wrap(storage), cluster="local", http="127.0.0.1:0"
+    )
     async with asyncio.TaskGroup() as tasks:
         faults.silent = False
         await server.prepare()
@@ -146,9 +158,15 @@ async def test_a_server_is_not_ready_before_it_has_joined_nor_while_it_is_fenced
         await server.stop()
 
 
-async def test_an_http_address_that_is_taken_stops_the_server_and_gives_its_own_back(storage: rio.Storage) -> None:
-    async with rio.Server(rio.Registry(Counter), storage=storage, cluster="local", http="127.0.0.1:0") as first:
-        second = rio.Server(rio.Registry(Counter), storage=storage, cluster="local", http=first.http_address)
+async def test_an_http_address_that_is_taken_stops_the_server_and_gives_its_own_back(
+    storage: rio.Storage,
+) -> None:
+    async with rio.Server(
+        rio.Registry(Counter), storage=storage, cluster="local", http="127.0.0.1:0"
+    ) as first:
+        second = rio.Server(
+            rio.Registry(Counter), storage=storage, cluster="local", http=first.http_address
+        )
         with pytest.raises(BindError, match="HTTP"):
             async with second:
                 pass
@@ -159,14 +177,22 @@ async def test_an_http_address_that_is_taken_stops_the_server_and_gives_its_own_
 # --- a URL for each role
 
 
-async def test_each_role_of_a_server_can_have_a_url_of_its_own(tmp_path: Path, storage: rio.Storage) -> None:
+async def test_each_role_of_a_server_can_have_a_url_of_its_own(
+    tmp_path: Path, storage: rio.Storage
+) -> None:
     for number in range(2):
         async with rio.Server(
-            rio.Registry(Counter), membership=storage.membership, placement="memory://", state=f"sqlite:///{tmp_path}/s.db", cluster="local"
+            rio.Registry(Counter),
+            membership=storage.membership,
+            placement="memory://",
+            state=f"sqlite:///{tmp_path}/s.db",
+            cluster="local",
         ) as server:
             assert await server.client.send(Counter, "ada", Add()) == number + 1
     async with rio.open_storage(f"sqlite:///{tmp_path}/s.db").state as state:
-        assert (await state.load_and_fence(rio.ObjectId("Counter", "ada"), "sum", 1 << 60)).version == 2
+        assert (
+            await state.load_and_fence(rio.ObjectId("Counter", "ada"), "sum", 1 << 60)
+        ).version == 2
 
 
 async def test_a_role_without_a_storage_is_named() -> None:
@@ -181,12 +207,18 @@ class Forgetful(LocalState):
     why_not_durable = "this one forgets"
 
 
-@pytest.mark.parametrize(("preset", "accepted"), [("strict", False), ("fast", True), ("local", True)])
+@pytest.mark.parametrize(
+    ("preset", "accepted"), [("strict", False), ("fast", True), ("local", True)]
+)
 async def test_only_the_strict_preset_refuses_storage_that_forgets(
     preset: str, accepted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = rio.Server(
-        rio.Registry(Counter), membership=LocalMembershipStorage(), placement=LocalObjectPlacement(), state=Forgetful(), cluster=preset
+        rio.Registry(Counter),
+        membership=LocalMembershipStorage(),
+        placement=LocalObjectPlacement(),
+        state=Forgetful(),
+        cluster=preset,
     )
     if not accepted:
         with pytest.raises(ConfigurationError, match="this one forgets"):
@@ -223,14 +255,30 @@ registry = rio.Registry(Counter)
 
 async def test_the_command_serves_http_and_keeps_each_role_where_it_is_told(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(SHOP)
-    roles = ("--storage", "sqlite:///a.db", "--state", "sqlite:///b.db", "--placement", "sqlite:///c.db")
+    roles = (
+        "--storage",
+        "sqlite:///a.db",
+        "--state",
+        "sqlite:///b.db",
+        "--placement",
+        "sqlite:///c.db",
+    )
     options = ("--http", "127.0.0.1:0", "--cluster", "local")
     with Running("run", "shop:registry", *roles, *options, cwd=tmp_path) as server:
         address = server.address()
         http = server.line().removeprefix("showing the members on http://").removesuffix("/members")
         assert await page_at(http, "/readyz") == (200, b"ok\n")
         assert address.encode() in (await page_at(http, "/members"))[1]
-        answered = await asyncio.to_thread(rio_command, "send", "Counter", "ada", "Add", "--storage", f"http://{http}", cwd=tmp_path)
+        answered = await asyncio.to_thread(
+            rio_command,
+            "send",
+            "Counter",
+            "ada",
+            "Add",
+            "--storage",
+            f"http://{http}",
+            cwd=tmp_path,
+        )
         assert (answered.stdout, answered.stderr) == ("1\n", "")
         server.signal(signal.SIGTERM)
         assert await asyncio.to_thread(server.ended) == 0

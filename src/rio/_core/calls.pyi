@@ -66,7 +66,10 @@ class ClientConnection:
     handover: Context | None
     unsent_limit: int
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, frame_limit: int = ..., receive_buffer: ReceiveBuffer | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        frame_limit: int = ...,
+        receive_buffer: ReceiveBuffer | None = None,
     ) -> None: ...
     @property
     def reader(self) -> FrameReader: ...
@@ -90,13 +93,30 @@ class Caller:
     loop: Any
     default_timeout: float
     route_limit: int
-    def __init__(self, default_timeout: float = 30.0, route_limit: int = 200_000, *, clock: Callable[[], float] | None = None) -> None: ...
+    def __init__(
+        self,
+        default_timeout: float = 30.0,
+        route_limit: int = 200_000,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None: ...
     @property
     def armed_for(self) -> float: ...
     @overload
-    def send(self, object_type: Any, id: str, message: Any, /, *, timeout: float | None = None) -> Awaitable[Any]: ...
+    def send(
+        self, object_type: Any, id: str, message: Any, /, *, timeout: float | None = None
+    ) -> Awaitable[Any]: ...
     @overload
-    def send(self, object_type: Any, id: str, message: Any, /, *, returns: Any, timeout: float | None = None) -> Awaitable[Any]: ...
+    def send(
+        self,
+        object_type: Any,
+        id: str,
+        message: Any,
+        /,
+        *,
+        returns: Any,
+        timeout: float | None = None,
+    ) -> Awaitable[Any]: ...
     def learn(self, type_name: str, id: str, connection: ClientConnection) -> None: ...
     def known(self, type_name: str, id: str) -> ClientConnection | None: ...
     def forget(self, type_name: str, id: str) -> None: ...

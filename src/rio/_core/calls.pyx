@@ -1,7 +1,9 @@
 # cython: language_level=3
-"""One call on its way through a client: encode, find the connection, write; and its answer: parse, match, decode, wake the caller.
+"""One call on its way through a client: encode, find the connection, write; and its answer: parse,
+match, decode, wake the caller.
 
-What is rare (no connection yet, an error, a cancelled caller) leaves through a method of the Python owner.
+What is rare (no connection yet, an error, a cancelled caller) leaves through a method of the Python
+owner.
 """
 
 import asyncio
@@ -40,7 +42,8 @@ cdef enum:
     MAX_ID = 512
     HEAD = 64               # more than all heads and numbers of a request take
     UNSENT_LIMIT = 64 * 1024 * 1024
-    HANDED_OVER = 32        # calls that a server in this process is given at once, before the loop gets a turn
+    # calls that a server in this process is given at once, before the loop gets a turn
+    HANDED_OVER = 32
 
 cdef extern from "Python.h":
     object PyObject_Call(object function, tuple args, dict options)
@@ -54,7 +57,8 @@ cdef double INFINITY = float("inf")
 
 @cython.final
 cdef class MessageCodec:
-    """How messages of one class travel: ``encode(message) -> bytes``, ``decode(bytes) -> reply``, and whether a call may be repeated.
+    """How messages of one class travel: ``encode(message) -> bytes``, ``decode(bytes) -> reply``,
+    and whether a call may be repeated.
 
     ``name`` is ``None`` for dynamic messages, which bring their own as ``type_name``.
     """
@@ -90,7 +94,8 @@ cdef class Call:
     cdef public int attempts          # how often it was sent again after it had not been executed
     cdef public int hops              # redirects followed
     cdef public object last_error     # why it is not sent yet; None at first
-    cdef public object refusals       # what the owner notes about nodes that refused it; None at first
+    # what the owner notes about nodes that refused it; None at first
+    cdef public object refusals
     cdef object _decode
     cdef ClientConnection _connection  # where it waits for its answer; None: nowhere
     cdef uint64_t _request_id
@@ -126,10 +131,12 @@ cdef class Call:
 
 
 cdef class ClientConnection:
-    """The client's half of one connection, without the socket: calls of one turn of the loop leave in one write, answers find their call.
+    """The client's half of one connection, without the socket: calls of one turn of the loop leave
+    in one write, answers find their call.
 
-    Subclasses own the transport: ``control(kind, id, body)`` gets every frame that answers no call, ``answered_with_error(call, body)``
-    an error, ``broken(error)`` is told that the peer does not speak the protocol.
+    Subclasses own the transport: ``control(kind, id, body)`` gets every frame that answers no call,
+    ``answered_with_error(call, body)`` an error, ``broken(error)`` is told that the peer does not
+    speak the protocol.
     """
 
     cdef readonly FrameReader reader
@@ -141,7 +148,8 @@ cdef class ClientConnection:
     cdef uint64_t _last_id
     cdef public bint congested        # the transport holds more than it can send at once
     cdef public Py_ssize_t unsent_limit  # bytes it may hold before calls are refused
-    cdef public object handover       # the context in which a server in this process is given calls at once; None: none is
+    # the context in which a server in this process is given calls at once; None: none is
+    cdef public object handover
     cdef int _handed_over             # so many since the loop's last turn
     cdef bint _is_handing_over
     cdef bint _flush_is_due
@@ -216,7 +224,9 @@ cdef class ClientConnection:
         self._submit(call, call.owner._now())
 
     def take_calls(self, uint64_t after=0):
-        """All calls that wait and were written after request number ``after``; this connection forgets them."""
+        """All calls that wait and were written after request number ``after``; this connection
+        forgets them.
+        """
         cdef Call call
         calls = [call for call in self._calls.values() if call._request_id > after]
         for call in calls:
@@ -230,7 +240,9 @@ cdef class ClientConnection:
         self.writer.relax()
 
     def overdue(self, double now):
-        """The calls whose deadline has passed, and the earliest deadline of the others (``inf`` if there is none)."""
+        """The calls whose deadline has passed, and the earliest deadline of the others (``inf`` if
+        there is none).
+        """
         cdef Call call
         cdef double earliest = INFINITY
         cdef list late = []
@@ -276,7 +288,8 @@ cdef class ClientConnection:
         return self._written()
 
     cdef int _hand_over(self) except -1:
-        # The server takes the call now and not in the loop's next turn, and may have answered it on return.
+        # The server takes the call now and not in the loop's next turn, and may have answered it on
+        # return.
         self._handed_over += 1
         self._is_handing_over = True
         PyContext_Enter(self.handover)
@@ -288,7 +301,8 @@ cdef class ClientConnection:
         return 0
 
     cdef int _drop(self, Call call) except -1:
-        # Nobody waits for this call any more; tell the server, so that it does not work for nothing.
+        # Nobody waits for this call any more; tell the server, so that it does not work for
+        # nothing.
         cdef uint8_t* start
         cdef uint8_t* at
         call._connection = None
@@ -343,12 +357,14 @@ cdef class ClientConnection:
 
 
 cdef class Caller:
-    """Sends calls. The owner (a subclass) knows the servers: ``route(call)`` finds a way for a call whose object's place is not known,
-    ``describe(message, object_type, returns) -> MessageCodec`` and ``name_of(object_type) -> str`` are asked once for each class,
-    ``arm(deadline)`` sees to it that :meth:`expire` is called then, ``unencodable(message, error)`` and
-    ``undecodable_reply(call, error)`` make errors, ``reply_decoder(message, object_type, returns)`` is asked where the message does not
-    tell, ``given_up(call)`` hears of cancelled callers, ``context_of(turn)`` makes what a nested call carries. ``clock`` replaces the
-    system's, in seconds: deadlines are times of it.
+    """Sends calls. The owner (a subclass) knows the servers: ``route(call)`` finds a way for a call
+    whose object's place is not known, ``describe(message, object_type, returns) -> MessageCodec``
+    and ``name_of(object_type) -> str`` are asked once for each class, ``arm(deadline)`` sees to it
+    that :meth:`expire` is called then, ``unencodable(message, error)`` and
+    ``undecodable_reply(call, error)`` make errors, ``reply_decoder(message, object_type, returns)``
+    is asked where the message does not tell, ``given_up(call)`` hears of cancelled callers,
+    ``context_of(turn)`` makes what a nested call carries. ``clock`` replaces the system's, in
+    seconds: deadlines are times of it.
     """
 
     cdef object _loop
@@ -476,7 +492,8 @@ cdef class Caller:
         return 0
 
     cdef int _remember(self, str type_name, str id, ClientConnection connection) except -1:
-        # Two generations instead of an order of use: when the recent half is full it becomes the older half, which is forgotten.
+        # Two generations instead of an order of use: when the recent half is full it becomes the
+        # older half, which is forgotten.
         objects = self._routes.get(type_name)
         if objects is None:
             objects = self._routes[type_name] = {}

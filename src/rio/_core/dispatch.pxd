@@ -1,5 +1,7 @@
 # cython: language_level=3
-"""The parts of the dispatcher that the client's half needs: the turn in which a nested call is made."""
+"""The parts of the dispatcher that the client's half needs: the turn in which a nested call is
+made.
+"""
 
 from libc.stdint cimport uint64_t
 
@@ -12,7 +14,8 @@ cdef class Method:
     cdef object _function            # called as function(instance, message[, app_data])
     cdef object _decode              # bytes -> message; raises what the codec raises
     cdef object _encode              # reply -> bytes
-    cdef object _reply_class         # a reply of exactly this class needs no further look; None: every reply is checked
+    # a reply of exactly this class needs no further look; None: every reply is checked
+    cdef object _reply_class
     cdef bint _is_async
     cdef bint _takes_app_data
     cdef double _timeout             # seconds; 0: none of its own
@@ -32,7 +35,8 @@ cdef class Activation:
     cdef readonly Turn turn          # the turn that runs now
     cdef object _waiting             # a deque of turns; None while nothing waits
     cdef readonly bint open          # whether turns may start
-    cdef public bint closing         # no further turn starts; the runtime is told when the running one has ended
+    # no further turn starts; the runtime is told when the running one has ended
+    cdef public bint closing
     cdef public double used_at       # when the last turn started
 
     cdef int _end_lifecycle(self) except -1
@@ -50,7 +54,8 @@ cdef class Turn:
     cdef object _payload             # bytes
     cdef readonly object context     # bytes that travel with the call, or None
     cdef readonly double deadline    # on the dispatcher's clock
-    cdef readonly uint64_t number    # unique among the turns of this process and, being started at random, of the cluster
+    # unique among the turns of this process and, being started at random, of the cluster
+    cdef readonly uint64_t number
     cdef object _task                # the handler's task once it had to wait
     cdef readonly bint finished
     cdef bint _abandoned             # nobody waits for the answer
@@ -87,19 +92,22 @@ cdef class Connection:
 
 
 cdef class Dispatcher:
-    cdef readonly object runtime     # the Python owner: every slow case leaves through one of its methods
+    # the Python owner: every slow case leaves through one of its methods
+    cdef readonly object runtime
     cdef object _loop
     cdef public object app_data
     cdef readonly double lease_until  # turns start, and replies leave, only before this moment
     cdef public Py_ssize_t waiting_limit      # for each object
     cdef public Py_ssize_t in_flight_limit    # for the node
     cdef readonly dict tables        # type name -> TypeTable
-    cdef readonly dict connections   # an ordered set, so that everything happens in the same order each time
+    # an ordered set, so that everything happens in the same order each time
+    cdef readonly dict connections
     cdef object _clock               # None: the system's; else a callable
     cdef ReceiveBuffer _receive_buffer  # of all connections
     cdef uint64_t _last_turn
     cdef dict _paused                 # activations whose turns wait for the lease
-    cdef list _unflushed             # connections with answers to write at the end of the loop's turn
+    # connections with answers to write at the end of the loop's turn
+    cdef list _unflushed
     cdef Py_ssize_t _in_flight
     cdef readonly uint64_t calls     # requests taken
     cdef readonly uint64_t failures  # requests answered with an error
@@ -116,6 +124,7 @@ cdef class Dispatcher:
     cdef int _pump(self, Activation activation) except -1
 
 
-cdef object current_turn             # a ContextVar[Turn]: that of the async handler or hook to which the running code belongs
+# a ContextVar[Turn]: that of the async handler or hook to which the running code belongs
+cdef object current_turn
 cdef Turn running_turn()
 cdef double system_clock() noexcept

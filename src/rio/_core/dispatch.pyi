@@ -12,7 +12,8 @@ from rio.errors import RioError
 __pyx_capi__: dict[str, object]  # what rio._core.calls uses in C
 
 class _Runtime(Protocol):
-    # The owner of a dispatcher. What it is handed is always a request's turn, never a lifecycle hook's.
+    # The owner of a dispatcher. What it is handed is always a request's turn, never a lifecycle
+    # hook's.
     def activate(self, turn: Turn, /) -> None: ...
     def turn_ended(self, activation: Any, /) -> None: ...
     def cycle(self, turn: Turn, activation: Any, /) -> RioError | None: ...
@@ -53,7 +54,9 @@ class TypeTable:
     @property
     def methods(self) -> dict[str, Method]: ...
     @property
-    def activations(self) -> dict[str, Any]: ...  # of the subclass of Activation that the owner makes
+    def activations(
+        self,
+    ) -> dict[str, Any]: ...  # of the subclass of Activation that the owner makes
 
 @disjoint_base
 class Activation:
@@ -77,8 +80,9 @@ class Activation:
 
 @final
 class Turn:
-    # Three of these may be None: `activation` until the object is found, `method` and `connection` of a lifecycle hook.
-    # None of them is where the runtime or a handler sees the turn, so they are not declared as optional.
+    # Three of these may be None: `activation` until the object is found, `method` and `connection`
+    # of a lifecycle hook. None of them is where the runtime or a handler sees the turn, so they are
+    # not declared as optional.
     @property
     def activation(self) -> Any: ...
     @property
@@ -157,7 +161,9 @@ class Dispatcher:
     @property
     def tables(self) -> dict[str, TypeTable]: ...
     @property
-    def connections(self) -> dict[Any, None]: ...  # an ordered set of the subclass of Connection that the owner makes
+    def connections(
+        self,
+    ) -> dict[Any, None]: ...  # an ordered set of the subclass of Connection that the owner makes
     @property
     def calls(self) -> int: ...
     @property

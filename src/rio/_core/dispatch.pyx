@@ -1,8 +1,10 @@
 # cython: language_level=3
-"""One request on its way through a server: parse, find the object, admit, take a turn, decode, call the handler, encode, write.
+"""One request on its way through a server: parse, find the object, admit, take a turn, decode, call
+the handler, encode, write.
 
-All of that happens in one C call for everything that a read brought. A slow case (an object that is not in memory, an exception, a reply
-of an unexpected class) leaves through a method of ``runtime``, the Python owner, and comes back through one of the turn or the activation.
+All of that happens in one C call for everything that a read brought. A slow case (an object that is
+not in memory, an exception, a reply of an unexpected class) leaves through a method of ``runtime``,
+the Python owner, and comes back through one of the turn or the activation.
 """
 
 import asyncio
@@ -72,7 +74,8 @@ cdef extern from "Python.h":
     """
     ctypedef struct PyObject:
         pass
-    PyObject* plain_turn "rio_plain_turn"     # that of the def handler which this thread is in; borrowed from who called it
+    # that of the def handler which this thread is in; borrowed from who called it
+    PyObject* plain_turn "rio_plain_turn"
     ctypedef struct AsyncMethods "PyAsyncMethods":
         int (*am_send)(PyObject*, PyObject*, PyObject**) except -1
     ctypedef struct TypeWithSend "PyTypeObject":
@@ -88,11 +91,14 @@ cdef enum:
     RESPONSE = 2
     ROOM_FOR_HEAD = 32
     RETURNED = 0            # what PyIter_Send says of a coroutine that has ended
-    FLUSH_EVERY = 16        # answers that wait for the rest of a read at most: the client works on them while we go on (bench/test_ping.py)
+    # answers that wait for the rest of a read at most: the client works on them while we go on
+    # (bench/test_ping.py)
+    FLUSH_EVERY = 16
 
 
 cdef object Task = asyncio.Task
-cdef dict current_tasks = asyncio.tasks._current_tasks if sys.version_info < (3, 12) else {}    # by loop
+# by loop
+cdef dict current_tasks = asyncio.tasks._current_tasks if sys.version_info < (3, 12) else {}
 cdef object enter_task = asyncio.tasks._enter_task
 cdef object leave_task = asyncio.tasks._leave_task
 cdef bint EAGER = sys.version_info >= (3, 12)
@@ -111,7 +117,9 @@ cdef double system_clock() noexcept:
 
 
 cdef Turn running_turn():
-    """The turn that the running code belongs to, or None: outside of any, or after its turn has ended."""
+    """The turn that the running code belongs to, or None: outside of any, or after its turn has
+    ended.
+    """
     value = <object>plain_turn if plain_turn is not NULL else get_value(current_turn, None)
     if value is None:
         return None
@@ -158,7 +166,8 @@ cdef class TypeTable:
 cdef class Activation:
     """One object in memory: at most one turn runs, the others wait in the order in which they came.
 
-    It is in its table from the moment its activation begins, so that all who ask for the object meanwhile wait for the same one.
+    It is in its table from the moment its activation begins, so that all who ask for the object
+    meanwhile wait for the same one.
     """
 
     def __init__(self, TypeTable table not None, str id not None):
@@ -178,7 +187,8 @@ cdef class Activation:
         return 0 if self._waiting is None else len(self._waiting)
 
     def begin(self, Dispatcher dispatcher not None, context=None):
-        """Take the turn for the lifecycle hooks, in the context of the caller; it ends with :meth:`opened` or :meth:`remove`.
+        """Take the turn for the lifecycle hooks, in the context of the caller; it ends with
+        :meth:`opened` or :meth:`remove`.
 
         ``context``: that of the request because of which they run, whose callers wait for them.
         """
@@ -272,7 +282,10 @@ cdef class Turn:
             self.connection.answer_error(self._request_id, error)
 
     def cancel(self):
-        """Stop it: a handler that runs is cancelled, one that waits is not started. It is answered as soon as it has ended."""
+        """Stop it: a handler that runs is cancelled, one that waits is not started.
+
+        It is answered as soon as it has ended.
+        """
         if self._task is not None:
             self._task.cancel()
         elif not self.running:
@@ -321,11 +334,13 @@ cdef class Turn:
 
 
 cdef class Connection:
-    """The server's half of one connection, without the socket: bytes come in, turns are taken, answers go out in one write for each read.
+    """The server's half of one connection, without the socket: bytes come in, turns are taken,
+    answers go out in one write for each read.
 
-    Subclasses own the transport and answer what is rare: ``control(kind, id, body)`` gets every frame that is no request,
-    ``answer_error(id, error)`` writes an error, ``broken(error)`` is told that the peer does not speak the protocol, and ``flushed()``
-    hears of each write while ``watched``.
+    Subclasses own the transport and answer what is rare: ``control(kind, id, body)`` gets every
+    frame that is no request, ``answer_error(id, error)`` writes an error, ``broken(error)`` is told
+    that the peer does not speak the protocol, and ``flushed()`` hears of each write while
+    ``watched``.
     """
 
     def __init__(self, Dispatcher dispatcher not None, Py_ssize_t frame_limit=DEFAULT_FRAME_LIMIT):
@@ -391,7 +406,9 @@ cdef class Connection:
         self._written()
 
     def abandon(self):
-        """The peer is gone: nobody waits for the turns any more, so those that run are cancelled and those that wait never start."""
+        """The peer is gone: nobody waits for the turns any more, so those that run are cancelled
+        and those that wait never start.
+        """
         for turn in list(self._in_flight.values()):
             (<Turn>turn)._abandoned = True
             turn.cancel()
@@ -412,7 +429,8 @@ cdef class Connection:
         return 0
 
     cdef int _request(self, Cursor* body, uint64_t request_id) except -1:
-        # Until the payload is copied nothing here may run Python code, which could read on and move what the body lies in.
+        # Until the payload is copied nothing here may run Python code, which could read on and move
+        # what the body lies in.
         cdef Dispatcher dispatcher = self.dispatcher
         cdef const uint8_t* data
         cdef Py_ssize_t size
@@ -479,7 +497,10 @@ cdef class Connection:
         return 0
 
     def cancelled(self, request_id):
-        """The peer no longer wants an answer to what is no turn. Subclasses that subscribe look for a subscription."""
+        """The peer no longer wants an answer to what is no turn.
+
+        Subclasses that subscribe look for a subscription.
+        """
 
     cdef int _keep(self, Turn turn) except -1:
         if turn._request_id not in self._in_flight:
@@ -501,7 +522,8 @@ cdef class Connection:
         return 0
 
     cdef int _written(self) except -1:
-        # Something is in the writer: it leaves at the end of this read, or of this turn of the loop.
+        # Something is in the writer: it leaves at the end of this read, or of this turn of the
+        # loop.
         if not self._reading and not self._flush_is_due:
             self._flush_is_due = True
             self.dispatcher._flush_soon(self)
@@ -516,7 +538,8 @@ cdef inline str text(const uint8_t* data, Py_ssize_t size):
 
 
 cdef inline bint same(str known, const uint8_t* data, Py_ssize_t size) except -1:
-    # Most requests of a connection name what the one before named: comparing bytes is cheaper than making and hashing a string.
+    # Most requests of a connection name what the one before named: comparing bytes is cheaper than
+    # making and hashing a string.
     cdef Py_ssize_t known_size
     cdef const char* known_data = PyUnicode_AsUTF8AndSize(known, &known_size)
     return known_size == size and memcmp(known_data, data, size) == 0
@@ -530,9 +553,10 @@ cdef int refuse(Turn turn, error) except -1:
 cdef class Dispatcher:
     """The dispatch table of one node, and the rules by which turns are taken.
 
-    ``runtime`` is asked in every slow case: ``activate(turn)``, ``undecodable(turn, error)``, ``handler_failed(turn, error)``,
-    ``encode_reply(turn, value)``, ``unencodable(value, error)``, ``cycle(turn, activation)``, ``turn_ended(activation)``,
-    ``unknown_type(name)``, ``unknown_message(table, name)``. ``clock`` replaces the system's, in seconds.
+    ``runtime`` is asked in every slow case: ``activate(turn)``, ``undecodable(turn, error)``,
+    ``handler_failed(turn, error)``, ``encode_reply(turn, value)``, ``unencodable(value, error)``,
+    ``cycle(turn, activation)``, ``turn_ended(activation)``, ``unknown_type(name)``,
+    ``unknown_message(table, name)``. ``clock`` replaces the system's, in seconds.
     """
 
     def __init__(self, runtime, tables, *, clock=None, Py_ssize_t waiting_limit=1024, Py_ssize_t in_flight_limit=8192):
@@ -601,7 +625,9 @@ cdef class Dispatcher:
             PyContextVar_Set(current_turn, None)
 
     def sweep(self):
-        """Cancel the handlers and answer the turns whose deadline has passed; have idle connections give memory back."""
+        """Cancel the handlers and answer the turns whose deadline has passed; have idle connections
+        give memory back.
+        """
         cdef Turn turn
         cdef double now = self._now()
         for connection in self.connections:
@@ -668,11 +694,13 @@ cdef class Dispatcher:
 
     cdef int _start(self, Turn turn) except -1:
         global plain_turn
-        # The object is free: give the turn to this request. It has ended on return, or its task is under way.
+        # The object is free: give the turn to this request. It has ended on return, or its task is
+        # under way.
         cdef Activation activation = turn.activation
         cdef Method method = turn.method
         cdef Guard guard
-        cdef PyObject* outer = plain_turn      # of the handler that has sent this request to a neighbour and is still running
+        # of the handler that has sent this request to a neighbour and is still running
+        cdef PyObject* outer = plain_turn
         cdef double now = self._now()
         if now >= self.lease_until:
             return self._pause(turn)
@@ -690,7 +718,8 @@ cdef class Dispatcher:
         turn.number = self._last_turn
         activation.used_at = now
         activation.turn = turn
-        # The tasks of an async handler inherit their turn, whenever they run. Those that a def handler starts run when its turn is over.
+        # The tasks of an async handler inherit their turn, whenever they run. Those that a def
+        # handler starts run when its turn is over.
         if method._is_async:
             plain_turn = NULL
             PyContextVar_Set(current_turn, turn)
@@ -738,7 +767,8 @@ cdef class Dispatcher:
         return 0
 
     cdef int _finish(self, Turn turn, object result) except -1:
-        # The handler has returned: answer, unless the node is no longer sure to be the object's owner.
+        # The handler has returned: answer, unless the node is no longer sure to be the object's
+        # owner.
         cdef Method method = turn.method
         cdef Connection connection = turn.connection
         if turn._abandoned:
@@ -798,7 +828,9 @@ cdef class Dispatcher:
 @cython.final
 @cython.freelist(64)
 cdef class Guard:
-    """A handler's coroutine, from which ``sys.exit()`` does not escape: asyncio would end the whole loop with it."""
+    """A handler's coroutine, from which ``sys.exit()`` does not escape: asyncio would end the whole
+    loop with it.
+    """
 
     cdef object _coroutine
     cdef object _result        # NEVER, until it has returned
@@ -831,13 +863,16 @@ cdef class Guard:
         self._coroutine.close()
 
     def __getattr__(self, name):
-        return getattr(self._coroutine, name)     # cr_frame and the like, so that a task's stack can be read
+        # cr_frame and the like, so that a task's stack can be read
+        return getattr(self._coroutine, name)
 
 
 @cython.final
 @cython.freelist(64)
 cdef class FirstStep:
-    """Stands in for ``loop.call_soon`` while a task is made, and keeps what the task would have had called."""
+    """Stands in for ``loop.call_soon`` while a task is made, and keeps what the task would have had
+    called.
+    """
 
     cdef object step
     cdef object context
@@ -848,8 +883,9 @@ cdef class FirstStep:
 
 
 cdef object started_task(Guard guard, loop, dict options):
-    # What Task(eager_start=True) does from Python 3.12 on: an ordinary task whose first step is made now and not in the loop's next turn,
-    # which would cost more than all the rest of a short call.
+    # What Task(eager_start=True) does from Python 3.12 on: an ordinary task whose first step is
+    # made now and not in the loop's next turn, which would cost more than all the rest of a short
+    # call.
     cdef FirstStep first_step = FirstStep.__new__(FirstStep)
     try:
         loop.call_soon = first_step
@@ -874,7 +910,8 @@ cdef object started_task(Guard guard, loop, dict options):
 
 
 cdef int guard_send(PyObject* guard, PyObject* value, PyObject** result) except -1:
-    # Whoever sends looks for this first: a handler that ends hands its result over without a StopIteration being made for it.
+    # Whoever sends looks for this first: a handler that ends hands its result over without a
+    # StopIteration being made for it.
     cdef int sent
     try:
         sent = PyIter_Send((<Guard>guard)._coroutine, <object>value, result)

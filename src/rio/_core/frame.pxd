@@ -1,12 +1,15 @@
 # cython: language_level=3
-"""What the other compiled modules need of the frame layer: a cursor over one frame's bytes, and the two buffers."""
+"""What the other compiled modules need of the frame layer: a cursor over one frame's bytes, and the
+two buffers.
+"""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 
 cdef enum:
-    LARGE = 32 * 1024           # bytes of a payload from which on it is sent as it is, instead of copied among others
+    # bytes of a payload from which on it is sent as it is, instead of copied among others
+    LARGE = 32 * 1024
 
 
 cdef enum Kind:
@@ -30,7 +33,8 @@ cdef struct Cursor:
 
 cdef class ReceiveBuffer:
     cdef uint8_t* _data
-    cdef void* _reader          # the FrameReader whose unread bytes lie in it, if any; not counted as a reference
+    # the FrameReader whose unread bytes lie in it, if any; not counted as a reference
+    cdef void* _reader
 
 
 cdef class FrameReader:
@@ -74,7 +78,7 @@ cdef class FrameWriter:
     cpdef int relax(self) except -1
 
 
-# --- reading MessagePack; each returns 0, or -1 where the next value is something else or is cut short ---------------------------------
+# --- reading MessagePack; each returns 0, or -1 where the next value is something else or is cut short 
 
 cdef inline uint64_t big_endian(const uint8_t* at, int size) noexcept nogil:
     cdef uint64_t value = 0
@@ -101,7 +105,8 @@ cdef inline int take_array(Cursor* body, uint32_t* length) noexcept nogil:
 
 
 cdef inline int take_uint(Cursor* body, uint64_t* value) noexcept nogil:
-    # Of any width; the signed forms too, which some encoders choose for every number, if the number is not negative.
+    # Of any width; the signed forms too, which some encoders choose for every number, if the number
+    # is not negative.
     if body.at >= body.end:
         return -1
     cdef uint8_t head = body.at[0]
@@ -163,7 +168,7 @@ cdef inline int take_bin_or_nil(Cursor* body, const uint8_t** data, Py_ssize_t* 
     return -1
 
 
-# --- writing MessagePack in its shortest form; each returns one past what it wrote -------------------------------------------------------
+# --- writing MessagePack in its shortest form; each returns one past what it wrote ----------------
 
 cdef inline uint8_t* put_big_endian(uint8_t* at, uint64_t value, int size) noexcept nogil:
     cdef int i

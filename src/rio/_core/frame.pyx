@@ -1,7 +1,9 @@
 # cython: language_level=3
-"""Bytes in, frames out, and back. It knows no socket: a transport fills the reader's buffer and sends what the writer holds.
+"""Bytes in, frames out, and back. It knows no socket: a transport fills the reader's buffer and
+sends what the writer holds.
 
-A frame is a 4-byte big-endian length and that many bytes of body, one MessagePack array (``docs/protocol.md``).
+A frame is a 4-byte big-endian length and that many bytes of body, one MessagePack array
+(``docs/protocol.md``).
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
@@ -26,9 +28,11 @@ HARD_FRAME_LIMIT = 64 * 1024 * 1024
 
 @cython.final
 cdef class ReceiveBuffer:
-    """What the sockets of one event loop are read into, one after the other: an idle reader has no buffer of its own.
+    """What the sockets of one event loop are read into, one after the other: an idle reader has no
+    buffer of its own.
 
-    What one of them has not used yet when another is to be read moves to where only the first one looks.
+    What one of them has not used yet when another is to be read moves to where only the first one
+    looks.
     """
 
     def __cinit__(self):
@@ -45,9 +49,10 @@ cdef class ReceiveBuffer:
 cdef class FrameReader:
     """Cuts a stream of bytes into frames, wherever the reads happen to split it.
 
-    A transport writes into it through the buffer protocol (``memoryview(reader)`` is the free room, until the next call of any method, or
-    of another reader with the same ``buffer``) and then tells with :meth:`received` how much. ``limit`` is the largest body that is taken,
-    in bytes. ``buffer``: shared with the other connections of the loop; one of its own by default.
+    A transport writes into it through the buffer protocol (``memoryview(reader)`` is the free room,
+    until the next call of any method, or of another reader with the same ``buffer``) and then tells
+    with :meth:`received` how much. ``limit`` is the largest body that is taken, in bytes.
+    ``buffer``: shared with the other connections of the loop; one of its own by default.
     """
 
     def __cinit__(self, Py_ssize_t limit=DEFAULT_FRAME_LIMIT, ReceiveBuffer buffer=None):
@@ -87,9 +92,11 @@ cdef class FrameReader:
         return 0
 
     def feed(self, data):
-        """Take ``data`` whole and return the bodies of the frames that it completes, as a list of ``bytes``.
+        """Take ``data`` whole and return the bodies of the frames that it completes, as a list of
+        ``bytes``.
 
-        :raises FrameTooLarge: a header announces more than ``limit`` bytes; nothing of that body was kept.
+        :raises FrameTooLarge: a header announces more than ``limit`` bytes; nothing of that body
+        was kept.
         """
         cdef Py_buffer view
         cdef Py_ssize_t taken = 0
@@ -130,7 +137,8 @@ cdef class FrameReader:
         return 1
 
     cdef Py_ssize_t _copy(self, const uint8_t* data, Py_ssize_t size) except -1:
-        # Receive as much as there is room for, and say how much that was. It may be in the middle of another reader's read.
+        # Receive as much as there is room for, and say how much that was. It may be in the middle
+        # of another reader's read.
         self._make_room(min(size, ROOMY), True)
         size = min(size, self._capacity - self._end)
         memcpy(self._data + self._end, data, size)
@@ -138,8 +146,9 @@ cdef class FrameReader:
         return size
 
     cdef int _make_room(self, Py_ssize_t least, bint alone) except -1:
-        # Leave room for the rest of the frame that has begun, and for one read; but never for much more than was received: what a header
-        # announces costs nothing until it comes. In the shared buffer, unless the frame is too large or we are not to disturb others.
+        # Leave room for the rest of the frame that has begun, and for one read; but never for much
+        # more than was received: what a header announces costs nothing until it comes. In the
+        # shared buffer, unless the frame is too large or we are not to disturb others.
         cdef Py_ssize_t have = self._end - self._start, need = least
         if have >= HEADER:
             need = min(HEADER + <Py_ssize_t>big_endian(self._data + self._start, HEADER), HEADER + self.limit) - have
@@ -231,7 +240,9 @@ cdef class FrameWriter:
         self._commit(put_raw(at, PyBytes_AS_STRING(body), size))
 
     cpdef int put_message(self, uint8_t kind, uint64_t id, bytes payload) except -1:
-        """Add a frame whose body is the array ``[kind, id, payload]``, the payload being MessagePack already."""
+        """Add a frame whose body is the array ``[kind, id, payload]``, the payload being
+        MessagePack already.
+        """
         cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
         cdef uint8_t* start = self._reserve(HEADER + 12 + min(size, LARGE))
         cdef uint8_t* at = start + HEADER
@@ -284,7 +295,8 @@ cdef class FrameWriter:
         return taken
 
     cdef int _send_to(self, object transport) except -1:
-        # All that waits, in one write but for large payloads. (Not by writelines(): asyncio knows no back-pressure there in Python 3.13.0.)
+        # All that waits, in one write but for large payloads. (Not by writelines(): asyncio knows
+        # no back-pressure there in Python 3.13.0.)
         if self._parts is None:
             transport.write(self._take_data())
             return 0

@@ -1,16 +1,21 @@
 # cython: language_level=3
-"""The member table and its merge: a join-semilattice over what the storage said and what the members say about each other.
+"""The member table and its merge: a join-semilattice over what the storage said and what the
+members say about each other.
 
-A state is ``(snapshot, records)``. The snapshot is what the storage said at one version. A record is what gossip says about one member: its
-incarnation, the status and the metadata that it gives itself, and who suspects it. The join of two states is
+A state is ``(snapshot, records)``. The snapshot is what the storage said at one version. A record
+is what gossip says about one member: its incarnation, the status and the metadata that it gives
+itself, and who suspects it. The join of two states is
 
-* of two snapshots the one with the larger version (ties, which one storage never makes, by content);
-* of two records of one member the one of the higher incarnation; of equal incarnations the larger pair (status, metadata) and the 8
-  smallest of all who suspect it;
-* of these the records that the joined snapshot admits: its member is listed as ``CONDEMNED`` or less, or is newer than the snapshot.
+* of two snapshots the one with the larger version (ties, which one storage never makes, by
+  content);
+* of two records of one member the one of the higher incarnation; of equal incarnations the larger
+  pair (status, metadata) and the 8 smallest of all who suspect it;
+* of these the records that the joined snapshot admits: its member is listed as ``CONDEMNED`` or
+  less, or is newer than the snapshot.
 
-On states of one storage's history it is commutative, associative, idempotent and inflationary, so it does not matter in which order, how
-often or by which way the members hear of anything. Nothing here can make a member dead: only a snapshot says so.
+On states of one storage's history it is commutative, associative, idempotent and inflationary, so
+it does not matter in which order, how often or by which way the members hear of anything. Nothing
+here can make a member dead: only a snapshot says so.
 """
 
 cimport cython
@@ -72,7 +77,8 @@ cdef struct Entry:
 
 
 cdef struct Snapshot:
-    # What the storage said at one version. Version 0, which no storage gives, is what is below all others.
+    # What the storage said at one version. Version 0, which no storage gives, is what is below all
+    # others.
     uint64_t version
     uint64_t generation_high
     Py_ssize_t count
@@ -82,11 +88,14 @@ cdef struct Snapshot:
 
 @cython.final
 cdef class MemberTable:
-    """One state, and what may be done to it: nothing but joins, so it only grows, but for :meth:`replace_snapshot`.
+    """One state, and what may be done to it: nothing but joins, so it only grows, but for
+    :meth:`replace_snapshot`.
 
-    Its wire form is ``[version, generation_high, [generation, status, ...], [[generation, incarnation, status, metadata, [suspect, ...]],
-    ...]]`` in MessagePack, everything in ascending order. Bounds: 1,024 records, 64 of them of members newer than the snapshot, a snapshot
-    of 2,048 members, 256 KiB. What would exceed one is refused whole, as if it had been lost on the way, so that the laws hold.
+    Its wire form is ``[version, generation_high, [generation, status, ...], [[generation,
+    incarnation, status, metadata, [suspect, ...]], ...]]`` in MessagePack, everything in ascending
+    order. Bounds: 1,024 records, 64 of them of members newer than the snapshot, a snapshot of 2,048
+    members, 256 KiB. What would exceed one is refused whole, as if it had been lost on the way, so
+    that the laws hold.
     """
 
     cdef Snapshot _snapshot
@@ -98,7 +107,7 @@ cdef class MemberTable:
         PyMem_Free(self._snapshot.generations)
         PyMem_Free(self._entries)
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def __len__(self):
         """How many records there are."""
@@ -120,7 +129,9 @@ cdef class MemberTable:
         return [(self._snapshot.generations[i], self._snapshot.statuses[i]) for i in range(self._snapshot.count)]
 
     def status_of(self, uint64_t generation):
-        """What the snapshot says: a status, 5 (dead) for a member that was purged, ``None`` for one that is newer."""
+        """What the snapshot says: a status, 5 (dead) for a member that was purged, ``None`` for one
+        that is newer.
+        """
         cdef Py_ssize_t at = seek_listed(&self._snapshot, 0, generation)
         if at < self._snapshot.count and self._snapshot.generations[at] == generation:
             return self._snapshot.statuses[at]
@@ -142,7 +153,9 @@ cdef class MemberTable:
         return [self._entries[i].generation for i in range(self._first_newcomer(), self._count)]
 
     def digests(self):
-        """A number for each of 64 buckets (generation modulo 64), the same in two tables whose records of that bucket are the same."""
+        """A number for each of 64 buckets (generation modulo 64), the same in two tables whose
+        records of that bucket are the same.
+        """
         cdef uint64_t sums[BUCKETS]
         cdef Py_ssize_t i
         for i in range(BUCKETS):
@@ -159,7 +172,9 @@ cdef class MemberTable:
         ]
 
     def encode(self, generations=None, bint snapshot=True):
-        """The wire form, as ``bytes``: of all records or those of ``generations``, with the snapshot or without."""
+        """The wire form, as ``bytes``: of all records or those of ``generations``, with the
+        snapshot or without.
+        """
         cdef list indices = self._indices(generations)
         cdef Py_ssize_t listed = self._snapshot.count if snapshot else 0
         cdef uint8_t* start = <uint8_t*>PyMem_Malloc(HEAD_SIZE + 10 * listed + RECORD_SIZE * len(indices))
@@ -191,12 +206,14 @@ cdef class MemberTable:
                 indices.append(at)
         return indices
 
-    # --- joining ------------------------------------------------------------------------------------------------------
+    # --- joining ----------------------------------------------------------------------------------
 
     def merge(self, bytes state not None, bint snapshot=True):
-        """Join with a state in its wire form; ``snapshot=False``: with its records only. Returns the generations whose record changed.
+        """Join with a state in its wire form; ``snapshot=False``: with its records only. Returns
+        the generations whose record changed.
 
-        :raises ProtocolError: it is not well-formed, or a bound would be exceeded. Nothing was changed.
+        :raises ProtocolError: it is not well-formed, or a bound would be exceeded. Nothing was
+        changed.
         """
         cdef MemberTable other = MemberTable.__new__(MemberTable)
         other._parse(state)
@@ -228,7 +245,8 @@ cdef class MemberTable:
         return newer
 
     def replace_snapshot(self, uint64_t version, uint64_t generation_high, members):
-        """Take a snapshot in place of a larger one, which the storage has disowned. This is no join.
+        """Take a snapshot in place of a larger one, which the storage has disowned. This is no
+        join.
 
         :raises ProtocolError: a bound would be exceeded; the old one is gone nevertheless.
         """
@@ -281,7 +299,8 @@ cdef class MemberTable:
                 joined._entries[joined._count] = self._entries[i]
                 i += 1
             elif i == self._count or other._entries[k].generation < self._entries[i].generation:
-                joined._entries[joined._count] = other._entries[k]     # is admitted, as `other` was filtered
+                # is admitted, as `other` was filtered
+                joined._entries[joined._count] = other._entries[k]
                 changed.append(other._entries[k].generation)
                 k += 1
             else:
@@ -330,7 +349,7 @@ cdef class MemberTable:
         self._capacity = capacity
         return 0
 
-    # --- parsing ------------------------------------------------------------------------------------------------------
+    # --- parsing ----------------------------------------------------------------------------------
 
     cdef int _parse(self, bytes state) except -1:
         cdef Cursor body
@@ -379,7 +398,7 @@ cdef class MemberTable:
         return 0
 
 
-# --- snapshots --------------------------------------------------------------------------------------------------------
+# --- snapshots ------------------------------------------------------------------------------------
 
 cdef int allot_snapshot(Snapshot* snapshot, Py_ssize_t count) except -1:
     snapshot.generations = <uint64_t*>PyMem_Malloc(max(1, count) * (sizeof(uint64_t) + 1))
@@ -412,7 +431,8 @@ cdef int check_snapshot(Snapshot* snapshot) except -1:
 
 
 cdef int compare_snapshots(const Snapshot* one, const Snapshot* other) noexcept:
-    # Negative, 0 or positive. By version; what follows decides nothing between snapshots of one storage.
+    # Negative, 0 or positive. By version; what follows decides nothing between snapshots of one
+    # storage.
     cdef Py_ssize_t i
     if one.version != other.version:
         return 1 if one.version > other.version else -1
@@ -427,7 +447,8 @@ cdef int compare_snapshots(const Snapshot* one, const Snapshot* other) noexcept:
 
 
 cdef bint admits(const Snapshot* snapshot, Py_ssize_t* at, uint64_t generation) noexcept:
-    # Whether a record of this member may stay. `at` is where the search begins, for generations in ascending order.
+    # Whether a record of this member may stay. `at` is where the search begins, for generations in
+    # ascending order.
     at[0] = seek_listed(snapshot, at[0], generation)
     if at[0] < snapshot.count and snapshot.generations[at[0]] == generation:
         return snapshot.statuses[at[0]] <= CONDEMNED
@@ -435,7 +456,8 @@ cdef bint admits(const Snapshot* snapshot, Py_ssize_t* at, uint64_t generation) 
 
 
 cdef Py_ssize_t seek_listed(const Snapshot* snapshot, Py_ssize_t start, uint64_t generation) noexcept:
-    # The first place from `start` on whose generation is not smaller: by doubling steps, then by halving.
+    # The first place from `start` on whose generation is not smaller: by doubling steps, then by
+    # halving.
     cdef Py_ssize_t low = start, high = start, step = 1, middle
     while high < snapshot.count and snapshot.generations[high] < generation:
         low = high + 1
@@ -451,7 +473,7 @@ cdef Py_ssize_t seek_listed(const Snapshot* snapshot, Py_ssize_t start, uint64_t
     return low
 
 
-# --- records ----------------------------------------------------------------------------------------------------------
+# --- records --------------------------------------------------------------------------------------
 
 cdef Py_ssize_t seek_entry(const Entry* entries, Py_ssize_t count, Py_ssize_t start, uint64_t generation) noexcept:
     # As seek_listed.

@@ -100,12 +100,24 @@ class CommandParser(argparse.ArgumentParser):
 
     environ: Mapping[str, str] = {}
 
-    def option(self, name: str, *, help: str, default: str | None = None, required: bool = False, **keywords: Any) -> None:
+    def option(
+        self,
+        name: str,
+        *,
+        help: str,
+        default: str | None = None,
+        required: bool = False,
+        **keywords: Any,
+    ) -> None:
         variable = "RIO_" + name.lstrip("-").replace("-", "_").upper()
         value = self.environ.get(variable) or default
         shown = f"; {default} by default" if default is not None else ""
         self.add_argument(
-            name, default=value, required=required and value is None, help=f"{help}{shown} [environment: {variable}]", **keywords
+            name,
+            default=value,
+            required=required and value is None,
+            help=f"{help}{shown} [environment: {variable}]",
+            **keywords,
         )
 
 
@@ -119,49 +131,144 @@ def parse(arguments: list[str], environ: Mapping[str, str]) -> Arguments:
 
 def parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     """The parser of the whole command line; the environment gives defaults."""
-    whole = CommandParser(prog="rio", description=OVERVIEW, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-    _add_run(_command(commands, environ, "run", "serve the objects of a registry", RUN, RUN_EXAMPLES))
-    _command(commands, environ, "members", "list the servers of a cluster", "List the servers of a cluster.", MEMBERS_EXAMPLES)
-    _add_send(_command(commands, environ, "send", "send a message to an object", "Send a message, print the reply as JSON.", SEND_EXAMPLES))
+    whole = CommandParser(
+        prog="rio",
+        description=OVERVIEW,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = whole.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", title="commands"
+    )
+    _add_run(
+        _command(commands, environ, "run", "serve the objects of a registry", RUN, RUN_EXAMPLES)
+    )
+    _command(
+        commands,
+        environ,
+        "members",
+        "list the servers of a cluster",
+        "List the servers of a cluster.",
+        MEMBERS_EXAMPLES,
+    )
+    _add_send(
+        _command(
+            commands,
+            environ,
+            "send",
+            "send a message to an object",
+            "Send a message, print the reply as JSON.",
+            SEND_EXAMPLES,
+        )
+    )
     deactivate = "Have an object leave memory, wherever it lives. Its next message brings it back, with its saved state."
-    _add_shutdown(_command(commands, environ, "shutdown", "have an object leave memory", deactivate, SHUTDOWN_EXAMPLES))
+    _add_shutdown(
+        _command(
+            commands,
+            environ,
+            "shutdown",
+            "have an object leave memory",
+            deactivate,
+            SHUTDOWN_EXAMPLES,
+        )
+    )
     leave = "Ask a server to let its objects finish, hand them over and stop."
-    _add_stop(_command(commands, environ, "stop", "have a server drain and stop", leave, STOP_EXAMPLES))
+    _add_stop(
+        _command(commands, environ, "stop", "have a server drain and stop", leave, STOP_EXAMPLES)
+    )
     return whole
 
 
-def _command(commands: Any, environ: Mapping[str, str], name: str, summary: str, description: str, examples: str) -> CommandParser:
+def _command(
+    commands: Any,
+    environ: Mapping[str, str],
+    name: str,
+    summary: str,
+    description: str,
+    examples: str,
+) -> CommandParser:
     command: CommandParser = commands.add_parser(
-        name, help=summary, description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+        name,
+        help=summary,
+        description=description,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.environ = environ
-    command.option("--storage", metavar="URL", required=True, help="the storage of the cluster, for example sqlite:///app.db")
+    command.option(
+        "--storage",
+        metavar="URL",
+        required=True,
+        help="the storage of the cluster, for example sqlite:///app.db",
+    )
     return command
 
 
 def _add_run(command: CommandParser) -> None:
-    command.add_argument("target", metavar="MODULE:REGISTRY", help="where the rio.Registry is, for example shop.service:registry")
-    command.option("--address", metavar="HOST:PORT", default="127.0.0.1:0", type=_address, help="where to listen; port 0 takes a free one")
-    command.option(
-        "--advertise", metavar="HOST:PORT", type=_address, help="under which address others reach it, where that differs from --address"
+    command.add_argument(
+        "target",
+        metavar="MODULE:REGISTRY",
+        help="where the rio.Registry is, for example shop.service:registry",
     )
-    command.option("--http", metavar="HOST:PORT", type=_address, help="where to show /members, /livez and /readyz; nowhere by default")
+    command.option(
+        "--address",
+        metavar="HOST:PORT",
+        default="127.0.0.1:0",
+        type=_address,
+        help="where to listen; port 0 takes a free one",
+    )
+    command.option(
+        "--advertise",
+        metavar="HOST:PORT",
+        type=_address,
+        help="under which address others reach it, where that differs from --address",
+    )
+    command.option(
+        "--http",
+        metavar="HOST:PORT",
+        type=_address,
+        help="where to show /members, /livez and /readyz; nowhere by default",
+    )
     for role in ("membership", "placement", "state"):
-        command.option(f"--{role}", metavar="URL", help=f"where to keep the {role}, if not in --storage")
+        command.option(
+            f"--{role}", metavar="URL", help=f"where to keep the {role}, if not in --storage"
+        )
     command.option(
-        "--cluster", metavar="PRESET", default="strict", type=_preset, help="strict, fast or local: how soon a dead server is noticed"
+        "--cluster",
+        metavar="PRESET",
+        default="strict",
+        type=_preset,
+        help="strict, fast or local: how soon a dead server is noticed",
     )
     command.option(
-        "--workers", metavar="N", default="1", type=_count, help="server processes; those after the first take the ports after --address"
+        "--workers",
+        metavar="N",
+        default="1",
+        type=_count,
+        help="server processes; those after the first take the ports after --address",
     )
-    command.option("--log-level", metavar="LEVEL", default="info", type=_log_level, help=f"{', '.join(LOG_LEVELS)}: what goes to stderr")
+    command.option(
+        "--log-level",
+        metavar="LEVEL",
+        default="info",
+        type=_log_level,
+        help=f"{', '.join(LOG_LEVELS)}: what goes to stderr",
+    )
 
 
 def _add_send(command: CommandParser) -> None:
     _add_object(command)
-    command.add_argument("message", metavar="MESSAGE", help="type name of the message, for example Deposit")
-    command.add_argument("payload", metavar="JSON", nargs="?", default="{}", type=_json, help="its fields, as JSON; {} by default")
+    command.add_argument(
+        "message", metavar="MESSAGE", help="type name of the message, for example Deposit"
+    )
+    command.add_argument(
+        "payload",
+        metavar="JSON",
+        nargs="?",
+        default="{}",
+        type=_json,
+        help="its fields, as JSON; {} by default",
+    )
     _add_timeout(command)
 
 
@@ -171,20 +278,30 @@ def _add_shutdown(command: CommandParser) -> None:
 
 
 def _add_stop(command: CommandParser) -> None:
-    command.add_argument("address", metavar="HOST:PORT", type=_address, help="the server, as `rio members` lists it")
+    command.add_argument(
+        "address", metavar="HOST:PORT", type=_address, help="the server, as `rio members` lists it"
+    )
     _add_timeout(command)
 
 
 def _add_object(command: CommandParser) -> None:
-    command.add_argument("type_name", metavar="TYPE", help="type name of the object, for example Account")
+    command.add_argument(
+        "type_name", metavar="TYPE", help="type name of the object, for example Account"
+    )
     command.add_argument("id", metavar="ID", help="its id, for example ada")
 
 
 def _add_timeout(command: CommandParser) -> None:
-    command.option("--timeout", metavar="SECONDS", default="30", type=_seconds, help="how long the call may take")
+    command.option(
+        "--timeout",
+        metavar="SECONDS",
+        default="30",
+        type=_seconds,
+        help="how long the call may take",
+    )
 
 
-# --- values -----------------------------------------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 def _address(text: str) -> str:

@@ -28,7 +28,11 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command ``rio``. Returns its exit code: 0; 1 for an error; 2 for wrong usage; 70 for a server that was declared dead."""
+    """The command ``rio``.
+
+    Returns its exit code: 0; 1 for an error; 2 for wrong usage; 70 for a server that was declared
+    dead.
+    """
     parsed = parse(list(sys.argv[1:] if arguments is None else arguments), os.environ)
     try:
         return COMMANDS[parsed.command](parsed)
@@ -42,19 +46,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(error: RioError, code: int) -> int:
     name, text = type(error).__name__, error.message
-    if isinstance(error, UnknownApplicationError):  # an application's own error: its class is in the server's program, not in this one
+    if isinstance(
+        error, UnknownApplicationError
+    ):  # an application's own error: its class is in the server's program, not in this one
         name, text = error.type_name, msgspec.json.encode(error.fields).decode()
     print(f"rio: {name}: {text}", file=sys.stderr)
     return code
 
 
-# --- servers ----------------------------------------------------------------------------------------------------------------------------
+# --- servers --------------------------------------------------------------------------------------
 
 
 def run_command(arguments: Arguments) -> int:
     """``rio run``"""
     supervisor.follow_parent(os.environ)
-    logging.basicConfig(level=arguments.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=arguments.log_level.upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
     if arguments.workers > 1:
         return _run_workers(arguments)
     registry = load_registry(arguments.target)
@@ -65,12 +74,14 @@ def run_command(arguments: Arguments) -> int:
 
 def _run_workers(arguments: Arguments) -> int:
     if arguments.storage.startswith("memory:"):
-        raise ConfigurationError("memory:// cannot be shared by several processes: take sqlite:///FILE, or --workers 1")
+        raise ConfigurationError(
+            "memory:// cannot be shared by several processes: take sqlite:///FILE, or --workers 1"
+        )
     load_registry(arguments.target)  # say at once, and once, what is wrong with it
     return run(supervisor.Supervisor(supervisor.commands(arguments), os.environ).run())
 
 
-# --- the cluster from outside -------------------------------------------------------------------------------------------------------------
+# --- the cluster from outside ---------------------------------------------------------------------
 
 
 def members_command(arguments: Arguments) -> int:
@@ -127,7 +138,9 @@ async def _admin(arguments: Arguments, command: AdminCommand) -> None:
 
 def _shared(url: str) -> str:
     if url.startswith("memory:"):
-        raise ConfigurationError("memory:// belongs to one process and is empty here: name the storage that the servers share")
+        raise ConfigurationError(
+            "memory:// belongs to one process and is empty here: name the storage that the servers share"
+        )
     return url
 
 

@@ -12,7 +12,8 @@ from rio.server import Server
 
 
 async def serve(registry: Registry, arguments: Arguments) -> None:
-    """Run a server until a signal or the cluster ends it. ``CancelledError``: the signal came before the server could be used.
+    """Run a server until a signal or the cluster ends it. ``CancelledError``: the signal came
+    before the server could be used.
 
     :raises NodeEvicted: the cluster has declared it dead.
     """
@@ -29,8 +30,11 @@ async def serve(registry: Registry, arguments: Arguments) -> None:
         cluster=arguments.cluster,
     )
     async with server:
-        gc.freeze()  # what is there now stays until the end: the garbage collector need not look at it again
-        asyncio.get_running_loop().call_soon(_announce, server)  # run() will have its signal handlers by then
+        # what is there now stays until the end: the garbage collector need not look at it again
+        gc.freeze()
+        asyncio.get_running_loop().call_soon(
+            _announce, server
+        )  # run() will have its signal handlers by then
         await server.run()
 
 

@@ -36,17 +36,33 @@ def commands(arguments: Arguments) -> list[list[str]]:
 
 
 def _command(arguments: Arguments, number: int) -> list[str]:
-    advertise = [] if arguments.advertise is None else ["--advertise", _shifted(arguments.advertise, number)]
+    advertise = (
+        []
+        if arguments.advertise is None
+        else ["--advertise", _shifted(arguments.advertise, number)]
+    )
     http = [] if arguments.http is None else ["--http", _shifted(arguments.http, number)]
     return [
         *(sys.executable, "-m", "rio", "run", arguments.target, "--workers", "1"),
-        *("--storage", arguments.storage, *_roles(arguments), "--address", _shifted(arguments.address, number), *advertise, *http),
+        *(
+            "--storage",
+            arguments.storage,
+            *_roles(arguments),
+            "--address",
+            _shifted(arguments.address, number),
+            *advertise,
+            *http,
+        ),
         *("--cluster", arguments.cluster, "--log-level", arguments.log_level),
     ]
 
 
 def _roles(arguments: Arguments) -> list[str]:
-    given = {"--membership": arguments.membership, "--placement": arguments.placement, "--state": arguments.state}
+    given = {
+        "--membership": arguments.membership,
+        "--placement": arguments.placement,
+        "--state": arguments.state,
+    }
     return [word for name, url in given.items() if url is not None for word in (name, url)]
 
 
@@ -56,7 +72,9 @@ def _shifted(address: str, number: int) -> str:
 
 
 class Supervisor:
-    """Keeps one process for each command alive until it ends of its own accord or the parent is told to stop."""
+    """Keeps one process for each command alive until it ends of its own accord or the parent is
+    told to stop.
+    """
 
     def __init__(self, commands: Sequence[Sequence[str]], environ: Mapping[str, str]) -> None:
         self._commands = commands
@@ -70,7 +88,9 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._forward, number)
-        codes = await asyncio.gather(*(self._keep(number, command) for number, command in enumerate(self._commands, 1)))
+        codes = await asyncio.gather(
+            *(self._keep(number, command) for number, command in enumerate(self._commands, 1))
+        )
         return next((code for code in codes if code), 0)
 
     def _forward(self, number: signal.Signals) -> None:
@@ -88,14 +108,18 @@ class Supervisor:
             if self._stopping.is_set() or not _crashed(code):
                 return self._told(number, code)
             delay = FIRST_DELAY if now() - began > STEADY else delay
-            logger.warning("server %d %s; it starts again in %g seconds", number, _ending(code), delay)
+            logger.warning(
+                "server %d %s; it starts again in %g seconds", number, _ending(code), delay
+            )
             await self._pause(delay)
             delay = min(2 * delay, LONGEST_DELAY)
         return 0
 
     async def _run_once(self, number: int, command: Sequence[str]) -> int:
         # in a session of its own, so that Ctrl-C reaches it once, through us, and not twice
-        child = await asyncio.create_subprocess_exec(*command, env=self._environ, start_new_session=True)
+        child = await asyncio.create_subprocess_exec(
+            *command, env=self._environ, start_new_session=True
+        )
         self._children[number] = child
         if self._stopping.is_set():
             _send_signal(child, self._signal)
@@ -105,7 +129,9 @@ class Supervisor:
             del self._children[number]
 
     def _told(self, number: int, code: int) -> int:
-        """The exit code of a server that has ended for good; one that we stopped before it could handle signals has ended well."""
+        """The exit code of a server that has ended for good; one that we stopped before it could
+        handle signals has ended well.
+        """
         if self._stopping.is_set() and code == -self._signal:
             return 0
         if code:
@@ -125,7 +151,9 @@ def _crashed(code: int) -> bool:
 def _ending(code: int) -> str:
     if code == EVICTED:
         return "was declared dead by the cluster"
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return (
+        f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    )
 
 
 def _send_signal(child: Process, number: signal.Signals) -> None:

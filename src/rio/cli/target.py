@@ -13,9 +13,11 @@ from rio.registry import Registry
 
 
 def load_registry(target: str) -> Registry:
-    """The registry that ``module:name`` names; ``name`` is ``registry`` by default. The current directory is searched first.
+    """The registry that ``module:name`` names; ``name`` is ``registry`` by default. The current
+    directory is searched first.
 
-    :raises ConfigurationError: there is no such module, it has no such name, or that is no registry. What the module itself raises while
+    :raises ConfigurationError: there is no such module, it has no such name, or that is no
+    registry. What the module itself raises while
         it is imported comes through.
     """
     module_name, _, name = target.partition(":")
@@ -30,12 +32,16 @@ def load_registry(target: str) -> Registry:
 def _import(module_name: str, target: str) -> ModuleType:
     _search_here_first()
     if not all(part.isidentifier() for part in module_name.split(".")):
-        raise ConfigurationError(f"{target!r} names no registry: write MODULE:REGISTRY, for example shop.service:registry")
+        raise ConfigurationError(
+            f"{target!r} names no registry: write MODULE:REGISTRY, for example shop.service:registry"
+        )
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigurationError(f"there is no module {error.name!r} in {os.getcwd()} nor among the installed packages") from error
+            raise ConfigurationError(
+                f"there is no module {error.name!r} in {os.getcwd()} nor among the installed packages"
+            ) from error
         raise ConfigurationError(f"module {module_name!r} cannot be imported: {error}") from error
 
 

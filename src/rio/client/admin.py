@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 class AdminCommand(msgspec.Struct, frozen=True):
-    """A command for :meth:`rio.Client.admin`: ``AdminCommand.shutdown(Account, "ada")``, ``AdminCommand.server_exit("10.0.0.7:5000")``."""
+    """A command for :meth:`rio.Client.admin`: ``AdminCommand.shutdown(Account, "ada")``,
+    ``AdminCommand.server_exit("10.0.0.7:5000")``.
+    """
 
     object_type: type[Any] | str = ""
     id: str = ""

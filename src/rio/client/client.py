@@ -34,7 +34,14 @@ from rio.errors import (
     RioError,
 )
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name, type_name_of
-from rio.message import ENCODER, NO_REPLY_DECLARED, ApplicationError, DynamicMessage, Message, reply_type_of
+from rio.message import (
+    ENCODER,
+    NO_REPLY_DECLARED,
+    ApplicationError,
+    DynamicMessage,
+    Message,
+    reply_type_of,
+)
 from rio.protocol import Hello, Kind
 from rio.ref import Ref, expected_reply
 from rio.service_object import ServiceObject
@@ -52,12 +59,14 @@ PATIENCE = 5
 
 
 class Client(Caller):
-    """Sends messages to objects. Safe to share between all tasks of one event loop; use it as ``async with rio.Client(storage) as client``.
+    """Sends messages to objects. Safe to share between all tasks of one event loop; use it as
+    ``async with rio.Client(storage) as client``.
 
-    ``storage``: a URL, or a :class:`rio.storage.Storage` or :class:`MembershipStorage` of one's own, which the client only reads; one that
-    is given as an object is not closed. ``timeout``: seconds that a call may take, unless it says otherwise itself. ``refresh_interval``:
-    seconds between two reads of the membership; it is read at once when a server cannot be reached. ``clock``: what times the deadlines,
-    the system's unless given.
+    ``storage``: a URL, or a :class:`rio.storage.Storage` or :class:`MembershipStorage` of one's
+    own, which the client only reads; one that is given as an object is not closed. ``timeout``:
+    seconds that a call may take, unless it says otherwise itself. ``refresh_interval``: seconds
+    between two reads of the membership; it is read at once when a server cannot be reached.
+    ``clock``: what times the deadlines, the system's unless given.
     """
 
     def __init__(
@@ -73,7 +82,9 @@ class Client(Caller):
         super().__init__(default_timeout=timeout, clock=clock)
         self._owned_storage = open_storage(storage) if isinstance(storage, str) else None
         opened = self._owned_storage or storage
-        self._membership = opened.membership if isinstance(opened, Storage) else cast(MembershipStorage, opened)
+        self._membership = (
+            opened.membership if isinstance(opened, Storage) else cast(MembershipStorage, opened)
+        )
         self._refresh_interval = refresh_interval
         self._frame_limit = frame_limit
         self._receive_buffer = ReceiveBuffer()
@@ -81,17 +92,21 @@ class Client(Caller):
         self._members = MembershipSnapshot(0, 0)
         self._peers: dict[str, Peer] = {}
         self._preferred: list[Peer] = []
-        """What :meth:`_best_peers` said for a call that nobody has refused; good until ``_preferred_until``."""
+        """What :meth:`_best_peers` said for a call that nobody has refused; good until
+        ``_preferred_until``.
+        """
         self._preferred_until = -math.inf
         self._offline: dict[Call, Peer | asyncio.TimerHandle | None] = {}
-        """Calls that are on no connection: they wait for one, for their next attempt, or (``None``) for news of the membership."""
+        """Calls that are on no connection: they wait for one, for their next attempt, or (``None``)
+        for news of the membership.
+        """
         self._subscriptions: dict[int, Subscription[Any]] = {}
         self._last_subscription = 0
         self._timer: asyncio.TimerHandle | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
-    # --- opening and closing ------------------------------------------------------------------------------------------
+    # --- opening and closing ----------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -110,10 +125,14 @@ class Client(Caller):
             await self._owned_storage.membership.prepare()
         self._members = await self._read_members()
         self.ranks_changed()
-        self._keeper = self.loop.create_task(self._keep_members(), name="rio client: follow the membership")
+        self._keeper = self.loop.create_task(
+            self._keep_members(), name="rio client: follow the membership"
+        )
 
     async def close(self) -> None:
-        """Close all connections; calls that wait get :class:`rio.errors.ConnectionLost` or :class:`NotExecuted`. Idempotent."""
+        """Close all connections; calls that wait get :class:`rio.errors.ConnectionLost` or
+        :class:`NotExecuted`. Idempotent.
+        """
         self.loop = None
         for call in list(self._offline):
             self._withdraw(call)
@@ -135,22 +154,41 @@ class Client(Caller):
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_keeper", None) is not None:
-            _warn(f"{self!r} was never closed: use it as `async with`, or await its close()", ResourceWarning, source=self, stacklevel=2)
+            _warn(
+                f"{self!r} was never closed: use it as `async with`, or await its close()",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
 
     def not_started(self) -> None:
-        raise RuntimeError("this client is not open: use it as `async with rio.Client(...) as client`, or await client.start()")
+        raise RuntimeError(
+            "this client is not open: use it as `async with rio.Client(...) as client`, or await client.start()"
+        )
 
-    # --- sending ------------------------------------------------------------------------------------------------------
+    # --- sending ----------------------------------------------------------------------------------
 
     if TYPE_CHECKING:
 
         @overload
         def send(
-            self, object_type: type[ServiceObject] | str, id: str, message: Message[R], /, *, timeout: float | None = None
+            self,
+            object_type: type[ServiceObject] | str,
+            id: str,
+            message: Message[R],
+            /,
+            *,
+            timeout: float | None = None,
         ) -> Awaitable[R]: ...
         @overload
         def send(
-            self, object_type: type[ServiceObject] | str, id: str, message: DynamicMessage, /, *, timeout: float | None = None
+            self,
+            object_type: type[ServiceObject] | str,
+            id: str,
+            message: DynamicMessage,
+            /,
+            *,
+            timeout: float | None = None,
         ) -> Awaitable[Any]: ...
         @overload
         def send(
@@ -163,27 +201,49 @@ class Client(Caller):
             returns: type[T],
             timeout: float | None = None,
         ) -> Awaitable[T]: ...
-        def send(self, object_type: Any, id: str, message: Any, /, *, returns: Any = None, timeout: float | None = None) -> Awaitable[Any]:
-            """Send a message to an object, wherever it lives, and await the reply. ``timeout`` is in seconds.
+        def send(
+            self,
+            object_type: Any,
+            id: str,
+            message: Any,
+            /,
+            *,
+            returns: Any = None,
+            timeout: float | None = None,
+        ) -> Awaitable[Any]:
+            """Send a message to an object, wherever it lives, and await the reply. ``timeout`` is
+            in seconds.
 
-            The reply is decoded into ``returns``, else into what the message declares, else into what the handler of ``object_type`` (if
-            that is a class) returns, else into plain values. Cancelling the awaiting task cancels the work.
+            The reply is decoded into ``returns``, else into what the message declares, else into
+            what the handler of ``object_type`` (if that is a class) returns, else into plain
+            values. Cancelling the awaiting task cancels the work.
 
             :raises ApplicationError: as the handler raised it.
-            :raises NotExecuted: it did not run: no server, no time left, or none that could take it.
-            :raises OutcomeUnknown: it may have run; declare the message ``idempotent`` or ``readonly`` to have it repeated instead.
+            :raises NotExecuted: it did not run: no server, no time left, or none that could take
+            it.
+            :raises OutcomeUnknown: it may have run; declare the message ``idempotent`` or
+            ``readonly`` to have it repeated instead.
             :raises CallRefused: unknown message, undecodable payload, deadlock.
             :raises HandlerError: the handler failed.
             """
             ...
 
     def ref(self, object_type: type[T], id: str, /) -> T:
-        """A reference to an object: ``await client.ref(Account, "ada").deposit(Deposit(1))``. Nothing is sent until a handler is called."""
+        """A reference to an object: ``await client.ref(Account, "ada").deposit(Deposit(1))``.
+
+        Nothing is sent until a handler is called.
+        """
         return cast(T, Ref(self, object_type, id))
 
     @overload
     def subscribe(
-        self, object_type: type[ServiceObject] | str, id: str, /, *, limit: int = 1024, overflow: Overflow = "raise"
+        self,
+        object_type: type[ServiceObject] | str,
+        id: str,
+        /,
+        *,
+        limit: int = 1024,
+        overflow: Overflow = "raise",
     ) -> Subscription[DynamicMessage]: ...
     @overload
     def subscribe(
@@ -205,12 +265,15 @@ class Client(Caller):
         limit: int = 1024,
         overflow: Overflow = "raise",
     ) -> Subscription[Any]:
-        """What an object publishes: ``async for event in client.subscribe(Room, "lobby", Joined, Left)``.
+        """What an object publishes: ``async for event in client.subscribe(Room, "lobby", Joined,
+        Left)``.
 
-        Only events of the given classes are delivered; with none given, all are, as :class:`DynamicMessage`. At most ``limit`` events wait
-        for a slow reader; then ``overflow`` says what happens: ``"raise"`` drops the oldest and raises :class:`rio.errors.Lagged` at the
-        next read, after which reading can go on; ``"drop_oldest"`` and ``"drop_newest"`` count in :attr:`Subscription.missed`. The
-        subscription follows the object when it moves. Enter it (``async with``) to be sure that it stands, or just read.
+        Only events of the given classes are delivered; with none given, all are, as
+        :class:`DynamicMessage`. At most ``limit`` events wait for a slow reader; then ``overflow``
+        says what happens: ``"raise"`` drops the oldest and raises :class:`rio.errors.Lagged` at the
+        next read, after which reading can go on; ``"drop_oldest"`` and ``"drop_newest"`` count in
+        :attr:`Subscription.missed`. The subscription follows the object when it moves. Enter it
+        (``async with``) to be sure that it stands, or just read.
         """
         return Subscription(self, object_type, id, events, limit, overflow)
 
@@ -243,7 +306,7 @@ class Client(Caller):
         """The membership as this client knows it."""
         return self._members
 
-    # --- what the core asks -------------------------------------------------------------------------------------------
+    # --- what the core asks -----------------------------------------------------------------------
 
     def name_of(self, object_type: type[Any] | str) -> str:
         name = object_type if isinstance(object_type, str) else type_name_of(object_type)
@@ -252,9 +315,13 @@ class Client(Caller):
 
     def describe(self, message: Any) -> MessageCodec:
         if isinstance(message, DynamicMessage):
-            return MessageCodec(None, codec.encode_message, codec.decoder_of(Any), dynamic_reply=True)
+            return MessageCodec(
+                None, codec.encode_message, codec.decoder_of(Any), dynamic_reply=True
+            )
         if not isinstance(message, Message):
-            raise TypeError(f"send() takes a rio.Message or a rio.DynamicMessage, got {type(message).__name__}: {message!r:.200}")
+            raise TypeError(
+                f"send() takes a rio.Message or a rio.DynamicMessage, got {type(message).__name__}: {message!r:.200}"
+            )
         cls = type(message)
         declared = reply_type_of(cls)
         bare = declared is NO_REPLY_DECLARED
@@ -266,15 +333,23 @@ class Client(Caller):
             dynamic_reply=bare,
         )
 
-    def reply_decoder(self, message: Any, object_type: type[Any] | str, returns: Any) -> Callable[[bytes], Any]:
+    def reply_decoder(
+        self, message: Any, object_type: type[Any] | str, returns: Any
+    ) -> Callable[[bytes], Any]:
         return codec.decoder_of(expected_reply(object_type, message, returns))
 
     def unencodable(self, message: Any, error: Exception) -> RioError:
-        return error if isinstance(error, RioError) else codec.encode_error(error, message, errors.BadMessage)
+        return (
+            error
+            if isinstance(error, RioError)
+            else codec.encode_error(error, message, errors.BadMessage)
+        )
 
     def undecodable_reply(self, call: Call, error: Exception) -> RioError:
         text = str(codec.decode_error(error, object, BadReply))
-        return BadReply(f"the reply of {call.type_name}/{call.id} to {call.message_name} is not what was expected: {text}")
+        return BadReply(
+            f"the reply of {call.type_name}/{call.id} to {call.message_name} is not what was expected: {text}"
+        )
 
     context_of = staticmethod(protocol.nested_context)
 
@@ -291,7 +366,11 @@ class Client(Caller):
                 late, next_deadline = peer.connection.overdue(moment)
                 earliest = min(earliest, next_deadline)
                 for call in late:
-                    call.give_up(CallTimeout(f"{call.type_name}/{call.id} did not answer {call.message_name} in time; it may have run"))
+                    call.give_up(
+                        CallTimeout(
+                            f"{call.type_name}/{call.id} did not answer {call.message_name} in time; it may have run"
+                        )
+                    )
         for call in list(self._offline):
             if call.deadline <= moment:
                 self._withdraw(call)
@@ -303,7 +382,7 @@ class Client(Caller):
         if earliest < math.inf:
             self.arm(earliest)
 
-    # --- finding a server ---------------------------------------------------------------------------------------------
+    # --- finding a server -------------------------------------------------------------------------
 
     def route(self, call: Call) -> None:
         """Send a call whose object's place is not known."""
@@ -319,7 +398,8 @@ class Client(Caller):
     def _choose(self, call: Call) -> Peer | None:
         """A server that may take an object that is nowhere yet, or knows where it is.
 
-        Every client makes the same choice for an object, so that its first calls meet on one server, in their order, without a redirect.
+        Every client makes the same choice for an object, so that its first calls meet on one
+        server, in their order, without a redirect.
         """
         if call.refusals:
             peers, _ = self._best_peers(call.refusals)
@@ -332,11 +412,19 @@ class Client(Caller):
         return peers[(crc32(f"{call.type_name}/{call.id}".encode()) + call.attempts) % len(peers)]
 
     def _best_peers(self, refusals: Container[str]) -> tuple[list[Peer], float]:
-        """The servers that new objects are best sent to, but for those that have refused, and until when that stays so by itself."""
+        """The servers that new objects are best sent to, but for those that have refused, and until
+        when that stays so by itself.
+        """
         moment = self.now()
-        peers = [self._peer(member.address) for member in self._members.active if member.address not in refusals]
+        peers = [
+            self._peer(member.address)
+            for member in self._members.active
+            if member.address not in refusals
+        ]
         best = min((peer.rank(moment) for peer in peers), default=None)
-        until = min((peer.avoid_until for peer in peers if moment < peer.avoid_until), default=math.inf)
+        until = min(
+            (peer.avoid_until for peer in peers if moment < peer.avoid_until), default=math.inf
+        )
         return [peer for peer in peers if peer.rank(moment) == best], until
 
     def ranks_changed(self) -> None:
@@ -359,7 +447,11 @@ class Client(Caller):
         self._refresh_soon()
         nowhere = all(self._peer(member.address).failures for member in self._members.active)
         if nowhere and call.attempts >= PATIENCE:
-            call.fail(NoServersAvailable(f"none of the {len(self._members.active)} active members can be reached; the last one: {error}"))
+            call.fail(
+                NoServersAvailable(
+                    f"none of the {len(self._members.active)} active members can be reached; the last one: {error}"
+                )
+            )
         else:
             self._later(call, error)
 
@@ -373,12 +465,14 @@ class Client(Caller):
         return await open_connection(peer.address, self._new_connection)
 
     def _new_connection(self) -> ClientProtocol:
-        return ClientProtocol(self.loop, self, self._hello(), self._frame_limit, self._receive_buffer)
+        return ClientProtocol(
+            self.loop, self, self._hello(), self._frame_limit, self._receive_buffer
+        )
 
     def _hello(self) -> Hello:
         return Hello(protocol.VERSION, "client")
 
-    # --- after an answer that is an error -----------------------------------------------------------------------------
+    # --- after an answer that is an error ---------------------------------------------------------
 
     def refused(self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol) -> None:
         """A server has answered with an error."""
@@ -420,8 +514,17 @@ class Client(Caller):
         call.hops += 1
         member = self._members.find(generation)
         if call.hops > retry.MAX_REDIRECTS:
-            call.fail(errors.Redirected(f"gave up after {retry.MAX_REDIRECTS} redirects: {error.message}", error.detail))
-        elif member is None or member.status.terminal or member.address != address or self.now() < self._peer(address).avoid_until:
+            call.fail(
+                errors.Redirected(
+                    f"gave up after {retry.MAX_REDIRECTS} redirects: {error.message}", error.detail
+                )
+            )
+        elif (
+            member is None
+            or member.status.terminal
+            or member.address != address
+            or self.now() < self._peer(address).avoid_until
+        ):
             self._refresh_soon()
             self._later(call, error)
         else:
@@ -433,7 +536,9 @@ class Client(Caller):
         self.route(call)
 
     def _address_of(self, connection: ClientProtocol) -> str:
-        return next((peer.address for peer in self._peers.values() if peer.connection is connection), "")
+        return next(
+            (peer.address for peer in self._peers.values() if peer.connection is connection), ""
+        )
 
     def _later(self, call: Call, error: RioError) -> None:
         """Try again after a while; the deadline ends it."""
@@ -457,7 +562,7 @@ class Client(Caller):
         elif place is not None:
             place.cancel()
 
-    # --- the membership -----------------------------------------------------------------------------------------------
+    # --- the membership ---------------------------------------------------------------------------
 
     async def _read_members(self) -> MembershipSnapshot:
         return await self._membership.snapshot()
@@ -473,14 +578,18 @@ class Client(Caller):
     def _refresh_soon(self) -> asyncio.Task[None]:
         refreshing = self._refreshing
         if refreshing is None:
-            refreshing = self._refreshing = self.loop.create_task(self._refresh(), name="rio client: read the membership")
+            refreshing = self._refreshing = self.loop.create_task(
+                self._refresh(), name="rio client: read the membership"
+            )
         return refreshing
 
     async def _refresh(self) -> None:
         """Read the membership, and send what waited for it."""
         try:
             self.use_members(await self._read_members())
-        except RioError as error:  # a StorageError, or the NodeEvicted of the node whose client this is
+        except (
+            RioError
+        ) as error:  # a StorageError, or the NodeEvicted of the node whose client this is
             logger.warning("the membership cannot be read: %s", error)
             self._send_what_waits(error)
         else:
@@ -492,7 +601,10 @@ class Client(Caller):
         """Take note of a membership that has been read."""
         if snapshot.version >= self._members.version:
             for member in snapshot.members:
-                if member.generation > self._members.generation_high and member.address in self._peers:
+                if (
+                    member.generation > self._members.generation_high
+                    and member.address in self._peers
+                ):
                     self._peers[member.address].renewed()
             changed = snapshot.version > self._members.version
             self._members = snapshot
@@ -501,12 +613,18 @@ class Client(Caller):
                 self._hurry()
         listed = {member.address for member in self._members.members if not member.status.terminal}
         self._leave_the_dead(listed)
-        for address in [address for address, peer in self._peers.items() if address not in listed and peer.idle]:
+        for address in [
+            address for address, peer in self._peers.items() if address not in listed and peer.idle
+        ]:
             del self._peers[address]
 
     def _leave_the_dead(self, listed: set[str]) -> None:
-        """A process that was declared dead may be frozen, with its connections open: nothing that is sent there is answered any more."""
-        dead = {member.address for member in self._members.members if member.status == MemberStatus.DEAD} - listed
+        """A process that was declared dead may be frozen, with its connections open: nothing that
+        is sent there is answered any more.
+        """
+        dead = {
+            member.address for member in self._members.members if member.status == MemberStatus.DEAD
+        } - listed
         for address in sorted(dead):
             peer = self._peers.get(address)
             if peer is not None and peer.connection is not None and peer.connection.usable:
@@ -529,9 +647,13 @@ class Client(Caller):
                 call.fail(call.last_error)  # every server was asked
             else:
                 known = f"lists no active server ({_listed(self._members.members)})"
-                call.fail(NoServersAvailable(f"the membership {f'cannot be read: {failure}' if failure else known}"))
+                call.fail(
+                    NoServersAvailable(
+                        f"the membership {f'cannot be read: {failure}' if failure else known}"
+                    )
+                )
 
-    # --- subscriptions ------------------------------------------------------------------------------------------------
+    # --- subscriptions ----------------------------------------------------------------------------
 
     def event(self, connection: ClientProtocol, number: int, body: bytes) -> None:
         """An event has arrived."""
@@ -547,8 +669,13 @@ class Client(Caller):
         if subscription is not None:
             subscription.ended()
 
-    async def attach(self, subscription: Subscription[Any], object_type: type[Any] | str, id: str) -> ClientProtocol | None:
-        """Have an object's events sent to ``subscription``, under a new number. Returns the connection on which they come."""
+    async def attach(
+        self, subscription: Subscription[Any], object_type: type[Any] | str, id: str
+    ) -> ClientProtocol | None:
+        """Have an object's events sent to ``subscription``, under a new number.
+
+        Returns the connection on which they come.
+        """
         self._subscriptions.pop(subscription.number, None)
         self._last_subscription += 1
         subscription.number = self._last_subscription

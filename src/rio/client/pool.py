@@ -64,7 +64,9 @@ class Peer:
         return list(self._waiting)
 
     def rank(self, moment: float) -> tuple[bool, bool]:
-        """What a new object is better not sent to sorts last: a server that drains, or that could not be reached a short while ago."""
+        """What a new object is better not sent to sorts last: a server that drains, or that could
+        not be reached a short while ago.
+        """
         return self.draining, moment < self.avoid_until
 
     def renewed(self) -> None:
@@ -77,11 +79,17 @@ class Peer:
     @property
     def idle(self) -> bool:
         """Whether nothing is lost by forgetting it."""
-        return not self._waiting and self._connecting is None and (self.connection is None or not self.connection.usable)
+        return (
+            not self._waiting
+            and self._connecting is None
+            and (self.connection is None or not self.connection.usable)
+        )
 
     def start_connecting(self) -> asyncio.Task[None]:
         if self._connecting is None:
-            self._connecting = asyncio.get_running_loop().create_task(self._connect_and_send(), name=f"connect to {self.address}")
+            self._connecting = asyncio.get_running_loop().create_task(
+                self._connect_and_send(), name=f"connect to {self.address}"
+            )
         return self._connecting
 
     async def connected(self) -> ClientProtocol:
@@ -100,9 +108,15 @@ class Peer:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 self.connection = await self._connect(self)
         except (OSError, RioError) as error:
-            self._failed(NotExecuted(f"{self.address} cannot be reached: {str(error) or type(error).__name__}"))
+            self._failed(
+                NotExecuted(
+                    f"{self.address} cannot be reached: {str(error) or type(error).__name__}"
+                )
+            )
         except BaseException as error:
-            self._failed(NotExecuted(f"{self.address} was not connected to: {type(error).__name__}: {error}"))
+            self._failed(
+                NotExecuted(f"{self.address} was not connected to: {type(error).__name__}: {error}")
+            )
             raise
         else:
             self._succeeded(self.connection)
@@ -122,7 +136,9 @@ class Peer:
         self.connection = None
         self._connecting = None
         self.failures += 1
-        self.avoid_until = self._owner.now() + min(LONGEST_AVOIDANCE, 0.1 * 2.0 ** min(self.failures, 32))
+        self.avoid_until = self._owner.now() + min(
+            LONGEST_AVOIDANCE, 0.1 * 2.0 ** min(self.failures, 32)
+        )
         self._owner.ranks_changed()
         waiting, self._waiting = self._waiting, {}
         for call in waiting:

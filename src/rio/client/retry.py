@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from rio.errors import Expired, NotActivated, NotExecuted, OutcomeUnknown, Redirected, RioError, UnknownType
+from rio.errors import (
+    Expired,
+    NotActivated,
+    NotExecuted,
+    OutcomeUnknown,
+    Redirected,
+    RioError,
+    UnknownType,
+)
 
 MAX_REDIRECTS = 4
 FIRST_DELAY = 0.04
@@ -25,7 +33,9 @@ class Next(Enum):
 
 
 def decide(error: RioError, *, repeatable: bool) -> Next:
-    """``repeatable``: the message is declared idempotent or readonly, so it may be sent again although it may have run."""
+    """``repeatable``: the message is declared idempotent or readonly, so it may be sent again
+    although it may have run.
+    """
     match error:
         case Redirected():
             return Next.FOLLOW

@@ -25,12 +25,22 @@ class Subscription(Generic[E_co]):
     """Yields events: ``async for event in subscription``. Made by :meth:`rio.Client.subscribe`."""
 
     def __init__(
-        self, client: Client, object_type: type[Any] | str, id: str, events: tuple[type[Message[Any]], ...], limit: int, overflow: Overflow
+        self,
+        client: Client,
+        object_type: type[Any] | str,
+        id: str,
+        events: tuple[type[Message[Any]], ...],
+        limit: int,
+        overflow: Overflow,
     ) -> None:
         if limit < 1:
-            raise ConfigurationError(f"the limit of a subscription is at least 1 event, got {limit}")
+            raise ConfigurationError(
+                f"the limit of a subscription is at least 1 event, got {limit}"
+            )
         if overflow not in ("raise", "drop_oldest", "drop_newest"):
-            raise ConfigurationError(f"overflow must be 'raise', 'drop_oldest' or 'drop_newest', got {overflow!r}")
+            raise ConfigurationError(
+                f"overflow must be 'raise', 'drop_oldest' or 'drop_newest', got {overflow!r}"
+            )
         self.number = 0
         """Under which the server sends events; a new one after each move."""
         self.connection: ClientProtocol | None = None
@@ -38,11 +48,15 @@ class Subscription(Generic[E_co]):
         self.missed = 0
         """Events that were dropped because the reader, or the connection, was too slow."""
         self.moves = 0
-        """How often the subscription had to be made again, because the object or the connection went away; events may be lost meanwhile."""
+        """How often the subscription had to be made again, because the object or the connection
+        went away; events may be lost meanwhile.
+        """
         self._client = client
         self._object_type = object_type
         self._id = id
-        self._decoders: dict[str, Callable[[bytes], Any]] = {type_name_of(cls): codec.decoder_of(cls) for cls in events}
+        self._decoders: dict[str, Callable[[bytes], Any]] = {
+            type_name_of(cls): codec.decoder_of(cls) for cls in events
+        }
         self._limit = limit
         self._overflow = overflow
         self._events: deque[Any] = deque()
@@ -55,7 +69,7 @@ class Subscription(Generic[E_co]):
         self._failure: BaseException | None = None
         self._closed = False
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         await self._attach()
@@ -68,7 +82,10 @@ class Subscription(Generic[E_co]):
         return self
 
     async def __anext__(self) -> E_co:
-        """:raises Lagged: events were dropped, and ``overflow`` is ``"raise"``. :raises RioError: the object cannot be found any more."""
+        """:raises Lagged: events were dropped, and ``overflow`` is ``"raise"``.
+
+        :raises RioError: the object cannot be found any more.
+        """
         if self.number == 0 and not self._closed:
             await self._attach()
         while not self._events and not self._untold:
@@ -94,9 +111,11 @@ class Subscription(Generic[E_co]):
             self._attaching.cancel()
             await asyncio.gather(self._attaching, return_exceptions=True)
 
-    # --- what the client tells ----------------------------------------------------------------------------------------
+    # --- what the client tells --------------------------------------------------------------------
 
-    def receive(self, connection: ClientProtocol, sequence: int, type_name: str, payload: bytes) -> None:
+    def receive(
+        self, connection: ClientProtocol, sequence: int, type_name: str, payload: bytes
+    ) -> None:
         """An event has arrived."""
         self.connection = connection
         missed, self._sequence = sequence - self._sequence - 1, sequence
@@ -121,7 +140,9 @@ class Subscription(Generic[E_co]):
         self._has_ended = True
         if not self._closed and self._attaching is None and not self._is_looking:
             self.moves += 1
-            self._attaching = asyncio.get_running_loop().create_task(self._attach_again(), name=f"subscribe again to {self._id}")
+            self._attaching = asyncio.get_running_loop().create_task(
+                self._attach_again(), name=f"subscribe again to {self._id}"
+            )
 
     def connection_lost(self, connection: ClientProtocol) -> None:
         if self.connection is connection:

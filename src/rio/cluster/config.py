@@ -1,4 +1,7 @@
-"""The settings of a cluster. Every node of one cluster must use the same ones: the lease of one is timed by the others."""
+"""The settings of a cluster.
+
+Every node of one cluster must use the same ones: the lease of one is timed by the others.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,14 @@ import msgspec
 from rio.errors import ConfigurationError
 
 CLOCK_RATE_TOLERANCE = 0.1
-"""How much faster or slower than real time a clock may run before two nodes could admit calls for one object: 10 %."""
+"""How much faster or slower than real time a clock may run before two nodes could admit calls for
+one object: 10 %.
+"""
 
 MIN_EVICT_RATIO = (1 + CLOCK_RATE_TOLERANCE) / (1 - CLOCK_RATE_TOLERANCE)
-"""``lease_evict / lease_local`` at the least, 1.222: a lease timed by the slowest clock still ends before the fastest observer evicts."""
+"""``lease_evict / lease_local`` at the least, 1.222: a lease timed by the slowest clock still ends
+before the fastest observer evicts.
+"""
 
 EVICT_RATIO = 1.3
 """``lease_evict / lease_local`` of the presets: :data:`MIN_EVICT_RATIO` and some air."""
@@ -25,40 +32,53 @@ DAY = 86_400.0
 
 
 class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of gossip and failure detection between the nodes. All durations are seconds; the defaults are memberlist's for a LAN.
+    """The settings of gossip and failure detection between the nodes. All durations are seconds;
+    the defaults are memberlist's for a LAN.
 
-    They speed things up and never decide alone: whether a member is dead is up to the lease and the storage. ``n`` is the number of live
-    members, ``health`` what a node thinks of its own senses, from 0 (good) to 8.
+    They speed things up and never decide alone: whether a member is dead is up to the lease and the
+    storage. ``n`` is the number of live members, ``health`` what a node thinks of its own senses,
+    from 0 (good) to 8.
 
     :raises ConfigurationError: the values contradict each other.
     """
 
     probe_interval: float = 1.0
-    """How often a node probes one other, the next of a shuffled list: ``probe_interval * (1 + health)``.
+    """How often a node probes one other, the next of a shuffled list: ``probe_interval * (1 +
+    health)``.
 
     In the presets: ``renew_interval``.
     """
 
     probe_timeout: float = 0.5
-    """How long it waits for the answer before it asks others to try: ``probe_timeout * (1 + health)``. Less than ``probe_interval``."""
+    """How long it waits for the answer before it asks others to try: ``probe_timeout * (1 +
+    health)``. Less than ``probe_interval``.
+    """
 
     indirect_probes: int = 3
     """How many others it asks then."""
 
     gossip_interval: float = 0.2
-    """How often a node that has news passes it on. In the presets: ``min(0.2, probe_interval / 5)``."""
+    """How often a node that has news passes it on.
+
+    In the presets: ``min(0.2, probe_interval / 5)``.
+    """
 
     fan_out: int = 3
     """To how many others, each time."""
 
     retransmit_multiplier: int = 4
-    """Each piece of news is sent ``retransmit_multiplier * ceil(log10(n + 1))`` times by each node."""
+    """Each piece of news is sent ``retransmit_multiplier * ceil(log10(n + 1))`` times by each node.
+    """
 
     suspicion_multiplier: int = 4
-    """A suspicion that two others share stands ``suspicion_multiplier * max(1, log10(n)) * probe_interval`` before its holder votes."""
+    """A suspicion that two others share stands ``suspicion_multiplier * max(1, log10(n)) *
+    probe_interval`` before its holder votes.
+    """
 
     suspicion_max_multiplier: int = 6
-    """One that nobody shares stands this many times as long; with one other who shares it, the time between that the logarithm gives."""
+    """One that nobody shares stands this many times as long; with one other who shares it, the time
+    between that the logarithm gives.
+    """
 
     sync_interval: float = 30.0
     """How often a node compares all that it knows with another one, chosen at random."""
@@ -67,16 +87,34 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long a vote counts. A voter renews its own after a third of that."""
 
     join_timeout: float = 60.0
-    """How long a new node tries to exchange probes with a majority of the others before it gives up joining."""
+    """How long a new node tries to exchange probes with a majority of the others before it gives up
+    joining.
+    """
 
     def __post_init__(self) -> None:
-        for name in ("probe_interval", "probe_timeout", "gossip_interval", "sync_interval", "vote_lifetime", "join_timeout"):
+        for name in (
+            "probe_interval",
+            "probe_timeout",
+            "gossip_interval",
+            "sync_interval",
+            "vote_lifetime",
+            "join_timeout",
+        ):
             _check_duration(name, getattr(self, name))
-        for name in ("fan_out", "retransmit_multiplier", "suspicion_multiplier", "suspicion_max_multiplier"):
+        for name in (
+            "fan_out",
+            "retransmit_multiplier",
+            "suspicion_multiplier",
+            "suspicion_max_multiplier",
+        ):
             _check_count(name, getattr(self, name))
         if self.indirect_probes < 0:
-            raise ConfigurationError(f"indirect_probes must not be negative, got {self.indirect_probes!r}")
-        _check_at_least("probe_interval", self.probe_interval, "2 * probe_timeout", 2 * self.probe_timeout)
+            raise ConfigurationError(
+                f"indirect_probes must not be negative, got {self.indirect_probes!r}"
+            )
+        _check_at_least(
+            "probe_interval", self.probe_interval, "2 * probe_timeout", 2 * self.probe_timeout
+        )
 
     @classmethod
     def every(cls, probe_interval: float) -> Self:
@@ -91,90 +129,137 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of a :class:`rio.cluster.peer_to_peer.PeerToPeerClusterProvider`. All durations are seconds.
+    """The settings of a :class:`rio.cluster.peer_to_peer.PeerToPeerClusterProvider`. All durations
+    are seconds.
 
-    The defaults are :meth:`strict`. With :meth:`from_rio_rs` the settings of rio-rs are translated; each field states its formula.
+    The defaults are :meth:`strict`. With :meth:`from_rio_rs` the settings of rio-rs are translated;
+    each field states its formula.
 
-    :raises ConfigurationError: the values contradict each other; the text names the field and the value that it needs.
+    :raises ConfigurationError: the values contradict each other; the text names the field and the
+    value that it needs.
     """
 
     renew_interval: float = 1.0
     """How often a node renews its lease. From rio-rs: ``min(interval_secs, lease_local / 3)``."""
 
     lease_local: float = 5.0
-    """How long a node may admit calls after it *sent* a renewal that succeeded. At least ``3 * renew_interval`` and ``3 * poll_interval``.
+    """How long a node may admit calls after it *sent* a renewal that succeeded. At least ``3 *
+    renew_interval`` and ``3 * poll_interval``.
 
-    From rio-rs: ``interval_secs * num_failures_threshold``, the time in which that many checks fail in a row.
+    From rio-rs: ``interval_secs * num_failures_threshold``, the time in which that many checks fail
+    in a row.
     """
 
     lease_evict: float = 6.5
-    """How long an observer must see a lease counter unchanged, by its own clock, before it declares the member dead.
+    """How long an observer must see a lease counter unchanged, by its own clock, before it declares
+    the member dead.
 
-    At least ``1.1 / 0.9 * lease_local``, which holds for clocks that are up to 10 % too fast or too slow.
-    From rio-rs: ``1.3 * lease_local``.
+    At least ``1.1 / 0.9 * lease_local``, which holds for clocks that are up to 10 % too fast or too
+    slow. From rio-rs: ``1.3 * lease_local``.
     """
 
     poll_interval: float = 1.0
-    """How often a node reads the membership. From rio-rs: ``min(interval_secs, lease_local / 3)``."""
+    """How often a node reads the membership.
+
+    From rio-rs: ``min(interval_secs, lease_local / 3)``.
+    """
 
     storage_timeout: float = 2.0
-    """How long one call of the storage may take. At most ``lease_local / 2``, so that a stuck renewal leaves the time for another.
+    """How long one call of the storage may take. At most ``lease_local / 2``, so that a stuck
+    renewal leaves the time for another.
 
     From rio-rs: ``min(2, lease_local / 2)``.
     """
 
     limit_monitored_members: int | None = None
-    """How many members a node may evict: the next ones after itself on the ring of generations; ``None`` for all. From rio-rs: the same.
+    """How many members a node may evict: the next ones after itself on the ring of generations;
+    ``None`` for all. From rio-rs: the same.
 
-    It bounds the traffic when a node dies (that many nodes try to evict it). Where a member and all who watch it die together, those are
-    evicted first and then the member, each at most ``poll_interval`` after the one before.
+    It bounds the traffic when a node dies (that many nodes try to evict it). Where a member and all
+    who watch it die together, those are evicted first and then the member, each at most
+    ``poll_interval`` after the one before.
     """
 
     drop_inactive_after: float = DAY
-    """How long a member that left or died stays in the storage. Without effect on safety: a member that is absent is dead.
+    """How long a member that left or died stays in the storage. Without effect on safety: a member
+    that is absent is dead.
 
-    However large, only the newest 64 are kept. From rio-rs: ``drop_inactive_after_secs``, where ``None`` is infinite.
+    However large, only the newest 64 are kept. From rio-rs: ``drop_inactive_after_secs``, where
+    ``None`` is infinite.
     """
 
     gossip: GossipConfig | None = msgspec.field(default_factory=GossipConfig)
-    """How the nodes talk to each other; with ``None`` they do not, and meet in the storage only. From rio-rs: ``GossipConfig.every(min(
-    interval_secs, lease_local / 3))``."""
+    """How the nodes talk to each other; with ``None`` they do not, and meet in the storage only.
+    From rio-rs: ``GossipConfig.every(min( interval_secs, lease_local / 3))``."""
 
     require_durable_storage: bool = True
-    """Whether a server refuses storage that says it may forget what it has acknowledged, as a Redis without an append-only file does.
+    """Whether a server refuses storage that says it may forget what it has acknowledged, as a Redis
+    without an append-only file does.
 
     The presets :meth:`fast` and :meth:`local` only warn. From rio-rs: ``True``.
     """
 
     def __post_init__(self) -> None:
-        for name in ("renew_interval", "lease_local", "lease_evict", "poll_interval", "storage_timeout"):
+        for name in (
+            "renew_interval",
+            "lease_local",
+            "lease_evict",
+            "poll_interval",
+            "storage_timeout",
+        ):
             _check_duration(name, getattr(self, name))
         if not self.drop_inactive_after > 0:
-            raise ConfigurationError(f"drop_inactive_after must be more than 0 seconds, got {self.drop_inactive_after!r}")
+            raise ConfigurationError(
+                f"drop_inactive_after must be more than 0 seconds, got {self.drop_inactive_after!r}"
+            )
         _check_count("limit_monitored_members", self.limit_monitored_members)
-        _check_at_least("lease_local", self.lease_local, f"{MIN_ATTEMPTS} * renew_interval", MIN_ATTEMPTS * self.renew_interval)
-        _check_at_least("lease_local", self.lease_local, f"{MIN_ATTEMPTS} * poll_interval", MIN_ATTEMPTS * self.poll_interval)
-        _check_at_least("lease_local", self.lease_local, "2 * storage_timeout", 2 * self.storage_timeout)
-        _check_at_least("lease_evict", self.lease_evict, f"{MIN_EVICT_RATIO:.3f} * lease_local", MIN_EVICT_RATIO * self.lease_local)
+        _check_at_least(
+            "lease_local",
+            self.lease_local,
+            f"{MIN_ATTEMPTS} * renew_interval",
+            MIN_ATTEMPTS * self.renew_interval,
+        )
+        _check_at_least(
+            "lease_local",
+            self.lease_local,
+            f"{MIN_ATTEMPTS} * poll_interval",
+            MIN_ATTEMPTS * self.poll_interval,
+        )
+        _check_at_least(
+            "lease_local", self.lease_local, "2 * storage_timeout", 2 * self.storage_timeout
+        )
+        _check_at_least(
+            "lease_evict",
+            self.lease_evict,
+            f"{MIN_EVICT_RATIO:.3f} * lease_local",
+            MIN_EVICT_RATIO * self.lease_local,
+        )
 
     @property
     def failover_bound(self) -> float:
-        """Seconds from the SIGKILL of a node to its eviction at the latest: ``lease_evict + 3 * poll_interval``.
+        """Seconds from the SIGKILL of a node to its eviction at the latest: ``lease_evict + 3 *
+        poll_interval``.
 
-        The last counter is seen up to one poll after the kill, the lease is timed from there, the poll that finds it run out comes up to
-        one poll later; the third poll is the allowance for four storage calls (the last renewal, the two reads, the eviction), so it holds
-        while each takes at most ``poll_interval / 4``. A slower storage adds what it takes longer.
+        The last counter is seen up to one poll after the kill, the lease is timed from there, the
+        poll that finds it run out comes up to one poll later; the third poll is the allowance for
+        four storage calls (the last renewal, the two reads, the eviction), so it holds while each
+        takes at most ``poll_interval / 4``. A slower storage adds what it takes longer.
         """
         return self.lease_evict + 3 * self.poll_interval
 
     @classmethod
     def strict(cls) -> Self:
-        """For production: a pause of 5 s (a full garbage collection, a storage restart) stops nobody. Failover within 9.5 s."""
+        """For production: a pause of 5 s (a full garbage collection, a storage restart) stops
+        nobody. Failover within 9.5 s.
+        """
         return cls()
 
     @classmethod
     def fast(cls) -> Self:
-        """For quiet machines and a storage that is near: half of everything in :meth:`strict`. Failover within 4.75 s."""
+        """For quiet machines and a storage that is near: half of everything in :meth:`strict`.
+
+        Failover within 4.75 s.
+        """
         return cls(
             renew_interval=0.5,
             lease_local=2.5,
@@ -206,7 +291,9 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
         """
         presets = {"strict": cls.strict, "fast": cls.fast, "local": cls.local}
         if name not in presets:
-            raise ConfigurationError(f"there is no preset {name!r}: choose one of {', '.join(presets)}")
+            raise ConfigurationError(
+                f"there is no preset {name!r}: choose one of {', '.join(presets)}"
+            )
         return presets[name]()
 
     @classmethod
@@ -219,20 +306,29 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
         limit_monitored_members: int | None = None,
         drop_inactive_after_secs: float | None = None,
     ) -> Self:
-        """The settings of rio-rs' ``PeerToPeerClusterConfig``, in the units of rio-rs; the defaults are rio-rs' own.
+        """The settings of rio-rs' ``PeerToPeerClusterConfig``, in the units of rio-rs; the defaults
+        are rio-rs' own.
 
-        A member is declared dead when ``num_failures_threshold`` checks, ``interval_secs`` apart, have failed within
-        ``interval_secs_threshold``. Here the checks that fail are those in a row in which its lease counter stands still, so they take
-        ``interval_secs * num_failures_threshold``, and the window has to be at least as long: with a shorter one rio-rs would never find
-        a member broken, and this refuses. The other formulas are at the fields.
+        A member is declared dead when ``num_failures_threshold`` checks, ``interval_secs`` apart,
+        have failed within ``interval_secs_threshold``. Here the checks that fail are those in a row
+        in which its lease counter stands still, so they take ``interval_secs *
+        num_failures_threshold``, and the window has to be at least as long: with a shorter one
+        rio-rs would never find a member broken, and this refuses. The other formulas are at the
+        fields.
 
-        :raises ConfigurationError: a value is not positive, or the window is shorter than the failures take.
+        :raises ConfigurationError: a value is not positive, or the window is shorter than the
+        failures take.
         """
         _check_duration("interval_secs", interval_secs)
         _check_duration("interval_secs_threshold", interval_secs_threshold)
         _check_count("num_failures_threshold", num_failures_threshold)
         lease_local = interval_secs * num_failures_threshold
-        _check_at_least("interval_secs_threshold", interval_secs_threshold, "interval_secs * num_failures_threshold", lease_local)
+        _check_at_least(
+            "interval_secs_threshold",
+            interval_secs_threshold,
+            "interval_secs * num_failures_threshold",
+            lease_local,
+        )
         attempt_interval = min(interval_secs, lease_local / MIN_ATTEMPTS)
         return cls(
             renew_interval=attempt_interval,
@@ -241,14 +337,18 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
             poll_interval=attempt_interval,
             storage_timeout=min(2.0, lease_local / 2),
             limit_monitored_members=limit_monitored_members,
-            drop_inactive_after=math.inf if drop_inactive_after_secs is None else drop_inactive_after_secs,
+            drop_inactive_after=math.inf
+            if drop_inactive_after_secs is None
+            else drop_inactive_after_secs,
             gossip=GossipConfig.every(attempt_interval),
         )
 
 
 def _check_duration(name: str, value: float) -> None:
     if not 0 < value < math.inf:
-        raise ConfigurationError(f"{name} must be a finite number of seconds above 0, got {value!r}")
+        raise ConfigurationError(
+            f"{name} must be a finite number of seconds above 0, got {value!r}"
+        )
 
 
 def _check_count(name: str, value: int | None) -> None:
@@ -258,4 +358,6 @@ def _check_count(name: str, value: int | None) -> None:
 
 def _check_at_least(name: str, value: float, formula: str, least: float) -> None:
     if value < least and not math.isclose(value, least):
-        raise ConfigurationError(f"{name} must be at least {formula} = {least:g} seconds, got {value:g}")
+        raise ConfigurationError(
+            f"{name} must be at least {formula} = {least:g} seconds, got {value:g}"
+        )

@@ -1,7 +1,8 @@
 """The control connections between nodes: gossip only, so that no user's request can delay it.
 
-One connection for each direction: a node writes to the connections that it made and reads from those that were made to it. So an answer
-proves that both can be reached under the address that they gave.
+One connection for each direction: a node writes to the connections that it made and reads from
+those that were made to it. So an answer proves that both can be reached under the address that they
+gave.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from rio.transport import HANDSHAKE_TIMEOUT, ClientProtocol
 logger = logging.getLogger("rio.cluster")
 
 FRAME_LIMIT = 64 * 1024
-"""Bytes of a frame that a node is willing to read on the connections it made; it is sent next to nothing there."""
+"""Bytes of a frame that a node is willing to read on the connections it made; it is sent next to
+nothing there.
+"""
 
 MAX_WAITING = 32
 """Messages that wait for a connection; then the oldest are lost."""
@@ -40,19 +43,26 @@ RETRY_INTERVAL = 1.0
 """Seconds between two attempts to connect to one address."""
 
 DEAD_LINK_TIMEOUT = 5.0
-"""Seconds that sent bytes may stay unacknowledged before the system gives the connection up, where it can be told so."""
+"""Seconds that sent bytes may stay unacknowledged before the system gives the connection up, where
+it can be told so.
+"""
 
 Make = Callable[[], ClientProtocol]
 
 
 class ControlConnections:
-    """Sends messages to addresses, as UDP would: each arrives once or never, and nobody waits for it.
+    """Sends messages to addresses, as UDP would: each arrives once or never, and nobody waits for
+    it.
 
-    ``hello``: how this node introduces itself; asked for each connection, as a node learns its generation late.
+    ``hello``: how this node introduces itself; asked for each connection, as a node learns its
+    generation late.
     """
 
     def __init__(
-        self, hello: Callable[[], Hello], *, connect: Callable[[str, Make], Awaitable[ClientProtocol]] = open_connection
+        self,
+        hello: Callable[[], Hello],
+        *,
+        connect: Callable[[str, Make], Awaitable[ClientProtocol]] = open_connection,
     ) -> None:
         self._hello = hello
         self._connect = connect
@@ -97,7 +107,9 @@ class ControlConnections:
         return connection
 
     def _make_room(self) -> None:
-        """Forget the connections that nobody has used for a while, and the one used least recently if there are too many."""
+        """Forget the connections that nobody has used for a while, and the one used least recently
+        if there are too many.
+        """
         now = asyncio.get_running_loop().time()
         for address, link in list(self._links.items()):
             if now - link.used_at > IDLE_TIMEOUT or len(self._links) >= MAX_CONNECTIONS:
@@ -126,19 +138,25 @@ class _Link:
         if connection is not None and connection.usable:
             if connection.transport.get_write_buffer_size() + len(connection.writer) <= MAX_UNSENT:
                 connection.put(frame)
-        elif self._connecting is not None and not self._connecting.done():  # one that was cancelled before it began is still here
+        elif (
+            self._connecting is not None and not self._connecting.done()
+        ):  # one that was cancelled before it began is still here
             self._waiting.append(frame)
         elif self.used_at >= self._retry_at:
             self._retry_at = self.used_at + RETRY_INTERVAL
             self._waiting.append(frame)
-            self._connecting = loop.create_task(self._connect(), name=f"control connection to {self.address}")
+            self._connecting = loop.create_task(
+                self._connect(), name=f"control connection to {self.address}"
+            )
 
     async def _connect(self) -> None:
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 self._connection = await self._open(self)
         except (OSError, RioError) as error:
-            logger.debug("no control connection to %s: %s", self.address, str(error) or type(error).__name__)
+            logger.debug(
+                "no control connection to %s: %s", self.address, str(error) or type(error).__name__
+            )
         else:
             self._retry_at = 0.0
             for frame in self._waiting:
@@ -166,16 +184,20 @@ class _Link:
             connection.close()
             await connection.wait_closed()
 
-    # --- what a connection asks of its client: there are no calls here ----------------------------------------------------
+    # --- what a connection asks of its client: there are no calls here ----------------------------
 
-    def refused(self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol) -> None: ...
+    def refused(
+        self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol
+    ) -> None: ...
     def lost(self, connection: ClientProtocol, calls: list[Call], error: RioError) -> None: ...
     def event(self, connection: ClientProtocol, number: int, body: bytes) -> None: ...
     def stream_ended(self, number: int) -> None: ...
 
 
 def _give_up_dead_links(transport: Any) -> None:
-    """A peer that is gone without a word is not written to for the quarter of an hour that TCP would try."""
+    """A peer that is gone without a word is not written to for the quarter of an hour that TCP
+    would try.
+    """
     own = transport.get_extra_info("socket")
     if own is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(DEAD_LINK_TIMEOUT * 1000))

@@ -1,10 +1,12 @@
-"""How the members of a cluster talk to each other, without a socket, a clock or a task: :meth:`Gossip.step` says what an event asks for.
+"""How the members of a cluster talk to each other, without a socket, a clock or a task:
+:meth:`Gossip.step` says what an event asks for.
 
-SWIM with Lifeguard's refinements, as memberlist has them (``state.go``), over the compiled :class:`~rio._core.gossip.MemberTable`. What is
-different: a suspicion that is not refuted in time kills nobody. It becomes a vote in the storage, where a quorum of voters, each of whom
-has probed the member itself, condemns it; and for a member whose lease stands still not even that, as the lease decides
-(``docs/cluster.md``). So the worst that a peer can do with its messages is to make this node probe, read the storage, and pause for one
-renewal.
+SWIM with Lifeguard's refinements, as memberlist has them (``state.go``), over the compiled
+:class:`~rio._core.gossip.MemberTable`. What is different: a suspicion that is not refuted in time
+kills nobody. It becomes a vote in the storage, where a quorum of voters, each of whom has probed
+the member itself, condemns it; and for a member whose lease stands still not even that, as the
+lease decides (``docs/cluster.md``). So the worst that a peer can do with its messages is to make
+this node probe, read the storage, and pause for one renewal.
 """
 
 from __future__ import annotations
@@ -47,17 +49,22 @@ MAX_WAITING = 64
 """Members to be probed out of turn, and messages of members whom only a newer snapshot knows."""
 
 NACK_SHARE = 0.8
-"""Of ``probe_timeout``: after it, who probes for another one reports that it has no answer either, so that this still comes in time."""
+"""Of ``probe_timeout``: after it, who probes for another one reports that it has no answer either,
+so that this still comes in time.
+"""
 
 REFRESHES = 3
-"""Reads of the storage that gossip may cause at once; on average it is one in ``probe_interval``."""
+"""Reads of the storage that gossip may cause at once; on average it is one in ``probe_interval``.
+"""
 
 DISTRUST = 60
-"""For how many ``probe_interval`` a peer's claims about the storage are ignored that the storage has disproved."""
+"""For how many ``probe_interval`` a peer's claims about the storage are ignored that the storage
+has disproved.
+"""
 
 MAX_INCARNATION = 0xFFFF_FFFF
 
-# --- messages -------------------------------------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=0x7FFF_FFFF_FFFF_FFFF)]
 ALL_BUCKETS = 0xFFFF_FFFF_FFFF_FFFF
@@ -67,7 +74,10 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     """What all messages say."""
 
     to: Number
-    """The generation that the sender wants to talk to. Another one at the same address does not answer."""
+    """The generation that the sender wants to talk to.
+
+    Another one at the same address does not answer.
+    """
     source: Number
     """The sender's generation."""
     version: Number
@@ -112,14 +122,19 @@ class Digest(Message, frozen=True, array_like=True, tag=6):
 
 
 class Difference(Message, frozen=True, array_like=True, tag=7):
-    """The answer to a Digest; carries the snapshot where it is newer. The records follow in Updates."""
+    """The answer to a Digest; carries the snapshot where it is newer.
+
+    The records follow in Updates.
+    """
 
     wanted: int
     """The buckets in which the two differ: send yours."""
 
 
 encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Ping | Ack | Nack | PingRequest | Update | Digest | Difference).decode
+_decode = msgspec.msgpack.Decoder(
+    Ping | Ack | Nack | PingRequest | Update | Digest | Difference
+).decode
 
 
 def decode(payload: bytes) -> Message:
@@ -133,7 +148,7 @@ def decode(payload: bytes) -> Message:
     return message
 
 
-# --- events and actions -----------------------------------------------------------------------------------------------------------------
+# --- events and actions ---------------------------------------------------------------------------
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -177,7 +192,9 @@ Event: TypeAlias = Tick | Received | Read | Voted | Late | Greet
 
 
 class Send(msgspec.Struct, frozen=True):
-    """Give the message to the control connection of the member at ``address``; if it cannot be sent now it is lost."""
+    """Give the message to the control connection of the member at ``address``; if it cannot be sent
+    now it is lost.
+    """
 
     address: str
     payload: bytes
@@ -206,13 +223,15 @@ class Condemn(msgspec.Struct, frozen=True):
 
 
 class Fence(msgspec.Struct, frozen=True):
-    """A peer says that the storage has given this node up: admit nothing until a renewal, sent after now, succeeds."""
+    """A peer says that the storage has given this node up: admit nothing until a renewal, sent
+    after now, succeeds.
+    """
 
 
 Action: TypeAlias = Send | Reset | Refresh | CastVote | Condemn | Fence
 
 
-# --- the state --------------------------------------------------------------------------------------------------------------------------
+# --- the state ------------------------------------------------------------------------------------
 
 
 class Probe:
@@ -248,7 +267,9 @@ class Suspicion:
         self.probed_at = now
         """When it last did not answer."""
         self.counter = counter
-        """The newest lease counter read, and when it was seen to move; never, as long as nothing is known."""
+        """The newest lease counter read, and when it was seen to move; never, as long as nothing is
+        known.
+        """
         self.moved_at = -math.inf
         self.voted_at = -math.inf
 
@@ -275,17 +296,27 @@ class TokenBucket:
 class Gossip:
     """One member's part in the conversation. All times are seconds of the caller's clock.
 
-    ``generation``: this member. ``config``: its ``gossip`` must not be ``None``. ``rng``: the only source of chance. ``now``: the time at
-    which it begins. ``metadata``: what it tells about itself. It does nothing but in :meth:`step`, which is to be called for each event,
-    and with a :class:`Tick` at :attr:`due`.
+    ``generation``: this member. ``config``: its ``gossip`` must not be ``None``. ``rng``: the only
+    source of chance. ``now``: the time at which it begins. ``metadata``: what it tells about
+    itself. It does nothing but in :meth:`step`, which is to be called for each event, and with a
+    :class:`Tick` at :attr:`due`.
     """
 
-    def __init__(self, generation: int, config: ClusterConfig, rng: random.Random, now: float, metadata: bytes = b"") -> None:
+    def __init__(
+        self,
+        generation: int,
+        config: ClusterConfig,
+        rng: random.Random,
+        now: float,
+        metadata: bytes = b"",
+    ) -> None:
         assert config.gossip is not None
         self.generation = generation
         self.settings: GossipConfig = config.gossip
         self.table = MemberTable()
-        """What this node knows: the newest snapshot it has read or heard of, and what the members say."""
+        """What this node knows: the newest snapshot it has read or heard of, and what the members
+        say.
+        """
         self.members: dict[int, Member] = {}
         """The others that have not ended, as last read from the storage."""
         self.active: frozenset[int] = frozenset()
@@ -370,7 +401,7 @@ class Gossip:
         record = self.table.record(generation)
         return record is not None and bool(record.suspects)
 
-    # --- time ---------------------------------------------------------------------------------------------------------
+    # --- time -------------------------------------------------------------------------------------
 
     def _pass_time(self, now: float) -> None:
         if self._probe is not None and now >= self._probe.ends_at:
@@ -389,7 +420,7 @@ class Gossip:
             self._refresh_wanted = False
             self._actions.append(Refresh())
 
-    # --- probing ------------------------------------------------------------------------------------------------------
+    # --- probing ----------------------------------------------------------------------------------
 
     def _start_probe(self, now: float) -> None:
         self._next_probe = now + self.awareness.stretched(self.settings.probe_interval)
@@ -400,7 +431,9 @@ class Gossip:
             self._send(target, Ping, self._probe.number, state=self._piggyback(target))
 
     def _next_target(self, now: float) -> int | None:
-        """Round robin over a shuffled list; every other turn is for those that are suspected, if there are any."""
+        """Round robin over a shuffled list; every other turn is for those that are suspected, if
+        there are any.
+        """
         self._out_of_turn = not self._out_of_turn
         urgent = self._next_urgent(now) if self._out_of_turn else None
         return self._next_in_ring() if urgent is None else urgent
@@ -415,7 +448,9 @@ class Gossip:
         return self._ring[self._position - 1]
 
     def _next_urgent(self, now: float) -> int | None:
-        """One whom others suspect, to see for oneself, as long as too few do; or one whom this node suspects, to see whether it is back."""
+        """One whom others suspect, to see for oneself, as long as too few do; or one whom this node
+        suspects, to see whether it is back.
+        """
         while self._urgent:
             target = next(iter(self._urgent))
             del self._urgent[target]
@@ -424,23 +459,35 @@ class Gossip:
         if not self.suspicions:
             return None
         target = min(self.suspicions, key=lambda suspect: self.suspicions[suspect].probed_at)
-        return target if now - self.suspicions[target].probed_at >= self.settings.probe_interval else None
+        return (
+            target
+            if now - self.suspicions[target].probed_at >= self.settings.probe_interval
+            else None
+        )
 
     def _needs_witness(self, target: int) -> bool:
         record = self.table.record(target)
         if record is None or target not in self.members or target in self.suspicions:
             return False
-        return 0 < len(self.active.intersection(record.suspects)) < quorum(len(self.active - {target}))
+        return (
+            0 < len(self.active.intersection(record.suspects)) < quorum(len(self.active - {target}))
+        )
 
     def _ask_others(self, probe: Probe) -> None:
         probe.asks_at = math.inf
-        able = [member for member in self._ring if member not in self.suspicions and member not in self._sick and member != probe.target]
+        able = [
+            member
+            for member in self._ring
+            if member not in self.suspicions and member not in self._sick and member != probe.target
+        ]
         probe.asked.update(self._rng.sample(able, min(self.settings.indirect_probes, len(able))))
         for member in sorted(probe.asked):
             self._send(member, PingRequest, probe.number, probe.target)
 
     def _probe_failed(self, probe: Probe, now: float) -> None:
-        """The target has answered nobody: suspect it, and oneself as well if those who were asked did not even say that."""
+        """The target has answered nobody: suspect it, and oneself as well if those who were asked
+        did not even say that.
+        """
         self._probe = None
         if probe.nacks < probe.asked:
             self.awareness.adjust(1)
@@ -451,7 +498,11 @@ class Gossip:
 
     def _answered(self, message: Ack) -> None:
         probe, relay = self._probe, self._relays.get(message.number)
-        if probe is not None and message.number == probe.number and (message.source == probe.target or message.source in probe.asked):
+        if (
+            probe is not None
+            and message.number == probe.number
+            and (message.source == probe.target or message.source in probe.asked)
+        ):
             self._probe = None
             self.awareness.adjust(-1)
             self.suspicions.pop(probe.target, None)
@@ -462,7 +513,11 @@ class Gossip:
             self.acquainted.add(message.source)
 
     def _asked_to_ping(self, message: PingRequest, now: float) -> None:
-        if self.awareness.sick or message.target not in self.members or len(self._relays) >= MAX_RELAYS:
+        if (
+            self.awareness.sick
+            or message.target not in self.members
+            or len(self._relays) >= MAX_RELAYS
+        ):
             self._send(message.source, Nack, message.number)
             return
         number = self._next_number()
@@ -480,7 +535,7 @@ class Gossip:
         for member in sorted(self.active - self.acquainted - {self.generation}):
             self._send(member, Ping, self._greeting)
 
-    # --- suspicion and refutation -------------------------------------------------------------------------------------
+    # --- suspicion and refutation -----------------------------------------------------------------
 
     def _suspect(self, member: Member, now: float) -> None:
         """This node's own probe has failed. A sick node keeps that to itself."""
@@ -489,7 +544,9 @@ class Gossip:
         record = self.table.record(generation) or Record(generation, 0, status, b"", ())
         suspicion = self.suspicions.get(generation)
         if suspicion is None or suspicion.incarnation != record.incarnation:
-            suspicion = self.suspicions[generation] = Suspicion(record.incarnation, now, member.lease_counter)
+            suspicion = self.suspicions[generation] = Suspicion(
+                record.incarnation, now, member.lease_counter
+            )
         suspicion.probed_at = now
         if not self.awareness.sick and self._put(record._replace(suspects=(self.generation,))):
             self._news[generation] = 0
@@ -502,11 +559,21 @@ class Gossip:
 
     def _announce(self) -> None:
         """Say what this node says about itself, under its present incarnation."""
-        if self._put(Record(self.generation, self.incarnation, min(self.status, MemberStatus.DRAINING), self.metadata, ())):
+        if self._put(
+            Record(
+                self.generation,
+                self.incarnation,
+                min(self.status, MemberStatus.DRAINING),
+                self.metadata,
+                (),
+            )
+        ):
             self._news[self.generation] = 0
 
     def _check_own(self, record: Record) -> None:
-        """Only the owner raises its incarnation: to refute a suspicion, or to take back what somebody else has said in its name."""
+        """Only the owner raises its incarnation: to refute a suspicion, or to take back what
+        somebody else has said in its name.
+        """
         own = (self.incarnation, min(self.status, MemberStatus.DRAINING), self.metadata)
         if record.suspects:
             self.awareness.adjust(1)
@@ -514,7 +581,7 @@ class Gossip:
             self.incarnation = min(MAX_INCARNATION, max(self.incarnation, record.incarnation) + 1)
             self._announce()
 
-    # --- hearing ------------------------------------------------------------------------------------------------------
+    # --- hearing ----------------------------------------------------------------------------------
 
     def _received(self, event: Received, now: float) -> None:
         try:
@@ -538,7 +605,10 @@ class Gossip:
         except ProtocolError:
             self.rejected += 1
             return
-        if self.table.version > before and (self.table.status_of(self.generation) or 0) >= MemberStatus.CONDEMNED:
+        if (
+            self.table.version > before
+            and (self.table.status_of(self.generation) or 0) >= MemberStatus.CONDEMNED
+        ):
             self._actions.append(Fence())
         if trusted:
             self._hear_version(message, now)
@@ -547,7 +617,9 @@ class Gossip:
             self._hear_record(generation)
         match message:
             case Ping():
-                self._send(message.source, Ack, message.number, state=self._piggyback(message.source))
+                self._send(
+                    message.source, Ack, message.number, state=self._piggyback(message.source)
+                )
             case Ack():
                 self._answered(message)
             case Nack():
@@ -561,7 +633,10 @@ class Gossip:
                 self._send_wanted(message)
 
     def _hear_version(self, message: Message, now: float) -> None:
-        """Storage has a newer snapshot, says a peer: read it. It alone is believed, so a peer that lied is not listened to for a while."""
+        """Storage has a newer snapshot, says a peer: read it.
+
+        It alone is believed, so a peer that lied is not listened to for a while.
+        """
         version = max(message.version, self.table.version)
         if version > self.version:
             self._claims.setdefault(message.source, (version, now))
@@ -584,7 +659,7 @@ class Gossip:
         if record.suspects and len(self._urgent) < MAX_WAITING:
             self._urgent[generation] = None
 
-    # --- telling ------------------------------------------------------------------------------------------------------
+    # --- telling ----------------------------------------------------------------------------------
 
     def _spread(self, now: float) -> None:
         """Tell some others what is new, that there is a newer snapshot included."""
@@ -621,17 +696,21 @@ class Gossip:
     def _encoded(self, generations: list[int]) -> bytes:
         return self.table.encode(generations, snapshot=False) if generations else b""
 
-    def _send(self, receiver: int, kind: Callable[..., Message], *fields: object, state: bytes = b"") -> None:
+    def _send(
+        self, receiver: int, kind: Callable[..., Message], *fields: object, state: bytes = b""
+    ) -> None:
         member = self.members.get(receiver)
         if member is not None:
-            message = kind(receiver, self.generation, self.version, self.awareness.health, state, *fields)
+            message = kind(
+                receiver, self.generation, self.version, self.awareness.health, state, *fields
+            )
             self._actions.append(Send(member.address, encode(message)))
 
     def _next_number(self) -> int:
         self._number += 1
         return self._number
 
-    # --- anti-entropy -------------------------------------------------------------------------------------------------
+    # --- anti-entropy -----------------------------------------------------------------------------
 
     def _start_sync(self, now: float) -> None:
         self._next_sync = now + self.settings.sync_interval * self._rng.uniform(0.8, 1.2)
@@ -641,10 +720,17 @@ class Gossip:
 
     def _compare(self, message: Digest, now: float) -> None:
         own = self.table.digests()
-        mask = sum(1 << bucket for bucket in range(len(own)) if own[bucket] != message.digests[bucket])
+        mask = sum(
+            1 << bucket for bucket in range(len(own)) if own[bucket] != message.digests[bucket]
+        )
         newer = self.version > message.version and self.table.version == self.version
         if (mask or newer) and self._syncs.take(now):
-            self._send(message.source, Difference, mask, state=self.table.encode((), snapshot=True) if newer else b"")
+            self._send(
+                message.source,
+                Difference,
+                mask,
+                state=self.table.encode((), snapshot=True) if newer else b"",
+            )
             self._send_records(message.source, self.table.in_buckets(mask))
 
     def _send_wanted(self, message: Difference) -> None:
@@ -654,9 +740,13 @@ class Gossip:
 
     def _send_records(self, receiver: int, generations: list[int]) -> None:
         for start in range(0, len(generations), RECORDS_PER_MESSAGE):
-            self._send(receiver, Update, state=self._encoded(generations[start : start + RECORDS_PER_MESSAGE]))
+            self._send(
+                receiver,
+                Update,
+                state=self._encoded(generations[start : start + RECORDS_PER_MESSAGE]),
+            )
 
-    # --- the storage --------------------------------------------------------------------------------------------------
+    # --- the storage ------------------------------------------------------------------------------
 
     def _read(self, event: Read, now: float) -> None:
         snapshot = event.snapshot
@@ -665,7 +755,9 @@ class Gossip:
         self._check_claims(snapshot, event.sent, now)
         self._votes.read(snapshot, now)
         if self.suspicions:
-            self._judge((member for member in snapshot.members if member.generation in self.suspicions), now)
+            self._judge(
+                (member for member in snapshot.members if member.generation in self.suspicions), now
+            )
         for message in list(self._strangers.values()):
             if message.source in self.members or message.source <= self._generation_high:
                 del self._strangers[message.source]
@@ -673,7 +765,9 @@ class Gossip:
                 self._hear(message, now)
 
     def _adopt(self, snapshot: MembershipSnapshot) -> None:
-        """A newer snapshot than any that this node has read: follow it, and let the others know that there is one."""
+        """A newer snapshot than any that this node has read: follow it, and let the others know
+        that there is one.
+        """
         self.version, self._generation_high = snapshot.version, snapshot.generation_high
         before, self.members = self.members, {}
         for member in snapshot.members:
@@ -694,7 +788,13 @@ class Gossip:
     def _forget(self, gone: Iterable[int]) -> None:
         for generation in gone:
             known: dict[int, Any]
-            for known in (self.suspicions, self._urgent, self._news, self._claims, self._distrusted):
+            for known in (
+                self.suspicions,
+                self._urgent,
+                self._news,
+                self._claims,
+                self._distrusted,
+            ):
                 known.pop(generation, None)
             self.acquainted.discard(generation)
             self._sick.discard(generation)
@@ -704,7 +804,9 @@ class Gossip:
             self._probe = None
 
     def _meet(self, new: Iterable[int]) -> None:
-        """New members are probed at a random place of the round, so that not all probe them at once."""
+        """New members are probed at a random place of the round, so that not all probe them at
+        once.
+        """
         for generation in sorted(new):
             self._ring.insert(self._rng.randint(0, len(self._ring)), generation)
 
@@ -716,16 +818,21 @@ class Gossip:
         self._announce()
 
     def _check_claims(self, snapshot: MembershipSnapshot, sent: float, now: float) -> None:
-        """What peers have claimed before this read was sent, it must show. If it does not, they are not believed for a while."""
+        """What peers have claimed before this read was sent, it must show.
+
+        If it does not, they are not believed for a while.
+        """
         for source, (version, heard_at) in list(self._claims.items()):
             if heard_at <= sent or version <= snapshot.version:
                 del self._claims[source]
             if heard_at <= sent and version > snapshot.version:
                 self._distrusted[source] = now + DISTRUST * self.settings.probe_interval
         if self.table.version > self.version and not self._claims:
-            self.table.replace_snapshot(snapshot.version, snapshot.generation_high, _listed(snapshot))
+            self.table.replace_snapshot(
+                snapshot.version, snapshot.generation_high, _listed(snapshot)
+            )
 
-    # --- votes --------------------------------------------------------------------------------------------------------
+    # --- votes ------------------------------------------------------------------------------------
 
     def _judge(self, suspects: Iterable[Member], now: float) -> None:
         """After a read: cast one vote, or condemn one member, at most."""
@@ -738,29 +845,52 @@ class Gossip:
     def _verdict(self, member: Member, suspicion: Suspicion, now: float) -> Action | None:
         if member.lease_counter != suspicion.counter:
             suspicion.counter, suspicion.moved_at = member.lease_counter, now
-        if member.status not in (MemberStatus.ACTIVE, MemberStatus.DRAINING) or not self._may_vote(member, suspicion, now):
+        if member.status not in (MemberStatus.ACTIVE, MemberStatus.DRAINING) or not self._may_vote(
+            member, suspicion, now
+        ):
             return None  # who is about to join finds out by itself that nobody reaches it
         if now - suspicion.voted_at >= self.settings.vote_lifetime / 3:
             suspicion.voted_at = now
             return CastVote(member.generation)
         voters = self.active - {member.generation}
-        return Condemn(member) if self._votes.count(member.generation, voters, now) >= quorum(len(voters)) else None
+        return (
+            Condemn(member)
+            if self._votes.count(member.generation, voters, now) >= quorum(len(voters))
+            else None
+        )
 
     def _may_vote(self, member: Member, suspicion: Suspicion, now: float) -> bool:
-        """The suspicion has stood long enough, the member still renews (if not, its lease decides), and this node is not the sick one."""
-        if self.awareness.sick or self.generation not in self.active or now - suspicion.moved_at > self._renewal_gap:
+        """The suspicion has stood long enough, the member still renews (if not, its lease decides),
+        and this node is not the sick one.
+        """
+        if (
+            self.awareness.sick
+            or self.generation not in self.active
+            or now - suspicion.moved_at > self._renewal_gap
+        ):
             return False
         members = len(self.members) + 1
-        shortest = shortest_suspicion(self.settings.suspicion_multiplier, members, self.settings.probe_interval)
+        shortest = shortest_suspicion(
+            self.settings.suspicion_multiplier, members, self.settings.probe_interval
+        )
         remaining = self._remaining(member.generation, suspicion, now, shortest)
-        return remaining <= 0 and reaches_majority(self.active, frozenset(self.suspicions), waited=remaining <= -shortest)
+        return remaining <= 0 and reaches_majority(
+            self.active, frozenset(self.suspicions), waited=remaining <= -shortest
+        )
 
-    def _remaining(self, generation: int, suspicion: Suspicion, now: float, shortest: float) -> float:
+    def _remaining(
+        self, generation: int, suspicion: Suspicion, now: float, shortest: float
+    ) -> float:
         record = self.table.record(generation)
-        others = self.active.intersection(record.suspects if record else ()) - {self.generation, generation}
+        others = self.active.intersection(record.suspects if record else ()) - {
+            self.generation,
+            generation,
+        }
         wanted = wanted_confirmations(len(self.members) + 1)
         longest = self.settings.suspicion_max_multiplier * shortest
-        return remaining_suspicion(min(len(others), wanted), wanted, now - suspicion.since, shortest, longest)
+        return remaining_suspicion(
+            min(len(others), wanted), wanted, now - suspicion.since, shortest, longest
+        )
 
     def _voted(self, member: Member, now: float) -> None:
         self._votes.written(member, now)

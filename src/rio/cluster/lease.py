@@ -1,9 +1,12 @@
-"""The arithmetic of staying alive and staying single: plain state machines, without a clock, a storage or a task of their own.
+"""The arithmetic of staying alive and staying single: plain state machines, without a clock, a
+storage or a task of their own.
 
-One side holds a lease (:class:`Lease`), the others time its silence (:class:`Observer`). Why a node has stopped admitting before anyone may
-evict it: the storage applied the last renewal after the node *sent* it, from where ``lease_local`` runs, and before the observer
-*received* the read that showed it, from where ``lease_evict`` runs; and ``lease_evict`` is longer than ``lease_local`` even if the two
-clocks run at rates that are 10 % off in opposite directions. The eviction names the counter it judged, so one that comes late fails.
+One side holds a lease (:class:`Lease`), the others time its silence (:class:`Observer`). Why a node
+has stopped admitting before anyone may evict it: the storage applied the last renewal after the
+node *sent* it, from where ``lease_local`` runs, and before the observer *received* the read that
+showed it, from where ``lease_evict`` runs; and ``lease_evict`` is longer than ``lease_local`` even
+if the two clocks run at rates that are 10 % off in opposite directions. The eviction names the
+counter it judged, so one that comes late fails.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from rio.cluster.config import ClusterConfig
 from rio.cluster.membership import Member, MembershipSnapshot
 
 GAP_POLLS = 2.5
-"""An observer whose reads were further apart than this many ``poll_interval`` has not observed, and starts to count anew."""
+"""An observer whose reads were further apart than this many ``poll_interval`` has not observed, and
+starts to count anew.
+"""
 
 MAX_ENDED_MEMBERS = 64
 """How many members that left or died are kept in the storage, whatever their age."""
@@ -31,10 +36,13 @@ class Lease:
         self._duration = duration
         self._fenced_at = -math.inf
         self.until = -math.inf
-        """``max(old, sent + lease_local)`` over the renewals that succeeded; ``-inf`` before the first and after a fence."""
+        """``max(old, sent + lease_local)`` over the renewals that succeeded; ``-inf`` before the
+        first and after a fence.
+        """
 
     def renewed(self, sent: float) -> float:
-        """Count a renewal that succeeded and was *sent* at ``sent``, whenever its answer came; returns :attr:`until`.
+        """Count a renewal that succeeded and was *sent* at ``sent``, whenever its answer came;
+        returns :attr:`until`.
 
         One that was sent before the node was fenced says nothing about now and is ignored.
         """
@@ -48,15 +56,22 @@ class Lease:
         self.until = -math.inf
 
     def admits(self, now: float) -> bool:
-        """Whether a turn may start at ``now``. It pauses by itself when renewals fail and goes on with the first that succeeds."""
+        """Whether a turn may start at ``now``.
+
+        It pauses by itself when renewals fail and goes on with the first that succeeds.
+        """
         return now < self.until
 
 
 class Duties(NamedTuple):
-    """What an observer should do after a read; repeated by each read until the storage shows it done."""
+    """What an observer should do after a read; repeated by each read until the storage shows it
+    done.
+    """
 
     evict: tuple[Member, ...]
-    """Members to declare dead, as they were read: by compare-and-set on their status *and* their lease counter. In ring order."""
+    """Members to declare dead, as they were read: by compare-and-set on their status *and* their
+    lease counter. In ring order.
+    """
     purge: tuple[int, ...]
     """Generations of members that ended long enough ago to be forgotten."""
 
@@ -68,10 +83,12 @@ class _Seen(NamedTuple):
 
 
 class Observer:
-    """What the member ``generation`` knows about the others from its own reads of the membership, by its own clock.
+    """What the member ``generation`` knows about the others from its own reads of the membership,
+    by its own clock.
 
-    Two rules keep a sick observer from evicting healthy members. Where its own reads were more than ``2.5 * poll_interval`` apart, or its
-    own counter stood still for ``lease_local`` (a storage that can be read but not written), it learnt nothing: all its timers restart.
+    Two rules keep a sick observer from evicting healthy members. Where its own reads were more than
+    ``2.5 * poll_interval`` apart, or its own counter stood still for ``lease_local`` (a storage
+    that can be read but not written), it learnt nothing: all its timers restart.
     """
 
     def __init__(self, generation: int, config: ClusterConfig) -> None:
@@ -82,7 +99,9 @@ class Observer:
         self._ended: dict[int, float] = {}
 
     def step(self, snapshot: MembershipSnapshot, sent: float, received: float) -> Duties:
-        """Take in one successful read, asked for at ``sent`` and answered at ``received`` (seconds of the observer's clock)."""
+        """Take in one successful read, asked for at ``sent`` and answered at ``received`` (seconds
+        of the observer's clock).
+        """
         if received - self._received > GAP_POLLS * self._config.poll_interval:
             self._seen = {}
         self._received = received
@@ -98,7 +117,9 @@ class Observer:
             if not member.status.terminal:
                 before = self._seen.get(member.generation)
                 unchanged = before is not None and before.counter == member.lease_counter
-                seen[member.generation] = before if before and unchanged else _Seen(member.lease_counter, received)
+                seen[member.generation] = (
+                    before if before and unchanged else _Seen(member.lease_counter, received)
+                )
         self._seen = seen
 
     def _time_ended(self, snapshot: MembershipSnapshot, received: float) -> None:
@@ -106,7 +127,9 @@ class Observer:
         self._ended = {generation: self._ended.get(generation, received) for generation in ended}
 
     def _silence(self, generation: int, sent: float) -> float:
-        """For how long at least the counter has been the same: from the receipt of the first read to the sending of the last."""
+        """For how long at least the counter has been the same: from the receipt of the first read
+        to the sending of the last.
+        """
         seen = self._seen.get(generation)
         return -math.inf if seen is None else sent - seen.since
 
@@ -117,7 +140,11 @@ class Observer:
 
     def _to_evict(self, snapshot: MembershipSnapshot, sent: float) -> tuple[Member, ...]:
         watched = watch(snapshot, self._generation, self._config.limit_monitored_members)
-        return tuple(member for member in watched if self._silence(member.generation, sent) >= self._config.lease_evict)
+        return tuple(
+            member
+            for member in watched
+            if self._silence(member.generation, sent) >= self._config.lease_evict
+        )
 
     def _to_purge(self, snapshot: MembershipSnapshot, received: float) -> tuple[int, ...]:
         if self._generation != min((member.generation for member in snapshot.active), default=None):
@@ -126,15 +153,24 @@ class Observer:
         return tuple(
             generation
             for rank, generation in enumerate(newest_first)
-            if rank >= MAX_ENDED_MEMBERS or received - self._ended[generation] >= self._config.drop_inactive_after
+            if rank >= MAX_ENDED_MEMBERS
+            or received - self._ended[generation] >= self._config.drop_inactive_after
         )
 
 
-def watch(snapshot: MembershipSnapshot, generation: int, limit: int | None = None) -> tuple[Member, ...]:
-    """The members that ``generation`` may evict: the next ``limit`` after itself on the ring of generations that have not ended.
+def watch(
+    snapshot: MembershipSnapshot, generation: int, limit: int | None = None
+) -> tuple[Member, ...]:
+    """The members that ``generation`` may evict: the next ``limit`` after itself on the ring of
+    generations that have not ended.
 
-    With a limit each member is still watched by that many others; rio-rs watches the same first few from everywhere.
+    With a limit each member is still watched by that many others; rio-rs watches the same first few
+    from everywhere.
     """
-    others = (member for member in snapshot.members if not member.status.terminal and member.generation != generation)
+    others = (
+        member
+        for member in snapshot.members
+        if not member.status.terminal and member.generation != generation
+    )
     ring = sorted(others, key=lambda member: (member.generation < generation, member.generation))
     return tuple(ring[:limit])

@@ -1,4 +1,5 @@
-"""The membership as JSON: what a node shows to browsers, and what :class:`rio.storage.http.HttpMembershipStorage` reads.
+"""The membership as JSON: what a node shows to browsers, and what
+:class:`rio.storage.http.HttpMembershipStorage` reads.
 
 ::
 
@@ -42,7 +43,13 @@ _decode = msgspec.json.Decoder(_Listing).decode
 
 def encode_members(snapshot: MembershipSnapshot) -> bytes:
     """The whole snapshot."""
-    return _encode(_Listing(snapshot.version, snapshot.generation_high, [_listed(member) for member in snapshot.members]))
+    return _encode(
+        _Listing(
+            snapshot.version,
+            snapshot.generation_high,
+            [_listed(member) for member in snapshot.members],
+        )
+    )
 
 
 def encode_member(member: Member) -> bytes:
@@ -55,13 +62,24 @@ def decode_members(data: bytes) -> MembershipSnapshot:
     :raises ValueError: this is no listing of members.
     """
     listing = _decode(data)
-    return MembershipSnapshot(listing.version, listing.generation_high, tuple(_member(member) for member in listing.members))
+    return MembershipSnapshot(
+        listing.version,
+        listing.generation_high,
+        tuple(_member(member) for member in listing.members),
+    )
 
 
 def _listed(member: Member) -> _Member:
     host, port = Address.parse(member.address)
     return _Member(
-        member.generation, member.address, member.status.name, member.lease_counter, member.metadata, member.votes, host, port
+        member.generation,
+        member.address,
+        member.status.name,
+        member.lease_counter,
+        member.metadata,
+        member.votes,
+        host,
+        port,
     )
 
 
@@ -69,4 +87,11 @@ def _member(listed: _Member) -> Member:
     status = MemberStatus.__members__.get(listed.status)
     if status is None:
         raise ValueError(f"there is no status {listed.status!r}")
-    return Member(listed.generation, listed.address, status, listed.lease_counter, listed.metadata, listed.votes)
+    return Member(
+        listed.generation,
+        listed.address,
+        status,
+        listed.lease_counter,
+        listed.metadata,
+        listed.votes,
+    )

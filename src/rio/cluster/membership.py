@@ -1,7 +1,9 @@
-"""Who is in the cluster: the member record, and the contract of the storage that is the authority over it.
+"""Who is in the cluster: the member record, and the contract of the storage that is the authority
+over it.
 
-Storage is the meeting point and the only authority for the terminal statuses; nothing else can make a member dead. A member is identified
-by its generation, a number that the storage issues once and never again: a restarted server is a new member.
+Storage is the meeting point and the only authority for the terminal statuses; nothing else can make
+a member dead. A member is identified by its generation, a number that the storage issues once and
+never again: a restarted server is a new member.
 """
 
 from __future__ import annotations
@@ -61,16 +63,24 @@ class MembershipSnapshot(msgspec.Struct, frozen=True):
     """All members at one instant, from one statement."""
 
     version: int
-    """Raised by each change of who is there and in which status: a registration, a status, a purge. Not by renewals and votes."""
+    """Raised by each change of who is there and in which status: a registration, a status, a purge.
+
+    Not by renewals and votes.
+    """
     generation_high: int
-    """The highest generation issued so far. A member that is absent and not above it was purged, and is dead."""
+    """The highest generation issued so far.
+
+    A member that is absent and not above it was purged, and is dead.
+    """
     members: tuple[Member, ...] = ()
 
     def find(self, generation: int) -> Member | None:
         return next((member for member in self.members if member.generation == generation), None)
 
     def status_of(self, generation: int) -> MemberStatus | None:
-        """The status, ``DEAD`` for one that was purged, ``None`` for one that is newer than this snapshot."""
+        """The status, ``DEAD`` for one that was purged, ``None`` for one that is newer than this
+        snapshot.
+        """
         member = self.find(generation)
         if member is not None:
             return member.status
@@ -97,11 +107,16 @@ class StatusChange(NamedTuple):
 
 
 class MembershipStorage(ABC):
-    """The contract. Every method may raise :class:`rio.errors.StorageUnavailable`, which is never evidence about a member."""
+    """The contract.
+
+    Every method may raise :class:`rio.errors.StorageUnavailable`, which is never evidence about a
+    member.
+    """
 
     @abstractmethod
     async def prepare(self) -> None:
-        """Connect, and create or check the schema. Idempotent; safe when many processes do it at once.
+        """Connect, and create or check the schema. Idempotent; safe when many processes do it at
+        once.
 
         :raises SchemaMismatch: the database belongs to another version of ``rio``.
         """
@@ -114,14 +129,19 @@ class MembershipStorage(ABC):
     async def register(self, address: str, metadata: bytes = b"") -> Registered:
         """Add a member as ``JOINING`` under a new generation, after its listener is bound.
 
-        Older members of the same address become ``DEAD``: that this one could bind the address proves that they closed it.
+        Older members of the same address become ``DEAD``: that this one could bind the address
+        proves that they closed it.
 
         :raises ValueError: the metadata is longer than 128 bytes.
         """
 
     @abstractmethod
     async def renew(self, generation: int) -> bool:
-        """Raise the lease counter. ``False`` if the member is not ``JOINING``, ``ACTIVE`` or ``DRAINING`` (any more): it must stop."""
+        """Raise the lease counter.
+
+        ``False`` if the member is not ``JOINING``, ``ACTIVE`` or ``DRAINING`` (any more): it must
+        stop.
+        """
 
     @abstractmethod
     async def snapshot(self) -> MembershipSnapshot:
@@ -129,35 +149,51 @@ class MembershipStorage(ABC):
 
     @abstractmethod
     async def set_status(
-        self, generation: int, expected: MemberStatus, status: MemberStatus, *, expected_counter: int | None = None
+        self,
+        generation: int,
+        expected: MemberStatus,
+        status: MemberStatus,
+        *,
+        expected_counter: int | None = None,
     ) -> StatusChange:
-        """Move a member forward if its status, and its lease counter where given, are still as expected; raises the snapshot's version.
+        """Move a member forward if its status, and its lease counter where given, are still as
+        expected; raises the snapshot's version.
 
         :raises ValueError: ``status`` does not come after ``expected``.
         """
 
     @abstractmethod
     async def vote(self, target: int, vote: Vote) -> StatusChange:
-        """Add or replace one active voter's vote on a member that is not terminal. The snapshot's version stays.
+        """Add or replace one active voter's vote on a member that is not terminal. The snapshot's
+        version stays.
 
-        The vote becomes the newest. Where there would be more than 8 the oldest goes: the one that arrived first, whatever its ``at`` says.
+        The vote becomes the newest. Where there would be more than 8 the oldest goes: the one that
+        arrived first, whatever its ``at`` says.
         """
 
     @abstractmethod
     async def purge(self, generation: int) -> bool:
-        """Forget a terminal member, which raises the snapshot's version. ``False`` if it is not terminal, or not there."""
+        """Forget a terminal member, which raises the snapshot's version.
+
+        ``False`` if it is not terminal, or not there.
+        """
 
     async def wait_for_change(self, version: int, timeout: float) -> None:
-        """Return when the snapshot's version may be above ``version``, and after ``timeout`` seconds at the latest.
+        """Return when the snapshot's version may be above ``version``, and after ``timeout``
+        seconds at the latest.
 
-        It is a hint of when to read and no more: it may return early, and a back end that hears of nothing simply sleeps, which is what
-        this default does. A node waits in this way between two reads, so that it polls where nothing is heard.
+        It is a hint of when to read and no more: it may return early, and a back end that hears of
+        nothing simply sleeps, which is what this default does. A node waits in this way between two
+        reads, so that it polls where nothing is heard.
         """
         await asyncio.sleep(timeout)
 
     @property
     def why_not_durable(self) -> str:
-        """Once it is prepared: why it may forget what it has acknowledged, or an empty string. See ``require_durable_storage``."""
+        """Once it is prepared: why it may forget what it has acknowledged, or an empty string.
+
+        See ``require_durable_storage``.
+        """
         return ""
 
     async def __aenter__(self) -> Self:
@@ -171,13 +207,17 @@ class MembershipStorage(ABC):
 def check_metadata(metadata: bytes) -> None:
     """:raises ValueError: the metadata is longer than 128 bytes."""
     if len(metadata) > MAX_METADATA_BYTES:
-        raise ValueError(f"a member's metadata is {len(metadata)} bytes long, the limit is {MAX_METADATA_BYTES}")
+        raise ValueError(
+            f"a member's metadata is {len(metadata)} bytes long, the limit is {MAX_METADATA_BYTES}"
+        )
 
 
 def check_forward(expected: MemberStatus, status: MemberStatus) -> None:
     """:raises ValueError: ``status`` does not come after ``expected``."""
     if status <= expected:
-        raise ValueError(f"a member's status only moves forward: {status.name} does not come after {expected.name}")
+        raise ValueError(
+            f"a member's status only moves forward: {status.name} does not come after {expected.name}"
+        )
 
 
 def with_vote(votes: Sequence[Vote], vote: Vote) -> tuple[Vote, ...]:

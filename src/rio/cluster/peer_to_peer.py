@@ -1,6 +1,8 @@
-"""Membership among equals: each node renews its own lease and watches the leases of others. The storage is the only referee.
+"""Membership among equals: each node renews its own lease and watches the leases of others. The
+storage is the only referee.
 
-Where the nodes can talk to each other, gossip makes that quicker and sees more, see :mod:`rio.cluster.gossip`; this is the shell around it.
+Where the nodes can talk to each other, gossip makes that quicker and sees more, see
+:mod:`rio.cluster.gossip`; this is the shell around it.
 """
 
 from __future__ import annotations
@@ -41,13 +43,18 @@ from rio.errors import ConfigurationError, JoinFailed, NodeEvicted, StorageError
 logger = logging.getLogger("rio.cluster")
 
 MAX_DUTIES = 64
-"""Calls of the storage that gossip asks for and that have not been made; more are not needed, as it asks again."""
+"""Calls of the storage that gossip asks for and that have not been made; more are not needed, as it
+asks again.
+"""
 
 Duty: TypeAlias = Refresh | CastVote | Condemn | Fence
 
 
 class RioRsSettings(TypedDict, total=False):
-    """The settings of rio-rs, as keywords. Their meaning here: :meth:`ClusterConfig.from_rio_rs`."""
+    """The settings of rio-rs, as keywords.
+
+    Their meaning here: :meth:`ClusterConfig.from_rio_rs`.
+    """
 
     interval_secs: float
     num_failures_threshold: int
@@ -59,15 +66,19 @@ class RioRsSettings(TypedDict, total=False):
 class PeerToPeerClusterProvider(ClusterProvider):
     """A node that is fenced before it is evicted.
 
-    It renews its lease every ``renew_interval`` and admits calls until ``lease_local`` after the last success. It reads the membership
-    every ``poll_interval`` and declares a member dead whose lease counter stood still for ``lease_evict``. The two run side by side, so a
-    slow read never delays a renewal. When the storage is away the node pauses, evicts nobody, and goes on when it is back.
+    It renews its lease every ``renew_interval`` and admits calls until ``lease_local`` after the
+    last success. It reads the membership every ``poll_interval`` and declares a member dead whose
+    lease counter stood still for ``lease_evict``. The two run side by side, so a slow read never
+    delays a renewal. When the storage is away the node pauses, evicts nobody, and goes on when it
+    is back.
 
-    With :attr:`control` set, which a server does, the nodes also probe each other and gossip: changes of the membership are heard of rather
-    than polled for, a member that renews but cannot be reached is condemned by votes, and :meth:`join` takes two-way probes with a majority
-    of the others. When none of that gets through, all the rest stays as it is.
+    With :attr:`control` set, which a server does, the nodes also probe each other and gossip:
+    changes of the membership are heard of rather than polled for, a member that renews but cannot
+    be reached is condemned by votes, and :meth:`join` takes two-way probes with a majority of the
+    others. When none of that gets through, all the rest stays as it is.
 
-    ``config``: a :class:`ClusterConfig`; or the settings of rio-rs as keywords, which it is computed from.
+    ``config``: a :class:`ClusterConfig`; or the settings of rio-rs as keywords, which it is
+    computed from.
 
     :raises ConfigurationError: both were given, or they cannot work.
     """
@@ -82,8 +93,12 @@ class PeerToPeerClusterProvider(ClusterProvider):
         **rio_rs: Unpack[RioRsSettings],
     ) -> None:
         if rio_rs and config is not None:
-            raise ConfigurationError(f"give either config or the settings of rio-rs, not both: {', '.join(rio_rs)}")
-        super().__init__(storage, ClusterConfig.from_rio_rs(**rio_rs) if rio_rs else config, clock=clock, rng=rng)
+            raise ConfigurationError(
+                f"give either config or the settings of rio-rs, not both: {', '.join(rio_rs)}"
+            )
+        super().__init__(
+            storage, ClusterConfig.from_rio_rs(**rio_rs) if rio_rs else config, clock=clock, rng=rng
+        )
         self._gossip: Gossip | None = None
         self._duties: asyncio.Queue[Duty] = asyncio.Queue(MAX_DUTIES)
         self._is_gossiping = False
@@ -95,13 +110,16 @@ class PeerToPeerClusterProvider(ClusterProvider):
         self._heard.set()
 
     async def condemn(self, generation: int) -> bool:
-        """An operator's order (E4): the member stops as soon as it notices. ``False`` if it was condemned, or had ended, already.
+        """An operator's order (E4): the member stops as soon as it notices. ``False`` if it was
+        condemned, or had ended, already.
 
         :raises StorageUnavailable: the storage did not answer.
         """
         member = (await self.refresh()).find(generation)
         while member is not None and member.status < MemberStatus.CONDEMNED:
-            change = await self._calls.run(self._storage.set_status(generation, member.status, MemberStatus.CONDEMNED))
+            change = await self._calls.run(
+                self._storage.set_status(generation, member.status, MemberStatus.CONDEMNED)
+            )
             if change.applied:
                 self._ask_for(Refresh())
                 return True
@@ -137,16 +155,29 @@ class PeerToPeerClusterProvider(ClusterProvider):
             self._lost("is not live any more")
 
     async def _evict(self, member: Member) -> None:
-        """Declare dead what is still as silent as it was read, whatever its status: joining, active, draining or condemned."""
+        """Declare dead what is still as silent as it was read, whatever its status: joining,
+        active, draining or condemned.
+        """
         change = await self._calls.run(
-            self._storage.set_status(member.generation, member.status, MemberStatus.DEAD, expected_counter=member.lease_counter)
+            self._storage.set_status(
+                member.generation,
+                member.status,
+                MemberStatus.DEAD,
+                expected_counter=member.lease_counter,
+            )
         )
         if change.applied:
             silence = self._config.lease_evict
-            logger.warning("member %d evicted member %d (%s), silent for %g s", self.generation, member.generation, member.address, silence)
+            logger.warning(
+                "member %d evicted member %d (%s), silent for %g s",
+                self.generation,
+                member.generation,
+                member.address,
+                silence,
+            )
             self._ask_for(Refresh())
 
-    # --- the shell around gossip --------------------------------------------------------------------------------------
+    # --- the shell around gossip ------------------------------------------------------------------
 
     async def _read(self) -> MembershipSnapshot:
         sent = self._clock()
@@ -156,7 +187,9 @@ class PeerToPeerClusterProvider(ClusterProvider):
 
     def _feed(self, event: Event, due: float = -math.inf) -> None:
         if self._gossip is not None:
-            for action in self._gossip.step(event, max(due, self._clock())):  # a timer may be early by a rounding error
+            for action in self._gossip.step(
+                event, max(due, self._clock())
+            ):  # a timer may be early by a rounding error
                 self._do(action)
             self._set_timer(self._gossip.due)
 
@@ -169,7 +202,11 @@ class PeerToPeerClusterProvider(ClusterProvider):
             case Refresh() | CastVote() | Condemn():
                 self._ask_for(action)
             case Fence():
-                logger.warning("member %d (%s) hears that it was given up: it pauses and asks the storage", self.generation, self.address)
+                logger.warning(
+                    "member %d (%s) hears that it was given up: it pauses and asks the storage",
+                    self.generation,
+                    self.address,
+                )
                 self._fence()
                 self._ask_for(action)
 
@@ -178,7 +215,9 @@ class PeerToPeerClusterProvider(ClusterProvider):
             self._duties.put_nowait(duty)
 
     async def _gossiping(self) -> None:
-        """Let time pass for gossip, and make the calls of the storage that it asks for, one after the other."""
+        """Let time pass for gossip, and make the calls of the storage that it asks for, one after
+        the other.
+        """
         self._is_gossiping = True
         try:
             self._feed(Tick())
@@ -203,7 +242,9 @@ class PeerToPeerClusterProvider(ClusterProvider):
             case Refresh():
                 await self.refresh()
             case CastVote():
-                change = await self._calls.run(self._storage.vote(duty.target, Vote(self.generation, self._clock())))
+                change = await self._calls.run(
+                    self._storage.vote(duty.target, Vote(self.generation, self._clock()))
+                )
                 if change.member is not None:
                     self._feed(Voted(change.member))
             case Condemn():
@@ -212,9 +253,16 @@ class PeerToPeerClusterProvider(ClusterProvider):
                 await self._renew()  # if the storage knows nothing of it the pause is over
 
     async def _condemn(self, member: Member) -> None:
-        change = await self._calls.run(self._storage.set_status(member.generation, member.status, MemberStatus.CONDEMNED))
+        change = await self._calls.run(
+            self._storage.set_status(member.generation, member.status, MemberStatus.CONDEMNED)
+        )
         if change.applied:
-            logger.warning("member %d condemned member %d (%s) after a vote", self.generation, member.generation, member.address)
+            logger.warning(
+                "member %d condemned member %d (%s) after a vote",
+                self.generation,
+                member.generation,
+                member.address,
+            )
             await self.refresh()
 
     def _set_timer(self, due: float) -> None:
@@ -222,7 +270,9 @@ class PeerToPeerClusterProvider(ClusterProvider):
             self._timer.cancel()
             self._timer = None
         if self._is_gossiping:
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, due - self._clock()), self._tick, due)
+            self._timer = asyncio.get_running_loop().call_later(
+                max(0.0, due - self._clock()), self._tick, due
+            )
 
     def _tick(self, due: float) -> None:
         self._timer = None
@@ -231,10 +281,11 @@ class PeerToPeerClusterProvider(ClusterProvider):
             self._feed(Late(late))
         self._feed(Tick(), due)
 
-    # --- joining ------------------------------------------------------------------------------------------------------
+    # --- joining ----------------------------------------------------------------------------------
 
     async def _meet_the_others(self) -> None:
-        """Exchange probes with a majority of the active members, without those whose lease is seen to stand still.
+        """Exchange probes with a majority of the active members, without those whose lease is seen
+        to stand still.
 
         :raises JoinFailed: that took longer than ``join_timeout``.
         """
@@ -242,10 +293,20 @@ class PeerToPeerClusterProvider(ClusterProvider):
         self._gossip, self._duties = None, asyncio.Queue(MAX_DUTIES)
         if self.control is None or settings is None:
             return
-        self._gossip = Gossip(self.generation, self._config, self._rng, self._clock(), own.metadata if own is not None else b"")
+        self._gossip = Gossip(
+            self.generation,
+            self._config,
+            self._rng,
+            self._clock(),
+            own.metadata if own is not None else b"",
+        )
         try:
             async with asyncio.timeout(settings.join_timeout):
-                await _until_one_ends(self._greeting(self._gossip, settings.gossip_interval), self._renewing(), self._gossiping())
+                await _until_one_ends(
+                    self._greeting(self._gossip, settings.gossip_interval),
+                    self._renewing(),
+                    self._gossiping(),
+                )
         except TimeoutError:
             raise JoinFailed(
                 f"{self.address} could not exchange probes with a majority of the other members within {settings.join_timeout:g} s: "

@@ -1,4 +1,6 @@
-"""What stands between a server and the membership: joining, holding a lease, learning who else is there, leaving."""
+"""What stands between a server and the membership: joining, holding a lease, learning who else is
+there, leaving.
+"""
 
 from __future__ import annotations
 
@@ -23,37 +25,54 @@ logger = logging.getLogger("rio.cluster")
 T = TypeVar("T")
 
 FIRST_RETRY = 0.05
-"""Seconds before the first retry of something that failed, at most; doubled by each further failure."""
+"""Seconds before the first retry of something that failed, at most; doubled by each further
+failure.
+"""
 
 SHORTEST_POLL = 0.05
-"""Seconds after which the membership is read again at the earliest, however often the storage tells of changes."""
+"""Seconds after which the membership is read again at the earliest, however often the storage tells
+of changes.
+"""
 
 MAX_ABANDONED_CALLS = 64
 """Storage calls that may hang on after their time-out, before new ones are refused."""
 
 
 class ControlTransport(Protocol):
-    """How a node's messages get to other nodes. Each arrives once or never; in order or not; nobody waits for it."""
+    """How a node's messages get to other nodes.
+
+    Each arrives once or never; in order or not; nobody waits for it.
+    """
 
     def send(self, address: str, payload: bytes) -> None:
-        """Send, or lose, one message; it reaches :meth:`ClusterProvider.receive` of the node at ``address``."""
+        """Send, or lose, one message; it reaches :meth:`ClusterProvider.receive` of the node at
+        ``address``.
+        """
 
     def reset(self, address: str) -> None:
         """Something is wrong on the way to this address: take a new one."""
 
 
 class ClusterProvider(ABC):
-    """One node's part in the cluster. The server owns one, and calls in this order: callbacks, ``join``, ``serve``, ``drain``, ``leave``.
+    """One node's part in the cluster. The server owns one, and calls in this order: callbacks,
+    ``join``, ``serve``, ``drain``, ``leave``.
 
-    ``storage``: prepared by the caller, who also closes it. ``config``: :meth:`ClusterConfig.strict` unless given. ``clock``: seconds, the
-    same clock by which the server admits. ``rng``: spreads the retries.
+    ``storage``: prepared by the caller, who also closes it. ``config``:
+    :meth:`ClusterConfig.strict` unless given. ``clock``: seconds, the same clock by which the
+    server admits. ``rng``: spreads the retries.
 
-    A node admits calls while ``clock()`` is less than what :attr:`on_lease` was last told. Storage calls end within
-    ``config.storage_timeout`` even where a driver ignores both time-outs and cancellation.
+    A node admits calls while ``clock()`` is less than what :attr:`on_lease` was last told. Storage
+    calls end within ``config.storage_timeout`` even where a driver ignores both time-outs and
+    cancellation.
     """
 
     def __init__(
-        self, storage: MembershipStorage, config: ClusterConfig | None = None, *, clock: Clock = now, rng: random.Random | None = None
+        self,
+        storage: MembershipStorage,
+        config: ClusterConfig | None = None,
+        *,
+        clock: Clock = now,
+        rng: random.Random | None = None,
     ) -> None:
         self._storage = storage
         self._config = config or ClusterConfig()
@@ -70,9 +89,13 @@ class ClusterProvider(ABC):
         self.snapshot = MembershipSnapshot(0, 0)
         """The newest membership that this node has read."""
         self.control: ControlTransport | None = None
-        """The way to the other nodes, set before :meth:`join`; ``None``: the nodes meet in the storage only."""
+        """The way to the other nodes, set before :meth:`join`; ``None``: the nodes meet in the
+        storage only.
+        """
         self.on_lease: Callable[[float], None] = _ignore
-        """Called with ``lease_until``, a time of ``clock``, each time it moves: infinite where nobody watches, ``-inf`` for a fence."""
+        """Called with ``lease_until``, a time of ``clock``, each time it moves: infinite where
+        nobody watches, ``-inf`` for a fence.
+        """
         self.on_snapshot: Callable[[MembershipSnapshot], None] = _ignore
         """Called with each snapshot whose version is new."""
 
@@ -82,9 +105,11 @@ class ClusterProvider(ABC):
         return self._config
 
     async def join(self, address: str, metadata: bytes = b"") -> int:
-        """Become an active member and return its generation. To be called once the listener is bound: older members of ``address`` die.
+        """Become an active member and return its generation. To be called once the listener is
+        bound: older members of ``address`` die.
 
-        If this raises or is cancelled, :meth:`leave` takes back what it did; without it the others evict the member, which is silent.
+        If this raises or is cancelled, :meth:`leave` takes back what it did; without it the others
+        evict the member, which is silent.
 
         :raises StorageUnavailable: the storage did not answer.
         :raises NodeEvicted: another node took the address over meanwhile.
@@ -93,7 +118,11 @@ class ClusterProvider(ABC):
         self._leaving.clear()
         self._lease = Lease(self._lease_duration())
         registered = await self._calls.run(self._storage.register(address, metadata))
-        self.generation, self.address, self.snapshot = registered.generation, address, registered.snapshot
+        self.generation, self.address, self.snapshot = (
+            registered.generation,
+            address,
+            registered.snapshot,
+        )
         self._observer = Observer(self.generation, self._config)
         self.on_snapshot(self.snapshot)
         await self._renew()
@@ -104,9 +133,11 @@ class ClusterProvider(ABC):
         return self.generation
 
     async def serve(self) -> None:
-        """Hold the lease and follow the membership until cancelled, or until :meth:`leave`. No failure of the storage ends it.
+        """Hold the lease and follow the membership until cancelled, or until :meth:`leave`. No
+        failure of the storage ends it.
 
-        :raises NodeEvicted: this node is no longer a live member. It was fenced first; it must stop, and may start again as a new member.
+        :raises NodeEvicted: this node is no longer a live member. It was fenced first; it must
+        stop, and may start again as a new member.
         :raises RuntimeError: the node has not joined.
         """
         if not self.generation:
@@ -117,7 +148,8 @@ class ClusterProvider(ABC):
             await self._calls.settle()
 
     async def drain(self) -> None:
-        """Tell the cluster that this node activates nothing new. It stays a member and must keep being served until :meth:`leave`.
+        """Tell the cluster that this node activates nothing new. It stays a member and must keep
+        being served until :meth:`leave`.
 
         :raises StorageUnavailable: the storage did not answer; it may be tried again.
         :raises NodeEvicted: the node is no longer a live member.
@@ -125,11 +157,14 @@ class ClusterProvider(ABC):
         await self._advance(MemberStatus.DRAINING)
 
     async def leave(self) -> None:
-        """Fence this node for good, end :meth:`serve`, and tell the cluster, so that others take its objects at once. Idempotent.
+        """Fence this node for good, end :meth:`serve`, and tell the cluster, so that others take
+        its objects at once. Idempotent.
 
-        To be called when no turn runs any more; after a failed :meth:`join` and after :class:`NodeEvicted` as well.
+        To be called when no turn runs any more; after a failed :meth:`join` and after
+        :class:`NodeEvicted` as well.
 
-        :raises StorageUnavailable: the storage did not answer. The node is fenced all the same, and the others evict it by its silence.
+        :raises StorageUnavailable: the storage did not answer. The node is fenced all the same, and
+        the others evict it by its silence.
         """
         self._leaving.set()
         self._fence()
@@ -148,7 +183,9 @@ class ClusterProvider(ABC):
         return self.snapshot
 
     def receive(self, source: int, payload: bytes) -> None:
-        """A message came on the control connection of the member ``source``, as that introduced itself."""
+        """A message came on the control connection of the member ``source``, as that introduced
+        itself.
+        """
         logger.debug("a message of member %d is ignored: this node does not gossip", source)
 
     async def _meet_the_others(self) -> None:  # noqa: B027  # there is nobody to meet where nobody talks
@@ -168,7 +205,14 @@ class ClusterProvider(ABC):
 
     def _loops(self) -> list[Coroutine[Any, Any, None]]:
         """What :meth:`serve` runs, side by side, until one of them raises."""
-        return [self._repeat("reading the membership", self._config.poll_interval, self._poll, self._wait_for_news)]
+        return [
+            self._repeat(
+                "reading the membership",
+                self._config.poll_interval,
+                self._poll,
+                self._wait_for_news,
+            )
+        ]
 
     async def _repeat(
         self,
@@ -177,7 +221,8 @@ class ClusterProvider(ABC):
         action: Callable[[], Awaitable[None]],
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Run ``action`` every ``interval`` seconds from start to start, sooner after a failure, whatever fails but an eviction.
+        """Run ``action`` every ``interval`` seconds from start to start, sooner after a failure,
+        whatever fails but an eviction.
 
         ``wait``: how to spend the time after a success; it may return early.
         """
@@ -193,7 +238,12 @@ class ClusterProvider(ABC):
                 self._log_failure(what, failures, error)
             else:
                 if failures:
-                    logger.info("member %d: %s works again after %d failure(s)", self.generation, what, failures)
+                    logger.info(
+                        "member %d: %s works again after %d failure(s)",
+                        self.generation,
+                        what,
+                        failures,
+                    )
                 failures = 0
             pause = backoff(failures, FIRST_RETRY, interval, self._rng) if failures else interval
             await (asyncio.sleep if failures else wait)(max(0.0, started + pause - self._clock()))
@@ -202,14 +252,27 @@ class ClusterProvider(ABC):
         level = logging.WARNING if failures == 1 else logging.DEBUG
         unexpected = None if isinstance(error, StorageError) else error
         margin = self._lease.until - self._clock()
-        logger.log(level, "member %d: %s failed, %.1f s of lease left: %r", self.generation, what, margin, error, exc_info=unexpected)
+        logger.log(
+            level,
+            "member %d: %s failed, %.1f s of lease left: %r",
+            self.generation,
+            what,
+            margin,
+            error,
+            exc_info=unexpected,
+        )
 
     async def _poll(self) -> None:
-        """Read once, then do what the observer finds until the next read is due, at least one thing: what is left over is found again."""
+        """Read once, then do what the observer finds until the next read is due, at least one
+        thing: what is left over is found again.
+        """
         sent = self._clock()
         snapshot = await self._read()
         duties = self._observer.step(snapshot, sent, self._clock())
-        for act in (*(partial(self._evict, member) for member in duties.evict), *(partial(self._purge, ended) for ended in duties.purge)):
+        for act in (
+            *(partial(self._evict, member) for member in duties.evict),
+            *(partial(self._purge, ended) for ended in duties.purge),
+        ):
             await act()
             if self._clock() >= sent + self._config.poll_interval:
                 break
@@ -224,7 +287,9 @@ class ClusterProvider(ABC):
                 try:
                     await self._storage.wait_for_change(self.snapshot.version, left)
                 except StorageError as error:
-                    logger.debug("member %d: the storage tells of no changes: %r", self.generation, error)
+                    logger.debug(
+                        "member %d: the storage tells of no changes: %r", self.generation, error
+                    )
                     await asyncio.sleep(left)
 
     async def _read(self) -> MembershipSnapshot:
@@ -244,10 +309,17 @@ class ClusterProvider(ABC):
         await self._calls.run(self._storage.purge(generation))
 
     async def _advance(self, target: MemberStatus) -> None:
-        """Move this node's own status forward to ``target``, from wherever it is. Repeating it is harmless."""
+        """Move this node's own status forward to ``target``, from wherever it is.
+
+        Repeating it is harmless.
+        """
         member = self.snapshot.find(self.generation)
         while member is not None and member.status < target:
-            member = (await self._calls.run(self._storage.set_status(self.generation, member.status, target))).member
+            member = (
+                await self._calls.run(
+                    self._storage.set_status(self.generation, member.status, target)
+                )
+            ).member
         status = MemberStatus.DEAD if member is None else member.status
         if target < MemberStatus.CONDEMNED <= status:
             self._lost(f"is {status.name}")
@@ -266,16 +338,23 @@ class ClusterProvider(ABC):
         """Fence, and raise what ends the node; a node that leaves knows already."""
         if not self._leaving.is_set():
             self._fence()
-            logger.error("member %d (%s) %s in the membership: it is fenced and stops", self.generation, self.address, why)
+            logger.error(
+                "member %d (%s) %s in the membership: it is fenced and stops",
+                self.generation,
+                self.address,
+                why,
+            )
             raise NodeEvicted(f"member {self.generation} ({self.address}) {why} in the membership")
 
 
 class LocalClusterProvider(ClusterProvider):
-    """Membership within one process: no failure is detected, so the lease never ends and nobody is evicted.
+    """Membership within one process: no failure is detected, so the lease never ends and nobody is
+    evicted.
 
-    Works over any storage, for instance a file that a single server uses alone. It still follows the membership, stops when another
-    server joins at its address, and forgets old members. After a crash the server has to come back at the same address: only that tells
-    the storage that the old one is dead. Not to be mixed with other providers in one cluster: they would evict it.
+    Works over any storage, for instance a file that a single server uses alone. It still follows
+    the membership, stops when another server joins at its address, and forgets old members. After a
+    crash the server has to come back at the same address: only that tells the storage that the old
+    one is dead. Not to be mixed with other providers in one cluster: they would evict it.
     """
 
     def _lease_duration(self) -> float:
@@ -289,20 +368,25 @@ class LocalClusterProvider(ClusterProvider):
 
 
 class _StorageCalls:
-    """Runs storage calls in tasks of their own, so that none can hold its caller longer than ``timeout`` seconds."""
+    """Runs storage calls in tasks of their own, so that none can hold its caller longer than
+    ``timeout`` seconds.
+    """
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
         self._abandoned: set[asyncio.Task[Any]] = set()
 
     async def run(self, call: Coroutine[Any, Any, T]) -> T:
-        """The call's result. A call that outlasts the time-out, or its caller, is cancelled and left to end: its outcome is unknown.
+        """The call's result. A call that outlasts the time-out, or its caller, is cancelled and
+        left to end: its outcome is unknown.
 
         :raises StorageUnavailable: no answer in time, or too many earlier calls still hang.
         """
         if len(self._abandoned) >= MAX_ABANDONED_CALLS:
             call.close()
-            raise StorageUnavailable(f"{len(self._abandoned)} earlier calls of the storage still hang")
+            raise StorageUnavailable(
+                f"{len(self._abandoned)} earlier calls of the storage still hang"
+            )
         task = asyncio.create_task(call)
         try:
             await asyncio.wait((task,), timeout=self._timeout)

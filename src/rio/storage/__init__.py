@@ -1,6 +1,7 @@
 """Where a cluster keeps what it knows: members, placements and states, on one back end or three.
 
-``open_storage(url)`` makes all three at once, and each of them can have a URL of its own. Drivers are imported when they are asked for.
+``open_storage(url)`` makes all three at once, and each of them can have a URL of its own. Drivers
+are imported when they are asked for.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ __all__ = ["Storage", "open_storage"]
 
 
 class Storage(msgspec.Struct, frozen=True):
-    """The three roles. ``msgspec.structs.replace(storage, state=...)`` puts one of them on another back end."""
+    """The three roles.
+
+    ``msgspec.structs.replace(storage, state=...)`` puts one of them on another back end.
+    """
 
     membership: MembershipStorage
     placement: ObjectPlacement
@@ -56,9 +60,15 @@ class Storage(msgspec.Struct, frozen=True):
 
 
 def open_storage(
-    url: str | None = None, /, *, membership: str | None = None, placement: str | None = None, state: str | None = None
+    url: str | None = None,
+    /,
+    *,
+    membership: str | None = None,
+    placement: str | None = None,
+    state: str | None = None,
 ) -> Storage:
-    """The storage that a URL names, not yet prepared. ``membership``, ``placement`` and ``state``: URLs of roles that live elsewhere.
+    """The storage that a URL names, not yet prepared. ``membership``, ``placement`` and ``state``:
+    URLs of roles that live elsewhere.
 
     ==================================  ===============================================================================
     ``memory://``                       in this process, empty, another one with each call
@@ -79,14 +89,23 @@ def open_storage(
                   whatever the preset of the cluster says
     ============  ====================================================================================================
 
-    :raises ConfigurationError: a URL names no back end, or has an option that its back end does not know; or a role has no URL.
+    :raises ConfigurationError: a URL names no back end, or has an option that its back end does not
+    know; or a role has no URL.
     """
-    from rio.storage import urls  # who gives all three as objects has no need of it, and it takes a while to import
+    from rio.storage import (
+        urls,
+    )  # who gives all three as objects has no need of it, and it takes a while to import
 
     given = {"membership": membership, "placement": placement, "state": state}
-    opened = {name: getattr(urls.opened(role_url), name) for name, role_url in given.items() if role_url is not None}
+    opened = {
+        name: getattr(urls.opened(role_url), name)
+        for name, role_url in given.items()
+        if role_url is not None
+    }
     if url is not None:
         return replace(urls.opened(url), **opened)
     if missing := given.keys() - opened.keys():
-        raise ConfigurationError(f"there is no URL for {', '.join(sorted(missing))}: give one for each role, or one for all")
+        raise ConfigurationError(
+            f"there is no URL for {', '.join(sorted(missing))}: give one for each role, or one for all"
+        )
     return Storage(**opened)

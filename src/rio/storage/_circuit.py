@@ -1,4 +1,6 @@
-"""How long to knock at the door of a database server that does not open, and when to stop knocking for a while."""
+"""How long to knock at the door of a database server that does not open, and when to stop knocking
+for a while.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,27 @@ from typing import Any
 from rio.errors import StorageUnavailable
 
 WAIT_TIMEOUT = 2.0
-"""Seconds to wait for a server that refuses connections, so that nobody notices when it is only restarted."""
+"""Seconds to wait for a server that refuses connections, so that nobody notices when it is only
+restarted.
+"""
 PAUSE = 1.0
-"""Seconds in which nobody tries again after that, so that what needs the server fails at once and does not pile up."""
+"""Seconds in which nobody tries again after that, so that what needs the server fails at once and
+does not pile up.
+"""
 FIRST_RETRY = 0.02
 LONGEST_RETRY = 0.25
 
 
 class Circuit:
-    """The way to a server. ``dial`` makes a connection; what it raises of ``not_now`` may be over in a moment, all else is final."""
+    """The way to a server.
 
-    def __init__(self, where: str, dial: Callable[[], Awaitable[Any]], not_now: tuple[type[Exception], ...]) -> None:
+    ``dial`` makes a connection; what it raises of ``not_now`` may be over in a moment, all else is
+    final.
+    """
+
+    def __init__(
+        self, where: str, dial: Callable[[], Awaitable[Any]], not_now: tuple[type[Exception], ...]
+    ) -> None:
         self._where = where
         self._dial = dial
         self._not_now = not_now
@@ -33,7 +45,9 @@ class Circuit:
         """
         now = asyncio.get_running_loop().time
         if now() < self._open_until:
-            raise StorageUnavailable(f"{self._where}: it could not be reached a moment ago, nothing was done")
+            raise StorageUnavailable(
+                f"{self._where}: it could not be reached a moment ago, nothing was done"
+            )
         deadline, longest = now() + WAIT_TIMEOUT, FIRST_RETRY
         while True:
             try:
@@ -42,6 +56,8 @@ class Circuit:
                 pause = random.uniform(0.0, longest)
                 if now() + pause > deadline:
                     self._open_until = now() + PAUSE
-                    raise StorageUnavailable(f"{self._where}: it cannot be reached, nothing was done ({error!r})") from error
+                    raise StorageUnavailable(
+                        f"{self._where}: it cannot be reached, nothing was done ({error!r})"
+                    ) from error
             await asyncio.sleep(pause)
             longest = min(2 * longest, LONGEST_RETRY)

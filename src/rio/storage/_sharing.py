@@ -42,7 +42,9 @@ class SharedDatabase(ABC):
         await self._settle()
 
     def _settle(self) -> asyncio.Future[None]:
-        """Have the database opened or closed by a task of its own, so that cancelling a user leaves nothing half open."""
+        """Have the database opened or closed by a task of its own, so that cancelling a user leaves
+        nothing half open.
+        """
         task = asyncio.get_running_loop().create_task(self._open_or_close())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -77,4 +79,6 @@ class SharingRole:
 
     def _check_open(self) -> None:
         if not self._joined:
-            raise StorageClosed(f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'")
+            raise StorageClosed(
+                f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'"
+            )

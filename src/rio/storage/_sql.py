@@ -1,9 +1,10 @@
 """The three roles over any SQL database, and the seam that a database fills.
 
-Every operation is a generator that yields statements and is sent their rows, so that one text serves a driver that runs it in a thread
-(SQLite) and one that awaits each statement (PostgreSQL). Operations are run again when a transaction must be, so all their effects are
-in SQL, and they return what happened; only the roles raise. Statements that change members touch ``rio_cluster`` last: that one order
-keeps transactions that overlap from waiting for each other in a circle.
+Every operation is a generator that yields statements and is sent their rows, so that one text
+serves a driver that runs it in a thread (SQLite) and one that awaits each statement (PostgreSQL).
+Operations are run again when a transaction must be, so all their effects are in SQL, and they
+return what happened; only the roles raise. Statements that change members touch ``rio_cluster``
+last: that one order keeps transactions that overlap from waiting for each other in a circle.
 
 Placeholders are ``?``; a driver with another style translates them.
 """
@@ -46,38 +47,55 @@ Operation = Generator[Statement, list[Row], T]
 
 
 def check_schema_version(where: str, found: int) -> None:
-    """:raises SchemaMismatch: the tables in ``where`` are of another version than this ``rio`` needs."""
+    """:raises SchemaMismatch: the tables in ``where`` are of another version than this ``rio``
+    needs.
+    """
     if found != SCHEMA_VERSION:
-        age, remedy = ("older", "move its data to a new database") if found < SCHEMA_VERSION else ("newer", "upgrade rio")
+        age, remedy = (
+            ("older", "move its data to a new database")
+            if found < SCHEMA_VERSION
+            else ("newer", "upgrade rio")
+        )
         raise SchemaMismatch(
             f"{where}: the tables have schema {found}, {age} than the {SCHEMA_VERSION} of this rio: {remedy}, or choose another database"
         )
 
 
 class SqlDatabase(SharedDatabase):
-    """What a database must offer besides being opened and closed: to run operations in transactions."""
+    """What a database must offer besides being opened and closed: to run operations in
+    transactions.
+    """
 
     next_token: ClassVar[str]
-    """An SQL expression for a token larger than any before it, even when rows were deleted in between."""
+    """An SQL expression for a token larger than any before it, even when rows were deleted in
+    between.
+    """
 
     @abstractmethod
     def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        """Run ``operation(*args)`` in a transaction of its own or shared with others, and return once it is durable.
+        """Run ``operation(*args)`` in a transaction of its own or shared with others, and return
+        once it is durable.
 
         :raises StorageUnavailable: it may have been done or not.
         """
 
     def write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        """Like :meth:`write`, for an operation whose statements need not share a transaction: each may be in one of its own."""
+        """Like :meth:`write`, for an operation whose statements need not share a transaction: each
+        may be in one of its own.
+        """
         return self.write(operation, *args)
 
     def write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        """Like :meth:`write_each`, past everything that waits where the database can: for a lease that must not run out meanwhile."""
+        """Like :meth:`write_each`, past everything that waits where the database can: for a lease
+        that must not run out meanwhile.
+        """
         return self.write(operation, *args)
 
     @abstractmethod
     def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        """Run ``operation(*args)``, which changes nothing, and which sees every write that has returned."""
+        """Run ``operation(*args)``, which changes nothing, and which sees every write that has
+        returned.
+        """
 
 
 class _SqlRole(SharingRole):
@@ -104,7 +122,7 @@ class _SqlRole(SharingRole):
         return self._database.read(operation, *args)
 
 
-# --- membership -------------------------------------------------------------------------------------------------------
+# --- membership -----------------------------------------------------------------------------------
 
 _MEMBER = "m.generation, m.address, m.status, m.lease_counter, m.metadata, m.votes"
 _FIND = f"SELECT {_MEMBER} FROM rio_member AS m WHERE m.generation = ?"
@@ -135,7 +153,9 @@ _NO_VOTES = _encode_votes(())
 
 def _member(row: Row) -> Member:
     generation, address, status, lease_counter, metadata, votes = row
-    return Member(generation, address, MemberStatus(status), lease_counter, metadata, _decode_votes(votes))
+    return Member(
+        generation, address, MemberStatus(status), lease_counter, metadata, _decode_votes(votes)
+    )
 
 
 def _find(generation: int) -> Operation[Member | None]:
@@ -160,7 +180,9 @@ def _renew(generation: int) -> Operation[bool]:
     return bool((yield _RENEW, (generation,)))
 
 
-def _set_status(generation: int, expected: int, status: int, expected_counter: int | None) -> Operation[StatusChange]:
+def _set_status(
+    generation: int, expected: int, status: int, expected_counter: int | None
+) -> Operation[StatusChange]:
     applied = bool((yield _SET_STATUS, (status, generation, expected, expected_counter)))
     if applied:
         yield _RAISE_VERSION, ()
@@ -183,7 +205,9 @@ def _purge(generation: int) -> Operation[bool]:
 
 
 class SqlMembershipStorage(_SqlRole, MembershipStorage):
-    """Members as rows of ``rio_member``; version and highest generation in the one row of ``rio_cluster``."""
+    """Members as rows of ``rio_member``; version and highest generation in the one row of
+    ``rio_cluster``.
+    """
 
     async def register(self, address: str, metadata: bytes = b"") -> Registered:
         check_metadata(metadata)
@@ -196,10 +220,17 @@ class SqlMembershipStorage(_SqlRole, MembershipStorage):
         return await self._read(_snapshot)
 
     async def set_status(
-        self, generation: int, expected: MemberStatus, status: MemberStatus, *, expected_counter: int | None = None
+        self,
+        generation: int,
+        expected: MemberStatus,
+        status: MemberStatus,
+        *,
+        expected_counter: int | None = None,
     ) -> StatusChange:
         check_forward(expected, status)
-        return await self._write(_set_status, generation, int(expected), int(status), expected_counter)
+        return await self._write(
+            _set_status, generation, int(expected), int(status), expected_counter
+        )
 
     async def vote(self, target: int, vote: Vote) -> StatusChange:
         return await self._write(_vote, target, vote)
@@ -208,7 +239,7 @@ class SqlMembershipStorage(_SqlRole, MembershipStorage):
         return await self._write(_purge, generation)
 
 
-# --- placement --------------------------------------------------------------------------------------------------------
+# --- placement ------------------------------------------------------------------------------------
 
 CLAIM = (
     "INSERT INTO rio_placement AS p (type_name, id, generation, token) VALUES (?, ?, ?, {next_token})"
@@ -217,13 +248,13 @@ CLAIM = (
     " RETURNING generation, token"
 )
 LOOKUP = "SELECT generation, token FROM rio_placement WHERE type_name = ? AND id = ?"
-RELEASE = (
-    "UPDATE rio_placement SET generation = NULL WHERE type_name = ? AND id = ? AND token = ? AND generation IS NOT NULL RETURNING token"
-)
+RELEASE = "UPDATE rio_placement SET generation = NULL WHERE type_name = ? AND id = ? AND token = ? AND generation IS NOT NULL RETURNING token"
 _OWNED_BY = "SELECT type_name, id FROM rio_placement WHERE generation = ?"
 
 
-def _claim(statement: str, object_id: ObjectId, generation: int, supersede: int | None) -> Operation[Placement]:
+def _claim(
+    statement: str, object_id: ObjectId, generation: int, supersede: int | None
+) -> Operation[Placement]:
     while True:
         rows = (yield statement, (*object_id, generation, supersede)) or (yield LOOKUP, object_id)
         if rows and rows[0][0] is not None:
@@ -257,7 +288,9 @@ class SqlObjectPlacement(_SqlRole, ObjectPlacement):
         super().__init__(database)
         self._claim = CLAIM.format(next_token=database.next_token)
 
-    async def claim(self, object_id: ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
+    async def claim(
+        self, object_id: ObjectId, generation: int, *, supersede: int | None = None
+    ) -> Placement:
         return await self._write_each(_claim, self._claim, object_id, generation, supersede)
 
     async def lookup(self, object_id: ObjectId) -> Placement | None:
@@ -270,7 +303,7 @@ class SqlObjectPlacement(_SqlRole, ObjectPlacement):
         return await self._read(_owned_by, generation)
 
 
-# --- state ------------------------------------------------------------------------------------------------------------
+# --- state ----------------------------------------------------------------------------------------
 
 LOAD_AND_FENCE = (
     "INSERT INTO rio_state AS s (type_name, id, state_name, version, token, data) VALUES (?, ?, ?, 0, ?, ?)"
@@ -288,25 +321,38 @@ def _load_and_fence(object_id: ObjectId, state_name: str, token: int) -> Operati
     return rows[0] if rows else None
 
 
-def _save(object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> Operation[bool]:
+def _save(
+    object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
+) -> Operation[bool]:
     return bool((yield SAVE, (data, *object_id, state_name, token, version)))
 
 
 class SqlState(_SqlRole, StateStorage):
-    """States as rows of ``rio_state``. A row of version 0 is a fence where nothing is stored yet."""
+    """States as rows of ``rio_state``.
+
+    A row of version 0 is a fence where nothing is stored yet.
+    """
 
     async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
         row = await self._write_each(_load_and_fence, object_id, state_name, token)
         if row is None:
-            raise Superseded(f"{state_name} of {object_id} was fenced by a token newer than {token}")
+            raise Superseded(
+                f"{state_name} of {object_id} was fenced by a token newer than {token}"
+            )
         version, data = row
         if not isinstance(version, int) or not isinstance(data, bytes):
-            raise StateCorrupt(f"the stored {state_name} of {object_id} is no row of rio: version {version!r}, data {type(data).__name__}")
+            raise StateCorrupt(
+                f"the stored {state_name} of {object_id} is no row of rio: version {version!r}, data {type(data).__name__}"
+            )
         if version == 0:
             raise StateNotFound(f"no {state_name} is stored for {object_id}")
         return StoredState(version, data)
 
-    async def save(self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
+    async def save(
+        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
+    ) -> int:
         if not await self._write_each(_save, object_id, state_name, token, version, data):
-            raise Superseded(f"{state_name} of {object_id} was not saved: token {token}, version {version} is no longer what is stored")
+            raise Superseded(
+                f"{state_name} of {object_id} was not saved: token {token}, version {version} is no longer what is stored"
+            )
         return version + 1

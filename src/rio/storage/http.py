@@ -1,4 +1,6 @@
-"""The membership as the nodes themselves show it over HTTP: for clients that are not to know the database, and may only read."""
+"""The membership as the nodes themselves show it over HTTP: for clients that are not to know the
+database, and may only read.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,14 @@ from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 from rio.cluster.listing import decode_members
-from rio.cluster.membership import MembershipSnapshot, MembershipStorage, MemberStatus, Registered, StatusChange, Vote
+from rio.cluster.membership import (
+    MembershipSnapshot,
+    MembershipStorage,
+    MemberStatus,
+    Registered,
+    StatusChange,
+    Vote,
+)
 from rio.errors import ConfigurationError, StorageClosed, StorageUnavailable
 
 MAX_HEAD = 1 << 14
@@ -17,16 +26,20 @@ MAX_BODY = 1 << 22
 
 
 class HttpMembershipStorage(MembershipStorage):
-    """Reads ``/members`` from the first node that answers. What would write is refused: it is for :class:`rio.Client`.
+    """Reads ``/members`` from the first node that answers. What would write is refused: it is for
+    :class:`rio.Client`.
 
-    ``url``: ``http://host:port``, with several hosts as ``http://one:80,two:80``; or ``https://``. ``timeout``: seconds for each of them.
+    ``url``: ``http://host:port``, with several hosts as ``http://one:80,two:80``; or ``https://``.
+    ``timeout``: seconds for each of them.
 
     :raises ConfigurationError: the URL names no server.
     """
 
     def __init__(self, url: str, /, *, timeout: float = 2.0) -> None:
         parts = urlsplit(url)
-        self._bases = [_checked(url, parts._replace(netloc=netloc)) for netloc in parts.netloc.split(",")]
+        self._bases = [
+            _checked(url, parts._replace(netloc=netloc)) for netloc in parts.netloc.split(",")
+        ]
         self._url = url
         self._timeout = timeout
         self._open = False
@@ -39,7 +52,9 @@ class HttpMembershipStorage(MembershipStorage):
 
     async def snapshot(self) -> MembershipSnapshot:
         if not self._open:
-            raise StorageClosed(f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'")
+            raise StorageClosed(
+                f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'"
+            )
         problems = []
         for base in list(self._bases):
             try:
@@ -63,7 +78,12 @@ class HttpMembershipStorage(MembershipStorage):
         self._refuse()
 
     async def set_status(
-        self, generation: int, expected: MemberStatus, status: MemberStatus, *, expected_counter: int | None = None
+        self,
+        generation: int,
+        expected: MemberStatus,
+        status: MemberStatus,
+        *,
+        expected_counter: int | None = None,
     ) -> StatusChange:
         self._refuse()
 
@@ -74,7 +94,9 @@ class HttpMembershipStorage(MembershipStorage):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise ConfigurationError(f"{self._url} only shows the members, to clients: a server needs the storage itself")
+        raise ConfigurationError(
+            f"{self._url} only shows the members, to clients: a server needs the storage itself"
+        )
 
 
 def _checked(url: str, parts: SplitResult) -> SplitResult:
@@ -83,7 +105,9 @@ def _checked(url: str, parts: SplitResult) -> SplitResult:
     except ValueError:
         usable = False
     if not usable or parts.username or parts.query:
-        raise ConfigurationError(f"{url!r} names no HTTP server: write http://host:port, several hosts with commas between them")
+        raise ConfigurationError(
+            f"{url!r} names no HTTP server: write http://host:port, several hosts with commas between them"
+        )
     return parts
 
 
@@ -96,10 +120,14 @@ async def _get(base: SplitResult) -> bytes:
     """
     encrypted = base.scheme == "https"
     port = base.port or (443 if encrypted else 80)
-    reader, writer = await asyncio.open_connection(base.hostname, port, ssl=encrypted or None, limit=MAX_HEAD)
+    reader, writer = await asyncio.open_connection(
+        base.hostname, port, ssl=encrypted or None, limit=MAX_HEAD
+    )
     try:
         # HTTP/1.0 is enough, and keeps proxies from answering in chunks
-        writer.write(f"GET {base.path.rstrip('/')}/members HTTP/1.0\r\nHost: {base.netloc}\r\nAccept: application/json\r\n\r\n".encode())
+        writer.write(
+            f"GET {base.path.rstrip('/')}/members HTTP/1.0\r\nHost: {base.netloc}\r\nAccept: application/json\r\n\r\n".encode()
+        )
         status, *headers = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         _check_status(status)
         return await reader.readexactly(_length(headers))

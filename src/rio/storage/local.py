@@ -1,6 +1,8 @@
-"""The three storages in the memory of one process: for tests, for trying things out, and as the plain statement of each contract.
+"""The three storages in the memory of one process: for tests, for trying things out, and as the
+plain statement of each contract.
 
-They keep their content over ``close()`` and a new ``prepare()``, as a file would, and lose it with the process.
+They keep their content over ``close()`` and a new ``prepare()``, as a file would, and lose it with
+the process.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class _Openable:
 
     def _check_open(self) -> None:
         if not self._open:
-            raise StorageClosed(f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'")
+            raise StorageClosed(
+                f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'"
+            )
 
 
 class LocalMembershipStorage(_Openable, MembershipStorage):
@@ -61,7 +65,9 @@ class LocalMembershipStorage(_Openable, MembershipStorage):
                 self._members[member.generation] = replace(member, status=MemberStatus.DEAD)
         self._generation_high += 1
         self._raise_version()
-        self._members[self._generation_high] = Member(self._generation_high, address, MemberStatus.JOINING, metadata=metadata)
+        self._members[self._generation_high] = Member(
+            self._generation_high, address, MemberStatus.JOINING, metadata=metadata
+        )
         return Registered(self._generation_high, self._snapshot())
 
     async def renew(self, generation: int) -> bool:
@@ -77,12 +83,21 @@ class LocalMembershipStorage(_Openable, MembershipStorage):
         return self._snapshot()
 
     async def set_status(
-        self, generation: int, expected: MemberStatus, status: MemberStatus, *, expected_counter: int | None = None
+        self,
+        generation: int,
+        expected: MemberStatus,
+        status: MemberStatus,
+        *,
+        expected_counter: int | None = None,
     ) -> StatusChange:
         self._check_open()
         check_forward(expected, status)
         member = self._members.get(generation)
-        if member is None or member.status != expected or expected_counter not in (None, member.lease_counter):
+        if (
+            member is None
+            or member.status != expected
+            or expected_counter not in (None, member.lease_counter)
+        ):
             return StatusChange(False, member)
         changed = self._members[generation] = replace(member, status=status)
         self._raise_version()
@@ -91,7 +106,12 @@ class LocalMembershipStorage(_Openable, MembershipStorage):
     async def vote(self, target: int, vote: Vote) -> StatusChange:
         self._check_open()
         member, voter = self._members.get(target), self._members.get(vote.voter)
-        if member is None or member.status.terminal or voter is None or voter.status != MemberStatus.ACTIVE:
+        if (
+            member is None
+            or member.status.terminal
+            or voter is None
+            or voter.status != MemberStatus.ACTIVE
+        ):
             return StatusChange(False, member)
         changed = self._members[target] = replace(member, votes=with_vote(member.votes, vote))
         return StatusChange(True, changed)
@@ -121,7 +141,9 @@ class LocalMembershipStorage(_Openable, MembershipStorage):
                 change.set_result(None)
 
     def _snapshot(self) -> MembershipSnapshot:
-        return MembershipSnapshot(self._version, self._generation_high, tuple(self._members.values()))
+        return MembershipSnapshot(
+            self._version, self._generation_high, tuple(self._members.values())
+        )
 
 
 class LocalObjectPlacement(_Openable, ObjectPlacement):
@@ -131,10 +153,16 @@ class LocalObjectPlacement(_Openable, ObjectPlacement):
         self._placements: dict[ObjectId, Placement] = {}
         self._token_high = 0
 
-    async def claim(self, object_id: ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
+    async def claim(
+        self, object_id: ObjectId, generation: int, *, supersede: int | None = None
+    ) -> Placement:
         self._check_open()
         placement = self._placements.get(object_id)
-        if placement is None or placement.generation in (None, generation) or placement.token == supersede:
+        if (
+            placement is None
+            or placement.generation in (None, generation)
+            or placement.token == supersede
+        ):
             self._token_high += 1
             placement = self._placements[object_id] = Placement(generation, self._token_high)
         return placement
@@ -153,11 +181,18 @@ class LocalObjectPlacement(_Openable, ObjectPlacement):
 
     async def owned_by(self, generation: int) -> Sequence[ObjectId]:
         self._check_open()
-        return [object_id for object_id, placement in self._placements.items() if placement.generation == generation]
+        return [
+            object_id
+            for object_id, placement in self._placements.items()
+            if placement.generation == generation
+        ]
 
 
 class LocalState(_Openable, StateStorage):
-    """States in a dict. What is held is the encoded bytes, so that nothing is shared with the objects."""
+    """States in a dict.
+
+    What is held is the encoded bytes, so that nothing is shared with the objects.
+    """
 
     def __init__(self) -> None:
         self._states: dict[tuple[ObjectId, str], tuple[int, StoredState]] = {}
@@ -166,16 +201,22 @@ class LocalState(_Openable, StateStorage):
         self._check_open()
         fence, state = self._states.get((object_id, state_name), (token, StoredState(0, b"")))
         if fence > token:
-            raise Superseded(f"{state_name} of {object_id} was fenced by token {fence}, newer than {token}")
+            raise Superseded(
+                f"{state_name} of {object_id} was fenced by token {fence}, newer than {token}"
+            )
         self._states[object_id, state_name] = token, state
         if state.version == 0:
             raise StateNotFound(f"no {state_name} is stored for {object_id}")
         return state
 
-    async def save(self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
+    async def save(
+        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
+    ) -> int:
         self._check_open()
         fence, state = self._states.get((object_id, state_name), (None, StoredState(0, b"")))
         if fence != token or state.version != version:
-            raise Superseded(f"{state_name} of {object_id} was not saved: token {token}, version {version} is no longer what is stored")
+            raise Superseded(
+                f"{state_name} of {object_id} was not saved: token {token}, version {version} is no longer what is stored"
+            )
         self._states[object_id, state_name] = token, StoredState(version + 1, bytes(data))
         return version + 1

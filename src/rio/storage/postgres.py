@@ -1,11 +1,13 @@
 """The three roles on PostgreSQL.
 
-What waits at the same moment goes to the server as one statement: callers of the frequent statements (claim, look up, release, load and
-fence, save) are gathered into arrays, and each learns its own fate. A lease has a connection of its own, so that
-no queue can make it run out. Changes of the membership are heard of by ``LISTEN`` within milliseconds.
+What waits at the same moment goes to the server as one statement: callers of the frequent
+statements (claim, look up, release, load and fence, save) are gathered into arrays, and each learns
+its own fate. A lease has a connection of its own, so that no queue can make it run out. Changes of
+the membership are heard of by ``LISTEN`` within milliseconds.
 
-Every step has a deadline, on the server and here, and nothing waits for a connection whose server is gone: it is dropped and replaced.
-Connect to PostgreSQL itself, or to a pooler in session mode: settings, prepared statements and ``LISTEN`` belong to a session.
+Every step has a deadline, on the server and here, and nothing waits for a connection whose server
+is gone: it is dropped and replaced. Connect to PostgreSQL itself, or to a pooler in session mode:
+settings, prepared statements and ``LISTEN`` belong to a session.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import asyncpg
 
-from rio.errors import ConfigurationError, RioError, SchemaMismatch, StorageClosed, StorageUnavailable
+from rio.errors import (
+    ConfigurationError,
+    RioError,
+    SchemaMismatch,
+    StorageClosed,
+    StorageUnavailable,
+)
 from rio.storage import _sql
 from rio.storage._circuit import PAUSE, WAIT_TIMEOUT, Circuit
 from rio.storage._sql import (
@@ -46,7 +54,10 @@ Ts = TypeVarTuple("Ts")
 CONNECT_TIMEOUT = 3
 """Seconds for one attempt to connect."""
 COMMAND_TIMEOUT = 2.0
-"""Seconds for one statement. The server cancels it a little earlier, which leaves the connection usable."""
+"""Seconds for one statement.
+
+The server cancels it a little earlier, which leaves the connection usable.
+"""
 GRACE = 1.0
 """Seconds that a connection whose time is up may take to say so before it is dropped."""
 MAX_BATCH = 256
@@ -55,7 +66,9 @@ MAX_BATCH_BYTES = 1 << 22
 """States of one statement, if it is more than one."""
 CHANNEL = "rio_members"
 
-_KEY = "type_name BYTEA NOT NULL, id BYTEA NOT NULL"  # UTF-8: the text of PostgreSQL cannot hold NUL
+_KEY = (
+    "type_name BYTEA NOT NULL, id BYTEA NOT NULL"  # UTF-8: the text of PostgreSQL cannot hold NUL
+)
 _SCHEMA = f"""
     CREATE TABLE rio_cluster (
         one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -91,21 +104,26 @@ _SETTINGS = {
     "idle_in_transaction_session_timeout": f"{COMMAND_TIMEOUT * 1000:.0f}",
     "tcp_user_timeout": "5000",
     "tcp_keepalives_idle": "5",
-    # Statements find rows by their keys. A plan made while a table was small must not read all of it when it is not.
+    # Statements find rows by their keys. A plan made while a table was small must not read all of
+    # it when it is not.
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
-    "plan_cache_mode": "force_generic_plan",  # planning one of them for its values takes longer than running it
+    # planning one of them for its values takes longer than running it
+    "plan_cache_mode": "force_generic_plan",
 }
 
 
-# --- statements for many at once --------------------------------------------------------------------------------------
+# --- statements for many at once ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """A statement of :mod:`rio.storage._sql` for arrays of its parameters. It returns the rows' keys, then what the single one returns."""
+    """A statement of :mod:`rio.storage._sql` for arrays of its parameters.
+
+    It returns the rows' keys, then what the single one returns.
+    """
 
     one: str
     """The single one."""
@@ -114,12 +132,14 @@ class _Batch:
     key: slice
     """Which parameters are the row's key. A key is in a batch only once."""
     repeatable: bool
-    """Whether doing it twice does no harm, so that one whose answer was lost is simply done again."""
+    """Whether doing it twice does no harm, so that one whose answer was lost is simply done again.
+    """
 
 
 _NEXT_TOKEN = "nextval('rio_token')"
 
-# The new token of a row that exists is drawn under the row's lock, so that a claim which had to wait cannot bring an older one.
+# The new token of a row that exists is drawn under the row's lock, so that a claim which had to
+# wait cannot bring an older one.
 _CLAIM = f"""
     WITH asked AS MATERIALIZED (
         SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::bigint[]) AS a (type_name, id, generation, supersede)
@@ -168,8 +188,12 @@ _ONE_CLAIM = _numbered(_ANY_CLAIM.replace("token = excluded.token", f"token = {_
 _BATCHES = {
     _ANY_CLAIM: _Batch(_ONE_CLAIM, _CLAIM, "placement", slice(0, 2), repeatable=True),
     _sql.LOOKUP: _Batch(_numbered(_sql.LOOKUP), _LOOKUP, "placement", slice(0, 2), repeatable=True),
-    _sql.RELEASE: _Batch(_numbered(_sql.RELEASE), _RELEASE, "placement", slice(0, 2), repeatable=False),
-    _sql.LOAD_AND_FENCE: _Batch(_numbered(_sql.LOAD_AND_FENCE), _LOAD_AND_FENCE, "state", slice(0, 3), repeatable=True),
+    _sql.RELEASE: _Batch(
+        _numbered(_sql.RELEASE), _RELEASE, "placement", slice(0, 2), repeatable=False
+    ),
+    _sql.LOAD_AND_FENCE: _Batch(
+        _numbered(_sql.LOAD_AND_FENCE), _LOAD_AND_FENCE, "state", slice(0, 3), repeatable=True
+    ),
     _sql.SAVE: _Batch(_numbered(_sql.SAVE), _SAVE, "state", slice(1, 4), repeatable=False),
 }
 
@@ -178,7 +202,7 @@ def _as_bytes(parameters: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(value.encode() if isinstance(value, str) else value for value in parameters)
 
 
-# --- errors -----------------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 _WHAT_TO_DO = {
     "08": "the connection was lost: it may have been done or not",
@@ -202,20 +226,30 @@ def _sqlstate(error: BaseException | None) -> str:
 def _explained(where: str, error: Exception) -> Exception:
     """The error that callers get: those of the driver are translated, anything else is theirs."""
     state = _sqlstate(error)
-    if isinstance(error, RioError) or state.startswith("22"):  # a value that the driver or the server cannot take
+    if isinstance(error, RioError) or state.startswith(
+        "22"
+    ):  # a value that the driver or the server cannot take
         return error
     if state.startswith("42"):
-        return SchemaMismatch(f"{where}: its tables are not those of this version of rio, or not for this user ({error})")
+        return SchemaMismatch(
+            f"{where}: its tables are not those of this version of rio, or not for this user ({error})"
+        )
     if state.startswith("3F"):
-        return ConfigurationError(f"{where}: the search_path names no schema that exists: create it first ({error})")
+        return ConfigurationError(
+            f"{where}: the search_path names no schema that exists: create it first ({error})"
+        )
     if state:
-        return StorageUnavailable(f"{where}: {_WHAT_TO_DO.get(state[:2], 'PostgreSQL could not do it')} ({error})")
+        return StorageUnavailable(
+            f"{where}: {_WHAT_TO_DO.get(state[:2], 'PostgreSQL could not do it')} ({error})"
+        )
     if isinstance(error, _NO_CONNECTION):
-        return StorageUnavailable(f"{where}: the connection was lost or too slow: it may have been done or not ({error!r})")
+        return StorageUnavailable(
+            f"{where}: the connection was lost or too slow: it may have been done or not ({error!r})"
+        )
     return error
 
 
-# --- connections ------------------------------------------------------------------------------------------------------
+# --- connections ----------------------------------------------------------------------------------
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
@@ -243,7 +277,8 @@ _NOT_NOW = (
     asyncpg.TooManyConnectionsError,
     asyncpg.exceptions.TargetServerAttributeNotMatched,
 )
-"""What an attempt to connect may fail with while a server is restarted or another one takes over."""
+"""What an attempt to connect may fail with while a server is restarted or another one takes over.
+"""
 
 
 class _Target:
@@ -282,14 +317,18 @@ class _Target:
             raise ConfigurationError(f"{self.where}: {error}") from error
         except asyncpg.PostgresError as error:
             if _sqlstate(error).startswith("42"):
-                raise ConfigurationError(f"{self.where}: an option of the URL is not known to the server: {error}") from error
+                raise ConfigurationError(
+                    f"{self.where}: an option of the URL is not known to the server: {error}"
+                ) from error
             raise _explained(self.where, error) from error
         if not self._keep_commit:
             await self._insist_on_commit(connection)
         return connection
 
     async def _insist_on_commit(self, connection: Any) -> None:
-        """What has returned is durable, even where the server's default is otherwise; only the URL may say ``synchronous_commit=off``."""
+        """What has returned is durable, even where the server's default is otherwise; only the URL
+        may say ``synchronous_commit=off``.
+        """
         try:
             await connection.execute(
                 "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
@@ -300,7 +339,10 @@ class _Target:
 
 
 class _Pool:
-    """At most ``size`` connections, made when they are needed. One that is lost is replaced by whoever needs the next."""
+    """At most ``size`` connections, made when they are needed.
+
+    One that is lost is replaced by whoever needs the next.
+    """
 
     def __init__(self, target: _Target, size: int) -> None:
         self._where = target.where
@@ -312,7 +354,8 @@ class _Pool:
     async def run(self, action: Callable[[Any], Awaitable[T]], *, repeatable: bool = False) -> T:
         """``await action(connection)``, which is not cancelled from outside.
 
-        It is done again if nothing of it was sent; and a repeatable one, once, if the connection was lost.
+        It is done again if nothing of it was sent; and a repeatable one, once, if the connection
+        was lost.
 
         :raises StorageUnavailable: there was no connection, or not in time, or it was lost.
         """
@@ -340,7 +383,9 @@ class _Pool:
             async with asyncio.timeout(WAIT_TIMEOUT):
                 await self._turns.acquire()
         except TimeoutError as error:
-            raise StorageUnavailable(f"{self._where}: all connections are busy, nothing was done") from error
+            raise StorageUnavailable(
+                f"{self._where}: all connections are busy, nothing was done"
+            ) from error
 
     async def _run(self, action: Callable[[Any], Awaitable[T]], repeatable: bool) -> T:
         for _ in range(self._size):  # each may be one that was terminated while it was idle
@@ -349,21 +394,33 @@ class _Pool:
                 return await self._use(connection, action)
             except Exception as error:
                 if not _was_not_sent(error):
-                    if not (repeatable and connection.is_closed()) or isinstance(error, TimeoutError):
+                    if not (repeatable and connection.is_closed()) or isinstance(
+                        error, TimeoutError
+                    ):
                         raise
                     repeatable = False
-                logger.debug("%s: a connection was lost (%r), its statement is sent again", self._where, error)
+                logger.debug(
+                    "%s: a connection was lost (%r), its statement is sent again",
+                    self._where,
+                    error,
+                )
         return await self._use(await self._take(), action)
 
     async def _use(self, connection: Any, action: Callable[[Any], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
-        overdue = loop.call_later(COMMAND_TIMEOUT + GRACE, connection.terminate)  # the driver may wait for ever for a farewell
+        overdue = loop.call_later(
+            COMMAND_TIMEOUT + GRACE, connection.terminate
+        )  # the driver may wait for ever for a farewell
         try:
             result = await action(connection)
         except BaseException as error:
             if isinstance(error, TimeoutError) or overdue.when() <= loop.time():
                 self._drop_idle()  # nothing is answered: the others would wait as long in vain
-            if connection.is_closed() or not _leaves_usable(error) or connection.is_in_transaction():
+            if (
+                connection.is_closed()
+                or not _leaves_usable(error)
+                or connection.is_in_transaction()
+            ):
                 connection.terminate()
             else:
                 self._idle.append(connection)
@@ -387,12 +444,18 @@ class _Pool:
 
 
 def _was_not_sent(error: Exception) -> bool:
-    """Whether the driver refused because the server has said farewell, which it does some moments before the connection is closed."""
-    return isinstance(error, asyncpg.InternalClientError) and str(error).startswith("cannot switch to state")
+    """Whether the driver refused because the server has said farewell, which it does some moments
+    before the connection is closed.
+    """
+    return isinstance(error, asyncpg.InternalClientError) and str(error).startswith(
+        "cannot switch to state"
+    )
 
 
 def _leaves_usable(error: BaseException) -> bool:
-    return isinstance(error, asyncpg.PostgresError) and not _sqlstate(error).startswith(_LOST_CONNECTION)
+    return isinstance(error, asyncpg.PostgresError) and not _sqlstate(error).startswith(
+        _LOST_CONNECTION
+    )
 
 
 async def _close(connection: Any) -> None:
@@ -403,7 +466,7 @@ async def _close(connection: Any) -> None:
         connection.terminate()
 
 
-# --- lanes ------------------------------------------------------------------------------------------------------------
+# --- lanes ----------------------------------------------------------------------------------------
 
 
 class _Waiting(NamedTuple):
@@ -429,9 +492,11 @@ _Group = dict[_Key, _Waiting]
 
 
 class _Lane:
-    """Those who wait for the statements of one table, served in rounds: the first in line for each key, in a batch for each statement.
+    """Those who wait for the statements of one table, served in rounds: the first in line for each
+    key, in a batch for each statement.
 
-    So what is asked of one key is done in that order. Callers only ever wait for a future, and cancelling one disturbs nobody.
+    So what is asked of one key is done in that order. Callers only ever wait for a future, and
+    cancelling one disturbs nobody.
     """
 
     def __init__(self, pool: _Pool) -> None:
@@ -457,7 +522,9 @@ class _Lane:
             await asyncio.wait((self._serving,))
 
     async def _serve(self) -> None:
-        """As a task it begins one turn of the loop after it is made, so that whoever else asks meanwhile can join."""
+        """As a task it begins one turn of the loop after it is made, so that whoever else asks
+        meanwhile can join.
+        """
         while self._waiting:
             groups = self._take()
             if len(groups) == 1:
@@ -475,7 +542,11 @@ class _Lane:
         for key in list(self._waiting):
             waiting = self._pop(key)
             if waiting.since < oldest:
-                waiting.fail(StorageUnavailable("PostgreSQL was too slow for those before: it was not asked, nothing was done"))
+                waiting.fail(
+                    StorageUnavailable(
+                        "PostgreSQL was too slow for those before: it was not asked, nothing was done"
+                    )
+                )
             elif not waiting.future.done():
                 groups.setdefault(waiting.batch, {})[key] = waiting
                 rows += 1
@@ -497,7 +568,10 @@ class _Lane:
             found = await self._fetch(group)
         except Exception as error:
             if len(group) > 1 and _concerns_one_row(error):
-                for key, waiting in group.items():  # nothing was done: whose fault it is shows when each is alone
+                for (
+                    key,
+                    waiting,
+                ) in group.items():  # nothing was done: whose fault it is shows when each is alone
                     await self._send({key: waiting})
             else:
                 for waiting in group.values():
@@ -514,9 +588,13 @@ class _Lane:
             [(key, waiting)] = group.items()
             rows = await self._ask(waiting.batch, waiting.batch.one, waiting.parameters)
             return {key: tuple(rows[0])} if rows else {}
-        ordered = [group[key] for key in sorted(group)]  # so that two batches never wait for each other in a circle
+        ordered = [
+            group[key] for key in sorted(group)
+        ]  # so that two batches never wait for each other in a circle
         batch = ordered[0].batch
-        rows = await self._ask(batch, batch.many, [*zip(*(waiting.parameters for waiting in ordered), strict=True)])
+        rows = await self._ask(
+            batch, batch.many, [*zip(*(waiting.parameters for waiting in ordered), strict=True)]
+        )
         width = batch.key.stop - batch.key.start
         return {tuple(row[:width]): tuple(row[width:]) for row in rows}
 
@@ -533,11 +611,14 @@ def _concerns_one_row(error: Exception) -> bool:
     return _sqlstate(cause).startswith(("22", "40"))
 
 
-# --- hearing of changes -----------------------------------------------------------------------------------------------
+# --- hearing of changes ---------------------------------------------------------------------------
 
 
 class _Listener:
-    """Hears of each new version of the membership, on a connection of its own. While that is lost, those who wait are timed out."""
+    """Hears of each new version of the membership, on a connection of its own.
+
+    While that is lost, those who wait are timed out.
+    """
 
     def __init__(self, target: _Target) -> None:
         self._target = target
@@ -569,8 +650,18 @@ class _Listener:
         while True:
             try:
                 await self._listen_once()
-            except (RioError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-                logger.debug("%s: nothing is heard of the membership, it is polled: %r", self._target.where, error)
+            except (
+                RioError,
+                OSError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+            ) as error:
+                logger.debug(
+                    "%s: nothing is heard of the membership, it is polled: %r",
+                    self._target.where,
+                    error,
+                )
             await asyncio.sleep(random.uniform(0.5, 1.0) * PAUSE)
 
     async def _listen_once(self) -> None:
@@ -598,7 +689,7 @@ class _Listener:
                 change.set_result(None)
 
 
-# --- the database and the roles on it ---------------------------------------------------------------------------------
+# --- the database and the roles on it -------------------------------------------------------------
 
 
 class PostgresStatistics(NamedTuple):
@@ -607,7 +698,9 @@ class PostgresStatistics(NamedTuple):
     rows: int
     """Claims, look-ups, releases, loads and saves."""
     statements: int
-    """The statements in which they went to the server; fewer than ``rows`` where they were gathered."""
+    """The statements in which they went to the server; fewer than ``rows`` where they were
+    gathered.
+    """
 
 
 class _Open(NamedTuple):
@@ -628,8 +721,8 @@ class PostgresDatabase(SqlDatabase):
     _opened: _Open | None = None
 
     def __init__(self, url: str, /, *, pool_size: int = 5) -> None:
-        """
-        :param url: ``postgres://user:password@host:port/database``, with several hosts where one may take over from another. Its options
+        """:param url: ``postgres://user:password@host:port/database``, with several hosts where
+        one may take over from another. Its options
             are those of libpq (``sslmode``, ``target_session_attrs``) and settings of the session (``search_path``).
         :param pool_size: connections at most, besides one for the lease and one that listens.
 
@@ -637,7 +730,9 @@ class PostgresDatabase(SqlDatabase):
         """
         super().__init__()
         if urlsplit(url).scheme not in ("postgres", "postgresql"):
-            raise ConfigurationError(f"{url!r} is no URL of PostgreSQL: write postgres://user:password@host:port/database")
+            raise ConfigurationError(
+                f"{url!r} is no URL of PostgreSQL: write postgres://user:password@host:port/database"
+            )
         if pool_size < 1:
             raise ConfigurationError(f"pool_size must be at least 1, got {pool_size}")
         self._target = _Target(url)
@@ -652,7 +747,9 @@ class PostgresDatabase(SqlDatabase):
         :raises StorageClosed: it is not open.
         """
         lanes = self._get().lanes.values()
-        return PostgresStatistics(sum(lane.rows for lane in lanes), sum(lane.statements for lane in lanes))
+        return PostgresStatistics(
+            sum(lane.rows for lane in lanes), sum(lane.statements for lane in lanes)
+        )
 
     async def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         """One after the other in the whole cluster, as SQLite does it too: these are the rare ones."""
@@ -684,11 +781,15 @@ class PostgresDatabase(SqlDatabase):
         batch = _BATCHES.get(statement)
         if batch is not None:
             return await self._get().lanes[batch.role].submit(batch, _as_bytes(parameters))
-        run = self._get().pool.run(lambda connection: _fetching(connection)(statement, parameters), repeatable=True)
+        run = self._get().pool.run(
+            lambda connection: _fetching(connection)(statement, parameters), repeatable=True
+        )
         return await self._detached(run)
 
     async def _detached(self, run: Awaitable[T]) -> T:
-        """Have it run to its end whatever happens to the caller, so that no connection is left in the middle of a statement."""
+        """Have it run to its end whatever happens to the caller, so that no connection is left in
+        the middle of a statement.
+        """
         tasks = self._get().tasks
         task = asyncio.ensure_future(run)
         tasks.add(task)
@@ -722,7 +823,12 @@ class PostgresDatabase(SqlDatabase):
 
     def __del__(self) -> None:
         if self._opened is not None:
-            warnings.warn(f"{self!r} was not closed: use 'async with', or call close()", ResourceWarning, stacklevel=1, source=self)
+            warnings.warn(
+                f"{self!r} was not closed: use 'async with', or call close()",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
 
 
 def _fetching(connection: Any) -> Callable[[str, Sequence[Any]], Awaitable[list[Row]]]:
@@ -732,7 +838,9 @@ def _fetching(connection: Any) -> Callable[[str, Sequence[Any]], Awaitable[list[
     return fetch
 
 
-async def _drive(operation: Operation[T], step: Callable[[str, Sequence[Any]], Awaitable[list[Row]]]) -> T:
+async def _drive(
+    operation: Operation[T], step: Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
+) -> T:
     """Run an operation by awaiting each of its statements."""
     statement: Statement
     try:
@@ -754,13 +862,18 @@ _HAS_SCHEMA = "SELECT count(*) FROM pg_class WHERE relname = 'rio_cluster' AND p
 
 
 async def _prepare_schema(connection: Any) -> int:
-    """Create the tables where there are none, and return their version. Of many who do so at once, one does."""
+    """Create the tables where there are none, and return their version.
+
+    Of many who do so at once, one does.
+    """
     if not await connection.fetchval(_HAS_SCHEMA):
         await connection.execute("BEGIN; SELECT pg_advisory_xact_lock(hashtext('rio'))")
         if not await connection.fetchval(_HAS_SCHEMA):
             await connection.execute(_SCHEMA)
         await connection.execute("COMMIT")
-    version: int = await connection.fetchval("SELECT coalesce(max(schema_version), 0) FROM rio_cluster")
+    version: int = await connection.fetchval(
+        "SELECT coalesce(max(schema_version), 0) FROM rio_cluster"
+    )
     return version
 
 

@@ -1,13 +1,16 @@
 """The three roles on Redis, or Valkey.
 
-Each operation is one Lua script, which is atomic, and its answer says who owns what, so that a script which is repeated after a lost
-answer recognises itself. Nothing is repeated here. What waits at the same moment goes to the server in one write, and claims, look-ups
-and releases as one script; the lease has a connection of its own.
+Each operation is one Lua script, which is atomic, and its answer says who owns what, so that a
+script which is repeated after a lost answer recognises itself. Nothing is repeated here. What waits
+at the same moment goes to the server in one write, and claims, look-ups and releases as one script;
+the lease has a connection of its own.
 
-Versions, generations and tokens are at least the server's time in microseconds: they grow even if Redis loses what it held. All else
-it may lose, so it must have an append-only file; a standby of its own is asynchronous and may lack the newest writes when it takes over.
+Versions, generations and tokens are at least the server's time in microseconds: they grow even if
+Redis loses what it held. All else it may lose, so it must have an append-only file; a standby of
+its own is asynchronous and may lack the newest writes when it takes over.
 
-The keys of one table share a hash tag, so that each script finds all its keys on one server. Parts of names are prefixed by their length.
+The keys of one table share a hash tag, so that each script finds all its keys on one server. Parts
+of names are prefixed by their length.
 """
 
 from __future__ import annotations
@@ -71,11 +74,15 @@ MAX_BATCH_BYTES = 1 << 22
 """Bytes of one write, if it is more than one command."""
 
 
-# --- scripts ----------------------------------------------------------------------------------------------------------
+# --- scripts --------------------------------------------------------------------------------------
 
 
 class Script:
-    """A Lua script. One for many takes any number of rows of arguments, all with the same keys, and answers with a list."""
+    """A Lua script.
+
+    One for many takes any number of rows of arguments, all with the same keys, and answers with a
+    list.
+    """
 
     def __init__(self, text: str, *, many: bool = False) -> None:
         self.text = text.encode()
@@ -247,10 +254,23 @@ redis.call('HSET', KEYS[1], 'version', ARGV[3], 'data', ARGV[4])
 return 1
 """)
 
-_SCRIPTS = [REGISTER, RENEW, SNAPSHOT, SET_STATUS, VOTE, PURGE, CLAIM, LOOKUP, RELEASE, OWNED_BY, LOAD_AND_FENCE, SAVE]
+_SCRIPTS = [
+    REGISTER,
+    RENEW,
+    SNAPSHOT,
+    SET_STATUS,
+    VOTE,
+    PURGE,
+    CLAIM,
+    LOOKUP,
+    RELEASE,
+    OWNED_BY,
+    LOAD_AND_FENCE,
+    SAVE,
+]
 
 
-# --- connections ------------------------------------------------------------------------------------------------------
+# --- connections ----------------------------------------------------------------------------------
 
 _NOT_NOW = (OSError, exceptions.ConnectionError, exceptions.TimeoutError)
 
@@ -284,12 +304,21 @@ _WITHOUT_WORD = [
 def _explained(where: str, error: Exception) -> Exception:
     """The error that callers get: those of the driver are translated, anything else is theirs."""
     if isinstance(error, exceptions.ResponseError) and not isinstance(error, _NOT_NOW):
-        word = next((word for cls, word in _WITHOUT_WORD if isinstance(error, cls)), str(error).partition(" ")[0])
+        word = next(
+            (word for cls, word in _WITHOUT_WORD if isinstance(error, cls)),
+            str(error).partition(" ")[0],
+        )
         if word == "WRONGTYPE":
-            return SchemaMismatch(f"{where}: a key of rio holds something else: choose another namespace, or another database ({error})")
-        return StorageUnavailable(f"{where}: {_WHAT_TO_DO.get(word, 'Redis could not do it')} ({error})")
+            return SchemaMismatch(
+                f"{where}: a key of rio holds something else: choose another namespace, or another database ({error})"
+            )
+        return StorageUnavailable(
+            f"{where}: {_WHAT_TO_DO.get(word, 'Redis could not do it')} ({error})"
+        )
     if isinstance(error, (*_NOT_NOW, exceptions.RedisError)):
-        return StorageUnavailable(f"{where}: the connection was lost or too slow; it may have been done or not ({error!r})")
+        return StorageUnavailable(
+            f"{where}: the connection was lost or too slow; it may have been done or not ({error!r})"
+        )
     return error
 
 
@@ -301,7 +330,12 @@ class _Target:
         login, at, hosts = parts.netloc.rpartition("@")
         self.where = f"{parts.scheme}://{login.partition(':')[0]}{at}{hosts}{parts.path}"
         """The URL without its password and options, for people."""
-        options = {"protocol": 2, "retry": Retry(NoBackoff(), 0), "socket_timeout": None, "socket_keepalive": True}
+        options = {
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": None,
+            "socket_keepalive": True,
+        }
         try:
             self._pool: Any = ConnectionPool.from_url(url, **options)
         except (ValueError, TypeError) as error:
@@ -317,22 +351,32 @@ class _Target:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await connection.connect()
-                await _exchange(connection, [(b"SCRIPT", b"LOAD", script.text) for script in _SCRIPTS])
+                await _exchange(
+                    connection, [(b"SCRIPT", b"LOAD", script.text) for script in _SCRIPTS]
+                )
         except BaseException as error:
             await _drop(connection)
             if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
-                raise StorageUnavailable(f"{self.where}: {_WHAT_TO_DO['WRONGPASS']} ({error})") from error
+                raise StorageUnavailable(
+                    f"{self.where}: {_WHAT_TO_DO['WRONGPASS']} ({error})"
+                ) from error
             raise
         return connection
 
 
 async def _exchange(connection: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """The answers to commands that go out in one write; an error that is the answer to one of them is in its place."""
-    await connection.send_packed_command(list(map(hiredis.pack_command, commands)), check_health=False)
+    """The answers to commands that go out in one write; an error that is the answer to one of them
+    is in its place.
+    """
+    await connection.send_packed_command(
+        list(map(hiredis.pack_command, commands)), check_health=False
+    )
     answers = []
     for _ in commands:
         try:
-            answers.append(await connection.read_response(timeout=math.inf))  # whoever calls has set a deadline
+            answers.append(
+                await connection.read_response(timeout=math.inf)
+            )  # whoever calls has set a deadline
         except exceptions.ResponseError as error:
             answers.append(error)
     return answers
@@ -342,7 +386,7 @@ async def _drop(connection: Any) -> None:
     await connection.disconnect(nowait=True)
 
 
-# --- lanes ------------------------------------------------------------------------------------------------------------
+# --- lanes ----------------------------------------------------------------------------------------
 
 
 class _Waiting(NamedTuple):
@@ -368,7 +412,8 @@ _Run = list[_Waiting]
 
 
 class _Lane:
-    """One connection, and the scripts that wait for it. They are run in the order in which they came, as many as wait in one write.
+    """One connection, and the scripts that wait for it. They are run in the order in which they
+    came, as many as wait in one write.
 
     Callers only ever wait for a future, and cancelling one disturbs nobody.
     """
@@ -384,7 +429,9 @@ class _Lane:
         """Scripts, or rows of scripts for many, that were asked for."""
         self.commands = 0
 
-    def submit(self, script: Script, keys: tuple[bytes, ...], row: tuple[Any, ...]) -> asyncio.Future[Any]:
+    def submit(
+        self, script: Script, keys: tuple[bytes, ...], row: tuple[Any, ...]
+    ) -> asyncio.Future[Any]:
         future = self._loop.create_future()
         self._waiting.append(_Waiting(script, keys, row, future, self._loop.time()))
         if self._serving is None:
@@ -411,7 +458,9 @@ class _Lane:
         await self._disconnect()
 
     async def _serve(self) -> None:
-        """As a task it begins one turn of the loop after it is made, so that whoever else asks meanwhile can join."""
+        """As a task it begins one turn of the loop after it is made, so that whoever else asks
+        meanwhile can join.
+        """
         while self._waiting:
             runs = self._take()
             if runs:
@@ -429,7 +478,11 @@ class _Lane:
                 break
             count += 1
             if waiting.since < oldest:
-                waiting.settle(StorageUnavailable(f"{self._where}: it was too slow for those before, nothing was done"))
+                waiting.settle(
+                    StorageUnavailable(
+                        f"{self._where}: it was too slow for those before, nothing was done"
+                    )
+                )
             elif not waiting.future.done():
                 taken.append(waiting)
                 size += sum(len(value) for value in waiting.row if isinstance(value, bytes))
@@ -443,10 +496,21 @@ class _Lane:
     async def _run(self, runs: list[_Run]) -> None:
         """Give each caller the answer to its row; this raises nothing."""
         try:
-            answers = await self._send([_command(b"EVALSHA", run[0].script.name, run) for run in runs])
-            forgotten = [index for index, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError)]
+            answers = await self._send(
+                [_command(b"EVALSHA", run[0].script.name, run) for run in runs]
+            )
+            forgotten = [
+                index
+                for index, answer in enumerate(answers)
+                if isinstance(answer, exceptions.NoScriptError)
+            ]
             if forgotten:  # by a restart behind a proxy, or SCRIPT FLUSH
-                again = await self._send([_command(b"EVAL", runs[index][0].script.text, runs[index]) for index in forgotten])
+                again = await self._send(
+                    [
+                        _command(b"EVAL", runs[index][0].script.text, runs[index])
+                        for index in forgotten
+                    ]
+                )
                 for index, answer in zip(forgotten, again, strict=True):
                     answers[index] = answer
         except Exception as error:
@@ -480,7 +544,9 @@ class _Lane:
             await self._disconnect()
             raise
         if any(isinstance(answer, exceptions.ReadOnlyError) for answer in answers):
-            await self._disconnect()  # by the next attempt, the name in the URL may stand for the new primary
+            await (
+                self._disconnect()
+            )  # by the next attempt, the name in the URL may stand for the new primary
         return answers
 
     async def _is_stale(self) -> bool:
@@ -497,7 +563,13 @@ class _Lane:
 
 
 def _command(verb: bytes, script: bytes, run: _Run) -> tuple[Any, ...]:
-    return verb, script, len(run[0].keys), *run[0].keys, *(value for waiting in run for value in waiting.row)
+    return (
+        verb,
+        script,
+        len(run[0].keys),
+        *run[0].keys,
+        *(value for waiting in run for value in waiting.row),
+    )
 
 
 def _with_cause(error: Exception, cause: Exception) -> Exception:
@@ -506,7 +578,7 @@ def _with_cause(error: Exception, cause: Exception) -> Exception:
     return error
 
 
-# --- the database -----------------------------------------------------------------------------------------------------
+# --- the database ---------------------------------------------------------------------------------
 
 
 class RedisStatistics(NamedTuple):
@@ -515,7 +587,8 @@ class RedisStatistics(NamedTuple):
     rows: int
     """Operations that were asked for."""
     commands: int
-    """The commands in which they went to the server; fewer than ``rows`` where they were gathered."""
+    """The commands in which they went to the server; fewer than ``rows`` where they were gathered.
+    """
 
 
 class _Lanes(NamedTuple):
@@ -535,19 +608,23 @@ class RedisDatabase(SharedDatabase):
     """Once it is open: what it says to servers that demand durable storage."""
 
     def __init__(self, url: str, /, *, namespace: str = "rio", durable: bool | None = None) -> None:
-        """
-        :param url: ``redis://user:password@host:port/0``, or ``rediss://`` for TLS, with the options of redis-py.
-        :param namespace: what all keys begin with. Clusters that share a server need one each.
-        :param durable: whether to refuse a server without an append-only file, which forgets everything when it is restarted; ``None``
+        """:param url: ``redis://user:password@host:port/0``, or ``rediss://`` for TLS, with the
+        options of redis-py. :param namespace: what all keys begin with. Clusters that share a
+        server need one each. :param durable: whether to refuse a server without an append-only
+        file, which forgets everything when it is restarted; ``None``
             leaves that to ``require_durable_storage`` of the cluster.
 
         :raises ConfigurationError: the URL is none of Redis.
         """
         super().__init__()
         if urlsplit(url).scheme not in ("redis", "rediss"):
-            raise ConfigurationError(f"{url!r} is no URL of Redis: write redis://user:password@host:port/0")
+            raise ConfigurationError(
+                f"{url!r} is no URL of Redis: write redis://user:password@host:port/0"
+            )
         if not namespace or set(namespace) & set("{}"):
-            raise ConfigurationError(f"the namespace {namespace!r} must be there and have no braces")
+            raise ConfigurationError(
+                f"the namespace {namespace!r} must be there and have no braces"
+            )
         self.namespace = namespace
         self._durable = durable
         self._target = _Target(url)
@@ -569,7 +646,9 @@ class RedisDatabase(SharedDatabase):
 
         :raises StorageClosed: it is not open.
         """
-        return RedisStatistics(sum(lane.rows for lane in self.lanes), sum(lane.commands for lane in self.lanes))
+        return RedisStatistics(
+            sum(lane.rows for lane in self.lanes), sum(lane.commands for lane in self.lanes)
+        )
 
     async def _open(self) -> None:
         lanes = _Lanes(*(_Lane(self._target) for _ in _Lanes._fields))
@@ -581,14 +660,18 @@ class RedisDatabase(SharedDatabase):
         self._lanes = lanes
 
     async def _check(self, lane: _Lane) -> None:
-        self.why_not_durable = "" if self._durable is False else await self._find_out_why_not_durable(lane)
+        self.why_not_durable = (
+            "" if self._durable is False else await self._find_out_why_not_durable(lane)
+        )
         if self._durable and self.why_not_durable:
             raise ConfigurationError(self.why_not_durable)
         key = f"{{{self.namespace}:members}}:cluster".encode()
         await lane.command(b"HSETNX", key, b"schema", str(SCHEMA_VERSION).encode())
         found = await lane.command(b"HGET", key, b"schema")
         if int(found) != SCHEMA_VERSION:
-            raise SchemaMismatch(f"{self._target.where}: {self.namespace!r} has schema {int(found)}, this rio needs {SCHEMA_VERSION}")
+            raise SchemaMismatch(
+                f"{self._target.where}: {self.namespace!r} has schema {int(found)}, this rio needs {SCHEMA_VERSION}"
+            )
 
     async def _find_out_why_not_durable(self, lane: _Lane) -> str:
         if b"aof_enabled:0" not in await lane.command(b"INFO", b"persistence"):
@@ -604,11 +687,17 @@ class RedisDatabase(SharedDatabase):
 
     def __del__(self) -> None:
         if self._lanes is not None:
-            warnings.warn(f"{self!r} was not closed: use 'async with', or call close()", ResourceWarning, stacklevel=1, source=self)
+            warnings.warn(
+                f"{self!r} was not closed: use 'async with', or call close()",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
 
 
 def open_database(url: str) -> RedisDatabase:
-    """The database that a URL names, with ``?namespace=`` and ``?durable=`` for what is not an option of redis-py.
+    """The database that a URL names, with ``?namespace=`` and ``?durable=`` for what is not an
+    option of redis-py.
 
     :raises ConfigurationError: the URL is none of Redis, or an option is not known.
     """
@@ -618,7 +707,9 @@ def open_database(url: str) -> RedisDatabase:
     if durable not in ("yes", "no", None):
         raise ConfigurationError(f"durable must be yes or no, got {durable!r}")
     accepted = None if durable is None else durable == "yes"
-    return RedisDatabase(parts._replace(query=urlencode(options)).geturl(), namespace=namespace, durable=accepted)
+    return RedisDatabase(
+        parts._replace(query=urlencode(options)).geturl(), namespace=namespace, durable=accepted
+    )
 
 
 class _RedisRole(SharingRole):
@@ -627,7 +718,9 @@ class _RedisRole(SharingRole):
     def __init__(self, where: str | RedisDatabase, /) -> None:
         self._database = where if isinstance(where, RedisDatabase) else open_database(where)
         super().__init__(self._database)
-        self._keys = tuple(f"{{{self._database.namespace}:{self._tag}}}:{table}".encode() for table in self._tables)
+        self._keys = tuple(
+            f"{{{self._database.namespace}:{self._tag}}}:{table}".encode() for table in self._tables
+        )
 
     _tag = ""
     _tables: tuple[str, ...] = ()
@@ -648,7 +741,7 @@ def _prefixed(*parts: str) -> bytes:
     return b"".join(b"%d:%s" % (len(part), part) for part in encoded)
 
 
-# --- membership -------------------------------------------------------------------------------------------------------
+# --- membership -----------------------------------------------------------------------------------
 
 _encode_votes = msgspec.msgpack.Encoder().encode
 _decode_votes = msgspec.msgpack.Decoder(tuple[Vote, ...]).decode
@@ -659,13 +752,24 @@ def _member(answer: Sequence[bytes]) -> Member | None:
     if not answer:
         return None
     generation, address, status, lease, metadata, votes = answer
-    return Member(int(generation), address.decode(), MemberStatus(int(status)), int(lease), metadata, _decode_votes(votes))
+    return Member(
+        int(generation),
+        address.decode(),
+        MemberStatus(int(status)),
+        int(lease),
+        metadata,
+        _decode_votes(votes),
+    )
 
 
 def _snapshot(answer: Any) -> MembershipSnapshot:
     version, generation_high, answers = answer
     members = [member for member in map(_member, answers) if member is not None]
-    return MembershipSnapshot(int(version), int(generation_high), tuple(sorted(members, key=lambda member: member.generation)))
+    return MembershipSnapshot(
+        int(version),
+        int(generation_high),
+        tuple(sorted(members, key=lambda member: member.generation)),
+    )
 
 
 class RedisMembershipStorage(_RedisRole, MembershipStorage):
@@ -686,11 +790,18 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
         return _snapshot(await self._run(SNAPSHOT))
 
     async def set_status(
-        self, generation: int, expected: MemberStatus, status: MemberStatus, *, expected_counter: int | None = None
+        self,
+        generation: int,
+        expected: MemberStatus,
+        status: MemberStatus,
+        *,
+        expected_counter: int | None = None,
     ) -> StatusChange:
         check_forward(expected, status)
         counter = b"" if expected_counter is None else expected_counter
-        applied, member = await self._run(SET_STATUS, generation, int(expected), int(status), counter)
+        applied, member = await self._run(
+            SET_STATUS, generation, int(expected), int(status), counter
+        )
         return StatusChange(bool(applied), _member(member))
 
     async def vote(self, target: int, vote: Vote) -> StatusChange:
@@ -710,7 +821,7 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
         return self._lanes.members.submit(script, self._keys, row)
 
 
-# --- placement --------------------------------------------------------------------------------------------------------
+# --- placement ------------------------------------------------------------------------------------
 
 
 def _field(object_id: ObjectId) -> bytes:
@@ -729,7 +840,8 @@ def _placement(row: bytes) -> Placement:
 
 
 class RedisObjectPlacement(_RedisRole, ObjectPlacement):
-    """Placements in Redis, a hash of ``generation:token`` and a sorted set of who owns what: a URL, or a database shared with other roles.
+    """Placements in Redis, a hash of ``generation:token`` and a sorted set of who owns what: a URL,
+    or a database shared with other roles.
 
     The field without a name holds the highest token.
     """
@@ -737,7 +849,9 @@ class RedisObjectPlacement(_RedisRole, ObjectPlacement):
     _tag = "placement"
     _tables = ("objects", "owned")
 
-    async def claim(self, object_id: ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
+    async def claim(
+        self, object_id: ObjectId, generation: int, *, supersede: int | None = None
+    ) -> Placement:
         row = _field(object_id), generation, b"" if supersede is None else supersede
         return _placement(await self._lanes.placement.submit(CLAIM, self._keys, row))
 
@@ -746,34 +860,57 @@ class RedisObjectPlacement(_RedisRole, ObjectPlacement):
         return None if row is None else _placement(row)
 
     async def release(self, object_id: ObjectId, token: int) -> bool:
-        return bool(await self._lanes.placement.submit(RELEASE, self._keys, (_field(object_id), token)))
+        return bool(
+            await self._lanes.placement.submit(RELEASE, self._keys, (_field(object_id), token))
+        )
 
     async def owned_by(self, generation: int) -> Sequence[ObjectId]:
-        return [_object_id(field) for field in await self._lanes.placement.submit(OWNED_BY, self._keys, (generation,))]
+        return [
+            _object_id(field)
+            for field in await self._lanes.placement.submit(OWNED_BY, self._keys, (generation,))
+        ]
 
 
-# --- state ------------------------------------------------------------------------------------------------------------
+# --- state ----------------------------------------------------------------------------------------
 
 
 class RedisState(_RedisRole, StateStorage):
-    """States in Redis, a hash for each: a URL, or a database shared with other roles. One without a version is a fence on nothing."""
+    """States in Redis, a hash for each: a URL, or a database shared with other roles.
+
+    One without a version is a fence on nothing.
+    """
 
     async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
         answer = await self._run(LOAD_AND_FENCE, object_id, state_name, token)
         if len(answer) == 1:
-            raise Superseded(f"{state_name} of {object_id} was fenced by token {int(answer[0])}, newer than {token}")
+            raise Superseded(
+                f"{state_name} of {object_id} was fenced by token {int(answer[0])}, newer than {token}"
+            )
         _, version, data = answer
         if version is None and data is None:
             raise StateNotFound(f"no {state_name} is stored for {object_id}")
         if version is None or data is None or not version.isdigit():
-            raise StateCorrupt(f"the stored {state_name} of {object_id} is no state of rio: version {version!r}")
+            raise StateCorrupt(
+                f"the stored {state_name} of {object_id} is no state of rio: version {version!r}"
+            )
         return StoredState(int(version), data)
 
-    async def save(self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
-        if not await self._run(SAVE, object_id, state_name, token, version, version + 1, bytes(data)):
-            raise Superseded(f"{state_name} of {object_id} was not saved: token {token}, version {version} is no longer what is stored")
+    async def save(
+        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
+    ) -> int:
+        if not await self._run(
+            SAVE, object_id, state_name, token, version, version + 1, bytes(data)
+        ):
+            raise Superseded(
+                f"{state_name} of {object_id} was not saved: token {token}, version {version} is no longer what is stored"
+            )
         return version + 1
 
-    def _run(self, script: Script, object_id: ObjectId, state_name: str, *row: Any) -> Awaitable[Any]:
-        key = b"%s:state:{%s}" % (self._database.namespace.encode(), _prefixed(*object_id, state_name))
+    def _run(
+        self, script: Script, object_id: ObjectId, state_name: str, *row: Any
+    ) -> Awaitable[Any]:
+        key = b"%s:state:{%s}" % (
+            self._database.namespace.encode(),
+            _prefixed(*object_id, state_name),
+        )
         return self._lanes.state.submit(script, (key,), row)

@@ -1,8 +1,9 @@
 """The three roles on one SQLite file, which the processes of one machine may share.
 
-Durable means durable: WAL with ``synchronous=FULL``, so that a write has returned only once it survives a power cut. What makes that
-cheap is group commit: writes that wait at the same moment share one transaction and one trip to the thread that owns the connection, and
-those of one kind share statements.
+Durable means durable: WAL with ``synchronous=FULL``, so that a write has returned only once it
+survives a power cut. What makes that cheap is group commit: writes that wait at the same moment
+share one transaction and one trip to the thread that owns the connection, and those of one kind
+share statements.
 """
 
 from __future__ import annotations
@@ -107,17 +108,21 @@ class SqliteStatistics(NamedTuple):
     read_transactions: int
 
 
-# --- statements for several rows --------------------------------------------------------------------------------------
+# --- statements for several rows ------------------------------------------------------------------
 
 MAX_ROWS = 64
-"""Rows of one statement at most; a power of two, as all numbers of rows are, so that few different statements are ever prepared."""
+"""Rows of one statement at most; a power of two, as all numbers of rows are, so that few different
+statements are ever prepared.
+"""
 
 
 class _Batch:
-    """A statement of :mod:`rio.storage._sql` for several rows. It returns the keys of the rows, then what the single one returns.
+    """A statement of :mod:`rio.storage._sql` for several rows. It returns the keys of the rows,
+    then what the single one returns.
 
-    ``many``: with ``{rows}`` where they belong; each has the parameters in their order, and its number after them. ``key``: which of them
-    are the row's key. A key is in a statement only once. ``empty``: one that must be ``None``.
+    ``many``: with ``{rows}`` where they belong; each has the parameters in their order, and its
+    number after them. ``key``: which of them are the row's key. A key is in a statement only once.
+    ``empty``: one that must be ``None``.
     """
 
     def __init__(self, many: str, key: slice, empty: int | None = None) -> None:
@@ -132,7 +137,9 @@ class _Batch:
     def key_of(self, parameters: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(parameters[self._key])
 
-    def execute(self, connection: sqlite3.Connection, asked: Sequence[Sequence[Any]]) -> list[list[Row]]:
+    def execute(
+        self, connection: sqlite3.Connection, asked: Sequence[Sequence[Any]]
+    ) -> list[list[Row]]:
         """What the single statement would have returned for each."""
         text = self._texts.get(len(asked)) or self._text(len(asked), len(asked[0]))
         answers = connection.execute(text, list(chain.from_iterable(asked))).fetchall()
@@ -142,7 +149,9 @@ class _Batch:
 
     def _text(self, rows: int, parameters: int) -> str:
         marks = "?, " * parameters
-        text = self._many.format(rows=", ".join(f"({marks}{number})" for number in range(1, rows + 1)))
+        text = self._many.format(
+            rows=", ".join(f"({marks}{number})" for number in range(1, rows + 1))
+        )
         self._texts[rows] = text
         return text
 
@@ -189,7 +198,10 @@ class _Started(NamedTuple):
     parameters: Sequence[Any]
 
     def finish(self, fetch: Callable[[str, Sequence[Any]], list[Row]], rows: list[Row]) -> Any:
-        """Its result, the rows being what the first statement returned. ``fetch`` executes the others."""
+        """Its result, the rows being what the first statement returned.
+
+        ``fetch`` executes the others.
+        """
         try:
             while True:
                 rows = fetch(*self.steps.send(rows))
@@ -214,7 +226,7 @@ def _chunks(kind: _Batch | None, asked: Sequence[_Started]) -> Iterator[Sequence
         asked = asked[size:]
 
 
-# --- one connection ---------------------------------------------------------------------------------------------------
+# --- one connection -------------------------------------------------------------------------------
 
 
 class _Waiting(NamedTuple):
@@ -238,13 +250,17 @@ class _Waiting(NamedTuple):
 
 
 class _Lane:
-    """One connection on its own thread, and the operations that wait for it, served a batch at a time.
+    """One connection on its own thread, and the operations that wait for it, served a batch at a
+    time.
 
-    Callers only ever wait for a future. Cancelling one drops its operation if that has not begun, and cannot disturb a batch that has.
-    A lane must not refer to its database, or a forgotten database would never be collected.
+    Callers only ever wait for a future. Cancelling one drops its operation if that has not begun,
+    and cannot disturb a batch that has. A lane must not refer to its database, or a forgotten
+    database would never be collected.
     """
 
-    def __init__(self, path: str, begin: str, patience: float, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(
+        self, path: str, begin: str, patience: float, connect: Callable[[], sqlite3.Connection]
+    ) -> None:
         self._path = path
         self._begin = begin
         self._patience = patience
@@ -255,7 +271,9 @@ class _Lane:
         self._idle = asyncio.Event()
         self._idle.set()
         self._owner = aiosqlite.Connection(self._connect_and_keep, iter_chunk_size=64)
-        self._owner._thread.daemon = True  # private, but a thread that is not a daemon hangs the exit of who forgets close()
+        self._owner._thread.daemon = (
+            True  # private, but a thread that is not a daemon hangs the exit of who forgets close()
+        )
         self.operations = 0
         """Operations that were committed."""
         self.transactions = 0
@@ -276,7 +294,9 @@ class _Lane:
         """Disconnect and end the thread, without a loop and without waiting."""
         self._call(self._owner.stop)
 
-    def submit(self, operation: Callable[..., Operation[Any]], args: tuple[Any, ...]) -> asyncio.Future[Any]:
+    def submit(
+        self, operation: Callable[..., Operation[Any]], args: tuple[Any, ...]
+    ) -> asyncio.Future[Any]:
         future = self._loop.create_future()
         self._waiting.append(_Waiting(operation, args, future))
         if self._idle.is_set():
@@ -285,22 +305,31 @@ class _Lane:
         return future
 
     def _send(self) -> None:
-        """Send what waits to the thread; one turn of the loop after the first submission, so that others can join it."""
+        """Send what waits to the thread; one turn of the loop after the first submission, so that
+        others can join it.
+        """
         taken, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-        taken.sort(key=lambda waiting: waiting.operation.__name__)  # of one kind, one after the other
-        self._call(partial(self._serve, [waiting for waiting in taken if not waiting.future.done()]))
+        taken.sort(
+            key=lambda waiting: waiting.operation.__name__
+        )  # of one kind, one after the other
+        self._call(
+            partial(self._serve, [waiting for waiting in taken if not waiting.future.done()])
+        )
 
     def _settle(self, batch: list[_Waiting], fates: list[Any]) -> None:
         for waiting, fate in zip(batch, fates, strict=True):
             waiting.settle(fate)
         if self._waiting:
-            self._loop.call_soon(self._send)  # after those who were just answered, who may have more
+            self._loop.call_soon(
+                self._send
+            )  # after those who were just answered, who may have more
         else:
             self._idle.set()
 
     def _call(self, function: Callable[[], object]) -> None:
-        # The queue of the connection's thread is private, but aiosqlite has no public way to run one function there, a trip for each
-        # statement costs ten times the statement, and its own _execute() breaks the thread when the loop is closed before the answer.
+        # The queue of the connection's thread is private, but aiosqlite has no public way to run
+        # one function there, a trip for each statement costs ten times the statement, and its own
+        # _execute() breaks the thread when the loop is closed before the answer.
         self._owner._tx.put_nowait((None, function))
 
     # from here on, on the connection's thread
@@ -316,7 +345,10 @@ class _Lane:
         try:
             fates = self._transact(batch)
         except BaseException as error:  # whatever it is, nobody may be left waiting
-            fates = [StorageUnavailable(f"{self._path}: {error!r}; it may have been done or not") for _ in batch]
+            fates = [
+                StorageUnavailable(f"{self._path}: {error!r}; it may have been done or not")
+                for _ in batch
+            ]
         try:
             self._loop.call_soon_threadsafe(self._settle, batch, fates)
         except RuntimeError:
@@ -331,12 +363,16 @@ class _Lane:
         return fates
 
     def _do_alone(self, waiting: _Waiting) -> list[Any]:
-        """The fate of one operation, without the statements round it where SQLite makes a transaction of its first one by itself."""
+        """The fate of one operation, without the statements round it where SQLite makes a
+        transaction of its first one by itself.
+        """
         try:
             started = waiting.start()
             if started.statement not in _BATCHES:
                 return self._commit([waiting])
-            result = started.finish(self._patiently, self._patiently(started.statement, started.parameters))
+            result = started.finish(
+                self._patiently, self._patiently(started.statement, started.parameters)
+            )
         except Exception as error:
             return [_explained(self._path, error)]
         self.transactions += 1
@@ -344,7 +380,9 @@ class _Lane:
         return [result]
 
     def _commit(self, batch: list[_Waiting]) -> list[Any]:
-        """Commit all in one transaction; or, if one fails, those before it, and return the fates up to its own."""
+        """Commit all in one transaction; or, if one fails, those before it, and return the fates up
+        to its own.
+        """
         try:
             self._patiently(self._begin)
             results, failure = self._run(batch)
@@ -361,17 +399,21 @@ class _Lane:
         return results
 
     def _patiently(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Execute what needs the lock of the file, and wait for other processes where they are writing.
+        """Execute what needs the lock of the file, and wait for other processes where they are
+        writing.
 
-        SQLite's own handler sleeps longer and longer, up to 0.1 s, while those who have just written write again; short random waits let
-        every process have its turn.
+        SQLite's own handler sleeps longer and longer, up to 0.1 s, while those who have just
+        written write again; short random waits let every process have its turn.
         """
         deadline = time.monotonic() + self._patience
         while True:
             try:
                 return self._fetch(statement, parameters)
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                if (
+                    error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY
+                    or time.monotonic() > deadline
+                ):
                     raise
             time.sleep(random.uniform(0.0002, 0.002))
 
@@ -387,7 +429,9 @@ class _Lane:
         return results, None
 
     def _begun(self, batch: list[_Waiting]) -> Iterator[tuple[_Started, list[Row]]]:
-        """Each operation, with what its first statement returned; or the error of the first that cannot be begun."""
+        """Each operation, with what its first statement returned; or the error of the first that
+        cannot be begun.
+        """
         started: list[_Started] = []
         failure: Exception | None = None
         try:
@@ -403,7 +447,10 @@ class _Lane:
             raise failure
 
     def _rows(self, kind: _Batch | None, chunk: Sequence[_Started]) -> Iterator[list[Row]]:
-        """What the first statement of each returns. Where all cannot be done at once, the one that is to blame fails in its turn."""
+        """What the first statement of each returns.
+
+        Where all cannot be done at once, the one that is to blame fails in its turn.
+        """
         if kind is not None and len(chunk) > 1:
             try:
                 yield from kind.execute(self._connection, [started.parameters for started in chunk])
@@ -441,7 +488,9 @@ def _connect_writer(path: str, busy_timeout: float) -> sqlite3.Connection:
         _switch_to_wal(connection, time.monotonic() + busy_timeout)
         connection.execute("PRAGMA synchronous = FULL")
         _create_schema(connection)
-        [(version,)] = connection.execute("SELECT coalesce(max(schema_version), 0) FROM rio_cluster")
+        [(version,)] = connection.execute(
+            "SELECT coalesce(max(schema_version), 0) FROM rio_cluster"
+        )
         check_schema_version(path, version)
         connection.execute("PRAGMA busy_timeout = 0")  # from here on the lane waits itself
     except BaseException:
@@ -457,7 +506,9 @@ def _connect_reader(path: str, busy_timeout: float) -> sqlite3.Connection:
 
 
 def _switch_to_wal(connection: sqlite3.Connection, deadline: float) -> None:
-    """Try until ``deadline``: SQLite does not wait for others here, since two that switch at once could wait for each other."""
+    """Try until ``deadline``: SQLite does not wait for others here, since two that switch at once
+    could wait for each other.
+    """
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -479,14 +530,20 @@ def _create_schema(connection: sqlite3.Connection) -> None:
 
 
 def _has_schema(connection: sqlite3.Connection) -> bool:
-    return bool(connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'rio_cluster'").fetchall())
+    return bool(
+        connection.execute(
+            "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'rio_cluster'"
+        ).fetchall()
+    )
 
 
-# --- the database and the roles on it ---------------------------------------------------------------------------------
+# --- the database and the roles on it -------------------------------------------------------------
 
 
 class SqliteDatabase(SqlDatabase):
-    """One SQLite file, for roles to share: a connection that writes and one that reads, each on its own thread."""
+    """One SQLite file, for roles to share: a connection that writes and one that reads, each on its
+    own thread.
+    """
 
     next_token = NEXT_TOKEN
     _lanes: tuple[_Lane, _Lane] | None = None
@@ -495,12 +552,15 @@ class SqliteDatabase(SqlDatabase):
     def __init__(self, path: str | os.PathLike[str], /, *, busy_timeout: float = 5.0) -> None:
         """:param busy_timeout: seconds to wait for another process to finish its transaction.
 
-        :raises ConfigurationError: the path is empty or SQLite's name for a database in memory, or the timeout is not 0 to 3600.
+        :raises ConfigurationError: the path is empty or SQLite's name for a database in memory, or
+        the timeout is not 0 to 3600.
         """
         super().__init__()
         name = os.fspath(path)
         if not name or name == ":memory:":
-            raise ConfigurationError(f"{name!r} is no file; for storages in memory use rio.storage.local, or the URL memory://")
+            raise ConfigurationError(
+                f"{name!r} is no file; for storages in memory use rio.storage.local, or the URL memory://"
+            )
         if not 0 <= busy_timeout <= 3600:
             raise ConfigurationError(f"busy_timeout must be 0 to 3600 seconds, got {busy_timeout}")
         self.path = os.path.abspath(name)
@@ -515,7 +575,9 @@ class SqliteDatabase(SqlDatabase):
         :raises StorageClosed: it is not open.
         """
         writer, reader = self._opened()
-        return SqliteStatistics(writer.operations, writer.transactions, reader.operations, reader.transactions)
+        return SqliteStatistics(
+            writer.operations, writer.transactions, reader.operations, reader.transactions
+        )
 
     def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         writer, _ = self._opened()
@@ -531,8 +593,18 @@ class SqliteDatabase(SqlDatabase):
         return self._lanes
 
     async def _open(self) -> None:
-        writer = _Lane(self.path, "BEGIN IMMEDIATE", self.busy_timeout, partial(_connect_writer, self.path, self.busy_timeout))
-        reader = _Lane(self.path, "BEGIN", self.busy_timeout, partial(_connect_reader, self.path, self.busy_timeout))
+        writer = _Lane(
+            self.path,
+            "BEGIN IMMEDIATE",
+            self.busy_timeout,
+            partial(_connect_writer, self.path, self.busy_timeout),
+        )
+        reader = _Lane(
+            self.path,
+            "BEGIN",
+            self.busy_timeout,
+            partial(_connect_reader, self.path, self.busy_timeout),
+        )
         await writer.open()
         try:
             await reader.open()
@@ -553,7 +625,12 @@ class SqliteDatabase(SqlDatabase):
         if self._lanes is not None:
             for lane in self._lanes:
                 lane.abandon()
-            warnings.warn(f"{self!r} was not closed: use 'async with', or call close()", ResourceWarning, stacklevel=1, source=self)
+            warnings.warn(
+                f"{self!r} was not closed: use 'async with', or call close()",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
 
 
 def _database(where: str | os.PathLike[str] | SqliteDatabase) -> SqliteDatabase:

@@ -1,4 +1,7 @@
-"""Which back end a URL means, and what its parts say to it. Drivers are imported when they are asked for."""
+"""Which back end a URL means, and what its parts say to it.
+
+Drivers are imported when they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, Loca
 def opened(url: str) -> Storage:
     """The three roles at one URL, not yet prepared.
 
-    :raises ConfigurationError: it names no back end, or has an option that its back end does not know.
+    :raises ConfigurationError: it names no back end, or has an option that its back end does not
+    know.
     """
     parts = urlsplit(url)
     opener = _OPENERS.get(parts.scheme)
@@ -36,22 +40,34 @@ def _open_sqlite(url: str, parts: SplitResult) -> Storage:
 
     if parts.netloc or len(parts.path) < 2:
         raise ConfigurationError(f"{url!r}: write sqlite:///relative.db or sqlite:////absolute.db")
-    database = sqlite.SqliteDatabase(unquote(parts.path[1:]), **_seconds(url, parts, {"busy_timeout"}))
-    return Storage(sqlite.SqliteMembershipStorage(database), sqlite.SqliteObjectPlacement(database), sqlite.SqliteState(database))
+    database = sqlite.SqliteDatabase(
+        unquote(parts.path[1:]), **_seconds(url, parts, {"busy_timeout"})
+    )
+    return Storage(
+        sqlite.SqliteMembershipStorage(database),
+        sqlite.SqliteObjectPlacement(database),
+        sqlite.SqliteState(database),
+    )
 
 
 def _open_postgres(url: str, parts: SplitResult) -> Storage:
     postgres = _driver("rio.storage.postgres", "postgres")
     database = postgres.PostgresDatabase(url)
     return Storage(
-        postgres.PostgresMembershipStorage(database), postgres.PostgresObjectPlacement(database), postgres.PostgresState(database)
+        postgres.PostgresMembershipStorage(database),
+        postgres.PostgresObjectPlacement(database),
+        postgres.PostgresState(database),
     )
 
 
 def _open_redis(url: str, parts: SplitResult) -> Storage:
     redis = _driver("rio.storage.redis", "redis")
     database = redis.open_database(url)
-    return Storage(redis.RedisMembershipStorage(database), redis.RedisObjectPlacement(database), redis.RedisState(database))
+    return Storage(
+        redis.RedisMembershipStorage(database),
+        redis.RedisObjectPlacement(database),
+        redis.RedisState(database),
+    )
 
 
 def _open_http(url: str, parts: SplitResult) -> Storage:
@@ -61,14 +77,19 @@ def _open_http(url: str, parts: SplitResult) -> Storage:
 
 
 class _ForClients:
-    """A role that a URL does not have. A client has no need of it; a server is told so when it prepares."""
+    """A role that a URL does not have.
+
+    A client has no need of it; a server is told so when it prepares.
+    """
 
     def __init__(self, url: str) -> None:
         super().__init__()
         self._url = url
 
     async def prepare(self) -> None:
-        raise ConfigurationError(f"{self._url} holds no placements and no states: it is for clients, a server needs the storage itself")
+        raise ConfigurationError(
+            f"{self._url} holds no placements and no states: it is for clients, a server needs the storage itself"
+        )
 
 
 class _NoPlacement(_ForClients, LocalObjectPlacement): ...
@@ -85,14 +106,18 @@ def _driver(module: str, extra: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ConfigurationError(f"{extra}:// needs its driver ({error}): pip install 'rio-actors[{extra}]'") from error
+        raise ConfigurationError(
+            f"{extra}:// needs its driver ({error}): pip install 'rio-actors[{extra}]'"
+        ) from error
 
 
 def _seconds(url: str, parts: SplitResult, known: set[str]) -> dict[str, float]:
     """The options of a URL, all of which are seconds."""
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := options.keys() - known:
-        raise ConfigurationError(f"{url!r}: unknown option {', '.join(sorted(unknown))}; there is {', '.join(sorted(known))}")
+        raise ConfigurationError(
+            f"{url!r}: unknown option {', '.join(sorted(unknown))}; there is {', '.join(sorted(known))}"
+        )
     try:
         return {name: float(value) for name, value in options.items()}
     except ValueError as error:

@@ -1,4 +1,5 @@
-"""What tests of rio's users are made of: a cluster in one process, its network and its faults, and virtual time.
+"""What tests of rio's users are made of: a cluster in one process, its network and its faults, and
+virtual time.
 
 The contracts that a storage of one's own has to keep are in :mod:`rio.testing.contracts`.
 """

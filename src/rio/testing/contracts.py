@@ -1,4 +1,5 @@
-"""The contracts of storage as test suites, for whoever writes a back end: subclass one, and give the fixture it asks for.
+"""The contracts of storage as test suites, for whoever writes a back end: subclass one, and give
+the fixture it asks for.
 
 ::
 
@@ -20,9 +21,9 @@ suite                               fixture         yields
 :class:`SharedStorageContract`      ``shared``      a :class:`rio.testing.races.Shared`: how other processes open the same
 ==================================  ==============  ====================================================
 
-They need pytest and pytest-asyncio, with ``asyncio_mode = "auto"``. ``rounds`` says how often a race is run. What the suites cannot do is
-take a server away or fill its disk: that such things end in ``StorageUnavailable``, and never in "not found", is for the back end's own
-tests to show.
+They need pytest and pytest-asyncio, with ``asyncio_mode = "auto"``. ``rounds`` says how often a
+race is run. What the suites cannot do is take a server away or fill its disk: that such things end
+in ``StorageUnavailable``, and never in "not found", is for the back end's own tests to show.
 """
 
 from __future__ import annotations
@@ -35,7 +36,14 @@ from typing import ClassVar
 
 import pytest
 
-from rio.cluster.membership import MAX_VOTES, MembershipSnapshot, MembershipStorage, MemberStatus, StatusChange, Vote
+from rio.cluster.membership import (
+    MAX_VOTES,
+    MembershipSnapshot,
+    MembershipStorage,
+    MemberStatus,
+    StatusChange,
+    Vote,
+)
 from rio.errors import StateNotFound, StorageClosed, Superseded
 from rio.identity import MAX_ID_BYTES, MAX_TYPE_NAME_BYTES, ObjectId
 from rio.placement import ObjectPlacement
@@ -46,7 +54,9 @@ from rio.testing.races import Racer, Shared
 
 JOINING, ACTIVE, DRAINING, CONDEMNED, LEFT, DEAD = MemberStatus
 FORWARD = [(before, after) for before in MemberStatus for after in MemberStatus if before < after]
-NOT_FORWARD = [(before, after) for before in MemberStatus for after in MemberStatus if before >= after]
+NOT_FORWARD = [
+    (before, after) for before in MemberStatus for after in MemberStatus if before >= after
+]
 
 LOOKALIKES = [
     ObjectId("a:b", "c"),
@@ -80,7 +90,9 @@ LOOKALIKES = [
 ADA = ObjectId("Account", "ada")
 
 
-async def member_in(membership: MembershipStorage, status: MemberStatus, address: str = "h:1") -> int:
+async def member_in(
+    membership: MembershipStorage, status: MemberStatus, address: str = "h:1"
+) -> int:
     """Register a member and bring it into a status; returns its generation."""
     generation = (await membership.register(address)).generation
     if status != JOINING:
@@ -98,27 +110,42 @@ class MembershipStorageContract:
     async def test_an_empty_storage_has_no_members(self, membership: MembershipStorage) -> None:
         assert await membership.snapshot() == MembershipSnapshot(0, 0, ())
 
-    async def test_a_registered_member_is_joining_and_in_the_snapshot_it_is_told(self, membership: MembershipStorage) -> None:
+    async def test_a_registered_member_is_joining_and_in_the_snapshot_it_is_told(
+        self, membership: MembershipStorage
+    ) -> None:
         generation, snapshot = await membership.register("[::1]:4000", b"\x00zone=1")
         member = snapshot.find(generation)
         assert member is not None
-        assert (member.address, member.status, member.lease_counter, member.votes) == ("[::1]:4000", JOINING, 0, ())
+        assert (member.address, member.status, member.lease_counter, member.votes) == (
+            "[::1]:4000",
+            JOINING,
+            0,
+            (),
+        )
         assert member.metadata == b"\x00zone=1"
         assert snapshot == await membership.snapshot()
         assert snapshot.generation_high == generation
 
-    async def test_metadata_beyond_128_bytes_is_refused(self, membership: MembershipStorage) -> None:
+    async def test_metadata_beyond_128_bytes_is_refused(
+        self, membership: MembershipStorage
+    ) -> None:
         await membership.register("h:1", b"x" * 128)
         with pytest.raises(ValueError, match="128"):
             await membership.register("h:2", b"x" * 129)
         assert len((await membership.snapshot()).members) == 1
 
-    async def test_registrations_at_once_get_different_generations(self, membership: MembershipStorage) -> None:
-        registered = await asyncio.gather(*(membership.register(f"h:{port}") for port in range(1, 33)))
+    async def test_registrations_at_once_get_different_generations(
+        self, membership: MembershipStorage
+    ) -> None:
+        registered = await asyncio.gather(
+            *(membership.register(f"h:{port}") for port in range(1, 33))
+        )
         assert len({generation for generation, _ in registered}) == 32
         snapshot = await membership.snapshot()
         assert snapshot.generation_high == max(generation for generation, _ in registered)
-        assert {member.address for member in snapshot.members} == {f"h:{port}" for port in range(1, 33)}
+        assert {member.address for member in snapshot.members} == {
+            f"h:{port}" for port in range(1, 33)
+        }
 
     async def test_a_generation_is_never_issued_again(self, membership: MembershipStorage) -> None:
         first = await member_in(membership, DEAD)
@@ -126,7 +153,9 @@ class MembershipStorageContract:
         assert (await membership.register("h:1")).generation > first
 
     @pytest.mark.parametrize("status", [JOINING, ACTIVE, DRAINING, CONDEMNED])
-    async def test_registering_an_address_kills_its_older_member(self, membership: MembershipStorage, status: MemberStatus) -> None:
+    async def test_registering_an_address_kills_its_older_member(
+        self, membership: MembershipStorage, status: MemberStatus
+    ) -> None:
         older = await member_in(membership, status)
         neighbour = await member_in(membership, ACTIVE, "h:11")
         before = (await membership.snapshot()).version
@@ -139,18 +168,26 @@ class MembershipStorageContract:
     # renew
 
     @pytest.mark.parametrize("status", MemberStatus)
-    async def test_only_a_member_that_may_serve_can_renew(self, membership: MembershipStorage, status: MemberStatus) -> None:
+    async def test_only_a_member_that_may_serve_can_renew(
+        self, membership: MembershipStorage, status: MemberStatus
+    ) -> None:
         generation = await member_in(membership, status)
         before = await membership.snapshot()
         assert await membership.renew(generation) is (status <= DRAINING)
         after = await membership.snapshot()
-        assert self._counter(after, generation) == self._counter(before, generation) + (status <= DRAINING)
+        assert self._counter(after, generation) == self._counter(before, generation) + (
+            status <= DRAINING
+        )
         assert after.version == before.version
 
-    async def test_a_member_that_never_was_cannot_renew(self, membership: MembershipStorage) -> None:
+    async def test_a_member_that_never_was_cannot_renew(
+        self, membership: MembershipStorage
+    ) -> None:
         assert await membership.renew(1) is False
 
-    async def test_no_renewal_is_lost_among_many_at_once(self, membership: MembershipStorage) -> None:
+    async def test_no_renewal_is_lost_among_many_at_once(
+        self, membership: MembershipStorage
+    ) -> None:
         generation = await member_in(membership, ACTIVE)
         assert all(await asyncio.gather(*(membership.renew(generation) for _ in range(50))))
         assert self._counter(await membership.snapshot(), generation) == 50
@@ -158,7 +195,9 @@ class MembershipStorageContract:
     # set_status
 
     @pytest.mark.parametrize(("before", "after"), FORWARD)
-    async def test_a_status_moves_forward(self, membership: MembershipStorage, before: MemberStatus, after: MemberStatus) -> None:
+    async def test_a_status_moves_forward(
+        self, membership: MembershipStorage, before: MemberStatus, after: MemberStatus
+    ) -> None:
         generation = await member_in(membership, before)
         version = (await membership.snapshot()).version
         change = await membership.set_status(generation, before, after)
@@ -168,41 +207,64 @@ class MembershipStorageContract:
         assert snapshot.version > version
 
     @pytest.mark.parametrize(("before", "after"), NOT_FORWARD)
-    async def test_a_status_never_moves_back(self, membership: MembershipStorage, before: MemberStatus, after: MemberStatus) -> None:
+    async def test_a_status_never_moves_back(
+        self, membership: MembershipStorage, before: MemberStatus, after: MemberStatus
+    ) -> None:
         generation = await member_in(membership, before)
         with pytest.raises(ValueError, match="forward"):
             await membership.set_status(generation, before, after)
         assert (await membership.snapshot()).status_of(generation) == before
 
-    async def test_a_status_that_is_not_as_expected_stays_and_is_told(self, membership: MembershipStorage) -> None:
+    async def test_a_status_that_is_not_as_expected_stays_and_is_told(
+        self, membership: MembershipStorage
+    ) -> None:
         generation = await member_in(membership, DRAINING)
         before = await membership.snapshot()
-        assert await membership.set_status(generation, ACTIVE, DEAD) == StatusChange(False, before.find(generation))
+        assert await membership.set_status(generation, ACTIVE, DEAD) == StatusChange(
+            False, before.find(generation)
+        )
         assert await membership.snapshot() == before
 
-    async def test_nobody_dies_who_has_renewed_since_he_was_looked_at(self, membership: MembershipStorage) -> None:
+    async def test_nobody_dies_who_has_renewed_since_he_was_looked_at(
+        self, membership: MembershipStorage
+    ) -> None:
         generation = await member_in(membership, ACTIVE)
         await membership.renew(generation)
-        assert not (await membership.set_status(generation, ACTIVE, DEAD, expected_counter=0)).applied
+        assert not (
+            await membership.set_status(generation, ACTIVE, DEAD, expected_counter=0)
+        ).applied
         assert (await membership.snapshot()).status_of(generation) == ACTIVE
         assert (await membership.set_status(generation, ACTIVE, DEAD, expected_counter=1)).applied
 
-    async def test_a_member_that_never_was_has_no_status_to_set(self, membership: MembershipStorage) -> None:
+    async def test_a_member_that_never_was_has_no_status_to_set(
+        self, membership: MembershipStorage
+    ) -> None:
         assert await membership.set_status(1, ACTIVE, DEAD) == StatusChange(False, None)
 
-    async def test_of_many_who_set_a_status_one_wins_and_all_learn_the_outcome(self, membership: MembershipStorage) -> None:
+    async def test_of_many_who_set_a_status_one_wins_and_all_learn_the_outcome(
+        self, membership: MembershipStorage
+    ) -> None:
         for port in range(self.rounds):
             generation = await member_in(membership, ACTIVE, f"h:{port}")
             wanted = [status for _ in range(8) for status in (DRAINING, CONDEMNED, LEFT, DEAD)]
-            changes = await asyncio.gather(*(membership.set_status(generation, ACTIVE, status) for status in wanted))
-            [winner] = [status for status, change in zip(wanted, changes, strict=True) if change.applied]
+            changes = await asyncio.gather(
+                *(membership.set_status(generation, ACTIVE, status) for status in wanted)
+            )
+            [winner] = [
+                status for status, change in zip(wanted, changes, strict=True) if change.applied
+            ]
             assert {change.member.status for change in changes if change.member} == {winner}
             assert (await membership.snapshot()).status_of(generation) == winner
 
     # vote
 
-    async def test_a_vote_is_kept_and_does_not_raise_the_version(self, membership: MembershipStorage) -> None:
-        voter, target = await member_in(membership, ACTIVE, "h:1"), await member_in(membership, ACTIVE, "h:2")
+    async def test_a_vote_is_kept_and_does_not_raise_the_version(
+        self, membership: MembershipStorage
+    ) -> None:
+        voter, target = (
+            await member_in(membership, ACTIVE, "h:1"),
+            await member_in(membership, ACTIVE, "h:2"),
+        )
         version = (await membership.snapshot()).version
         change = await membership.vote(target, Vote(voter, 12.5))
         snapshot = await membership.snapshot()
@@ -211,7 +273,9 @@ class MembershipStorageContract:
         assert change.member.votes == (Vote(voter, 12.5),)
         assert snapshot.version == version
 
-    async def test_a_voter_has_one_vote_and_the_later_one_counts(self, membership: MembershipStorage) -> None:
+    async def test_a_voter_has_one_vote_and_the_later_one_counts(
+        self, membership: MembershipStorage
+    ) -> None:
         voters = [await member_in(membership, ACTIVE, f"h:{port}") for port in range(2)]
         target = await member_in(membership, ACTIVE, "h:9")
         votes = [Vote(voters[0], 5.0), Vote(voters[1], 1.0), Vote(voters[0], 2.0)]
@@ -219,10 +283,15 @@ class MembershipStorageContract:
         assert changes[-1].member is not None
         assert changes[-1].member.votes == (votes[1], votes[2])
 
-    async def test_the_vote_that_came_first_goes_when_there_are_more_than_eight(self, membership: MembershipStorage) -> None:
+    async def test_the_vote_that_came_first_goes_when_there_are_more_than_eight(
+        self, membership: MembershipStorage
+    ) -> None:
         voters = [await member_in(membership, ACTIVE, f"h:{port}") for port in range(MAX_VOTES + 2)]
         target = await member_in(membership, ACTIVE, "t:1")
-        changes = [await membership.vote(target, Vote(voter, -float(at))) for at, voter in enumerate(voters)]
+        changes = [
+            await membership.vote(target, Vote(voter, -float(at)))
+            for at, voter in enumerate(voters)
+        ]
         assert changes[-1].member is not None
         assert [vote.voter for vote in changes[-1].member.votes] == voters[2:]
 
@@ -235,37 +304,60 @@ class MembershipStorageContract:
         assert {vote.voter for vote in member.votes} == set(voters)
 
     @pytest.mark.parametrize("status", MemberStatus)
-    async def test_only_an_active_member_votes(self, membership: MembershipStorage, status: MemberStatus) -> None:
-        voter, target = await member_in(membership, status, "h:1"), await member_in(membership, ACTIVE, "h:2")
+    async def test_only_an_active_member_votes(
+        self, membership: MembershipStorage, status: MemberStatus
+    ) -> None:
+        voter, target = (
+            await member_in(membership, status, "h:1"),
+            await member_in(membership, ACTIVE, "h:2"),
+        )
         assert (await membership.vote(target, Vote(voter, 1.0))).applied is (status == ACTIVE)
 
     @pytest.mark.parametrize("status", MemberStatus)
-    async def test_votes_are_cast_on_members_that_are_not_gone(self, membership: MembershipStorage, status: MemberStatus) -> None:
-        voter, target = await member_in(membership, ACTIVE, "h:1"), await member_in(membership, status, "h:2")
+    async def test_votes_are_cast_on_members_that_are_not_gone(
+        self, membership: MembershipStorage, status: MemberStatus
+    ) -> None:
+        voter, target = (
+            await member_in(membership, ACTIVE, "h:1"),
+            await member_in(membership, status, "h:2"),
+        )
         before = (await membership.snapshot()).find(target)
         change = await membership.vote(target, Vote(voter, 1.0))
         assert change.applied is (not status.terminal)
         assert change.applied or change.member == before
 
-    async def test_votes_of_or_on_members_that_never_were_change_nothing(self, membership: MembershipStorage) -> None:
+    async def test_votes_of_or_on_members_that_never_were_change_nothing(
+        self, membership: MembershipStorage
+    ) -> None:
         generation = await member_in(membership, ACTIVE)
         before = await membership.snapshot()
-        assert await membership.vote(generation, Vote(generation + 1, 1.0)) == StatusChange(False, before.find(generation))
-        assert await membership.vote(generation + 1, Vote(generation, 1.0)) == StatusChange(False, None)
+        assert await membership.vote(generation, Vote(generation + 1, 1.0)) == StatusChange(
+            False, before.find(generation)
+        )
+        assert await membership.vote(generation + 1, Vote(generation, 1.0)) == StatusChange(
+            False, None
+        )
         assert await membership.snapshot() == before
 
     # purge
 
     @pytest.mark.parametrize("status", MemberStatus)
-    async def test_only_a_member_that_is_gone_can_be_purged(self, membership: MembershipStorage, status: MemberStatus) -> None:
+    async def test_only_a_member_that_is_gone_can_be_purged(
+        self, membership: MembershipStorage, status: MemberStatus
+    ) -> None:
         generation = await member_in(membership, status)
         assert await membership.purge(generation) is status.terminal
         snapshot = await membership.snapshot()
         assert (snapshot.find(generation) is None) is status.terminal
         assert snapshot.status_of(generation) == (DEAD if status.terminal else status)
 
-    async def test_a_purged_member_stays_dead_to_every_call(self, membership: MembershipStorage) -> None:
-        voter, generation = await member_in(membership, ACTIVE, "h:1"), await member_in(membership, DEAD, "h:2")
+    async def test_a_purged_member_stays_dead_to_every_call(
+        self, membership: MembershipStorage
+    ) -> None:
+        voter, generation = (
+            await member_in(membership, ACTIVE, "h:1"),
+            await member_in(membership, DEAD, "h:2"),
+        )
         assert await membership.purge(generation)
         before = await membership.snapshot()
         assert await membership.purge(generation) is False
@@ -284,10 +376,15 @@ class MembershipStorageContract:
             await asyncio.sleep(0)  # a storage in memory may never wait
             snapshots.append(await membership.snapshot())
         await writing
-        assert all(self._status(snapshot, left) - self._status(snapshot, right) in (0, 1) for snapshot in snapshots)
+        assert all(
+            self._status(snapshot, left) - self._status(snapshot, right) in (0, 1)
+            for snapshot in snapshots
+        )
         for earlier, later in pairwise(snapshots):
             assert later.version >= earlier.version
-            assert (later.version == earlier.version) is (self._statuses(later) == self._statuses(earlier))
+            assert (later.version == earlier.version) is (
+                self._statuses(later) == self._statuses(earlier)
+            )
 
     async def test_a_storage_that_is_not_open_says_so(self, membership: MembershipStorage) -> None:
         await membership.close()
@@ -301,7 +398,9 @@ class MembershipStorageContract:
         for before, after in pairwise(MemberStatus):
             for generation in (left, right):
                 assert (await membership.set_status(generation, before, after)).applied
-            await asyncio.gather(*(membership.register(f"busy:{port}") for port in range(self.rounds)))
+            await asyncio.gather(
+                *(membership.register(f"busy:{port}") for port in range(self.rounds))
+            )
 
     @staticmethod
     def _counter(snapshot: MembershipSnapshot, generation: int) -> int:
@@ -325,30 +424,40 @@ class ObjectPlacementContract:
 
     rounds: ClassVar[int] = 20
 
-    async def test_an_object_that_was_never_claimed_has_no_placement(self, placement: ObjectPlacement) -> None:
+    async def test_an_object_that_was_never_claimed_has_no_placement(
+        self, placement: ObjectPlacement
+    ) -> None:
         assert await placement.lookup(ADA) is None
         assert await placement.owned_by(1) == []
 
-    async def test_the_first_claim_wins_and_is_what_others_see(self, placement: ObjectPlacement) -> None:
+    async def test_the_first_claim_wins_and_is_what_others_see(
+        self, placement: ObjectPlacement
+    ) -> None:
         claimed = await placement.claim(ADA, 1)
         assert claimed.generation == 1
         assert await placement.lookup(ADA) == claimed
         assert await placement.owned_by(1) == [ADA]
 
-    async def test_a_claim_of_an_owned_object_is_refused_and_names_the_owner(self, placement: ObjectPlacement) -> None:
+    async def test_a_claim_of_an_owned_object_is_refused_and_names_the_owner(
+        self, placement: ObjectPlacement
+    ) -> None:
         claimed = await placement.claim(ADA, 1)
         assert await placement.claim(ADA, 2) == claimed
         assert await placement.lookup(ADA) == claimed
         assert await placement.owned_by(2) == []
 
-    async def test_the_owner_can_claim_again_and_gets_a_larger_token(self, placement: ObjectPlacement) -> None:
+    async def test_the_owner_can_claim_again_and_gets_a_larger_token(
+        self, placement: ObjectPlacement
+    ) -> None:
         first = await placement.claim(ADA, 1)
         second = await placement.claim(ADA, 1)
         assert second.generation == 1
         assert second.token > first.token
         assert await placement.lookup(ADA) == second
 
-    async def test_a_claim_whose_answer_was_lost_can_be_repeated(self, placement: ObjectPlacement) -> None:
+    async def test_a_claim_whose_answer_was_lost_can_be_repeated(
+        self, placement: ObjectPlacement
+    ) -> None:
         for number in range(self.rounds):
             object_id = ObjectId("Lost", str(number))
             lost = asyncio.create_task(placement.claim(object_id, 1))
@@ -360,7 +469,9 @@ class ObjectPlacementContract:
             assert await placement.lookup(object_id) == repeated
             assert (await placement.claim(object_id, 2)) == repeated
 
-    async def test_a_claim_that_names_the_owners_token_takes_over(self, placement: ObjectPlacement) -> None:
+    async def test_a_claim_that_names_the_owners_token_takes_over(
+        self, placement: ObjectPlacement
+    ) -> None:
         dead = await placement.claim(ADA, 1)
         taken = await placement.claim(ADA, 2, supersede=dead.token)
         assert taken.generation == 2
@@ -368,29 +479,52 @@ class ObjectPlacementContract:
         assert await placement.owned_by(1) == []
         assert await placement.owned_by(2) == [ADA]
 
-    async def test_a_claim_that_names_an_older_token_is_refused(self, placement: ObjectPlacement) -> None:
+    async def test_a_claim_that_names_an_older_token_is_refused(
+        self, placement: ObjectPlacement
+    ) -> None:
         old = await placement.claim(ADA, 1)
         renewed = await placement.claim(ADA, 1)
         assert await placement.claim(ADA, 2, supersede=old.token) == renewed
         assert await placement.claim(ADA, 2, supersede=renewed.token + 1) == renewed
 
-    async def test_of_many_who_take_over_one_wins_and_all_learn_who(self, placement: ObjectPlacement) -> None:
+    async def test_of_many_who_take_over_one_wins_and_all_learn_who(
+        self, placement: ObjectPlacement
+    ) -> None:
         for number in range(self.rounds):
             object_id = ObjectId("Race", str(number))
             dead = await placement.claim(object_id, 1)
-            answers = await asyncio.gather(*(placement.claim(object_id, claimant, supersede=dead.token) for claimant in range(2, 18)))
+            answers = await asyncio.gather(
+                *(
+                    placement.claim(object_id, claimant, supersede=dead.token)
+                    for claimant in range(2, 18)
+                )
+            )
             assert len(set(answers)) == 1
             assert await placement.lookup(object_id) == answers[0]
             assert answers[0].generation != 1
 
-    async def test_of_many_who_claim_each_object_has_one_owner(self, placement: ObjectPlacement) -> None:
+    async def test_of_many_who_claim_each_object_has_one_owner(
+        self, placement: ObjectPlacement
+    ) -> None:
         objects = [ObjectId("Race", str(number)) for number in range(self.rounds)]
-        answers = await asyncio.gather(*(placement.claim(object_id, claimant) for object_id in objects for claimant in range(1, 9)))
+        answers = await asyncio.gather(
+            *(
+                placement.claim(object_id, claimant)
+                for object_id in objects
+                for claimant in range(1, 9)
+            )
+        )
         assert len(set(answers)) == len(objects)
-        owned = [object_id for claimant in range(1, 9) for object_id in await placement.owned_by(claimant)]
+        owned = [
+            object_id
+            for claimant in range(1, 9)
+            for object_id in await placement.owned_by(claimant)
+        ]
         assert sorted(owned) == sorted(objects)
 
-    async def test_a_released_object_is_free_and_its_next_token_is_larger(self, placement: ObjectPlacement) -> None:
+    async def test_a_released_object_is_free_and_its_next_token_is_larger(
+        self, placement: ObjectPlacement
+    ) -> None:
         claimed = await placement.claim(ADA, 1)
         assert await placement.release(ADA, claimed.token) is True
         released = await placement.lookup(ADA)
@@ -399,7 +533,9 @@ class ObjectPlacementContract:
         assert await placement.owned_by(1) == []
         assert (await placement.claim(ADA, 2)).token > claimed.token
 
-    async def test_only_the_token_that_holds_an_object_releases_it(self, placement: ObjectPlacement) -> None:
+    async def test_only_the_token_that_holds_an_object_releases_it(
+        self, placement: ObjectPlacement
+    ) -> None:
         old = await placement.claim(ADA, 1)
         held = await placement.claim(ADA, 1)
         assert await placement.release(ADA, old.token) is False
@@ -408,23 +544,37 @@ class ObjectPlacementContract:
         assert await placement.release(ADA, held.token) is False
         assert await placement.release(ObjectId("Account", "bob"), held.token) is False
 
-    async def test_tokens_strictly_increase_over_all_objects(self, placement: ObjectPlacement) -> None:
-        tokens = [(await placement.claim(ObjectId("Token", str(number % 7)), 1)).token for number in range(5 * self.rounds)]
+    async def test_tokens_strictly_increase_over_all_objects(
+        self, placement: ObjectPlacement
+    ) -> None:
+        tokens = [
+            (await placement.claim(ObjectId("Token", str(number % 7)), 1)).token
+            for number in range(5 * self.rounds)
+        ]
         assert tokens == sorted(set(tokens))
         for _ in range(5 * self.rounds):
-            at_once = await asyncio.gather(*(placement.claim(ObjectId("Token", str(number)), 1) for number in range(100)))
+            at_once = await asyncio.gather(
+                *(placement.claim(ObjectId("Token", str(number)), 1) for number in range(100))
+            )
             wave = sorted({claimed.token for claimed in at_once})
             assert len(wave) == 100
             assert wave[0] > tokens[-1]
             tokens = wave
 
     async def test_identities_never_meet(self, placement: ObjectPlacement) -> None:
-        claimed = [await placement.claim(object_id, number) for number, object_id in enumerate(LOOKALIKES, 1)]
+        claimed = [
+            await placement.claim(object_id, number)
+            for number, object_id in enumerate(LOOKALIKES, 1)
+        ]
         assert [claim.generation for claim in claimed] == list(range(1, len(LOOKALIKES) + 1))
         assert [await placement.lookup(object_id) for object_id in LOOKALIKES] == claimed
-        assert [list(await placement.owned_by(number)) for number in range(1, len(LOOKALIKES) + 1)] == [[one] for one in LOOKALIKES]
+        assert [
+            list(await placement.owned_by(number)) for number in range(1, len(LOOKALIKES) + 1)
+        ] == [[one] for one in LOOKALIKES]
 
-    async def test_a_storage_that_is_not_open_says_so_and_not_that_nothing_is_placed(self, placement: ObjectPlacement) -> None:
+    async def test_a_storage_that_is_not_open_says_so_and_not_that_nothing_is_placed(
+        self, placement: ObjectPlacement
+    ) -> None:
         await placement.close()
         await placement.close()
         with pytest.raises(StorageClosed):
@@ -450,13 +600,17 @@ class StateStorageContract:
         assert await state.load_and_fence(ADA, "s", 1) == StoredState(2, b"\x00\xff")
         assert await state.load_and_fence(ADA, "s", 2) == StoredState(2, b"\x00\xff")
 
-    @pytest.mark.parametrize("data", [b"", b"\x00" * 1000, bytes(range(256)) * 4096], ids=["empty", "zeros", "1 MiB"])
+    @pytest.mark.parametrize(
+        "data", [b"", b"\x00" * 1000, bytes(range(256)) * 4096], ids=["empty", "zeros", "1 MiB"]
+    )
     async def test_any_bytes_come_back_as_they_were(self, state: StateStorage, data: bytes) -> None:
         await self.fence(state, 1)
         await state.save(ADA, "s", 1, 0, data)
         assert await state.load_and_fence(ADA, "s", 1) == StoredState(1, data)
 
-    async def test_where_nothing_was_saved_it_is_not_found_time_after_time(self, state: StateStorage) -> None:
+    async def test_where_nothing_was_saved_it_is_not_found_time_after_time(
+        self, state: StateStorage
+    ) -> None:
         for token in (1, 1, 2):
             await self.fence(state, token)
 
@@ -480,7 +634,9 @@ class StateStorageContract:
         assert await state.load_and_fence(ADA, "s", 2) == StoredState(2, b"new")
 
     @pytest.mark.parametrize(("token", "version"), [(2, 1), (4, 1), (3, 0), (3, 2), (2, 0)])
-    async def test_a_save_with_another_token_or_version_writes_nothing(self, state: StateStorage, token: int, version: int) -> None:
+    async def test_a_save_with_another_token_or_version_writes_nothing(
+        self, state: StateStorage, token: int, version: int
+    ) -> None:
         await self.fence(state, 3)
         await state.save(ADA, "s", 3, 0, b"good")
         with pytest.raises(Superseded):
@@ -499,14 +655,23 @@ class StateStorageContract:
             answers = await asyncio.gather(*writers, return_exceptions=True)
             [winner] = [writer for writer, answer in enumerate(answers) if answer == version + 1]
             assert sum(isinstance(answer, Superseded) for answer in answers) == 7
-            assert await state.load_and_fence(ADA, "s", 1) == StoredState(version + 1, bytes([winner]))
+            assert await state.load_and_fence(ADA, "s", 1) == StoredState(
+                version + 1, bytes([winner])
+            )
 
-    async def test_a_save_and_a_newer_fence_at_once_never_lose_what_was_acknowledged(self, state: StateStorage) -> None:
+    async def test_a_save_and_a_newer_fence_at_once_never_lose_what_was_acknowledged(
+        self, state: StateStorage
+    ) -> None:
         for number in range(self.rounds):
             object_id = ObjectId("Race", str(number))
             await self.fence(state, 1, object_id)
-            both = [state.save(object_id, "s", 1, 0, b"saved"), state.load_and_fence(object_id, "s", 2)]
-            saved, loaded = await asyncio.gather(*(both if number % 2 else reversed(both)), return_exceptions=True)
+            both = [
+                state.save(object_id, "s", 1, 0, b"saved"),
+                state.load_and_fence(object_id, "s", 2),
+            ]
+            saved, loaded = await asyncio.gather(
+                *(both if number % 2 else reversed(both)), return_exceptions=True
+            )
             if number % 2 == 0:
                 saved, loaded = loaded, saved
             if saved == 1:
@@ -521,13 +686,19 @@ class StateStorageContract:
                 await state.load_and_fence(object_id, name, 1)
             await state.save(object_id, name, 1, 0, str(number).encode())
         for number, (object_id, name) in enumerate(keys):
-            assert await state.load_and_fence(object_id, name, 1) == StoredState(1, str(number).encode())
+            assert await state.load_and_fence(object_id, name, 1) == StoredState(
+                1, str(number).encode()
+            )
 
-    async def test_a_cancelled_save_happened_wholly_or_not_at_all(self, state: StateStorage) -> None:
+    async def test_a_cancelled_save_happened_wholly_or_not_at_all(
+        self, state: StateStorage
+    ) -> None:
         await self.fence(state, 1)
         stored = StoredState(0, b"")
         for number in range(self.rounds):
-            saving = asyncio.create_task(state.save(ADA, "s", 1, stored.version, data := str(number).encode()))
+            saving = asyncio.create_task(
+                state.save(ADA, "s", 1, stored.version, data := str(number).encode())
+            )
             for _ in range(number % 5 + 1):
                 await asyncio.sleep(0)
             saving.cancel()
@@ -536,7 +707,9 @@ class StateStorageContract:
             stored = await self._stored(state)
             assert stored in possible
 
-    async def test_a_storage_that_is_not_open_says_so_and_not_that_nothing_is_stored(self, state: StateStorage) -> None:
+    async def test_a_storage_that_is_not_open_says_so_and_not_that_nothing_is_stored(
+        self, state: StateStorage
+    ) -> None:
         await state.close()
         await state.close()
         with pytest.raises(StorageClosed):
@@ -563,7 +736,10 @@ class StateStorageContract:
 
 
 class SharedStorageContract:
-    """What a storage that several processes share must do besides. Give the fixture ``shared``, over data that are empty."""
+    """What a storage that several processes share must do besides.
+
+    Give the fixture ``shared``, over data that are empty.
+    """
 
     objects: ClassVar[int] = 3000
     """How many the processes want."""
@@ -574,14 +750,24 @@ class SharedStorageContract:
     """Of a membership that changes all the time."""
 
     async def test_processes_that_prepare_at_once_all_succeed(self, shared: Shared) -> None:
-        assert sorted(await races.run(shared, "join", 1)) == sorted(set(await self._generations(shared)))
+        assert sorted(await races.run(shared, "join", 1)) == sorted(
+            set(await self._generations(shared))
+        )
 
-    async def test_no_object_is_owned_by_two_processes_and_none_by_nobody(self, shared: Shared) -> None:
+    async def test_no_object_is_owned_by_two_processes_and_none_by_nobody(
+        self, shared: Shared
+    ) -> None:
         answers = await races.run(shared, "claim_all", self.objects)
-        assert all(answer == answers[0] for answer in answers), "a claimant was told something else than another"
+        assert all(answer == answers[0] for answer in answers), (
+            "a claimant was told something else than another"
+        )
         async with shared.open().placement as placement:
             owned = {number: await placement.owned_by(number) for number in range(1, 5)}
-        assert sum(len(set(objects)) for objects in owned.values()) == len(set().union(*owned.values())) == self.objects
+        assert (
+            sum(len(set(objects)) for objects in owned.values())
+            == len(set().union(*owned.values()))
+            == self.objects
+        )
         assert {int(object_id.id): number for number in owned for object_id in owned[number]} == {
             index: generation for index, (generation, _) in enumerate(answers[0])
         }
@@ -589,11 +775,15 @@ class SharedStorageContract:
 
     async def test_tokens_increase_over_the_claims_of_all_processes(self, shared: Shared) -> None:
         answers = await races.run(shared, "claim_in_waves", self.rounds // 4)
-        assert all(max(earlier) < min(later) for waves in answers for earlier, later in pairwise(waves))
+        assert all(
+            max(earlier) < min(later) for waves in answers for earlier, later in pairwise(waves)
+        )
         tokens = [token for waves in answers for wave in waves for token in wave]
         assert len(set(tokens)) == len(tokens)
 
-    async def test_of_processes_that_set_a_status_one_wins_each_time_and_all_learn_who(self, shared: Shared) -> None:
+    async def test_of_processes_that_set_a_status_one_wins_each_time_and_all_learn_who(
+        self, shared: Shared
+    ) -> None:
         members = await self._register(shared, self.elections)
         answers = await races.run(shared, "set_status", self.elections, processes=2)
         async with shared.open().membership as membership:
@@ -608,7 +798,11 @@ class SharedStorageContract:
         assert await races.run(shared, "vote", len(members)) == [True] * 4
         async with shared.open().membership as membership:
             snapshot = await membership.snapshot()
-        voters = [{vote.voter for vote in member.votes} for member in snapshot.members if member.generation in members[8:]]
+        voters = [
+            {vote.voter for vote in member.votes}
+            for member in snapshot.members
+            if member.generation in members[8:]
+        ]
         assert voters == [set(members[:4])] * (len(members) - 8)
 
     async def test_no_renewal_is_lost_among_processes(self, shared: Shared) -> None:
@@ -619,28 +813,45 @@ class SharedStorageContract:
         assert member is not None
         assert member.lease_counter == 4 * self.rounds
 
-    async def test_processes_that_take_turns_with_an_object_lose_nothing_that_was_acknowledged(self, shared: Shared) -> None:
+    async def test_processes_that_take_turns_with_an_object_lose_nothing_that_was_acknowledged(
+        self, shared: Shared
+    ) -> None:
         acknowledged = sum(await races.run(shared, "take_turns", self.rounds))
         async with shared.open() as storage:
-            token = (await storage.placement.claim(races.COUNTER, 5, supersede=await self._token(storage))).token
+            token = (
+                await storage.placement.claim(
+                    races.COUNTER, 5, supersede=await self._token(storage)
+                )
+            ).token
             stored = await races.load(storage.state, races.COUNTER, token)
         assert int(stored.data) == stored.version == acknowledged > 0
 
-    async def test_a_snapshot_is_never_torn_while_another_process_writes(self, shared: Shared) -> None:
-        async with Racer(shared, "move_in_step", 1, 1) as writer, shared.open().membership as membership:
+    async def test_a_snapshot_is_never_torn_while_another_process_writes(
+        self, shared: Shared
+    ) -> None:
+        async with (
+            Racer(shared, "move_in_step", 1, 1) as writer,
+            shared.open().membership as membership,
+        ):
             writer.tell()
             earlier = await membership.snapshot()
             for _ in range(self.reads):
                 snapshot = await membership.snapshot()
                 self._check_pair(snapshot)
                 assert snapshot.version >= earlier.version
-                if snapshot.version == earlier.version or snapshot.members:  # one without members may come again
-                    assert (snapshot.version == earlier.version) is (snapshot.members == earlier.members)
+                if (
+                    snapshot.version == earlier.version or snapshot.members
+                ):  # one without members may come again
+                    assert (snapshot.version == earlier.version) is (
+                        snapshot.members == earlier.members
+                    )
                 earlier = snapshot
             writer.tell()
             assert await writer.answer() > 0
 
-    async def test_a_killed_process_loses_nothing_that_was_acknowledged(self, shared: Shared) -> None:
+    async def test_a_killed_process_loses_nothing_that_was_acknowledged(
+        self, shared: Shared
+    ) -> None:
         acknowledged: dict[str, int] = {}
         async with Racer(shared, "save_for_ever", 1, 32) as writer:
             writer.tell()
@@ -669,7 +880,9 @@ class SharedStorageContract:
 
     @staticmethod
     def _check_pair(snapshot: MembershipSnapshot) -> None:
-        """Of the two members that come, move and go, the left one is never behind and never two ahead."""
+        """Of the two members that come, move and go, the left one is never behind and never two
+        ahead.
+        """
         status = {member.address: member.status for member in snapshot.members}
         left, right = status.get("left:1"), status.get("right:1")
         if left is None:

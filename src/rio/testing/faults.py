@@ -8,7 +8,14 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from rio.cluster.membership import MembershipSnapshot, MembershipStorage, MemberStatus, Registered, StatusChange, Vote
+from rio.cluster.membership import (
+    MembershipSnapshot,
+    MembershipStorage,
+    MemberStatus,
+    Registered,
+    StatusChange,
+    Vote,
+)
 from rio.errors import StorageUnavailable
 from rio.identity import ObjectId
 from rio.placement import ObjectPlacement, Placement
@@ -30,12 +37,19 @@ class StorageFaults:
         faults.silent = True                # requests and answers are held back until it is False again; callers time out
         faults.lost_answers = 0.1           # one request in ten is carried out, and its caller hears StorageUnavailable
 
-    A request that its caller has given up is carried out all the same, as late as it arrives: that is what databases do. ``timeout``:
-    seconds after which a caller hears :class:`StorageUnavailable`, as the drivers in ``rio.storage`` have it. ``rng`` chooses which answers
-    are lost.
+    A request that its caller has given up is carried out all the same, as late as it arrives: that
+    is what databases do. ``timeout``: seconds after which a caller hears
+    :class:`StorageUnavailable`, as the drivers in ``rio.storage`` have it. ``rng`` chooses which
+    answers are lost.
     """
 
-    def __init__(self, rng: random.Random | None = None, *, delay: float | Callable[[], float] = 0.0, timeout: float = 2.0) -> None:
+    def __init__(
+        self,
+        rng: random.Random | None = None,
+        *,
+        delay: float | Callable[[], float] = 0.0,
+        timeout: float = 2.0,
+    ) -> None:
         self.delay = delay
         """Seconds that a request takes, and as many its answer; or what to call for each."""
         self.answer_delay: float | Callable[[], float] | None = None
@@ -66,7 +80,10 @@ class StorageFaults:
             self._way.set()
 
     def wrap(self, storage: Storage) -> Storage:
-        """The three roles, with the faults. Closing them closes nothing: the storage belongs to whoever made it."""
+        """The three roles, with the faults.
+
+        Closing them closes nothing: the storage belongs to whoever made it.
+        """
         return Storage(
             FaultyMembershipStorage(storage.membership, self),
             FaultyObjectPlacement(storage.placement, self),
@@ -74,13 +91,19 @@ class StorageFaults:
         )
 
     def heal(self) -> None:
-        """Let everything through again, as slow as it was. A node that was :meth:`cut_off` stays it."""
+        """Let everything through again, as slow as it was.
+
+        A node that was :meth:`cut_off` stays it.
+        """
         self.unavailable = False
         self.lost_answers = 0.0
         self.silent = False
 
     def cut_off(self) -> None:
-        """Refuse everything for good, and fail what waits: the node's process is gone. What it has sent may still be carried out."""
+        """Refuse everything for good, and fail what waits: the node's process is gone.
+
+        What it has sent may still be carried out.
+        """
         self._is_cut_off = True
         for answer in list(self._under_way):
             if not answer.done():
@@ -115,9 +138,15 @@ class StorageFaults:
         return answer.result()
 
     def _send(self, request: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
-        """It goes its way in a task that is no part of the node: whatever happens to the node, it is carried out."""
+        """It goes its way in a task that is no part of the node: whatever happens to the node, it
+        is carried out.
+        """
         loop = asyncio.get_running_loop()
-        task = loop.create_task(self._carry_out(request, answer), name="a storage request", context=contextvars.Context())
+        task = loop.create_task(
+            self._carry_out(request, answer),
+            name="a storage request",
+            context=contextvars.Context(),
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -171,9 +200,18 @@ class FaultyMembershipStorage(MembershipStorage):
         return await self._faults.call(self._storage.snapshot())
 
     async def set_status(
-        self, generation: int, expected: MemberStatus, status: MemberStatus, *, expected_counter: int | None = None
+        self,
+        generation: int,
+        expected: MemberStatus,
+        status: MemberStatus,
+        *,
+        expected_counter: int | None = None,
     ) -> StatusChange:
-        return await self._faults.call(self._storage.set_status(generation, expected, status, expected_counter=expected_counter))
+        return await self._faults.call(
+            self._storage.set_status(
+                generation, expected, status, expected_counter=expected_counter
+            )
+        )
 
     async def vote(self, target: int, vote: Vote) -> StatusChange:
         return await self._faults.call(self._storage.vote(target, vote))
@@ -194,8 +232,12 @@ class FaultyObjectPlacement(ObjectPlacement):
 
     async def close(self) -> None: ...
 
-    async def claim(self, object_id: ObjectId, generation: int, *, supersede: int | None = None) -> Placement:
-        return await self._faults.call(self._storage.claim(object_id, generation, supersede=supersede))
+    async def claim(
+        self, object_id: ObjectId, generation: int, *, supersede: int | None = None
+    ) -> Placement:
+        return await self._faults.call(
+            self._storage.claim(object_id, generation, supersede=supersede)
+        )
 
     async def lookup(self, object_id: ObjectId) -> Placement | None:
         return await self._faults.call(self._storage.lookup(object_id))
@@ -222,5 +264,9 @@ class FaultyState(StateStorage):
     async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
         return await self._faults.call(self._storage.load_and_fence(object_id, state_name, token))
 
-    async def save(self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
-        return await self._faults.call(self._storage.save(object_id, state_name, token, version, data))
+    async def save(
+        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
+    ) -> int:
+        return await self._faults.call(
+            self._storage.save(object_id, state_name, token, version, data)
+        )

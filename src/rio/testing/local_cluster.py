@@ -25,7 +25,9 @@ from rio.testing.virtual_time import Host, VirtualTimeLoop
 class LocalNode:
     """One server of a :class:`LocalCluster`, on a host of its own."""
 
-    def __init__(self, server: Server, address: str, host: Host, storage: StorageFaults, network: Network) -> None:
+    def __init__(
+        self, server: Server, address: str, host: Host, storage: StorageFaults, network: Network
+    ) -> None:
         self.server = server
         self.host = host
         self.storage = storage
@@ -62,18 +64,25 @@ class LocalNode:
         return self.server.statistics()
 
     async def start(self) -> None:
-        """Bind and join. :raises Exception: what :class:`rio.Server` raises where it cannot; the host is down then."""
+        """Bind and join.
+
+        :raises Exception: what :class:`rio.Server` raises where it cannot; the host is down then.
+        """
         self._network.add(self.host)
         try:
             await self._start()
         except BaseException:
             self._network.take_down(self.host)
             raise
-        self._serving = asyncio.get_running_loop().create_task(self._serve(), name=f"serve {self.name}", context=self.host.context())
+        self._serving = asyncio.get_running_loop().create_task(
+            self._serve(), name=f"serve {self.name}", context=self.host.context()
+        )
 
     async def _start(self) -> None:
         """:raises RuntimeError: it was killed meanwhile."""
-        self._starting = asyncio.get_running_loop().create_task(self.server.__aenter__(), context=self.host.context())
+        self._starting = asyncio.get_running_loop().create_task(
+            self.server.__aenter__(), context=self.host.context()
+        )
         try:
             await self._starting
         except asyncio.CancelledError:
@@ -127,15 +136,17 @@ class LocalCluster:
             await cluster.restart(1)
             assert cluster.nodes[0].statistics().live_objects == 1
 
-    It runs on any event loop in real time, and in virtual time under :func:`rio.testing.run`, where a minute takes milliseconds and
-    a ``seed`` always gives the same run. The servers, the protocol and the client are those of production; nothing touches a real socket.
-    A node that is killed is cut off from everything, then its handlers are cancelled: their ``finally`` blocks do run.
+    It runs on any event loop in real time, and in virtual time under :func:`rio.testing.run`, where
+    a minute takes milliseconds and a ``seed`` always gives the same run. The servers, the protocol
+    and the client are those of production; nothing touches a real socket. A node that is killed is
+    cut off from everything, then its handlers are cancelled: their ``finally`` blocks do run.
 
-    ``nodes``: how many are started. ``cluster``: settings, or the name of a preset. ``storage``: a :class:`rio.storage.Storage` or a URL,
-    in memory unless given; a storage that is given as an object is not closed. ``app_data``: what all nodes share, or what makes one for
-    each.
-    ``latency``: seconds that a message takes, or what to call for each. ``seed``: of :attr:`rng`, by default that of
-    :func:`rio.testing.run`. ``options``: those of :class:`rio.Server`, for every node.
+    ``nodes``: how many are started. ``cluster``: settings, or the name of a preset. ``storage``: a
+    :class:`rio.storage.Storage` or a URL, in memory unless given; a storage that is given as an
+    object is not closed. ``app_data``: what all nodes share, or what makes one for each.
+    ``latency``: seconds that a message takes, or what to call for each. ``seed``: of :attr:`rng`,
+    by default that of :func:`rio.testing.run`. ``options``: those of :class:`rio.Server`, for every
+    node.
     """
 
     def __init__(
@@ -166,7 +177,7 @@ class LocalCluster:
         self._names = 0
         self._stack = AsyncExitStack()
 
-    # --- opening and closing ------------------------------------------------------------------------------------------
+    # --- opening and closing ----------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -197,23 +208,37 @@ class LocalCluster:
         for node in self.nodes:
             await node.storage.settle()
 
-    # --- who is there -------------------------------------------------------------------------------------------------
+    # --- who is there -----------------------------------------------------------------------------
 
     @property
     def client(self) -> Client:
         """A client outside of the cluster, on the host that the network calls ``client``."""
         if self._client is None:
-            raise RuntimeError("the cluster is not open: use it as `async with LocalCluster(...) as cluster`")
+            raise RuntimeError(
+                "the cluster is not open: use it as `async with LocalCluster(...) as cluster`"
+            )
         return self._client
 
     def new_client(self, **options: Any) -> Client:
-        """Another client, to be used as ``async with``. The host on which it runs is that of the code that uses it."""
+        """Another client, to be used as ``async with``.
+
+        The host on which it runs is that of the code that uses it.
+        """
         host = self.network.outside
-        options = {"rng": random.Random(self.rng.random()), "clock": self._clock_of(host), **options}
+        options = {
+            "rng": random.Random(self.rng.random()),
+            "clock": self._clock_of(host),
+            **options,
+        }
         return Client(self.storage, **options)
 
-    async def start_node(self, *, rate: float = 1.0, offset: float = 0.0, **options: Any) -> LocalNode:
-        """Start another server, which joins. ``rate``, ``offset``: of its clock, in virtual time; see :class:`Host`."""
+    async def start_node(
+        self, *, rate: float = 1.0, offset: float = 0.0, **options: Any
+    ) -> LocalNode:
+        """Start another server, which joins.
+
+        ``rate``, ``offset``: of its clock, in virtual time; see :class:`Host`.
+        """
         host = Host(f"node-{self._names}", rate=rate, offset=offset)
         self._names += 1
         node = self._made(host, f"{host.name}:0", options)
@@ -221,15 +246,27 @@ class LocalCluster:
         await node.start()
         return node
 
-    async def restart(self, node: LocalNode | int, *, rate: float | None = None, offset: float | None = None, **options: Any) -> LocalNode:
-        """Start a server anew at the address of one that is down, in its place in :attr:`nodes`. Its clock stays unless one is given.
+    async def restart(
+        self,
+        node: LocalNode | int,
+        *,
+        rate: float | None = None,
+        offset: float | None = None,
+        **options: Any,
+    ) -> LocalNode:
+        """Start a server anew at the address of one that is down, in its place in :attr:`nodes`.
+        Its clock stays unless one is given.
 
         :raises ValueError: it is up.
         """
         old = self._node(node)
         if not old.host.down:
             raise ValueError(f"{old.name} is up: stop it or kill it first")
-        host = Host(old.name, rate=rate or old.host.rate, offset=old.host.offset if offset is None else offset)
+        host = Host(
+            old.name,
+            rate=rate or old.host.rate,
+            offset=old.host.offset if offset is None else offset,
+        )
         new = self._made(host, old.address, options)
         self.nodes[self.nodes.index(old)] = new
         await new.start()
@@ -245,7 +282,9 @@ class LocalCluster:
             **self._options,
             **options,
         }
-        server = Server(self._registry, storage=faults.wrap(self.storage), address=address, **options)
+        server = Server(
+            self._registry, storage=faults.wrap(self.storage), address=address, **options
+        )
         return LocalNode(server, address, host, faults, self.network)
 
     def _clock_of(self, host: Host) -> Callable[[], float] | None:
@@ -257,7 +296,7 @@ class LocalCluster:
     def _name(self, node: LocalNode | int | str) -> str:
         return node if isinstance(node, str) else self._node(node).name
 
-    # --- what goes wrong ----------------------------------------------------------------------------------------------
+    # --- what goes wrong --------------------------------------------------------------------------
 
     async def stop(self, node: LocalNode | int) -> None:
         """Have a node drain and leave, as after SIGTERM."""
@@ -268,16 +307,21 @@ class LocalCluster:
         await self._node(node).kill()
 
     def partition(self, *groups: list[LocalNode | int | str]) -> None:
-        """Let no two nodes of different groups hear each other, until :meth:`heal`. The client is ``"client"``; who is in no group hears
-        everyone. The storage stays in reach: that is up to ``nodes[0].storage``."""
+        """Let no two nodes of different groups hear each other, until :meth:`heal`. The client is
+        ``"client"``; who is in no group hears everyone. The storage stays in reach: that is up to
+        ``nodes[0].storage``."""
         self.network.partition(*([self._name(node) for node in group] for group in groups))
 
     def cut(self, source: LocalNode | int | str, target: LocalNode | int | str) -> None:
-        """Let nothing that one node sends arrive at another one, until :meth:`heal`; the way back stays open."""
+        """Let nothing that one node sends arrive at another one, until :meth:`heal`; the way back
+        stays open.
+        """
         self.network.cut(self._name(source), self._name(target))
 
     def heal(self) -> None:
-        """Undo every :meth:`partition` and :meth:`cut`, and :meth:`StorageFaults.heal` each node's way to the storage."""
+        """Undo every :meth:`partition` and :meth:`cut`, and :meth:`StorageFaults.heal` each node's
+        way to the storage.
+        """
         self.network.heal()
         for node in self.nodes:
             node.storage.heal()
@@ -289,12 +333,19 @@ class LocalCluster:
         """
         loop = asyncio.get_running_loop()
         if not isinstance(loop, VirtualTimeLoop):
-            raise RuntimeError("a node can only be stalled in virtual time: run the test by rio.testing.run()")
+            raise RuntimeError(
+                "a node can only be stalled in virtual time: run the test by rio.testing.run()"
+            )
         loop.stall(self._node(node).host, seconds)
 
     async def home(self, object_type: type[ServiceObject] | str, id: str) -> LocalNode:
-        """The node on which an object lives. :raises LookupError: it is in the memory of none that is up."""
-        object_id = ObjectId(object_type if isinstance(object_type, str) else type_name_of(object_type), id)
+        """The node on which an object lives.
+
+        :raises LookupError: it is in the memory of none that is up.
+        """
+        object_id = ObjectId(
+            object_type if isinstance(object_type, str) else type_name_of(object_type), id
+        )
         placement = await self.storage.placement.lookup(object_id)
         for node in self.nodes:
             if placement is not None and node.alive and node.generation == placement.generation:

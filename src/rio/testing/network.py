@@ -1,4 +1,6 @@
-"""A network in memory, between the hosts of one event loop: with latency, connections that break, partitions and silence."""
+"""A network in memory, between the hosts of one event loop: with latency, connections that break,
+partitions and silence.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 
 
 class Network:
-    """Carries what the hosts of one event loop send each other, through ``loop.create_server`` and ``loop.create_connection``.
+    """Carries what the hosts of one event loop send each other, through ``loop.create_server`` and
+    ``loop.create_connection``.
 
     ::
 
@@ -31,12 +34,15 @@ class Network:
             network.heal()                           # what was sent meanwhile arrives, on connections that still stand
             network.break_connections("a", "b")      # both ends find their connections reset
 
-    A host is known by its name from :meth:`add` on; code that runs on no host of its own runs on :attr:`outside`, which is called
-    ``client``. As with TCP nothing is lost or overtaken within a connection: it arrives, or the connection breaks. ``latency``: seconds
-    from one end to the other, or what to call for each message. ``rng``: decides which messages break their connection.
+    A host is known by its name from :meth:`add` on; code that runs on no host of its own runs on
+    :attr:`outside`, which is called ``client``. As with TCP nothing is lost or overtaken within a
+    connection: it arrives, or the connection breaks. ``latency``: seconds from one end to the
+    other, or what to call for each message. ``rng``: decides which messages break their connection.
     """
 
-    def __init__(self, rng: random.Random | None = None, *, latency: float | Callable[[], float] = 0.0) -> None:
+    def __init__(
+        self, rng: random.Random | None = None, *, latency: float | Callable[[], float] = 0.0
+    ) -> None:
         self.latency = latency
         self.loss = 0.0
         """The probability with which a message is lost, and its connection broken."""
@@ -49,10 +55,13 @@ class Network:
         self._healed = asyncio.Event()
         self._ports = itertools.count(49152)
 
-    # --- who is there -------------------------------------------------------------------------------------------------
+    # --- who is there -----------------------------------------------------------------------------
 
     def add(self, host: Host) -> Host:
-        """Let a host take part. One that is :attr:`Host.down` makes room for another of its name. :raises ValueError: the name is taken."""
+        """Let a host take part. One that is :attr:`Host.down` makes room for another of its name.
+
+        :raises ValueError: the name is taken.
+        """
         known = self._hosts.get(host.name)
         if known is not None and known is not host and not known.down:
             raise ValueError(f"there is a host called {host.name} already")
@@ -60,28 +69,40 @@ class Network:
         return host
 
     def take_down(self, host: Host) -> None:
-        """A host's process is gone: its connections are reset, nothing listens there any more. What it has sent still arrives."""
+        """A host's process is gone: its connections are reset, nothing listens there any more.
+
+        What it has sent still arrives.
+        """
         host.down = True
-        for address in [address for address, listener in self._listeners.items() if listener.host is host]:
+        for address in [
+            address for address, listener in self._listeners.items() if listener.host is host
+        ]:
             del self._listeners[address]
         for pair in [pair for pair in self._pairs if host in pair.hosts]:
             pair.end_of(host)
 
-    # --- what goes wrong ----------------------------------------------------------------------------------------------
+    # --- what goes wrong --------------------------------------------------------------------------
 
     def cut(self, source: str, target: str) -> None:
         """Let nothing that ``source`` sends arrive at ``target``, until :meth:`heal`."""
         self._cuts.add((source, target))
 
     def partition(self, *groups: Iterable[str]) -> None:
-        """Let no two hosts of different groups hear each other. Hosts that are in no group go on hearing everyone."""
+        """Let no two hosts of different groups hear each other.
+
+        Hosts that are in no group go on hearing everyone.
+        """
         for one, other in itertools.permutations([list(group) for group in groups], 2):
             self._cuts.update(itertools.product(one, other))
 
     def heal(self, source: str | None = None, target: str | None = None) -> None:
-        """Undo every :meth:`cut` and :meth:`partition`, or those from ``source`` or to ``target``; what was held back arrives."""
+        """Undo every :meth:`cut` and :meth:`partition`, or those from ``source`` or to ``target``;
+        what was held back arrives.
+        """
         self._cuts = {
-            (one, other) for one, other in self._cuts if (source is not None and one != source) or (target is not None and other != target)
+            (one, other)
+            for one, other in self._cuts
+            if (source is not None and one != source) or (target is not None and other != target)
         }
         healed, self._healed = self._healed, asyncio.Event()
         healed.set()
@@ -89,7 +110,10 @@ class Network:
             pair.wake()
 
     def break_connections(self, one: str | None = None, other: str | None = None) -> int:
-        """Reset the connections between two hosts, of one host, or all. What is on its way is lost. Returns how many broke."""
+        """Reset the connections between two hosts, of one host, or all. What is on its way is lost.
+
+        Returns how many broke.
+        """
         wanted = {name for name in (one, other) if name is not None}
         broken = [pair for pair in self._pairs if wanted <= {host.name for host in pair.hosts}]
         for pair in broken:
@@ -107,21 +131,28 @@ class Network:
     def loses_one(self) -> bool:
         return self.loss > 0 and self._rng.random() < self.loss
 
-    # --- what an event loop does --------------------------------------------------------------------------------------
+    # --- what an event loop does ------------------------------------------------------------------
 
     @contextmanager
     def on(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Have a loop listen and connect here where an address names a host of this network. :raises RuntimeError: it has one already."""
+        """Have a loop listen and connect here where an address names a host of this network.
+
+        :raises RuntimeError: it has one already.
+        """
         if "create_server" in vars(loop):
             raise RuntimeError("this event loop has a network already: one at a time")
         known_server, known_connection = loop.create_server, loop.create_connection
 
-        async def create_server(factory: ProtocolFactory, host: Any = None, port: Any = None, **options: Any) -> Any:
+        async def create_server(
+            factory: ProtocolFactory, host: Any = None, port: Any = None, **options: Any
+        ) -> Any:
             if host not in self._hosts:
                 return await known_server(factory, host, port, **options)
             return self.listen(factory, host, port)
 
-        async def create_connection(factory: ProtocolFactory, host: Any = None, port: Any = None, **options: Any) -> Any:
+        async def create_connection(
+            factory: ProtocolFactory, host: Any = None, port: Any = None, **options: Any
+        ) -> Any:
             if host not in self._hosts:
                 return await known_connection(factory, host, port, **options)
             return await self.connect(factory, host, port)
@@ -134,7 +165,9 @@ class Network:
                 delattr(loop, name)
 
     def listen(self, factory: ProtocolFactory, host: str, port: int) -> asyncio.Server:
-        """:raises OSError: the port is in use, or ``host`` is another one than that on which this runs."""
+        """:raises OSError: the port is in use, or ``host`` is another one than that on which this
+        runs.
+        """
         here = current_host() or self.outside
         if here.name != host or here.down:
             raise OSError(f"{host} is not an address of {here.name}")
@@ -144,14 +177,24 @@ class Network:
         listener = self._listeners[address] = _Listener(self, here, address, factory)
         return cast(asyncio.Server, listener)  # by its methods
 
-    async def connect(self, factory: ProtocolFactory, host: str, port: int) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
-        """:raises ConnectionRefusedError: nothing listens there. While nothing gets through this waits."""
+    async def connect(
+        self, factory: ProtocolFactory, host: str, port: int
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+        """:raises ConnectionRefusedError: nothing listens there.
+
+        While nothing gets through this waits.
+        """
         here, there = current_host() or self.outside, self._hosts[host]
         await self._cross(here, there)
         listener = self._listeners.get((host, port))
         if listener is None or here.down:
             raise ConnectionRefusedError(f"nothing listens on {host}:{port}")
-        pair = _Pair(self, (here, contextvars.copy_context()), (listener.host, listener.host.context()), listener.address)
+        pair = _Pair(
+            self,
+            (here, contextvars.copy_context()),
+            (listener.host, listener.host.context()),
+            listener.address,
+        )
         pair.accept(listener.factory)
         try:
             await self._cross(listener.host, here)
@@ -180,7 +223,9 @@ class Network:
 class _Listener:
     """What ``create_server`` returns."""
 
-    def __init__(self, network: Network, host: Host, address: tuple[str, int], factory: ProtocolFactory) -> None:
+    def __init__(
+        self, network: Network, host: Host, address: tuple[str, int], factory: ProtocolFactory
+    ) -> None:
         self.host = host
         self.address = address
         self.factory = factory
@@ -204,7 +249,11 @@ class _Pair:
     """One connection: its two ends."""
 
     def __init__(
-        self, network: Network, one: tuple[Host, contextvars.Context], other: tuple[Host, contextvars.Context], address: tuple[str, int]
+        self,
+        network: Network,
+        one: tuple[Host, contextvars.Context],
+        other: tuple[Host, contextvars.Context],
+        address: tuple[str, int],
     ) -> None:
         self.network = network
         self.loop = asyncio.get_running_loop()
@@ -220,7 +269,9 @@ class _Pair:
     def accept(self, factory: ProtocolFactory) -> None:
         self.server.start(factory)
 
-    def established(self, factory: ProtocolFactory) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
+    def established(
+        self, factory: ProtocolFactory
+    ) -> tuple[asyncio.Transport, asyncio.BaseProtocol]:
         """:raises ConnectionResetError: it was closed at once."""
         if self.client.is_closing():
             raise ConnectionResetError(f"{self.server.host.name} closed the connection at once")
@@ -252,7 +303,9 @@ class _Pair:
 class _End(asyncio.Transport):
     """One end of a connection: a transport for its protocol, and what is on its way to it."""
 
-    def __init__(self, pair: _Pair, host: Host, context: contextvars.Context, peername: tuple[str, int]) -> None:
+    def __init__(
+        self, pair: _Pair, host: Host, context: contextvars.Context, peername: tuple[str, int]
+    ) -> None:
         super().__init__({"peername": peername, "sockname": (host.name, 0)})
         self.host = host
         self.peer: _End = self
@@ -270,7 +323,7 @@ class _End(asyncio.Transport):
         self._full = False
         self._high = 64 * 1024
 
-    # --- its protocol -------------------------------------------------------------------------------------------------
+    # --- its protocol -----------------------------------------------------------------------------
 
     def start(self, factory: ProtocolFactory) -> None:
         """Make the protocol, on the host and by the host's own loop, as a listening socket does."""
@@ -285,7 +338,7 @@ class _End(asyncio.Transport):
         self._protocol = protocol
         protocol.connection_made(self)
 
-    # --- sending ------------------------------------------------------------------------------------------------------
+    # --- sending ----------------------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if self._closing or self.is_finished or not data:
@@ -324,7 +377,8 @@ class _End(asyncio.Transport):
         return False
 
     def write_eof(self) -> None:
-        raise NotImplementedError  # as can_write_eof() has said; nothing in rio closes one half only
+        # as can_write_eof() has said; nothing in rio closes one half only
+        raise NotImplementedError
 
     def is_closing(self) -> bool:
         return self._closing or self.is_finished
@@ -357,7 +411,7 @@ class _End(asyncio.Transport):
     def _soon(self, what: Callable[..., object], *args: Any) -> None:
         self._pair.loop.call_soon(what, *args, context=self._context)
 
-    # --- receiving ----------------------------------------------------------------------------------------------------
+    # --- receiving --------------------------------------------------------------------------------
 
     def pause_reading(self) -> None:
         self._paused = True
@@ -378,8 +432,15 @@ class _End(asyncio.Transport):
 
     def look(self) -> None:
         """Have the next message delivered when it is due."""
-        if self._timer is None and self._arriving and self._protocol is not None and not self.is_finished:
-            self._timer = call_at_true_time(self._pair.loop, self._arriving[0][0], self._deliver, context=self._context)
+        if (
+            self._timer is None
+            and self._arriving
+            and self._protocol is not None
+            and not self.is_finished
+        ):
+            self._timer = call_at_true_time(
+                self._pair.loop, self._arriving[0][0], self._deliver, context=self._context
+            )
 
     def _deliver(self) -> None:
         self._timer = None
@@ -395,7 +456,9 @@ class _End(asyncio.Transport):
             self.look()
 
     def _is_open(self) -> bool:
-        return not (self._paused or self.is_finished or self._pair.network.is_cut(self.peer.host, self.host))
+        return not (
+            self._paused or self.is_finished or self._pair.network.is_cut(self.peer.host, self.host)
+        )
 
     def _feed(self, data: bytes) -> None:
         protocol = self._protocol

@@ -11,7 +11,9 @@ CHUNK = 1 << 16
 
 
 class Wire:
-    """What happens to the connections that use it: ``requests`` go to the server, ``replies`` come from it."""
+    """What happens to the connections that use it: ``requests`` go to the server, ``replies`` come
+    from it.
+    """
 
     def __init__(self) -> None:
         self.delay = 0.0
@@ -27,13 +29,17 @@ class Wire:
         self._connections: set[_Connection] = set()
 
     def hold(self, *, requests: bool = True, replies: bool = True) -> None:
-        """Keep everything back that goes in these directions, until :meth:`release`. Connections stay, and new ones are accepted."""
+        """Keep everything back that goes in these directions, until :meth:`release`.
+
+        Connections stay, and new ones are accepted.
+        """
         for direction in self._chosen(requests, replies):
             direction.open.clear()
 
     def drop(self, *, requests: bool = True, replies: bool = True) -> None:
-        """Throw away what goes in these directions, until :meth:`release`. A connection that has lost something is silent in that direction
-        from then on, since TCP cannot have a gap; it is of no more use, and nobody is told."""
+        """Throw away what goes in these directions, until :meth:`release`. A connection that has
+        lost something is silent in that direction from then on, since TCP cannot have a gap; it is
+        of no more use, and nobody is told."""
         for direction in self._chosen(requests, replies):
             direction.dropping = True
 
@@ -56,13 +62,15 @@ class Wire:
         self._refusing = False
 
     def lose_replies(self, count: int = 1) -> None:
-        """Let requests pass, and where the server replies reset the connection instead; ``count`` times."""
+        """Let requests pass, and where the server replies reset the connection instead; ``count``
+        times.
+        """
         self._to_lose = count
 
     def _chosen(self, requests: bool, replies: bool) -> list[_Direction]:
         return [*([self._requests] if requests else []), *([self._replies] if replies else [])]
 
-    # --- for the proxy ------------------------------------------------------------------------------------------------
+    # --- for the proxy ----------------------------------------------------------------------------
 
     async def join(self, connection: _Connection, server: tuple[str, int]) -> None:
         """Pass on between a client and a server until both have ended, or the connection is reset."""
@@ -178,7 +186,10 @@ class Proxy(Wire):
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def wire_of(self, client: tuple[str, int]) -> Wire:
-        """The wire of the client that connects from an address. It may be overridden: here all use the proxy's own."""
+        """The wire of the client that connects from an address.
+
+        It may be overridden: here all use the proxy's own.
+        """
         return self
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -233,7 +244,9 @@ class _End:
     def reset(self) -> None:
         connected = self.writer.get_extra_info("socket")
         if connected is not None and not self.writer.is_closing():
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # or it would be a polite end
+            connected.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # or it would be a polite end
         self.writer.transport.abort()
 
 

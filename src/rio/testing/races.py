@@ -1,7 +1,8 @@
-"""Several processes on one storage that want the same at the same moment: what :class:`rio.testing.contracts.SharedStorageContract` runs.
+"""Several processes on one storage that want the same at the same moment: what
+:class:`rio.testing.contracts.SharedStorageContract` runs.
 
-``python -m rio.testing.races RACE NUMBER COUNT FACTORY [ARGUMENT...]`` is one of them. It prints ``ready``, begins at the time that a
-line on its standard input says, and prints its answer as JSON.
+``python -m rio.testing.races RACE NUMBER COUNT FACTORY [ARGUMENT...]`` is one of them. It prints
+``ready``, begins at the time that a line on its standard input says, and prints its answer as JSON.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ LIMIT = 1 << 26
 
 
 class Shared(NamedTuple):
-    """How any process opens the same data: the function ``"module:function"`` is called with the arguments.
+    """How any process opens the same data: the function ``"module:function"`` is called with the
+    arguments.
 
-    It returns a :class:`rio.storage.Storage` that is not prepared yet, and it does so in processes that have imported nothing else.
+    It returns a :class:`rio.storage.Storage` that is not prepared yet, and it does so in processes
+    that have imported nothing else.
     """
 
     function: str
@@ -44,11 +47,14 @@ class Shared(NamedTuple):
         return storage
 
 
-# --- the parent -------------------------------------------------------------------------------------------------------
+# --- the parent -----------------------------------------------------------------------------------
 
 
 class Racer:
-    """One process, ready to begin: ``async with Racer(shared, "claim_all", 1, 3000) as racer``. In the end it is killed."""
+    """One process, ready to begin: ``async with Racer(shared, "claim_all", 1, 3000) as racer``.
+
+    In the end it is killed.
+    """
 
     def __init__(self, shared: Shared, race: str, number: int, count: int) -> None:
         self._arguments = [race, str(number), str(count), shared.function, *shared.arguments]
@@ -58,7 +64,9 @@ class Racer:
         command = [sys.executable, "-W", "error", "-m", "rio.testing.races", *self._arguments]
         path = os.pathsep.join(entry for entry in sys.path if entry)
         environ = {**os.environ, "PYTHONPATH": path}
-        self._process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, env=environ, limit=LIMIT)
+        self._process = await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, env=environ, limit=LIMIT
+        )
         assert await self.line() == "ready", f"{self._arguments} did not start"
         return self
 
@@ -66,7 +74,9 @@ class Racer:
         await self.kill()
 
     def tell(self, start: float = 0.0) -> None:
-        """Have it begin, at a time of the clock that all processes share; or, if it goes on until it is told, end."""
+        """Have it begin, at a time of the clock that all processes share; or, if it goes on until
+        it is told, end.
+        """
         assert self._process.stdin is not None
         self._process.stdin.write(f"{start}\n".encode())
 
@@ -77,7 +87,9 @@ class Racer:
 
     async def answer(self) -> Any:
         line = await self.line()
-        assert line, f"{self._arguments} ended with {await self._process.wait()} and without an answer"
+        assert line, (
+            f"{self._arguments} ended with {await self._process.wait()} and without an answer"
+        )
         return json.loads(line)
 
     async def kill(self) -> list[str]:
@@ -89,9 +101,14 @@ class Racer:
 
 
 async def run(shared: Shared, race: str, count: int, *, processes: int = 4) -> list[Any]:
-    """Start processes with the numbers 1, 2 and so on, let them begin at the same moment, and return what each answers."""
+    """Start processes with the numbers 1, 2 and so on, let them begin at the same moment, and
+    return what each answers.
+    """
     async with AsyncExitStack() as stack:
-        starting = [stack.enter_async_context(Racer(shared, race, number, count)) for number in range(1, processes + 1)]
+        starting = [
+            stack.enter_async_context(Racer(shared, race, number, count))
+            for number in range(1, processes + 1)
+        ]
         racers = [await racer for racer in starting]
         start = time.monotonic() + 0.1
         for racer in racers:
@@ -99,7 +116,7 @@ async def run(shared: Shared, race: str, count: int, *, processes: int = 4) -> l
         return [await racer.answer() for racer in racers]
 
 
-# --- what each process does -------------------------------------------------------------------------------------------
+# --- what each process does -----------------------------------------------------------------------
 
 
 class Part(NamedTuple):
@@ -113,12 +130,16 @@ class Part(NamedTuple):
     """When all begin, by the clock that all processes of a machine share."""
 
     async def moment(self, seconds: float) -> None:
-        """Wait until so long after the start, so that all processes do the next thing at the same time."""
+        """Wait until so long after the start, so that all processes do the next thing at the same
+        time.
+        """
         await asyncio.sleep(self.start + seconds - time.monotonic())
 
     async def generations(self) -> list[int]:
         """The first ``size`` members, in the order in which they came."""
-        return sorted(member.generation for member in (await self.storage.membership.snapshot()).members)[: self.size]
+        return sorted(
+            member.generation for member in (await self.storage.membership.snapshot()).members
+        )[: self.size]
 
 
 async def join(part: Part) -> int:
@@ -131,9 +152,13 @@ async def claim_all(part: Part) -> list[tuple[int | None, int]]:
     """Claim all objects, which everybody wants, a hundred at each moment."""
     claims: list[tuple[int | None, int]] = []
     for first in range(0, part.size, 100):
-        objects = [ObjectId("Race", str(index)) for index in range(first, min(first + 100, part.size))]
+        objects = [
+            ObjectId("Race", str(index)) for index in range(first, min(first + 100, part.size))
+        ]
         await part.moment(first * 0.0002)
-        claims += await asyncio.gather(*(part.storage.placement.claim(object_id, part.number) for object_id in objects))
+        claims += await asyncio.gather(
+            *(part.storage.placement.claim(object_id, part.number) for object_id in objects)
+        )
     return claims
 
 
@@ -142,13 +167,18 @@ async def claim_in_waves(part: Part) -> list[list[int]]:
     objects = [ObjectId("Wave", f"{part.number}-{index}") for index in range(50)]
     waves: list[list[int]] = []
     for _ in range(part.size):
-        claims = await asyncio.gather(*(part.storage.placement.claim(object_id, part.number) for object_id in objects))
+        claims = await asyncio.gather(
+            *(part.storage.placement.claim(object_id, part.number) for object_id in objects)
+        )
         waves.append([claimed.token for claimed in claims])
     return waves
 
 
 async def set_status(part: Part) -> list[list[tuple[bool, MemberStatus | None]]]:
-    """32 times at the same moment: move a member from active to a status of one's own. Who did it, and what its status is."""
+    """32 times at the same moment: move a member from active to a status of one's own.
+
+    Who did it, and what its status is.
+    """
     wanted = MemberStatus(part.number + 1)
 
     async def move(generation: int) -> tuple[bool, MemberStatus | None]:
@@ -166,28 +196,39 @@ async def vote(part: Part) -> bool:
     """The first members vote on all others, each process for one of them."""
     members = await part.generations()
     own = Vote(members[part.number - 1], 1.0)
-    return all([(await part.storage.membership.vote(target, own)).applied for target in members[8:]])
+    return all(
+        [(await part.storage.membership.vote(target, own)).applied for target in members[8:]]
+    )
 
 
 async def renew(part: Part) -> int:
     """Renew the lease of the first member, many at once."""
     first, *_ = await part.generations()
-    return sum(await asyncio.gather(*(part.storage.membership.renew(first) for _ in range(part.size))))
+    return sum(
+        await asyncio.gather(*(part.storage.membership.renew(first) for _ in range(part.size)))
+    )
 
 
 async def take_turns(part: Part) -> int:
-    """Take one object over from whoever has it and add one to its state. How often that was acknowledged."""
+    """Take one object over from whoever has it and add one to its state.
+
+    How often that was acknowledged.
+    """
     return sum([await add_one(part.storage, part.number) for _ in range(part.size)])
 
 
 async def add_one(storage: Storage, number: int) -> bool:
     placement = await storage.placement.lookup(COUNTER)
-    claimed = await storage.placement.claim(COUNTER, number, supersede=placement.token if placement else None)
+    claimed = await storage.placement.claim(
+        COUNTER, number, supersede=placement.token if placement else None
+    )
     if claimed.generation != number:
         return False
     try:
         version, data = await load(storage.state, COUNTER, claimed.token)
-        await storage.state.save(COUNTER, "s", claimed.token, version, str(int(data or b"0") + 1).encode())
+        await storage.state.save(
+            COUNTER, "s", claimed.token, version, str(int(data or b"0") + 1).encode()
+        )
     except Superseded:
         return False
     return True
@@ -206,18 +247,24 @@ async def save_for_ever(part: Part) -> None:
     async def save_one(object_id: ObjectId) -> None:
         version = (await load(part.storage.state, object_id, 1)).version
         while True:
-            version = await part.storage.state.save(object_id, "s", 1, version, str(version + 1).encode())
+            version = await part.storage.state.save(
+                object_id, "s", 1, version, str(version + 1).encode()
+            )
             tell([object_id.id, version])
 
     await asyncio.gather(*(save_one(ObjectId("Saved", str(index))) for index in range(part.size)))
 
 
 async def move_in_step(part: Part) -> int:
-    """Until it is told to stop: two members come, move forward in step, and go; the left one first each time. How many pairs there were."""
+    """Until it is told to stop: two members come, move forward in step, and go; the left one first
+    each time. How many pairs there were.
+    """
     pairs, membership = 0, part.storage.membership
     stop = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
     while not stop.done():
-        pair = [(await membership.register(address)).generation for address in ("left:1", "right:1")]
+        pair = [
+            (await membership.register(address)).generation for address in ("left:1", "right:1")
+        ]
         for before, after in pairwise(MemberStatus):
             for generation in pair:
                 await membership.set_status(generation, before, after)
@@ -229,7 +276,17 @@ async def move_in_step(part: Part) -> int:
 
 RACES: dict[str, Callable[[Part], Awaitable[Any]]] = {
     race.__name__: race
-    for race in (join, claim_all, claim_in_waves, set_status, vote, renew, take_turns, save_for_ever, move_in_step)
+    for race in (
+        join,
+        claim_all,
+        claim_in_waves,
+        set_status,
+        vote,
+        renew,
+        take_turns,
+        save_for_ever,
+        move_in_step,
+    )
 }
 
 

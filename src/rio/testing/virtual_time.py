@@ -1,4 +1,6 @@
-"""Asyncio under a virtual clock: hours of timers pass in milliseconds, and the same program always runs in the same order."""
+"""Asyncio under a virtual clock: hours of timers pass in milliseconds, and the same program always
+runs in the same order.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,15 @@ from typing import Any, TypeVar, TypeVarTuple
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_here: contextvars.ContextVar[Host | None] = contextvars.ContextVar("rio_testing_host", default=None)
+_here: contextvars.ContextVar[Host | None] = contextvars.ContextVar(
+    "rio_testing_host", default=None
+)
 
 
 class ManualClock:
-    """A clock that stands until it is told otherwise: ``rio.Server(..., clock=clock)``, then ``clock.advance(60)``."""
+    """A clock that stands until it is told otherwise: ``rio.Server(..., clock=clock)``, then
+    ``clock.advance(60)``.
+    """
 
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
@@ -28,17 +34,22 @@ class ManualClock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Let time pass. :raises ValueError: ``seconds`` is negative: clocks of ``rio`` never go back."""
+        """Let time pass.
+
+        :raises ValueError: ``seconds`` is negative: clocks of ``rio`` never go back.
+        """
         if seconds < 0:
             raise ValueError(f"a clock does not go back: {seconds}")
         self._now += seconds
 
 
 class Host:
-    """Where code runs: a name for the network, and on a :class:`VirtualTimeLoop` a clock of its own and a processor that can stall.
+    """Where code runs: a name for the network, and on a :class:`VirtualTimeLoop` a clock of its own
+    and a processor that can stall.
 
-    What is started in a host's :meth:`context` belongs to it, with all tasks, timers and callbacks that come of it. ``rate``: how fast its
-    clock runs, 1.01 is one percent too fast. ``offset``: what it showed at the loop's time 0.
+    What is started in a host's :meth:`context` belongs to it, with all tasks, timers and callbacks
+    that come of it. ``rate``: how fast its clock runs, 1.01 is one percent too fast. ``offset``:
+    what it showed at the loop's time 0.
     """
 
     def __init__(self, name: str, *, rate: float = 1.0, offset: float = 0.0) -> None:
@@ -87,7 +98,11 @@ def true_time(loop: asyncio.AbstractEventLoop) -> float:
 
 
 def call_at_true_time(
-    loop: asyncio.AbstractEventLoop, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context
+    loop: asyncio.AbstractEventLoop,
+    when: float,
+    callback: Callable[..., Any],
+    *args: Any,
+    context: contextvars.Context,
 ) -> asyncio.TimerHandle:
     """Have something called at a moment of :func:`true_time`."""
     if isinstance(loop, VirtualTimeLoop):
@@ -96,13 +111,16 @@ def call_at_true_time(
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock starts at 0 and jumps to the next timer as soon as nothing else is ready to run.
+    """An event loop whose clock starts at 0 and jumps to the next timer as soon as nothing else is
+    ready to run.
 
-    It never waits and never looks at a socket, a thread or a real clock, so what runs under it must not need them. When every task waits
-    and no timer is set, nothing could ever happen again: that raises ``RuntimeError`` in place of hanging.
+    It never waits and never looks at a socket, a thread or a real clock, so what runs under it must
+    not need them. When every task waits and no timer is set, nothing could ever happen again: that
+    raises ``RuntimeError`` in place of hanging.
 
-    Code of different hosts (:class:`Host`) runs as if each had an event loop of its own: each by its own clock, and where several have
-    something to do at the same moment, in an order that the ``seed`` chooses. Within one host the order stays that of asyncio.
+    Code of different hosts (:class:`Host`) runs as if each had an event loop of its own: each by
+    its own clock, and where several have something to do at the same moment, in an order that the
+    ``seed`` chooses. Within one host the order stays that of asyncio.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -123,14 +141,24 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return self._jump.now
 
     def call_at(
-        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+        self,
+        when: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """As asyncio's; ``when`` is a time of the current host's clock."""
         host = _here.get()
-        return self.call_at_true_time(when if host is None else host.moment(when), callback, *args, context=context)
+        return self.call_at_true_time(
+            when if host is None else host.moment(when), callback, *args, context=context
+        )
 
     def call_at_true_time(
-        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+        self,
+        when: float,
+        callback: Callable[..., Any],
+        *args: Any,
+        context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Have something called at a moment of :meth:`true_time`."""
         self._timers += 1
@@ -140,7 +168,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return timer
 
     def stall(self, host: Host, seconds: float) -> None:
-        """Run nothing of a host for a while, as if its process were stopped; then all that became due meanwhile, in its order."""
+        """Run nothing of a host for a while, as if its process were stopped; then all that became
+        due meanwhile, in its order.
+        """
         host.stalled_until = max(host.stalled_until, self._jump.now + seconds)
         self._stalled.setdefault(host, deque())
         self.call_at_true_time(host.stalled_until, self.resume, host, context=contextvars.Context())
@@ -152,7 +182,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             self._ready.extendleft(reversed(self._stalled.pop(host)))
 
     def _process_events(self, event_list: list[Any]) -> None:
-        """What asyncio does between waiting and running: here is decided what runs now, and in which order."""
+        """What asyncio does between waiting and running: here is decided what runs now, and in
+        which order.
+        """
         self._take_due_timers()
         if len(self._ready) > 1 or self._stalled:
             self._arrange()
@@ -172,8 +204,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         queues: dict[Host | None, deque[Any]] = {}
         for handle in self._ready:
             host = handle._context.get(_here)
-            (self._stalled if host in self._stalled else queues).setdefault(host, deque()).append(handle)
-        hosts = sorted(queues, key=_name)  # not in the order of their handles, which may hang on that of a set of objects
+            (self._stalled if host in self._stalled else queues).setdefault(host, deque()).append(
+                handle
+            )
+        hosts = sorted(
+            queues, key=_name
+        )  # not in the order of their handles, which may hang on that of a set of objects
         order = [host for host in hosts for _ in queues[host]]
         if len(hosts) > 1:
             self._order.shuffle(order)
@@ -191,7 +227,9 @@ def _name(host: Host | None) -> str:
 
 
 class _Timer(asyncio.TimerHandle):
-    """Of those that are due at one moment the one that was set first comes first; asyncio's own come in any order."""
+    """Of those that are due at one moment the one that was set first comes first; asyncio's own
+    come in any order.
+    """
 
     __slots__ = ("_number",)
 
@@ -224,16 +262,20 @@ class _Jump(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise RuntimeError("every task waits and no timer is set: nothing will ever happen again")
+            raise RuntimeError(
+                "every task waits and no timer is set: nothing will ever happen again"
+            )
         self.now += max(0.0, timeout)
         return []
 
 
 def run(main: Coroutine[Any, Any, T], /, *, seed: int | None = 0) -> T:
-    """Run ``main`` on a fresh :class:`VirtualTimeLoop`, cancel what it left running, and return its result.
+    """Run ``main`` on a fresh :class:`VirtualTimeLoop`, cancel what it left running, and return its
+    result.
 
-    Two runs of the same program with the same ``seed`` take the same steps at the same virtual times; the seed chooses in which order hosts
-    run that have something to do at the same moment. Other randomness is the program's own, from its own seed.
+    Two runs of the same program with the same ``seed`` take the same steps at the same virtual
+    times; the seed chooses in which order hosts run that have something to do at the same moment.
+    Other randomness is the program's own, from its own seed.
     """
     with asyncio.Runner(loop_factory=partial(VirtualTimeLoop, seed)) as runner:
         return runner.run(main)

@@ -1,4 +1,6 @@
-"""A very small HTTP server: it answers ``GET`` and ``HEAD``, one request for each connection, and reads no bodies."""
+"""A very small HTTP server: it answers ``GET`` and ``HEAD``, one request for each connection, and
+reads no bodies.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +48,14 @@ class HttpListener:
         :raises BindError: the address is taken or is not one of this machine.
         """
         try:
-            self._server = await asyncio.start_server(self._serve, address.host, address.port, limit=MAX_HEAD)
+            self._server = await asyncio.start_server(
+                self._serve, address.host, address.port, limit=MAX_HEAD
+            )
         except OSError as error:
             reason = error.strerror or error
-            raise BindError(f"cannot serve HTTP on {address}: {reason}; choose another address, or port 0 for any") from error
+            raise BindError(
+                f"cannot serve HTTP on {address}: {reason}; choose another address, or port 0 for any"
+            ) from error
         return Address(address.host, self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
@@ -78,12 +84,19 @@ class HttpListener:
             head = await reader.readuntil(b"\r\n\r\n")
             answer = self._answer(head.partition(b"\r\n")[0])
         except asyncio.LimitOverrunError:
-            answer = _rendered(_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"the head may have {MAX_HEAD} bytes"))
+            answer = _rendered(
+                _error(
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+                    f"the head may have {MAX_HEAD} bytes",
+                )
+            )
         except asyncio.IncompleteReadError:
             return  # it went away without having asked
         writer.write(answer)
         writer.write_eof()
-        while await reader.read(MAX_HEAD):  # closing with something unread would take the answer away from the client
+        while await reader.read(
+            MAX_HEAD
+        ):  # closing with something unread would take the answer away from the client
             pass
 
     def _answer(self, request_line: bytes) -> bytes:
@@ -92,7 +105,9 @@ class HttpListener:
             return _rendered(_error(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request"))
         method, target, _ = words
         if method not in ("GET", "HEAD"):
-            return _rendered(_error(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are answered"))
+            return _rendered(
+                _error(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are answered")
+            )
         return _rendered(self._page(unquote(target.partition("?")[0])), with_body=method == "GET")
 
     def _page(self, path: str) -> Answer:
@@ -100,7 +115,9 @@ class HttpListener:
             return self._pages(path)
         except Exception:
             logger.exception("the page %r failed", path)
-            return _error(HTTPStatus.INTERNAL_SERVER_ERROR, "this page failed: see the log of the server")
+            return _error(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "this page failed: see the log of the server"
+            )
 
 
 def _error(status: HTTPStatus, text: str) -> Answer:

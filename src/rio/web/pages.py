@@ -25,7 +25,9 @@ INDEX = b"rio: /members  /members/{ip}/{port}  /livez  /readyz\n"
 class NodePages:
     """The pages of one node. ``why_not_ready``: a reason, or an empty string when it is ready."""
 
-    def __init__(self, snapshot: Callable[[], MembershipSnapshot], why_not_ready: Callable[[], str]) -> None:
+    def __init__(
+        self, snapshot: Callable[[], MembershipSnapshot], why_not_ready: Callable[[], str]
+    ) -> None:
         self._snapshot = snapshot
         self._why_not_ready = why_not_ready
 
@@ -46,12 +48,18 @@ class NodePages:
 
     def _ready(self) -> Answer:
         reason = self._why_not_ready()
-        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}\n".encode()) if reason else Answer(HTTPStatus.OK, b"ok\n")
+        return (
+            Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}\n".encode())
+            if reason
+            else Answer(HTTPStatus.OK, b"ok\n")
+        )
 
     def _member(self, host: str, port: str) -> Answer:
         member = self._find(host.strip("[]"), port)
         if member is None:
-            return Answer(HTTPStatus.NOT_FOUND, f"no member is known at {host} port {port}\n".encode())
+            return Answer(
+                HTTPStatus.NOT_FOUND, f"no member is known at {host} port {port}\n".encode()
+            )
         return Answer(HTTPStatus.OK, encode_member(member), JSON)
 
     def _find(self, host: str, port: str) -> Member | None:

@@ -1,8 +1,11 @@
-"""``make chaos``: a cluster under load in which something is broken all the time, and a table of what callers noticed.
+"""``make chaos``: a cluster under load in which something is broken all the time, and a table of
+what callers noticed.
 
-It runs for ``MINUTES`` in rounds, each on an empty storage and with the next ``PRESET``. In the first rounds one thing is broken at a time,
-which gives the figures for failover; then, for as many rounds, two are, and the storage is away now and then; and so on. What is broken and
-when follows from ``SEED``; what that meets with depends on the moment, so a seed that found something is run several times.
+It runs for ``MINUTES`` in rounds, each on an empty storage and with the next ``PRESET``. In the
+first rounds one thing is broken at a time, which gives the figures for failover; then, for as many
+rounds, two are, and the storage is away now and then; and so on. What is broken and when follows
+from ``SEED``; what that meets with depends on the moment, so a seed that found something is run
+several times.
 """
 
 from __future__ import annotations
@@ -51,8 +54,12 @@ class Settings:
         self.minutes = float(environ.get("MINUTES", "5"))
         self.seed = int(environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
         self.storage = _one_of(STORAGES, environ.get("STORAGE", "sqlite"))
-        self.presets = [_one_of(PRESETS, name) for name in environ.get("PRESET", ",".join(PRESETS)).split(",")]
-        self.faults = [_one_of(FAULTS, name) for name in environ.get("FAULTS", ",".join(FAULTS)).split(",")]
+        self.presets = [
+            _one_of(PRESETS, name) for name in environ.get("PRESET", ",".join(PRESETS)).split(",")
+        ]
+        self.faults = [
+            _one_of(FAULTS, name) for name in environ.get("FAULTS", ",".join(FAULTS)).split(",")
+        ]
 
     def __str__(self) -> str:
         all_faults = "" if len(self.faults) == len(FAULTS) else f" FAULTS='{','.join(self.faults)}'"
@@ -74,7 +81,9 @@ class Figures:
     acknowledged_writes: int = 0
     findings: list[Finding] = field(default_factory=list)
     failover: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """By preset: seconds from the SIGKILL of a server until one of its objects answered, while nothing else was broken."""
+    """By preset: seconds from the SIGKILL of a server until one of its objects answered, while
+    nothing else was broken.
+    """
     kills: Multiset[str] = field(default_factory=Multiset)
     """By preset: of how many kills those are."""
     restart: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -90,13 +99,25 @@ class Figures:
         return sum(finding.kind in kinds for finding in self.findings)
 
 
-# --- one round ----------------------------------------------------------------------------------------------------------------------------
+# --- one round ------------------------------------------------------------------------------------
 
 
 class Round:
-    """One cluster, its callers, and what is done to it. ``lanes``: how many things are broken at a time."""
+    """One cluster, its callers, and what is done to it.
 
-    def __init__(self, cluster: Cluster, load: Load, figures: Figures, *, preset: str, lanes: int, faults: Sequence[str]) -> None:
+    ``lanes``: how many things are broken at a time.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        load: Load,
+        figures: Figures,
+        *,
+        preset: str,
+        lanes: int,
+        faults: Sequence[str],
+    ) -> None:
         self._cluster = cluster
         self._load = load
         self._figures = figures
@@ -119,9 +140,15 @@ class Round:
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for lane in range(self._lanes):
-                tasks.create_task(self._keep_breaking(random.Random(f"{seed}/{lane}"), began + seconds))
+                tasks.create_task(
+                    self._keep_breaking(random.Random(f"{seed}/{lane}"), began + seconds)
+                )
             if self._lanes > 1:
-                tasks.create_task(self._keep_taking_the_storage_away(random.Random(f"{seed}/storage"), began + seconds))
+                tasks.create_task(
+                    self._keep_taking_the_storage_away(
+                        random.Random(f"{seed}/storage"), began + seconds
+                    )
+                )
         await self._bring_up_to(NODES)
         await self._load.more(50)
 
@@ -142,10 +169,14 @@ class Round:
         finally:
             self._under_way -= 1
 
-    # --- servers ----------------------------------------------------------------------------------------------------------------------
+    # --- servers ----------------------------------------------------------------------------------
 
     def _serving(self) -> list[Node]:
-        return [node for node in self._cluster.nodes if node.alive and node.generation and node not in self._touched]
+        return [
+            node
+            for node in self._cluster.nodes
+            if node.alive and node.generation and node not in self._touched
+        ]
 
     def _take(self, rng: random.Random) -> Node:
         node = rng.choice(self._serving())
@@ -157,7 +188,9 @@ class Round:
         while len(self._serving()) < number:
             await self._start()
 
-    async def _start(self, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None) -> Node:
+    async def _start(
+        self, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None
+    ) -> Node:
         """Start a server; again and again, as a supervisor does, where the storage is away."""
         while True:
             node = await self._cluster.launch(address=address, environ=environ)
@@ -170,15 +203,21 @@ class Round:
             address = "127.0.0.1:0"
 
     def wrongly_evicted(self) -> int:
-        return sum(node.process.returncode == EVICTED for node in self._cluster.nodes if node not in self._touched)
+        return sum(
+            node.process.returncode == EVICTED
+            for node in self._cluster.nodes
+            if node not in self._touched
+        )
 
     async def _ended(self, node: Node, *expected: int) -> None:
         code = await node.ended()
         if code not in expected:
-            text = f"member {node.generation} ended with {code} and not {expected}: {node.output[-5:]}"
+            text = (
+                f"member {node.generation} ended with {code} and not {expected}: {node.output[-5:]}"
+            )
             self._figures.findings.append(Finding("unexpected", text))
 
-    # --- what is done to them -----------------------------------------------------------------------------------------------------------
+    # --- what is done to them ---------------------------------------------------------------------
 
     async def _kill(self, rng: random.Random) -> None:
         victim = self._take(rng)
@@ -207,7 +246,9 @@ class Round:
             try:
                 await self._cluster.value(id)
             except RioError as error:
-                self._figures.findings.append(Finding("unexpected", f"Counter/{id} does not answer: {error}"))
+                self._figures.findings.append(
+                    Finding("unexpected", f"Counter/{id} does not answer: {error}")
+                )
             return time.monotonic() - since
 
         return await asyncio.gather(*map(answered, ids))
@@ -220,7 +261,11 @@ class Round:
         leaver.terminate()
         await self._ended(leaver, 0, EVICTED)
         if self._calm:
-            since = [call.ended - call.began for call in self._load.calls if call.began >= began and call.outcome == "acknowledged"]
+            since = [
+                call.ended - call.began
+                for call in self._load.calls
+                if call.began >= began and call.outcome == "acknowledged"
+            ]
             self._figures.drained.append(max(since, default=0.0))
             self._figures.failed_in_drains += len(self._load.errors) - failed
         if not replaced_first:
@@ -236,9 +281,15 @@ class Round:
             await self._start()
 
     async def _kill_in_the_middle(self, rng: random.Random) -> None:
-        """A server dies as soon as one of its objects comes to some point. To get objects it takes part in those of one that drains."""
+        """A server dies as soon as one of its objects comes to some point.
+
+        To get objects it takes part in those of one that drains.
+        """
         victim = await self._start(environ={KILL_AT: rng.choice(POINTS)})
-        await until(lambda: not victim.alive or self._cluster.client.members.find(victim.generation), "the client to hear of it")
+        await until(
+            lambda: not victim.alive or self._cluster.client.members.find(victim.generation),
+            "the client to hear of it",
+        )
         leaver = self._take(rng)
         leaver.terminate()
         await self._ended(leaver, 0, EVICTED)
@@ -249,18 +300,26 @@ class Round:
         await self._ended(victim, -signal.SIGKILL, 0, EVICTED)
         await self._start()
 
-    # --- what is done to their storage --------------------------------------------------------------------------------------------------
+    # --- what is done to their storage ------------------------------------------------------------
 
     async def _keep_taking_the_storage_away(self, rng: random.Random, end: float) -> None:
         while time.monotonic() < end:
-            await asyncio.sleep(rng.uniform(1.0, 3.0) * self._cluster.config.failover_bound)  # time to find out who is dead
+            await asyncio.sleep(
+                rng.uniform(1.0, 3.0) * self._cluster.config.failover_bound
+            )  # time to find out who is dead
             seconds = rng.choice(OUTAGES) * self._cluster.config.lease_local
             async with self._fault("storage away"):
                 if self._cluster.store.server is None:
-                    async with self._cluster.unusable(rng.choice(("writing", "reading and writing"))):
+                    async with self._cluster.unusable(
+                        rng.choice(("writing", "reading and writing"))
+                    ):
                         await asyncio.sleep(seconds)
                 else:
-                    await take_away(self._cluster.store.server, rng.choice(("frozen", "stopped", "killed")), seconds)
+                    await take_away(
+                        self._cluster.store.server,
+                        rng.choice(("frozen", "stopped", "killed")),
+                        seconds,
+                    )
 
 
 async def take_away(server: Server, how: str, seconds: float) -> None:
@@ -271,11 +330,16 @@ async def take_away(server: Server, how: str, seconds: float) -> None:
     await asyncio.to_thread(server.resume if how == "frozen" else server.start)
 
 
-# --- all rounds ---------------------------------------------------------------------------------------------------------------------------
+# --- all rounds -----------------------------------------------------------------------------------
 
 
-async def run(settings: Settings, server: Server | None, directory: Path, say: Callable[[str], None]) -> Figures:
-    """Play all rounds. ``server``: of the storage, where it has one; ``say`` is told how it goes."""
+async def run(
+    settings: Settings, server: Server | None, directory: Path, say: Callable[[str], None]
+) -> Figures:
+    """Play all rounds.
+
+    ``server``: of the storage, where it has one; ``say`` is told how it goes.
+    """
     figures = Figures()
     seconds = 60 * settings.minutes
     rounds = max(1, round(seconds / LONGEST_ROUND))
@@ -283,16 +347,36 @@ async def run(settings: Settings, server: Server | None, directory: Path, say: C
         place = directory / str(number)
         place.mkdir()
         store = file_in(place) if server is None else await place_on(server)
-        lanes = 1 + (number - 1) // len(settings.presets) % 2 if settings.faults == list(FAULTS) else 1
+        lanes = (
+            1 + (number - 1) // len(settings.presets) % 2 if settings.faults == list(FAULTS) else 1
+        )
         before, calls = figures.faults.total(), figures.outcomes.total()
-        await play(store, place, figures, preset, lanes, settings.faults, seconds / rounds, f"{settings.seed}/{number}")
+        await play(
+            store,
+            place,
+            figures,
+            preset,
+            lanes,
+            settings.faults,
+            seconds / rounds,
+            f"{settings.seed}/{number}",
+        )
         done = f"{figures.faults.total() - before:3} faults, {figures.outcomes.total() - calls:6,} calls"
-        say(f"round {number:2} of {rounds}  {preset:6}  {lanes} at a time  {done}, {len(figures.findings)} findings so far")
+        say(
+            f"round {number:2} of {rounds}  {preset:6}  {lanes} at a time  {done}, {len(figures.findings)} findings so far"
+        )
     return figures
 
 
 async def play(
-    store: Store, directory: Path, figures: Figures, preset: str, lanes: int, faults: Sequence[str], seconds: float, seed: str
+    store: Store,
+    directory: Path,
+    figures: Figures,
+    preset: str,
+    lanes: int,
+    faults: Sequence[str],
+    seconds: float,
+    seed: str,
 ) -> None:
     """One round."""
     cluster = Cluster(directory, preset, store)
@@ -305,41 +389,78 @@ async def play(
                 await broken.run(seconds, seed)
             figures.findings += await load.violations(cluster)
             figures.outcomes.update(call.outcome for call in load.calls)
-            figures.acknowledged_writes += sum(call.outcome == "acknowledged" and call.kind in ("add", "put") for call in load.calls)
+            figures.acknowledged_writes += sum(
+                call.outcome == "acknowledged" and call.kind in ("add", "put")
+                for call in load.calls
+            )
             figures.wrongly_evicted += broken.wrongly_evicted()
     finally:
         with (directory / "servers.log").open("w") as log, redirect_stdout(log):
             await cluster.end()
 
 
-# --- the table ----------------------------------------------------------------------------------------------------------------------------
+# --- the table ------------------------------------------------------------------------------------
 
 
 def table(settings: Settings, figures: Figures) -> str:
-    outcomes = ", ".join(f"{number:,} {outcome}" for outcome, number in sorted(figures.outcomes.items()))
+    outcomes = ", ".join(
+        f"{number:,} {outcome}" for outcome, number in sorted(figures.outcomes.items())
+    )
     rows = [
-        ("faults injected", f"{figures.faults.total():,}", ", ".join(f"{name} {times}" for name, times in sorted(figures.faults.items()))),
+        (
+            "faults injected",
+            f"{figures.faults.total():,}",
+            ", ".join(f"{name} {times}" for name, times in sorted(figures.faults.items())),
+        ),
         ("calls", f"{figures.outcomes.total():,}", outcomes),
         ("acknowledged writes", f"{figures.acknowledged_writes:,}", ""),
         ("  lost", f"{figures.of_kind('lost'):,}", "must be 0"),
         ("  applied twice", f"{figures.of_kind('doubled'):,}", "must be 0"),
         ("double activations", f"{figures.of_kind('overlap'):,}", "must be 0"),
-        ("stale answers and others", f"{figures.of_kind('stale', 'order', 'unexpected'):,}", "must be 0"),
-        ("evicted for no fault", f"{figures.wrongly_evicted:,}", "members: nothing had been done to them, and they lost nothing"),
-        ("failed in drains", f"{figures.failed_in_drains:,}", f"calls, in {len(figures.drained)} drains that were alone"),
+        (
+            "stale answers and others",
+            f"{figures.of_kind('stale', 'order', 'unexpected'):,}",
+            "must be 0",
+        ),
+        (
+            "evicted for no fault",
+            f"{figures.wrongly_evicted:,}",
+            "members: nothing had been done to them, and they lost nothing",
+        ),
+        (
+            "failed in drains",
+            f"{figures.failed_in_drains:,}",
+            f"calls, in {len(figures.drained)} drains that were alone",
+        ),
         ("slowest call in drains", spread(figures.drained), ""),
     ]
     for preset in settings.presets:
         bound = f"the bound is {ClusterConfig.named(preset).failover_bound:.2f} s"
         after = f"{len(figures.failover[preset])} objects of {figures.kills[preset]} servers"
-        rows.append((f"failover, {preset}", spread(figures.failover[preset]), f"{after} that were killed; {bound}"))
-        rows.append((f"restart, {preset}", spread(figures.restart[preset]), f"{len(figures.restart[preset])} objects; at the same address"))
+        rows.append(
+            (
+                f"failover, {preset}",
+                spread(figures.failover[preset]),
+                f"{after} that were killed; {bound}",
+            )
+        )
+        rows.append(
+            (
+                f"restart, {preset}",
+                spread(figures.restart[preset]),
+                f"{len(figures.restart[preset])} objects; at the same address",
+            )
+        )
     return "\n".join(f"{name:26}{value:>26}  {note}".rstrip() for name, value, note in rows)
 
 
 def spread(seconds: Iterable[float]) -> str:
     ascending = sorted(seconds)
-    return f"p50 {percentile(ascending, 50):.2f} s  p99 {percentile(ascending, 99):.2f} s" if ascending else "-"
+    return (
+        f"p50 {percentile(ascending, 50):.2f} s  p99 {percentile(ascending, 99):.2f} s"
+        if ascending
+        else "-"
+    )
 
 
 def percentile(ascending: Sequence[float], percent: int) -> float:
@@ -351,7 +472,9 @@ def main(environ: Mapping[str, str]) -> int:
     print(f"make chaos {settings}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="rio-chaos-"))
     with serving(settings.storage) as server:
-        figures = asyncio.run(run(settings, server, directory, say=lambda text: print(text, flush=True)))
+        figures = asyncio.run(
+            run(settings, server, directory, say=lambda text: print(text, flush=True))
+        )
     print(f"\n{table(settings, figures)}\n")
     if not figures.findings:
         shutil.rmtree(directory)

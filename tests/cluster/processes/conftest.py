@@ -17,7 +17,9 @@ from tests.servers import PostgresServer, RedisServer, Server
 from tests.storage.conftest import serve
 
 on_every_storage = pytest.mark.parametrize("store", STORAGES, indirect=True)
-on_storage_servers = pytest.mark.parametrize("store", [name for name in STORAGES if name != "sqlite"], indirect=True)
+on_storage_servers = pytest.mark.parametrize(
+    "store", [name for name in STORAGES if name != "sqlite"], indirect=True
+)
 
 
 class MakeCluster(Protocol):
@@ -38,18 +40,26 @@ def redis_server() -> Iterator[Server]:
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """What the clusters of a test run on: a file of SQLite, unless it is marked otherwise."""
     name = getattr(request, "param", "sqlite")
-    return file_in(tmp_path) if name == "sqlite" else asyncio.run(place_on(request.getfixturevalue(f"{name}_server")))
+    return (
+        file_in(tmp_path)
+        if name == "sqlite"
+        else asyncio.run(place_on(request.getfixturevalue(f"{name}_server")))
+    )
 
 
 @pytest.fixture
 async def make_cluster(tmp_path: Path, store: Store) -> AsyncIterator[MakeCluster]:
-    """``await make_cluster(preset, {}, {})``: a cluster of two nodes with nothing more in their environment, and a client of it."""
+    """``await make_cluster(preset, {}, {})``: a cluster of two nodes with nothing more in their
+    environment, and a client of it.
+    """
     async with AsyncExitStack() as stack:
 
         async def make(preset: str, *nodes: Mapping[str, str]) -> Cluster:
             cluster = Cluster(tmp_path, preset, store)
             stack.push_async_callback(cluster.end)
-            started = [await cluster.launch(environ=environ) for environ in nodes]  # one by one: ``cluster.nodes`` are in this order
+            started = [
+                await cluster.launch(environ=environ) for environ in nodes
+            ]  # one by one: ``cluster.nodes`` are in this order
             await asyncio.gather(*(node.listening() for node in started))
             cluster.client = await stack.enter_async_context(rio.Client(cluster.url))
             return cluster

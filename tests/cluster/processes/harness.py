@@ -1,6 +1,8 @@
-"""Server processes on one storage, what can be done to them, and callers that keep them busy meanwhile.
+"""Server processes on one storage, what can be done to them, and callers that keep them busy
+meanwhile.
 
-Nothing here sleeps to wait: conditions are watched until they hold, and a test that waits in vain fails at a deadline that is far away.
+Nothing here sleeps to wait: conditions are watched until they hold, and a test that waits in vain
+fails at a deadline that is far away.
 """
 
 from __future__ import annotations
@@ -26,12 +28,28 @@ from rio.cluster.membership import MembershipSnapshot, MemberStatus
 from rio.errors import NotExecuted, OutcomeUnknown, StorageError
 from tests.cluster.processes import history
 from tests.cluster.processes.history import Call, Finding, Turn
-from tests.cluster.processes.objects import LOG, PARENT, STORAGE, Add, Bag, Counter, Event, Get, Owner, Put, Read, read_log
+from tests.cluster.processes.objects import (
+    LOG,
+    PARENT,
+    STORAGE,
+    Add,
+    Bag,
+    Counter,
+    Event,
+    Get,
+    Owner,
+    Put,
+    Read,
+    read_log,
+)
 from tests.cluster.processes.stores import Store
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 45.0
-"""Seconds after which a condition that does not hold fails its test. Far more than anything takes, even where the machine is busy."""
+"""Seconds after which a condition that does not hold fails its test.
+
+Far more than anything takes, even where the machine is busy.
+"""
 
 
 async def until(condition: Callable[[], Any], what: str = "") -> None:
@@ -41,11 +59,13 @@ async def until(condition: Callable[[], Any], what: str = "") -> None:
     """
     deadline = time.monotonic() + PATIENCE
     while not (await answer if isinstance(answer := condition(), Awaitable) else answer):
-        assert time.monotonic() < deadline, f"waited {PATIENCE:g} s in vain for: {what or condition}"
+        assert time.monotonic() < deadline, (
+            f"waited {PATIENCE:g} s in vain for: {what or condition}"
+        )
         await asyncio.sleep(0.01)  # other processes notify nobody
 
 
-# --- one server ---------------------------------------------------------------------------------------------------------------------------
+# --- one server -----------------------------------------------------------------------------------
 
 
 class Node:
@@ -74,7 +94,9 @@ class Node:
 
     async def serves(self) -> bool:
         """Wait until it serves, or has ended."""
-        await asyncio.wait((self._listening, self._reader), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            (self._listening, self._reader), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED
+        )
         return self._listening.done()
 
     async def listening(self) -> Self:
@@ -105,12 +127,14 @@ class Node:
         self._signal(signal.SIGTERM)
 
     async def stop(self, store: Store) -> None:
-        """SIGSTOP, at a moment at which it does not hold the lock of the database: that would be an outage for all others, not a fault of
-        this one."""
+        """SIGSTOP, at a moment at which it does not hold the lock of the database: that would be an
+        outage for all others, not a fault of this one."""
         while True:
             began = time.monotonic()
             self._signal(signal.SIGSTOP)
-            await until(lambda: self._state() in "TZ", "a process that is stopped, or has ended by itself")
+            await until(
+                lambda: self._state() in "TZ", "a process that is stopped, or has ended by itself"
+            )
             if await store.is_free():
                 self._stopped.append((began, float("inf")))
                 return
@@ -143,12 +167,16 @@ class Node:
 
     @property
     def turns(self) -> list[Turn]:
-        """The turns that it has run. One that was cut off by its death ends with the last that is known of the process. One that was under
-        way when the process was stopped, or its event loop blocked, ends there: it did not run meanwhile, and what it did afterwards is
-        judged by what could be saved. That includes the one that had been admitted, and had yet to log that it begins."""
+        """The turns that it has run. One that was cut off by its death ends with the last that is
+        known of the process. One that was under way when the process was stopped, or its event loop
+        blocked, ends there: it did not run meanwhile, and what it did afterwards is judged by what
+        could be saved. That includes the one that had been admitted, and had yet to log that it
+        begins."""
         turns: dict[int, Turn] = {}
         events = self.events
-        halts = [stopped for stopped, _ in self._stopped] + [event.at for event in events if event.what == "blocked"]
+        halts = [stopped for stopped, _ in self._stopped] + [
+            event.at for event in events if event.what == "blocked"
+        ]
         for event in events:
             if event.what == "begin":
                 turns[event.turn] = Turn(
@@ -171,7 +199,7 @@ class Node:
         return list(turns.values())
 
 
-# --- all of them --------------------------------------------------------------------------------------------------------------------------
+# --- all of them ----------------------------------------------------------------------------------
 
 
 class Cluster:
@@ -188,11 +216,15 @@ class Cluster:
         self._cluster = cluster
         self._numbers = count(1)
 
-    async def start(self, *, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None) -> Node:
+    async def start(
+        self, *, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None
+    ) -> Node:
         """Start one server, and wait until it serves."""
         return await (await self.launch(address=address, environ=environ)).listening()
 
-    async def launch(self, *, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None) -> Node:
+    async def launch(
+        self, *, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None
+    ) -> Node:
         """Start one server."""
         log = self._directory / f"server-{next(self._numbers)}.jsonl"
         own = {name: value for name, value in os.environ.items() if not name.startswith("RIO_")}
@@ -200,7 +232,13 @@ class Cluster:
             *(sys.executable, "-m", "rio", "run", "tests.cluster.processes.node:registry"),
             *("--storage", self.url, "--address", address, "--cluster", self._cluster),
             cwd=ROOT,
-            env={**own, LOG: str(log), PARENT: str(os.getpid()), STORAGE: self.store.name, **(environ or {})},
+            env={
+                **own,
+                LOG: str(log),
+                PARENT: str(os.getpid()),
+                STORAGE: self.store.name,
+                **(environ or {}),
+            },
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
@@ -212,7 +250,9 @@ class Cluster:
         """Kill what still runs."""
         for node in self.nodes:
             await node.kill()
-            print(f"--- member {node.generation}, {node.address}, process {node.process.pid}, exit code {node.process.returncode}")
+            print(
+                f"--- member {node.generation}, {node.address}, process {node.process.pid}, exit code {node.process.returncode}"
+            )
             print("\n".join(node.output[-30:]))
 
     async def members(self) -> MembershipSnapshot:
@@ -240,10 +280,14 @@ class Cluster:
         await until(is_dead, f"the eviction of member {node.generation}")
 
     async def lease_counters(self) -> dict[int, int]:
-        return {member.generation: member.lease_counter for member in (await self.members()).members}
+        return {
+            member.generation: member.lease_counter for member in (await self.members()).members
+        }
 
     async def pause(self, node: Node, seconds: float) -> None:
-        """Stop a server for some time, and wait until it holds its lease again, or has ended because it does not."""
+        """Stop a server for some time, and wait until it holds its lease again, or has ended
+        because it does not.
+        """
         await node.stop(self.store)
         await asyncio.sleep(seconds)  # this is the fault
         before = (await self.lease_counters()).get(node.generation)
@@ -264,7 +308,10 @@ class Cluster:
 
     def owner(self, object: str) -> Node:
         """Who ran the last turn of an object."""
-        last = {node: max((turn.began for turn in node.turns if turn.object == object), default=0.0) for node in self.nodes}
+        last = {
+            node: max((turn.began for turn in node.turns if turn.object == object), default=0.0)
+            for node in self.nodes
+        }
         return max(self.nodes, key=lambda node: last[node])
 
     async def owners(self, ids: Iterable[str]) -> dict[str, int]:
@@ -281,9 +328,13 @@ class Cluster:
 
     @asynccontextmanager
     async def unusable(self, how: str) -> AsyncIterator[None]:
-        """Another process makes the database unusable for all: ``"writing"`` for writers, ``"reading and writing"`` for everybody."""
+        """Another process makes the database unusable for all: ``"writing"`` for writers,
+        ``"reading and writing"`` for everybody.
+        """
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", LOCK[how], str(self.store.database)), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            *(sys.executable, "-c", LOCK[how], str(self.store.database)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
         assert process.stdout is not None
         try:
@@ -304,7 +355,8 @@ LOCK = {
         connection.execute("BEGIN EXCLUSIVE")
     """)
     + _UNTIL_TOLD,
-    # the locks of readers, writers, checkpoints and recovery are bytes 120 to 127 of the file that all connections share
+    # the locks of readers, writers, checkpoints and recovery are bytes 120 to 127 of the file that
+    # all connections share
     "reading and writing": textwrap.dedent("""
         import fcntl, sys
         shared = open(sys.argv[1] + "-shm", "r+b")
@@ -314,13 +366,14 @@ LOCK = {
 }
 
 
-# --- callers ------------------------------------------------------------------------------------------------------------------------------
+# --- callers --------------------------------------------------------------------------------------
 
 
 class Load:
     """Callers, each of which sends one message after the other, and what they saw.
 
-    ``burst``: how many messages a caller sends to one object before it waits for their answers. ``pause``: seconds between two of them.
+    ``burst``: how many messages a caller sends to one object before it waits for their answers.
+    ``pause``: seconds between two of them.
     """
 
     def __init__(
@@ -349,7 +402,9 @@ class Load:
 
     async def __aenter__(self) -> Self:
         await self.warm_up()
-        self._tasks = [asyncio.create_task(self._call(f"caller-{number}")) for number in range(self._callers)]
+        self._tasks = [
+            asyncio.create_task(self._call(f"caller-{number}")) for number in range(self._callers)
+        ]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -358,7 +413,9 @@ class Load:
 
     async def warm_up(self) -> None:
         """Bring all objects to life."""
-        await asyncio.gather(*(self._get(id) for id in self.counters), *(self._read(id) for id in self.bags))
+        await asyncio.gather(
+            *(self._get(id) for id in self.counters), *(self._read(id) for id in self.bags)
+        )
 
     async def _call(self, caller: str) -> None:
         rng = random.Random(caller)
@@ -376,24 +433,50 @@ class Load:
         return [self._add(caller, id) for _ in range(self._burst)]
 
     async def _add(self, caller: str, id: str) -> None:
-        call = Call(kind="add", object=f"Counter/{id}", began=time.monotonic(), ended=0.0, outcome="unknown", caller=caller)
-        await self._record(call, self._client.send(Counter, id, Add(caller, next(self._numbers))), lambda reply: reply.value)
+        call = Call(
+            kind="add",
+            object=f"Counter/{id}",
+            began=time.monotonic(),
+            ended=0.0,
+            outcome="unknown",
+            caller=caller,
+        )
+        await self._record(
+            call,
+            self._client.send(Counter, id, Add(caller, next(self._numbers))),
+            lambda reply: reply.value,
+        )
 
     async def _get(self, id: str) -> None:
-        call = Call(kind="get", object=f"Counter/{id}", began=time.monotonic(), ended=0.0, outcome="unknown")
+        call = Call(
+            kind="get", object=f"Counter/{id}", began=time.monotonic(), ended=0.0, outcome="unknown"
+        )
         await self._record(call, self._client.send(Counter, id, Get()), lambda reply: reply.value)
 
     async def _put(self, caller: str, id: str) -> None:
         element = next(self._numbers)
-        call = Call(kind="put", object=f"Bag/{id}", began=time.monotonic(), ended=0.0, outcome="unknown", caller=caller)
-        await self._record(call, self._client.send(Bag, id, Put(caller, element, element)), lambda _: element)
+        call = Call(
+            kind="put",
+            object=f"Bag/{id}",
+            began=time.monotonic(),
+            ended=0.0,
+            outcome="unknown",
+            caller=caller,
+        )
+        await self._record(
+            call, self._client.send(Bag, id, Put(caller, element, element)), lambda _: element
+        )
         call.value = element
 
     async def _read(self, id: str) -> None:
-        call = Call(kind="read", object=f"Bag/{id}", began=time.monotonic(), ended=0.0, outcome="unknown")
+        call = Call(
+            kind="read", object=f"Bag/{id}", began=time.monotonic(), ended=0.0, outcome="unknown"
+        )
         await self._record(call, self._client.send(Bag, id, Read()), lambda reply: reply.elements)
 
-    async def _record(self, call: Call, answer: Awaitable[Any], value: Callable[[Any], Any]) -> None:
+    async def _record(
+        self, call: Call, answer: Awaitable[Any], value: Callable[[Any], Any]
+    ) -> None:
         try:
             reply = await answer
         except NotExecuted as error:
@@ -424,17 +507,26 @@ class Load:
 
     def slowest(self, since: float = 0.0) -> float:
         """Seconds that the slowest acknowledged call took."""
-        return max(call.ended - call.began for call in self.calls if call.outcome == "acknowledged" and call.ended >= since)
+        return max(
+            call.ended - call.began
+            for call in self.calls
+            if call.outcome == "acknowledged" and call.ended >= since
+        )
 
     async def violations(self, cluster: Cluster) -> list[Finding]:
         """What is wrong with this run: H1, H3 and H4, and answers that should not exist."""
         await self.warm_up()  # what a last read says belongs to the history
-        found = [Finding("unexpected", error) for error in self.errors if error.startswith("UNEXPECTED")]
+        found = [
+            Finding("unexpected", error) for error in self.errors if error.startswith("UNEXPECTED")
+        ]
         calls: defaultdict[str, list[Call]] = defaultdict(list)
         for call in self.calls:
             calls[call.object].append(call)
         for id in self.counters:
-            found += [of(f"Counter/{id}", each) for each in history.counter(calls[f"Counter/{id}"], await cluster.value(id))]
+            found += [
+                of(f"Counter/{id}", each)
+                for each in history.counter(calls[f"Counter/{id}"], await cluster.value(id))
+            ]
         for id in self.bags:
             found += [of(f"Bag/{id}", each) for each in history.set_full(calls[f"Bag/{id}"])]
         return found + history.single_activation(cluster.turns)

@@ -1,4 +1,5 @@
-"""What must be true of a run, whatever was killed in it: the rules, over what callers saw and what servers logged.
+"""What must be true of a run, whatever was killed in it: the rules, over what callers saw and what
+servers logged.
 
 Each rule returns what breaks it. ``test_history.py`` plants one of each kind.
 """
@@ -14,8 +15,9 @@ import msgspec
 
 Outcome = Literal["acknowledged", "not executed", "unknown"]
 Kind = Literal["lost", "doubled", "stale", "overlap", "order", "unexpected"]
-"""``lost``: an acknowledged write is gone. ``doubled``: a write counts twice, or counts although it was not executed. ``stale``: somebody
-was answered with less than others had seen before. ``overlap``: an object was active twice. ``order``: messages changed places."""
+"""``lost``: an acknowledged write is gone. ``doubled``: a write counts twice, or counts although it
+was not executed. ``stale``: somebody was answered with less than others had seen before.
+``overlap``: an object was active twice. ``order``: messages changed places."""
 
 
 class Finding(NamedTuple):
@@ -54,7 +56,8 @@ class Turn(msgspec.Struct, kw_only=True):
 
 
 def counter(calls: Iterable[Call], final: int) -> list[Finding]:
-    """H1: every acknowledged addition counts, none counts twice, and who begins after an answer sees it.
+    """H1: every acknowledged addition counts, none counts twice, and who begins after an answer
+    sees it.
 
     ``calls``: the ``add`` and ``get`` calls to one object; ``final``: its value afterwards.
     """
@@ -63,17 +66,26 @@ def counter(calls: Iterable[Call], final: int) -> list[Finding]:
     acknowledged = [call for call in adds if call.outcome == "acknowledged"]
     unknown = sum(call.outcome == "unknown" for call in adds)
     answered = Counter(call.value for call in acknowledged)
-    found = [Finding("lost", f"value {value} was answered {times} times") for value, times in answered.items() if times > 1]
+    found = [
+        Finding("lost", f"value {value} was answered {times} times")
+        for value, times in answered.items()
+        if times > 1
+    ]
     if not len(acknowledged) <= final <= len(acknowledged) + unknown:
         text = f"{len(acknowledged)} additions were acknowledged and {unknown} are unknown, but the counter stands at {final}"
         found.append(Finding("lost" if final < len(acknowledged) else "doubled", text))
     high = [call.value for call in acknowledged if call.value > final]
-    found += [Finding("lost", f"value {value} was answered, but the counter stands at {final}") for value in high]
+    found += [
+        Finding("lost", f"value {value} was answered, but the counter stands at {final}")
+        for value in high
+    ]
     return found + _stale_answers(call for call in calls if call.outcome == "acknowledged")
 
 
 def _stale_answers(calls: Iterable[Call]) -> list[Finding]:
-    """Of two calls, one answered before the other began, the later sees what the earlier saw, and an addition more than that."""
+    """Of two calls, one answered before the other began, the later sees what the earlier saw, and
+    an addition more than that.
+    """
     calls = list(calls)
     found: list[Finding] = []
     highest = 0
@@ -90,22 +102,40 @@ def _stale_answers(calls: Iterable[Call]) -> list[Finding]:
 
 
 def set_full(calls: Iterable[Call]) -> list[Finding]:
-    """H3: every element whose ``put`` was acknowledged, and every element that was read once, is in every later ``read``, once.
+    """H3: every element whose ``put`` was acknowledged, and every element that was read once, is in
+    every later ``read``, once.
 
     ``calls``: the ``put`` and ``read`` calls to one object.
     """
     calls = list(calls)
-    reads = sorted((call for call in calls if call.kind == "read" and call.outcome == "acknowledged"), key=lambda call: call.began)
+    reads = sorted(
+        (call for call in calls if call.kind == "read" and call.outcome == "acknowledged"),
+        key=lambda call: call.began,
+    )
     puts = {call.value: call for call in calls if call.kind == "put"}
-    known: dict[int, float] = {element: put.ended for element, put in puts.items() if put.outcome == "acknowledged"}
+    known: dict[int, float] = {
+        element: put.ended for element, put in puts.items() if put.outcome == "acknowledged"
+    }
     found: list[Finding] = []
     for read in reads:
         elements = set(read.value)
-        lost = [element for element, since in known.items() if since < read.began and element not in elements]
+        lost = [
+            element
+            for element, since in known.items()
+            if since < read.began and element not in elements
+        ]
         twice = [element for element, times in Counter(read.value).items() if times > 1]
-        found += [Finding("doubled", f"element {element} was read twice in one read") for element in twice]
-        found += [Finding("lost", f"element {element} is missing in a later read") for element in lost]
-        found += [finding for element in elements if (finding := _unexpected(element, puts.get(element), read))]
+        found += [
+            Finding("doubled", f"element {element} was read twice in one read") for element in twice
+        ]
+        found += [
+            Finding("lost", f"element {element} is missing in a later read") for element in lost
+        ]
+        found += [
+            finding
+            for element in elements
+            if (finding := _unexpected(element, puts.get(element), read))
+        ]
         for element in elements:
             known[element] = min(known.get(element, read.ended), read.ended)
     return found
@@ -115,17 +145,28 @@ def _unexpected(element: int, put: Call | None, read: Call) -> Finding | None:
     if put is None:
         return Finding("unexpected", f"element {element} was read: nobody put it")
     if put.outcome == "not executed":
-        return Finding("doubled", f"element {element} was read: its caller was told that it was not executed")
-    return Finding("unexpected", f"element {element} was read: it had not been put yet") if put.began > read.ended else None
+        return Finding(
+            "doubled", f"element {element} was read: its caller was told that it was not executed"
+        )
+    return (
+        Finding("unexpected", f"element {element} was read: it had not been put yet")
+        if put.began > read.ended
+        else None
+    )
 
 
 def single_activation(turns: Iterable[Turn]) -> list[Finding]:
-    """H4: no two turns of an object overlap, on one server or on two, and tokens ascend in the order of turns."""
+    """H4: no two turns of an object overlap, on one server or on two, and tokens ascend in the
+    order of turns.
+    """
     found: list[Finding] = []
     for name, of_object in _by_object(turns).items():
         latest = of_object[0]
         for turn in of_object[1:]:
-            found += [Finding("overlap", f"{name}: {problem}") for problem in _activated_twice(latest, turn)]
+            found += [
+                Finding("overlap", f"{name}: {problem}")
+                for problem in _activated_twice(latest, turn)
+            ]
             latest = turn if turn.ended >= latest.ended else latest
     return found
 
@@ -140,7 +181,9 @@ def _activated_twice(latest: Turn, turn: Turn) -> Iterable[str]:
 
 
 def fifo(turns: Iterable[Turn]) -> list[Finding]:
-    """H5: an object handles what one caller sends in the order in which it was sent, each message once."""
+    """H5: an object handles what one caller sends in the order in which it was sent, each message
+    once.
+    """
     found: list[Finding] = []
     for name, of_object in _by_object(turns).items():
         numbers: defaultdict[str, list[int]] = defaultdict(list)
@@ -150,7 +193,12 @@ def fifo(turns: Iterable[Turn]) -> list[Finding]:
         for caller, handled in numbers.items():
             disorder = [(first, later) for first, later in pairwise(handled) if later <= first]
             for first, later in disorder:
-                found.append(Finding("order", f"{name}: number {later} of {caller} was handled after number {first}"))
+                found.append(
+                    Finding(
+                        "order",
+                        f"{name}: number {later} of {caller} was handled after number {first}",
+                    )
+                )
     return found
 
 

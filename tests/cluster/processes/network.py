@@ -1,4 +1,6 @@
-"""The network between server processes, link by link: a proxy in front of each server, which knows who connects."""
+"""The network between server processes, link by link: a proxy in front of each server, which knows
+who connects.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Network:
         await self._stack.aclose()
 
     async def start(self, number: int, environ: Mapping[str, str] | None = None) -> list[Node]:
-        """Start so many servers, each behind a proxy, and with a proxy between itself and the storage."""
+        """Start so many servers, each behind a proxy, and with a proxy between itself and the
+        storage.
+        """
         return [await (await self._launch(environ or {})).listening() for _ in range(number)]
 
     async def _launch(self, environ: Mapping[str, str]) -> Node:
@@ -54,10 +58,15 @@ class Network:
         assert server is not None, "the storage must be a server for there to be a network"
         front = await self._stack.enter_async_context(Front(free_port()))
         storage = await self._stack.enter_async_context(Proxy("127.0.0.1", server.port))
-        direct, self._cluster.url = self._cluster.url, self._cluster.url.replace(f":{server.port}", f":{storage.port}")
+        direct, self._cluster.url = (
+            self._cluster.url,
+            self._cluster.url.replace(f":{server.port}", f":{storage.port}"),
+        )
         try:
             advertised = {"RIO_ADVERTISE": f"127.0.0.1:{front.port}", **environ}
-            node = await self._cluster.launch(address=f"127.0.0.1:{front.target[1]}", environ=advertised)
+            node = await self._cluster.launch(
+                address=f"127.0.0.1:{front.target[1]}", environ=advertised
+            )
         finally:
             self._cluster.url = direct
         self.nodes.append(node)
@@ -69,7 +78,9 @@ class Network:
         return self._storages[node]
 
     def lose(self, source: Node, target: Node) -> None:
-        """Nothing that ``source`` sends reaches ``target`` any more, on whosoever's connection; until :meth:`heal`."""
+        """Nothing that ``source`` sends reaches ``target`` any more, on whosoever's connection;
+        until :meth:`heal`.
+        """
         self._fronts[target].wire_from(source.process.pid).hold(replies=False)
         self._fronts[source].wire_from(target.process.pid).hold(requests=False)
 

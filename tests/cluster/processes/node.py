@@ -1,4 +1,6 @@
-"""What ``rio run`` loads in the server processes of these tests: it dies with its test, and where the environment says so."""
+"""What ``rio run`` loads in the server processes of these tests: it dies with its test, and where
+the environment says so.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def watch_placement(placement: Any) -> None:
     """Make the storage of placements a place to be killed at."""
     claim, release = placement.claim, placement.release
 
-    async def watched_claim(self: Any, object_id: rio.ObjectId, generation: int, **more: Any) -> Placement:
+    async def watched_claim(
+        self: Any, object_id: rio.ObjectId, generation: int, **more: Any
+    ) -> Placement:
         reach("before claim", object_id.id)
         claimed: Placement = await claim(self, object_id, generation, **more)
         if claimed.generation == generation:
@@ -53,11 +57,14 @@ def watch_placement(placement: Any) -> None:
 
 
 def delay_saves(state: Any) -> None:
-    """Have the saves of objects whose id starts with ``late`` reach the storage only after this process was stopped and continued, as a
-    write does that was on its way. Nothing that happens to the handler meanwhile can take it back."""
+    """Have the saves of objects whose id starts with ``late`` reach the storage only after this
+    process was stopped and continued, as a write does that was on its way. Nothing that happens to
+    the handler meanwhile can take it back."""
     save = state.save
 
-    async def late_save(self: Any, object_id: rio.ObjectId, state_name: str, token: int, version: int, data: bytes) -> int:
+    async def late_save(
+        self: Any, object_id: rio.ObjectId, state_name: str, token: int, version: int, data: bytes
+    ) -> int:
         await stopped_and_continued()
         try:
             saved: int = await save(self, object_id, state_name, token, version, data)
@@ -67,7 +74,11 @@ def delay_saves(state: Any) -> None:
         return saved
 
     async def watched_save(self: Any, object_id: rio.ObjectId, *args: Any) -> int:
-        saving = asyncio.shield(late_save(self, object_id, *args)) if object_id.id.startswith("late") else save(self, object_id, *args)
+        saving = (
+            asyncio.shield(late_save(self, object_id, *args))
+            if object_id.id.startswith("late")
+            else save(self, object_id, *args)
+        )
         saved: int = await saving
         return saved
 

@@ -1,4 +1,6 @@
-"""The objects of these tests: they save before they answer, and log when each of their turns begins and ends."""
+"""The objects of these tests: they save before they answer, and log when each of their turns begins
+and ends.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,19 @@ PARENT = "RIO_TEST_PARENT"
 STORAGE = "RIO_TEST_STORAGE"
 """Environment: the scheme of the storage's URL."""
 KILL_AT = "RIO_TEST_KILL_AT"
-"""Environment: where a server process kills itself, as soon as an object whose id starts with ``victim`` comes there."""
-POINTS = ("before claim", "after claim", "before load", "after load", "before save", "after save", "before release", "after release")
+"""Environment: where a server process kills itself, as soon as an object whose id starts with
+``victim`` comes there.
+"""
+POINTS = (
+    "before claim",
+    "after claim",
+    "before load",
+    "after load",
+    "before save",
+    "after save",
+    "before release",
+    "after release",
+)
 LOG_SIZE = 64 * 1024 * 1024
 
 
@@ -31,8 +44,9 @@ class Event(msgspec.Struct, omit_defaults=True):
     """One line of a server's log."""
 
     what: str
-    """``loaded`` and ``unloaded``; ``begin`` and ``end`` of a turn; ``blocked`` when a handler holds up the event loop from now on;
-    ``refused`` for a save that the storage did not accept any more."""
+    """``loaded`` and ``unloaded``; ``begin`` and ``end`` of a turn; ``blocked`` when a handler
+    holds up the event loop from now on; ``refused`` for a save that the storage did not accept any
+    more."""
     at: float
     """``CLOCK_MONOTONIC``, which is the same for all processes of one machine."""
     object: str
@@ -47,7 +61,10 @@ class Event(msgspec.Struct, omit_defaults=True):
 
 
 class Log:
-    """A file of JSON lines. It is mapped into memory, so that neither SIGKILL nor a full disk loses a line."""
+    """A file of JSON lines.
+
+    It is mapped into memory, so that neither SIGKILL nor a full disk loses a line.
+    """
 
     def __init__(self, path: str) -> None:
         with open(path, "x+b") as file:
@@ -65,7 +82,10 @@ def read_log(path: Path) -> list[Event]:
     """What has been logged so far; a last line that is not whole yet is left out."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
         written = data[: max(0, data.find(b"\0"))]
-    return [msgspec.json.decode(line, type=Event) for line in written[: written.rfind(b"\n") + 1].splitlines()]
+    return [
+        msgspec.json.decode(line, type=Event)
+        for line in written[: written.rfind(b"\n") + 1].splitlines()
+    ]
 
 
 _log = Log(os.environ[LOG]) if LOG in os.environ else None
@@ -75,14 +95,25 @@ _turns = itertools.count(1)
 def note(what: str, object_id: rio.ObjectId, token: int, **more: str | int) -> None:
     """Log something, in a server process."""
     assert _log is not None
-    _log.write(msgspec.convert({"what": what, "at": time.monotonic(), "object": str(object_id), "token": token, **more}, Event))
+    _log.write(
+        msgspec.convert(
+            {
+                "what": what,
+                "at": time.monotonic(),
+                "object": str(object_id),
+                "token": token,
+                **more,
+            },
+            Event,
+        )
+    )
 
 
 def reach(point: str, id: str) -> None:
     """A place at which a server process can be killed; see ``node.py``."""
 
 
-# --- messages -----------------------------------------------------------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
 class Value(rio.Message):
@@ -100,7 +131,10 @@ class Owners(rio.Message):
 
 
 class Add(rio.Message[Value]):
-    """Add one, save, and answer with the sum. Not to be repeated: if it were, it would count twice."""
+    """Add one, save, and answer with the sum.
+
+    Not to be repeated: if it were, it would count twice.
+    """
 
     caller: str
     number: int
@@ -131,13 +165,15 @@ class Owner(rio.Message[Value], readonly=True):
 
 
 class AskOwners(rio.Message[Owners]):
-    """Ask all these counters for their owner: ten at each of the moments ``start``, ``start`` + 20 ms, and so on."""
+    """Ask all these counters for their owner: ten at each of the moments ``start``, ``start`` + 20
+    ms, and so on.
+    """
 
     ids: list[str]
     start: float
 
 
-# --- objects ------------------------------------------------------------------------------------------------------------------------------
+# --- objects --------------------------------------------------------------------------------------
 
 
 class Logged(rio.ServiceObject):
@@ -161,7 +197,15 @@ class Logged(rio.ServiceObject):
             outcome = type(error).__name__
             raise
         finally:
-            note("end", self.object_id, token, turn=turn, caller=caller, number=number, outcome=outcome)
+            note(
+                "end",
+                self.object_id,
+                token,
+                turn=turn,
+                caller=caller,
+                number=number,
+                outcome=outcome,
+            )
 
 
 class Sum(rio.State):
@@ -226,7 +270,9 @@ class Asker(Logged):
         owners: dict[str, int] = {}
         for number in range(0, len(message.ids), 10):
             ids = message.ids[number : number + 10]
-            await asyncio.sleep(message.start + 0.002 * number - time.monotonic())  # so that several processes ask at the same moment
+            await asyncio.sleep(
+                message.start + 0.002 * number - time.monotonic()
+            )  # so that several processes ask at the same moment
             replies = await asyncio.gather(*(self.send(Counter, id, Owner()) for id in ids))
             owners.update(zip(ids, (reply.value for reply in replies), strict=True))
         return Owners(owners)

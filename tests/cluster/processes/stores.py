@@ -37,7 +37,10 @@ class Store:
         return Path(self.url.removeprefix("sqlite:///"))
 
     async def is_free(self) -> bool:
-        """Whether nobody holds a lock for longer than a transaction takes. Servers free what a frozen client holds by themselves."""
+        """Whether nobody holds a lock for longer than a transaction takes.
+
+        Servers free what a frozen client holds by themselves.
+        """
         return self.server is not None or await asyncio.to_thread(_can_write, self.database)
 
 

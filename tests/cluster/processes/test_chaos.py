@@ -13,7 +13,9 @@ from tests.cluster.processes.history import Finding
 
 
 async def test_a_short_run_breaks_things_and_finds_nothing(tmp_path: Path) -> None:
-    figures = await chaos.run(Settings({"MINUTES": "0.1", "SEED": "4", "PRESET": "local"}), None, tmp_path, print)
+    figures = await chaos.run(
+        Settings({"MINUTES": "0.1", "SEED": "4", "PRESET": "local"}), None, tmp_path, print
+    )
     assert figures.findings == []
     assert figures.faults.total() > 0
     assert figures.acknowledged_writes > 0
@@ -21,10 +23,19 @@ async def test_a_short_run_breaks_things_and_finds_nothing(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("kind", "row"),
-    [("lost", "  lost"), ("doubled", "  applied twice"), ("overlap", "double activations"), ("stale", "stale answers and others")],
+    [
+        ("lost", "  lost"),
+        ("doubled", "  applied twice"),
+        ("overlap", "double activations"),
+        ("stale", "stale answers and others"),
+    ],
 )
 def test_a_finding_is_counted_printed_and_is_an_error(
-    kind: str, row: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    kind: str,
+    row: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     async def find(*_: object, **__: object) -> Figures:
         return Figures(findings=[Finding(kind, "planted")])  # type: ignore[arg-type]  # any of them
@@ -33,7 +44,9 @@ def test_a_finding_is_counted_printed_and_is_an_error(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert chaos.main({"SEED": "4"}) == 1
     printed = capsys.readouterr().out
-    assert [line.split()[-4:] for line in printed.splitlines() if line.startswith(row)] == [["1", "must", "be", "0"]]
+    assert [line.split()[-4:] for line in printed.splitlines() if line.startswith(row)] == [
+        ["1", "must", "be", "0"]
+    ]
     assert f"{kind}: planted" in printed
     assert "make chaos SEED=4" in printed
 

@@ -10,7 +10,9 @@ from tests.cluster.processes.harness import Load, report
 
 
 @on_every_storage
-async def test_all_servers_are_replaced_one_by_one_and_no_call_fails(make_cluster: MakeCluster) -> None:
+async def test_all_servers_are_replaced_one_by_one_and_no_call_fails(
+    make_cluster: MakeCluster,
+) -> None:
     cluster = await make_cluster("strict", *[{}] * 3)
     gaps, drains = [], []
     async with Load(cluster.client, counters=200, callers=40) as load:
@@ -26,4 +28,6 @@ async def test_all_servers_are_replaced_one_by_one_and_no_call_fails(make_cluste
             assert await cluster.status(old) == MemberStatus.LEFT
     assert load.errors == []
     assert await load.violations(cluster) == []
-    report(f"SIGTERM x 3 on {cluster.store.name}: the slowest call took {max(gaps):.3f} s, a drain {max(drains):.2f} s; {load.outcomes}")
+    report(
+        f"SIGTERM x 3 on {cluster.store.name}: the slowest call took {max(gaps):.3f} s, a drain {max(drains):.2f} s; {load.outcomes}"
+    )

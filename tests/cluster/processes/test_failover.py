@@ -27,7 +27,9 @@ def pair() -> Iterator[tuple[PostgresServer, PostgresServer]]:
 @pytest.fixture
 def store(pair: tuple[PostgresServer, PostgresServer]) -> Store:
     primary, standby = pair
-    return Store(f"postgres://rio@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres", primary)
+    return Store(
+        f"postgres://rio@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres", primary
+    )
 
 
 async def test_a_standby_of_postgresql_takes_over_and_nobody_ends_or_forgets(
@@ -46,13 +48,23 @@ async def test_a_standby_of_postgresql_takes_over_and_nobody_ends_or_forgets(
     assert await load.violations(cluster) == []
     assert cluster.evictions == []
     assert [await cluster.status(node) for node in cluster.nodes] == [MemberStatus.ACTIVE] * 3
-    report(f"failover of PostgreSQL: the first call is acknowledged {first:.2f} s after the SIGKILL of the primary; {load.outcomes}")
+    report(
+        f"failover of PostgreSQL: the first call is acknowledged {first:.2f} s after the SIGKILL of the primary; {load.outcomes}"
+    )
 
 
 async def test_a_redis_that_forgets_is_refused_by_a_strict_server() -> None:
     with RedisServer(appendonly="no") as server:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "rio", "run", "examples.ping_pong.service:registry", "--storage", server.url),
+            *(
+                sys.executable,
+                "-m",
+                "rio",
+                "run",
+                "examples.ping_pong.service:registry",
+                "--storage",
+                server.url,
+            ),
             cwd=ROOT,
             stderr=asyncio.subprocess.PIPE,
         )

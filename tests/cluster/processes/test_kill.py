@@ -25,7 +25,9 @@ async def all_answer(cluster: Cluster, load: Load, since: float) -> list[float]:
 
 
 @on_every_storage
-async def test_a_killed_server_loses_nothing_that_was_acknowledged_and_its_objects_answer_again(make_cluster: MakeCluster) -> None:
+async def test_a_killed_server_loses_nothing_that_was_acknowledged_and_its_objects_answer_again(
+    make_cluster: MakeCluster,
+) -> None:
     cluster = await make_cluster("local", *[{}] * 3)
     async with Load(cluster.client, burst=3) as load:
         await load.more(500)
@@ -45,7 +47,9 @@ async def test_a_killed_server_loses_nothing_that_was_acknowledged_and_its_objec
 
 
 @on_every_storage
-async def test_when_all_servers_are_killed_and_started_again_the_state_is_what_was_acknowledged(make_cluster: MakeCluster) -> None:
+async def test_when_all_servers_are_killed_and_started_again_the_state_is_what_was_acknowledged(
+    make_cluster: MakeCluster,
+) -> None:
     cluster = await make_cluster("local", *[{}] * 3)
     async with Load(cluster.client) as load:
         await load.more(500)
@@ -56,14 +60,18 @@ async def test_when_all_servers_are_killed_and_started_again_the_state_is_what_w
     assert await values(cluster, load) == before
     seconds = time.monotonic() - killed_at
     assert await load.violations(cluster) == []
-    report(f"SIGKILL of 3 of 3 on {cluster.store.name}: at their addresses all answer after {seconds:.2f} s; {load.outcomes}")
+    report(
+        f"SIGKILL of 3 of 3 on {cluster.store.name}: at their addresses all answer after {seconds:.2f} s; {load.outcomes}"
+    )
 
 
 async def values(cluster: Cluster, load: Load) -> list[int]:
     return await asyncio.gather(*(cluster.value(id) for id in load.counters))
 
 
-async def test_when_all_servers_are_killed_others_take_over_all_that_they_had(make_cluster: MakeCluster) -> None:
+async def test_when_all_servers_are_killed_others_take_over_all_that_they_had(
+    make_cluster: MakeCluster,
+) -> None:
     cluster = await make_cluster("local", *[{}] * 3)
     async with Load(cluster.client) as load:
         await load.more(500)
@@ -73,12 +81,18 @@ async def test_when_all_servers_are_killed_others_take_over_all_that_they_had(ma
         seconds = await all_answer(cluster, load, killed_at)
         await load.more()
     assert await load.violations(cluster) == []
-    report(f"SIGKILL of 3 of 3: on new addresses all answer after {seconds[-1]:.2f} s; {load.outcomes}")
+    report(
+        f"SIGKILL of 3 of 3: on new addresses all answer after {seconds[-1]:.2f} s; {load.outcomes}"
+    )
 
 
 @on_every_storage
-async def test_a_server_that_comes_back_at_its_address_serves_at_once(make_cluster: MakeCluster) -> None:
-    """That it could bind the address proves that its predecessor is gone: nobody waits for a lease to end."""
+async def test_a_server_that_comes_back_at_its_address_serves_at_once(
+    make_cluster: MakeCluster,
+) -> None:
+    """That it could bind the address proves that its predecessor is gone: nobody waits for a lease
+    to end.
+    """
     cluster = await make_cluster("strict", *[{}] * 2)
     async with Load(cluster.client) as load:
         await load.more(300)
@@ -92,22 +106,33 @@ async def test_a_server_that_comes_back_at_its_address_serves_at_once(make_clust
     assert new.generation > old.generation
     assert await cluster.status(old) == MemberStatus.DEAD
     assert cluster.evictions == []
-    report(f"restart at the same address on {cluster.store.name}: all answer after {seconds[-1]:.2f} s; {load.outcomes}")
+    report(
+        f"restart at the same address on {cluster.store.name}: all answer after {seconds[-1]:.2f} s; {load.outcomes}"
+    )
 
 
 async def takes_new_objects(cluster: Cluster, process: int) -> bool:
-    """Whether a server gets some of the objects that are new. Those of its predecessor may all be with its neighbour already."""
+    """Whether a server gets some of the objects that are new.
+
+    Those of its predecessor may all be with its neighbour already.
+    """
     async with rio.Client(cluster.url) as newcomer:
-        owners = [(await newcomer.send(Counter, f"new-{number}", Owner())).value for number in range(10)]
+        owners = [
+            (await newcomer.send(Counter, f"new-{number}", Owner())).value for number in range(10)
+        ]
     return process in owners
 
 
 @on_every_storage
-async def test_servers_killed_in_the_middle_leave_their_objects_usable(make_cluster: MakeCluster) -> None:
+async def test_servers_killed_in_the_middle_leave_their_objects_usable(
+    make_cluster: MakeCluster,
+) -> None:
     """Each of them in the middle of something else."""
     cluster = await make_cluster("local", *({KILL_AT: point} for point in POINTS), {})
     victims = cluster.nodes[: len(POINTS)]
-    async with Load(cluster.client, callers=16, counters=48, bags=0, pause=0.02, name="victim") as load:
+    async with Load(
+        cluster.client, callers=16, counters=48, bags=0, pause=0.02, name="victim"
+    ) as load:
         for victim, point in zip(victims, POINTS, strict=True):
             if point.endswith("release"):
                 await until(lambda victim=victim: victim.turns, "a victim on that server")
@@ -116,11 +141,15 @@ async def test_servers_killed_in_the_middle_leave_their_objects_usable(make_clus
         await all_answer(cluster, load, time.monotonic())
         await load.more(50)
     assert await load.violations(cluster) == []
-    report(f"killed at {len(POINTS)} points on {cluster.store.name}: the slowest call took {load.slowest():.2f} s; {load.outcomes}")
+    report(
+        f"killed at {len(POINTS)} points on {cluster.store.name}: the slowest call took {load.slowest():.2f} s; {load.outcomes}"
+    )
 
 
 @on_every_storage
-async def test_an_object_is_claimed_by_one_of_two_servers_that_want_it_at_the_same_time(make_cluster: MakeCluster) -> None:
+async def test_an_object_is_claimed_by_one_of_two_servers_that_want_it_at_the_same_time(
+    make_cluster: MakeCluster,
+) -> None:
     cluster = await make_cluster("strict", *[{}] * 2)
     askers: dict[int, str] = {}
     for number in range(1000):
@@ -130,9 +159,15 @@ async def test_an_object_is_claimed_by_one_of_two_servers_that_want_it_at_the_sa
             break
     ids = [str(number) for number in range(500)]
     question = AskOwners(ids, time.monotonic() + 0.1)
-    answers = await asyncio.gather(*(cluster.client.send(Asker, asker, question) for asker in askers.values()))
+    answers = await asyncio.gather(
+        *(cluster.client.send(Asker, asker, question) for asker in askers.values())
+    )
     assert answers[0].processes == answers[1].processes
-    loaded = [event.object for node in cluster.nodes for event in node.events if event.what == "loaded"]
+    loaded = [
+        event.object for node in cluster.nodes for event in node.events if event.what == "loaded"
+    ]
     assert sorted(loaded.count(f"Counter/{id}") for id in ids) == [1] * 500
     won = sorted(list(answers[0].processes.values()).count(process) for process in askers)
-    report(f"500 objects that two servers want at the same time on {cluster.store.name}: {won[0]} and {won[1]} were won")
+    report(
+        f"500 objects that two servers want at the same time on {cluster.store.name}: {won[0]} and {won[1]} were won"
+    )

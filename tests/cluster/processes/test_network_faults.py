@@ -1,4 +1,6 @@
-"""Servers that cannot reach each other, or their storage: nothing is lost and nothing lives twice, whoever has to go."""
+"""Servers that cannot reach each other, or their storage: nothing is lost and nothing lives twice,
+whoever has to go.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ EVICTED = 70
 
 
 @asynccontextmanager
-async def networked(make_cluster: MakeCluster, number: int) -> AsyncIterator[tuple[Cluster, Network]]:
+async def networked(
+    make_cluster: MakeCluster, number: int
+) -> AsyncIterator[tuple[Cluster, Network]]:
     cluster = await make_cluster("local")
     async with Network(cluster) as network:
         await network.start(number)
@@ -50,7 +54,9 @@ def bridge(network: Network) -> None:
     network.split(network.nodes[:2], network.nodes[3:])
 
 
-async def test_the_smaller_half_of_five_is_condemned_and_the_larger_goes_on(make_cluster: MakeCluster) -> None:
+async def test_the_smaller_half_of_five_is_condemned_and_the_larger_goes_on(
+    make_cluster: MakeCluster,
+) -> None:
     async with networked(make_cluster, 5) as (cluster, network):
         smaller, larger = network.nodes[:2], network.nodes[2:]
         async with checked(cluster) as load:
@@ -61,7 +67,9 @@ async def test_the_smaller_half_of_five_is_condemned_and_the_larger_goes_on(make
             moved = time.monotonic() - split
             network.heal()
         assert [await cluster.status(node) for node in larger] == [MemberStatus.ACTIVE] * 3
-        report(f"two of five cut off: all objects answer on the other three after {moved:.2f} s; {load.outcomes}")
+        report(
+            f"two of five cut off: all objects answer on the other three after {moved:.2f} s; {load.outcomes}"
+        )
 
 
 @pytest.mark.slow
@@ -80,11 +88,15 @@ async def test_servers_that_reach_a_majority_and_not_the_same_stay_or_go_and_not
         gone = [node for node in network.nodes if not node.alive]
         assert len(gone) <= 2
         assert {await node.ended() for node in gone} <= {EVICTED}
-        report(f"{split.__name__}: {len(gone)} of 5 were condemned, all objects answer {recovered:.2f} s after it healed; {load.outcomes}")
+        report(
+            f"{split.__name__}: {len(gone)} of 5 were condemned, all objects answer {recovered:.2f} s after it healed; {load.outcomes}"
+        )
 
 
 @pytest.mark.parametrize("deaf", [True, False], ids=["deaf", "dumb"])
-async def test_a_server_that_only_hears_or_only_talks_costs_nothing(make_cluster: MakeCluster, deaf: bool) -> None:
+async def test_a_server_that_only_hears_or_only_talks_costs_nothing(
+    make_cluster: MakeCluster, deaf: bool
+) -> None:
     async with networked(make_cluster, 3) as (cluster, network):
         async with checked(cluster) as load:
             odd, *others = network.nodes
@@ -94,10 +106,14 @@ async def test_a_server_that_only_hears_or_only_talks_costs_nothing(make_cluster
             network.heal()
             await asyncio.gather(*(cluster.value(id) for id in load.counters))
         assert all(node.alive for node in others)
-        report(f"one of three is {'deaf' if deaf else 'dumb'}: it is {'still there' if odd.alive else 'condemned'}; {load.outcomes}")
+        report(
+            f"one of three is {'deaf' if deaf else 'dumb'}: it is {'still there' if odd.alive else 'condemned'}; {load.outcomes}"
+        )
 
 
-async def test_a_server_without_its_storage_is_fenced_and_its_objects_move(make_cluster: MakeCluster) -> None:
+async def test_a_server_without_its_storage_is_fenced_and_its_objects_move(
+    make_cluster: MakeCluster,
+) -> None:
     async with networked(make_cluster, 3) as (cluster, network):
         async with checked(cluster) as load:
             victim = network.nodes[0]
@@ -110,10 +126,14 @@ async def test_a_server_without_its_storage_is_fenced_and_its_objects_move(make_
             network.heal()
             assert await victim.ended() == EVICTED
         assert [node.alive for node in network.nodes] == [False, True, True]
-        report(f"cut from the storage: all objects answer elsewhere after {moved:.2f} s; {load.outcomes}")
+        report(
+            f"cut from the storage: all objects answer elsewhere after {moved:.2f} s; {load.outcomes}"
+        )
 
 
-async def test_a_server_that_renews_but_reaches_nobody_is_condemned(make_cluster: MakeCluster) -> None:
+async def test_a_server_that_renews_but_reaches_nobody_is_condemned(
+    make_cluster: MakeCluster,
+) -> None:
     """And evicts nobody, however often it votes."""
     async with networked(make_cluster, 4) as (cluster, network):
         async with checked(cluster) as load:
@@ -128,11 +148,15 @@ async def test_a_server_that_renews_but_reaches_nobody_is_condemned(make_cluster
         report(f"cut from its peers: condemned after {condemned:.2f} s; {load.outcomes}")
 
 
-async def test_of_two_servers_that_cannot_reach_each_other_one_survives(make_cluster: MakeCluster) -> None:
+async def test_of_two_servers_that_cannot_reach_each_other_one_survives(
+    make_cluster: MakeCluster,
+) -> None:
     async with networked(make_cluster, 2) as (cluster, network):
         async with checked(cluster) as load:
             network.isolate(network.nodes[0])
-            await until(lambda: not all(node.alive for node in network.nodes), "the end of one of two")
+            await until(
+                lambda: not all(node.alive for node in network.nodes), "the end of one of two"
+            )
             await asyncio.gather(*(cluster.value(id) for id in load.counters))
         [survivor] = [node for node in network.nodes if node.alive]
         assert await cluster.status(survivor) == MemberStatus.ACTIVE

@@ -1,5 +1,6 @@
-"""PostgreSQL and Redis are restarted, killed, frozen, cut off and switched over under a cluster that serves: it pauses where it must, loses
-nothing, and no server ends, is declared dead or gives up an object."""
+"""PostgreSQL and Redis are restarted, killed, frozen, cut off and switched over under a cluster
+that serves: it pauses where it must, loses nothing, and no server ends, is declared dead or gives
+up an object."""
 
 from __future__ import annotations
 
@@ -53,7 +54,10 @@ async def in_thread(*steps: Callable[[], Any]) -> None:
 
 
 class Readers:
-    """Callers of live objects, whose calls need no storage. Their calls never fail while a server holds its lease."""
+    """Callers of live objects, whose calls need no storage.
+
+    Their calls never fail while a server holds its lease.
+    """
 
     def __init__(self, client: rio.Client) -> None:
         self.ids = [f"live-{number}" for number in range(12)]
@@ -96,13 +100,17 @@ async def checked(cluster: Cluster) -> AsyncIterator[Load]:
         await load.more(200)
     assert await load.violations(cluster) == []
     assert cluster.evictions == []
-    assert [await cluster.status(node) for node in cluster.nodes] == [MemberStatus.ACTIVE] * len(cluster.nodes)
+    assert [await cluster.status(node) for node in cluster.nodes] == [MemberStatus.ACTIVE] * len(
+        cluster.nodes
+    )
     assert all(node.alive for node in cluster.nodes)
 
 
 def loaded(cluster: Cluster, ids: list[str]) -> list[int]:
     """How often each object was brought to life, wherever that was."""
-    loads = Multiset(event.object for node in cluster.nodes for event in node.events if event.what == "loaded")
+    loads = Multiset(
+        event.object for node in cluster.nodes for event in node.events if event.what == "loaded"
+    )
     return [loads[f"Counter/{id}"] for id in ids]
 
 
@@ -110,7 +118,9 @@ def fenced(cluster: Cluster) -> bool:
     return any(node.said(LOST) for node in cluster.nodes)
 
 
-async def test_a_restart_that_is_shorter_than_the_lease_is_not_noticed_by_live_objects(make_cluster: MakeCluster, server: Server) -> None:
+async def test_a_restart_that_is_shorter_than_the_lease_is_not_noticed_by_live_objects(
+    make_cluster: MakeCluster, server: Server
+) -> None:
     cluster = await make_cluster("strict", *[{}] * 2)
     async with checked(cluster) as load, Readers(cluster.client) as readers:
         for _ in range(3):
@@ -118,10 +128,14 @@ async def test_a_restart_that_is_shorter_than_the_lease_is_not_noticed_by_live_o
             await load.more(100)
     assert readers.failures == []
     assert not fenced(cluster)
-    report(f"3 restarts of {cluster.store.name}: {len(readers.seconds)} calls of live objects, none failed; {load.outcomes}")
+    report(
+        f"3 restarts of {cluster.store.name}: {len(readers.seconds)} calls of live objects, none failed; {load.outcomes}"
+    )
 
 
-async def test_a_server_that_is_killed_and_comes_back_has_lost_nothing(make_cluster: MakeCluster, server: Server) -> None:
+async def test_a_server_that_is_killed_and_comes_back_has_lost_nothing(
+    make_cluster: MakeCluster, server: Server
+) -> None:
     cluster = await make_cluster("strict", *[{}] * 2)
     async with checked(cluster) as load:
         for _ in range(3):
@@ -130,7 +144,9 @@ async def test_a_server_that_is_killed_and_comes_back_has_lost_nothing(make_clus
     report(f"3 times SIGKILL of {cluster.store.name}: {load.outcomes}")
 
 
-async def test_a_server_that_is_frozen_for_less_than_the_lease_pauses_nobody(make_cluster: MakeCluster, server: Server) -> None:
+async def test_a_server_that_is_frozen_for_less_than_the_lease_pauses_nobody(
+    make_cluster: MakeCluster, server: Server
+) -> None:
     cluster = await make_cluster("strict", *[{}] * 2)
     async with checked(cluster) as load, Readers(cluster.client) as readers:
         await in_thread(server.pause)
@@ -154,17 +170,25 @@ async def test_an_outage_longer_than_the_lease_pauses_everybody_and_moves_nothin
     async with checked(cluster) as load, Readers(cluster.client) as readers:
         await in_thread(go)
         for node in cluster.nodes:
-            await until(lambda node=node: node.said(LOST), f"the end of the lease of {node.address}")
+            await until(
+                lambda node=node: node.said(LOST), f"the end of the lease of {node.address}"
+            )
         await in_thread(come_back)
         back = time.monotonic()
         await load.more(1)
         first = time.monotonic() - back
         await readers.more(100)
-    assert loaded(cluster, readers.ids) == [1] * len(readers.ids)  # those whose save was cut off had to be loaded again
-    report(f"{cluster.store.name} {how}: the first call is acknowledged {first:.2f} s after its return; {load.outcomes}")
+    assert loaded(cluster, readers.ids) == [1] * len(
+        readers.ids
+    )  # those whose save was cut off had to be loaded again
+    report(
+        f"{cluster.store.name} {how}: the first call is acknowledged {first:.2f} s after its return; {load.outcomes}"
+    )
 
 
-async def test_connections_that_are_cut_all_the_time_cost_few_calls(make_cluster: MakeCluster, server: Server) -> None:
+async def test_connections_that_are_cut_all_the_time_cost_few_calls(
+    make_cluster: MakeCluster, server: Server
+) -> None:
     cluster = await make_cluster("strict", *[{}] * 2)
     async with checked(cluster) as load:
         for _ in range(15):
@@ -173,10 +197,14 @@ async def test_connections_that_are_cut_all_the_time_cost_few_calls(make_cluster
     assert not fenced(cluster)
     failed = len(load.calls) - load.acknowledged()
     assert failed < 0.05 * len(load.calls)
-    report(f"15 connections of {cluster.store.name} cut within 3 s: {failed} of {len(load.calls)} calls failed; {load.outcomes}")
+    report(
+        f"15 connections of {cluster.store.name} cut within 3 s: {failed} of {len(load.calls)} calls failed; {load.outcomes}"
+    )
 
 
-async def test_a_slow_storage_slows_no_call_of_a_live_object(make_cluster: MakeCluster, server: Server) -> None:
+async def test_a_slow_storage_slows_no_call_of_a_live_object(
+    make_cluster: MakeCluster, server: Server
+) -> None:
     async with Proxy("127.0.0.1", server.port) as proxy:
         cluster = await make_cluster("strict")
         cluster.url = cluster.url.replace(f":{server.port}", f":{proxy.port}")
@@ -201,7 +229,9 @@ async def test_a_slow_storage_slows_no_call_of_a_live_object(make_cluster: MakeC
         )
 
 
-async def test_a_state_that_cannot_be_read_is_told_and_not_touched(make_cluster: MakeCluster) -> None:
+async def test_a_state_that_cannot_be_read_is_told_and_not_touched(
+    make_cluster: MakeCluster,
+) -> None:
     cluster = await make_cluster("strict", *[{}] * 2)
     await cluster.client.send(Counter, "ada", Add("test", 1))
     await cluster.client.admin(rio.AdminCommand.shutdown("Counter", "ada"))
@@ -223,7 +253,12 @@ async def set_state(store: Store, data: bytes) -> None:
     else:
         assert isinstance(store.server, RedisServer)
         async with Redis.from_url(store.server.url) as redis:
-            assert await redis.hset(f"{namespace_of(store)}:state:{{7:Counter3:ada3:sum}}", "data", data) == 0
+            assert (
+                await redis.hset(
+                    f"{namespace_of(store)}:state:{{7:Counter3:ada3:sum}}", "data", data
+                )
+                == 0
+            )
 
 
 async def get_state(store: Store) -> bytes:
