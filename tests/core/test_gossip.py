@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import msgpack
 import pytest
@@ -31,48 +33,77 @@ pairwise = settings(thorough, max_examples=TRIPLES // 4)
 NEWEST = 16
 
 
-@st.composite
-def histories(draw: st.DrawFn) -> list[Snapshot]:
-    """What one storage said at its successive versions: generations are issued in order, statuses
-    rise, what was purged stays away.
+class Choices:
+    """Choices that are read off some bytes; once the bytes have ended, each choice is the smallest.
+
+    Hypothesis draws the bytes at once and shrinks them. It would take a hundred times as long to
+    draw each field of a state by itself as it takes to merge the states.
     """
-    high, members = 0, dict[int, int]()
-    snapshots = [Snapshot()]
-    for version in range(1, draw(st.integers(2, 8))):
-        match draw(st.sampled_from(("issue", "issue", "advance", "purge"))):
-            case "issue":
-                high += draw(st.integers(1, 3))
-                members[high] = draw(st.integers(0, 1))
-            case "advance" if members:
-                generation = draw(st.sampled_from(sorted(members)))
-                members[generation] = draw(st.integers(members[generation], 5))
-            case "purge":
-                for generation in [
-                    generation for generation, status in members.items() if status > CONDEMNED
-                ][:1]:
-                    del members[generation]
-        snapshots.append(Snapshot(version, high, tuple(sorted(members.items()))))
-    return snapshots
+
+    def __init__(self, data: bytes) -> None:
+        self._bytes = iter(data)
+
+    def number(self, low: int, high: int) -> int:
+        """A number of at most 256 that follow each other; both bounds are included."""
+        return low + next(self._bytes, 0) % (high - low + 1)
+
+    def one_of(self, options: Sequence[Any]) -> Any:
+        return options[self.number(0, len(options) - 1)]
+
+    def history(self) -> list[Snapshot]:
+        """What one storage said at its successive versions: it issues generations in order, a
+        status only rises, and a member that was purged stays away.
+        """
+        high, members = 0, dict[int, int]()
+        snapshots = [Snapshot()]
+        for version in range(1, self.number(2, 8)):
+            match self.one_of(("issue", "issue", "advance", "purge")):
+                case "issue":
+                    high += self.number(1, 3)
+                    members[high] = self.number(0, 1)
+                case "advance" if members:
+                    generation = self.one_of(sorted(members))
+                    members[generation] = self.number(members[generation], 5)
+                case "purge":
+                    for generation in [
+                        generation for generation, status in members.items() if status > CONDEMNED
+                    ][:1]:
+                        del members[generation]
+            snapshots.append(Snapshot(version, high, tuple(sorted(members.items()))))
+        return snapshots
+
+    def generation(self) -> int:
+        return self.number(1, NEWEST)
+
+    def metadata(self) -> bytes:
+        """Short and similar, or up to 128 bytes."""
+        few = self.one_of((b"", b"a", b"ab", b"b", None))
+        if few is not None:
+            return few
+        length, pattern = self.number(0, 128), [self.number(0, 255) for _ in range(3)]
+        return bytes(pattern * 43)[:length]
+
+    def record(self) -> Record:
+        incarnation = self.one_of((0, 1, 2, 0xFFFF_FFFF))
+        suspects = {self.generation() for _ in range(self.number(0, MAX_SUSPECTS))}
+        return Record(incarnation, self.number(0, 2), self.metadata(), tuple(sorted(suspects)))
+
+    def states(self, count: int) -> list[State]:
+        """Some that gossip may hold who all ask the same storage."""
+        history = self.history()
+        return [
+            State(
+                self.one_of(history),
+                {self.generation(): self.record() for _ in range(self.number(0, 6))},
+            ).filtered()
+            for _ in range(count)
+        ]
 
 
-generations = st.integers(1, NEWEST)
-metadata = st.one_of(st.sampled_from([b"", b"a", b"ab", b"b"]), st.binary(max_size=128))
-records = st.builds(
-    Record,
-    incarnation=st.one_of(st.integers(0, 2), st.just(0xFFFF_FFFF)),
-    status=st.integers(0, 2),
-    metadata=metadata,
-    suspects=st.sets(generations, max_size=MAX_SUSPECTS).map(
-        lambda suspects: tuple(sorted(suspects))
-    ),
-)
-
-
-@st.composite
-def states(draw: st.DrawFn, count: int) -> list[State]:
-    history = draw(histories())
-    overlays = st.dictionaries(generations, records, max_size=6)
-    return [State(draw(st.sampled_from(history)), draw(overlays)).filtered() for _ in range(count)]
+def states(count: int) -> st.SearchStrategy[list[State]]:
+    """States with up to 6 records each, at up to 8 versions of one storage."""
+    size = 64 + 128 * count  # no more is ever read
+    return st.binary(min_size=size, max_size=size).map(lambda data: Choices(data).states(count))
 
 
 def table(*joined: State) -> MemberTable:
