@@ -9,11 +9,12 @@ from typing import Any, Self, cast
 import msgpack
 
 from bench.load import Latencies
-from rio import protocol
 from rio._core.frame import FrameReader
 from rio.identity import Address, type_name_of
-from rio.message import Message, encode_message
-from rio.protocol import Hello, Kind
+from rio.objects import system_messages
+from rio.objects.message import Message, encode_message
+from rio.transport import protocol
+from rio.transport.protocol import Hello, Kind
 
 FRAME = (60).to_bytes(4, "big") + bytes(60)
 """As long as a request for a :class:`bench.workload.Room`."""
@@ -146,5 +147,5 @@ class RawConnection(Socket):
     async def subscribe(self, object_type: type, id: str, count: int) -> None:
         """Have an object's events sent here ``count`` times over."""
         for number in range(1, count + 1):
-            self.request(number, object_type, id, protocol.Subscribe(number))
+            self.request(number, object_type, id, system_messages.Subscribe(number))
         await self.arrival(self.frames + count)

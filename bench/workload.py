@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 import rio
-from rio.placement import Placement
+from rio.contracts.placement import Placement
 
 
 class Pong(rio.Message):

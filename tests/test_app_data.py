@@ -6,8 +6,8 @@ from abc import ABC
 
 import pytest
 
-from rio.app_data import AppData
 from rio.errors import ConfigurationError
+from rio.objects.app_data import AppData
 
 
 class Clock(ABC):  # noqa: B024

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pytest
 
-from rio.app_data import AppData
 from rio.errors import RegistrationError
-from rio.handler import Handler, by_message_name, handler
-from rio.message import Message
-from rio.service_object import ServiceObject
+from rio.objects.app_data import AppData
+from rio.objects.handler import Handler, by_message_name, handler
+from rio.objects.message import Message
+from rio.objects.service_object import ServiceObject
 
 if TYPE_CHECKING:
     from decimal import Decimal

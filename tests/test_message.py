@@ -27,13 +27,16 @@ from rio.errors import (
     UnknownError,
 )
 from rio.identity import type_name_of
-from rio.message import (
+from rio.objects.application_error import ApplicationError, UnknownApplicationError
+from rio.objects.managed_state import State
+from rio.objects.message import (
     NO_REPLY_DECLARED,
-    ApplicationError,
     DynamicMessage,
     Message,
-    State,
-    UnknownApplicationError,
+    encode_message,
+    reply_type_of,
+)
+from rio.transport.codec import (
     check_serialisable,
     decode,
     decode_dynamic,
@@ -42,8 +45,6 @@ from rio.message import (
     encode,
     encode_dynamic,
     encode_error,
-    encode_message,
-    reply_type_of,
 )
 
 R = TypeVar("R")

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from rio.app_data import AppData
 from rio.errors import BadIdentity
-from rio.handler import handler
 from rio.identity import ObjectId
-from rio.message import DynamicMessage, Message
-from rio.ref import Ref, expected_reply, ref
-from rio.service_object import ServiceObject
+from rio.objects.app_data import AppData
+from rio.objects.handler import handler
+from rio.objects.message import DynamicMessage, Message
+from rio.objects.ref import Ref, expected_reply, ref
+from rio.objects.service_object import ServiceObject
 
 
 class Balance(Message):

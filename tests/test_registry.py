@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from rio.app_data import AppData
 from rio.errors import RegistrationError
-from rio.handler import handler
-from rio.message import Message, State
-from rio.registry import RegisteredType, Registry
-from rio.service_object import ServiceObject
-from rio.state import managed_state
+from rio.objects.app_data import AppData
+from rio.objects.handler import handler
+from rio.objects.managed_state import State, managed_state
+from rio.objects.message import Message
+from rio.objects.registry import RegisteredType, Registry
+from rio.objects.service_object import ServiceObject
 
 
 class Ping(Message[str]):

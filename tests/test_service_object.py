@@ -7,19 +7,18 @@ from typing import Any
 
 import pytest
 
-from rio.app_data import AppData
-from rio.errors import BadIdentity, RegistrationError, RioError
+from rio.errors import BadIdentity, NotAttached, RegistrationError, RioError
 from rio.identity import Address, ObjectId, type_name_of
-from rio.message import DynamicMessage, Message, State
-from rio.service_object import (
+from rio.objects.app_data import AppData
+from rio.objects.managed_state import State, managed_state
+from rio.objects.message import DynamicMessage, Message
+from rio.objects.service_object import (
     HOOK_NAMES,
     ActivationContext,
-    NotAttached,
     ServiceObject,
     check_construction,
     hooks_of,
 )
-from rio.state import managed_state
 
 
 class Ping(Message[str]):

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from rio.contracts.state import StateStorage
 from rio.errors import RegistrationError
-from rio.message import State
-from rio.service_object import ServiceObject, managed_states_of
-from rio.state import ManagedState, ManagedStateField, StateStorage, managed_state
+from rio.objects.managed_state import ManagedState, ManagedStateField, State, managed_state
+from rio.objects.service_object import ServiceObject, managed_states_of
 
 
 class Ledger(State):

@@ -2,25 +2,27 @@
 one message at a time and keep state.
 """
 
-from rio.app_data import AppData
 from rio.client.admin import AdminCommand
 from rio.client.client import Client
 from rio.client.subscription import Subscription
 from rio.cluster.config import ClusterConfig, GossipConfig
-from rio.cluster.membership import Member, MembershipStorage
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider, LocalClusterProvider
+from rio.contracts.membership import Member, MembershipStorage
+from rio.contracts.placement import ObjectPlacement
+from rio.contracts.state import StateLoader, StateSaver, StateStorage
 from rio.errors import RioError
-from rio.handler import handler
 from rio.identity import Address, ObjectId
-from rio.message import ApplicationError, DynamicMessage, Message, State
-from rio.placement import ObjectPlacement
-from rio.pubsub import MessageRouter
-from rio.registry import Registry
-from rio.running import run
-from rio.server import Server
-from rio.service_object import ServiceObject
-from rio.state import StateLoader, StateSaver, StateStorage, managed_state
+from rio.objects.app_data import AppData
+from rio.objects.application_error import ApplicationError, UnknownApplicationError
+from rio.objects.handler import handler
+from rio.objects.managed_state import State, managed_state
+from rio.objects.message import DynamicMessage, Message
+from rio.objects.registry import Registry
+from rio.objects.service_object import ServiceObject
+from rio.runner import run
+from rio.server.pubsub import MessageRouter
+from rio.server.server import Server
 from rio.storage import Storage, open_storage
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "StateStorage",
     "Storage",
     "Subscription",
+    "UnknownApplicationError",
     "handler",
     "managed_state",
     "open_storage",

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+APPLICATION_ERROR = "application_error"
+"""The code of every application error: the wire and the retry rules know it without its class."""
+
 
 class RioError(Exception):
     """The root of all errors of ``rio``."""
@@ -62,6 +65,12 @@ class BadIdentity(RioError, ValueError):
 class RegistrationError(RioError, TypeError):
     """A class or a handler that cannot be registered; the text names the class and the line to
     change.
+    """
+
+
+class NotAttached(RioError, RuntimeError):
+    """A service object was used that no server has activated: it can handle messages in a test, but
+    not send, save or publish.
     """
 
 

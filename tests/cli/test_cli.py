@@ -19,7 +19,7 @@ import rio as package
 from rio.cli import main
 from rio.cli.arguments import parse
 from rio.cli.supervisor import commands
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from tests.cli.processes import ROOT, Running, rio, until
 
 COUNTERS = """

@@ -32,7 +32,7 @@ from rio.cluster.gossip import (
     Voted,
 )
 from rio.cluster.lease import Observer
-from rio.cluster.membership import Member, MembershipSnapshot, MemberStatus, Vote
+from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus, Vote
 from rio.storage.local import LocalMembershipStorage
 
 T = TypeVar("T")

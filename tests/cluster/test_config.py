@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from rio.clock import now
+from rio._core.clock import now
 from rio.cluster.config import MIN_EVICT_RATIO, ClusterConfig
 from rio.errors import ConfigurationError
 

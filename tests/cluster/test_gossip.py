@@ -47,7 +47,7 @@ from rio.cluster.gossip import (
     decode,
     encode,
 )
-from rio.cluster.membership import Member, MembershipSnapshot, MemberStatus, Vote
+from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus, Vote
 from rio.errors import ConfigurationError, ProtocolError
 
 M = TypeVar("M", bound=Message)

@@ -14,7 +14,7 @@ import pytest
 from rio._core.gossip import MemberTable
 from rio.cluster.config import ClusterConfig, GossipConfig
 from rio.cluster.gossip import Update, encode
-from rio.cluster.membership import MemberStatus, StatusChange
+from rio.contracts.membership import MemberStatus, StatusChange
 from rio.errors import JoinFailed, NodeEvicted, StorageUnavailable
 from rio.testing.virtual_time import run
 from tests.cluster.test_peer_to_peer import STRICT, Cluster, Node, in_virtual_time, seen_as, until

@@ -13,7 +13,7 @@ import pytest
 
 from rio._core.gossip import MemberTable
 from rio.cluster.gossip import Ping, Update, encode
-from rio.cluster.membership import MemberStatus, Vote
+from rio.contracts.membership import MemberStatus, Vote
 from tests.cluster.gossip_world import STRICT, Node, World, at_once
 
 SEEDS = int(os.environ.get("RIO_SEEDS", "0"))

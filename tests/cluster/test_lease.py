@@ -19,7 +19,7 @@ from msgspec.structs import force_setattr, replace
 
 from rio.cluster.config import ClusterConfig
 from rio.cluster.lease import MAX_ENDED_MEMBERS, Duties, Lease, Observer, watch
-from rio.cluster.membership import Member, MembershipSnapshot, MemberStatus
+from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus
 
 STRICT = ClusterConfig.strict()
 ME = 1

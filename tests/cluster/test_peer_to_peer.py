@@ -15,9 +15,11 @@ from typing import Any, Literal
 
 import pytest
 
-from rio.clock import backoff
+from rio.backoff import backoff
 from rio.cluster.config import ClusterConfig
-from rio.cluster.membership import (
+from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
+from rio.cluster.provider import MAX_ABANDONED_CALLS, ClusterProvider, LocalClusterProvider
+from rio.contracts.membership import (
     Member,
     MembershipSnapshot,
     MembershipStorage,
@@ -26,8 +28,6 @@ from rio.cluster.membership import (
     StatusChange,
     Vote,
 )
-from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
-from rio.cluster.provider import MAX_ABANDONED_CALLS, ClusterProvider, LocalClusterProvider
 from rio.errors import ConfigurationError, NodeEvicted, StorageUnavailable
 from rio.storage.local import LocalMembershipStorage
 from rio.testing.virtual_time import run

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rio._core import dispatch
 from rio._core.calls import Call, Caller, ClientConnection, MessageCodec
-from rio.clock import now
+from rio._core.clock import now
 from rio.errors import BadIdentity, FrameTooLarge, Overloaded, ProtocolError
 from tests.core import twin
 from tests.core.node import Node, Wire, frames, read, request, settle

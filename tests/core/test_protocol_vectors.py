@@ -16,14 +16,17 @@ import msgpack
 import msgspec
 import pytest
 
-import rio.message
-from rio import errors, protocol
+import rio.objects.message
+from rio import errors
 from rio._core.calls import Caller, ClientConnection, MessageCodec
 from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT, FrameReader, FrameWriter
 from rio._core.gossip import MemberTable
 from rio.client import retry
 from rio.cluster import gossip
-from rio.protocol import Context, Hello, Kind, Link
+from rio.objects import system_messages
+from rio.transport import call_context, protocol
+from rio.transport.call_context import Context, Link
+from rio.transport.protocol import Hello, Kind
 from tests.core.node import Wire, settle
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
@@ -92,7 +95,7 @@ OURS: dict[str, Callable[[], bytes]] = {
         300, errors.Redirected("Account/ada lives on 10.0.0.8:7070", ["10.0.0.8:7070", 4])
     ),
     "subscribe": lambda: request(
-        301, "rio.subscribe", rio.message.ENCODER.encode(protocol.Subscribe(1))
+        301, "rio.subscribe", rio.transport.codec.ENCODER.encode(system_messages.Subscribe(1))
     ),
     "event": lambda: protocol.event(
         1, 1, protocol.event_tail("Deposited", msgpack.packb({"amount": 100}))
@@ -184,14 +187,14 @@ def test_what_is_read_of_a_vector_is_what_was_meant() -> None:
     assert protocol.read_end(bodies["end_server"])[0] == "unavailable"
     assert protocol.read_event(bodies["event"]) == (1, "Deposited", msgpack.packb({"amount": 100}))
     assert protocol.read_goaway(bodies["goaway_stopped"]) == ("10.0.0.7:7070 has stopped", 301)
-    assert protocol.read_context(VECTORS["context"].data) == CHAIN
+    assert call_context.read_context(VECTORS["context"].data) == CHAIN
 
 
 def test_keys_that_are_not_known_are_skipped() -> None:
     assert protocol.read_hello(
         msgpack.packb([0, 0, {"version": 1, "role": "client", "new": [1]}])
     ) == Hello(1, "client")
-    assert protocol.read_context(msgpack.packb({"new": 1})) == Context()
+    assert call_context.read_context(msgpack.packb({"new": 1})) == Context()
 
 
 def test_every_error_code_is_in_the_table_with_what_the_client_does() -> None:
@@ -223,7 +226,7 @@ def test_the_limits_are_those_of_the_code() -> None:
         in limits
     )
     assert f"{protocol.MAX_TEXT:,} characters" in limits
-    assert f"at most {protocol.MAX_CHAIN} links" in TEXT
+    assert f"at most {call_context.MAX_CHAIN} links" in TEXT
     assert f"at most {retry.MAX_REDIRECTS} times" in TEXT
     assert math.isclose(retry.FIRST_DELAY, 0.04)
     assert math.isclose(retry.LONGEST_DELAY, 1.0)

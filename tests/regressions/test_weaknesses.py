@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 
 import rio
-from rio import protocol
 from rio.client import pool
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from rio.errors import NoServersAvailable, NotExecuted, StorageUnavailable, UnknownMessage
 from rio.identity import ObjectId
-from rio.protocol import Hello
 from rio.storage import Storage, redis
 from rio.testing import StorageFaults
-from rio.transport import ClientProtocol
+from rio.transport import protocol
+from rio.transport.client_connection import ClientProtocol
+from rio.transport.protocol import Hello
 from tests.cluster.processes import harness
 from tests.cluster.processes.conftest import MakeCluster
 from tests.runtime.harness import Cluster, Probe, until

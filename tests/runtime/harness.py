@@ -14,8 +14,8 @@ import msgspec
 
 import rio
 from rio.errors import CallTimeout, NodeEvicted, NotExecuted
-from rio.protocol import VERSION, Hello, Kind, hello
 from rio.storage import Storage
+from rio.transport.protocol import VERSION, Hello, Kind, hello
 
 NO_ANSWER = (NotExecuted, CallTimeout)
 """How a call ends that every server refuses for now: most often between two attempts, at times

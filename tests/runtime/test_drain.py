@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 import rio
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from rio.errors import (
     BindError,
     ConfigurationError,
@@ -241,7 +241,7 @@ async def test_calls_that_a_stopped_server_has_not_read_go_elsewhere(
 async def test_a_peer_that_does_not_close_does_not_hold_the_server(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rio.server.FAREWELL_TIMEOUT", 0.05)
+    monkeypatch.setattr("rio.server.server.FAREWELL_TIMEOUT", 0.05)
     server = await cluster.server(Tally)
     async with (
         await RawPeer.connect(server) as greeted,

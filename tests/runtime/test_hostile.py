@@ -25,7 +25,7 @@ from rio.errors import (
     UnknownMessage,
     UnknownType,
 )
-from rio.protocol import VERSION, Hello, Kind, hello
+from rio.transport.protocol import VERSION, Hello, Kind, hello
 from tests.runtime.harness import Cluster, Probe, RawPeer, activation, until
 
 
@@ -551,7 +551,7 @@ async def test_a_later_frame_that_makes_no_sense_is_said_and_the_connection_clos
 async def test_a_peer_that_says_nothing_is_not_waited_for(
     server: rio.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rio.transport.HANDSHAKE_TIMEOUT", 0.02)
+    monkeypatch.setattr("rio.transport.server_connection.HANDSHAKE_TIMEOUT", 0.02)
     async with await RawPeer.connect(server, greet=False) as peer:
         assert await peer.closed()
 
@@ -601,7 +601,7 @@ async def test_a_peer_that_stops_sending_is_taken_for_gone(
 async def test_a_peer_that_never_reads_is_cut_off_and_costs_bounded_room(
     server: rio.Server, client: rio.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rio.transport.STALL_TIMEOUT", 0.1)
+    monkeypatch.setattr("rio.transport.server_connection.STALL_TIMEOUT", 0.1)
     peer = await RawPeer.connect(server)
     peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
     connection = next(

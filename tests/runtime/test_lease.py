@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import rio
-from rio.clock import now
-from rio.cluster.membership import MemberStatus
+from rio._core.clock import now
+from rio.contracts.membership import MemberStatus
+from rio.contracts.placement import Placement
 from rio.errors import CallTimeout, Expired, NodeEvicted, OutcomeUnknown, StorageUnavailable
 from rio.identity import ObjectId
-from rio.placement import Placement
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement
 from tests.runtime.harness import NO_ANSWER, Cluster, Probe, instance, until
 
@@ -125,7 +125,7 @@ async def client(cluster: Cluster, server: rio.Server) -> rio.Client:
 @pytest.fixture
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Handlers are cancelled as soon as the lease has ended."""
-    monkeypatch.setattr("rio.server.FENCE_GRACE", 0.0)
+    monkeypatch.setattr("rio.server.server.FENCE_GRACE", 0.0)
 
 
 async def stored(cluster: Cluster, id: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rio
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from rio.errors import BadReply, ConfigurationError, HandlerError, Lagged, NoServersAvailable
 from tests.runtime.harness import Cluster, Probe, crash, sever, until
 
@@ -268,7 +268,7 @@ async def test_a_slow_reader_may_choose_what_is_dropped(
 async def test_a_connection_that_is_too_slow_is_told_what_the_server_dropped(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, overflow: Any
 ) -> None:
-    monkeypatch.setattr("rio.pubsub.MAX_UNSENT", 0)
+    monkeypatch.setattr("rio.server.pubsub.MAX_UNSENT", 0)
     server = await cluster.server(Room)
     client = await cluster.client()
     async with client.subscribe(Room, "lobby", Said, overflow=overflow) as events:

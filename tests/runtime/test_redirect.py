@@ -10,7 +10,7 @@ import pytest
 
 import rio
 from rio._core.calls import Call
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from rio.errors import Redirected, UnknownType
 from rio.identity import ObjectId
 from tests.runtime.harness import NO_ANSWER, Cluster, Probe, RawPeer, activations, until

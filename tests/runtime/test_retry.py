@@ -11,7 +11,7 @@ import rio
 from rio.client import retry
 from rio.client.pool import Peer
 from rio.client.retry import Next
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from rio.errors import (
     BadMessage,
     CallTimeout,

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 import rio
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import (
     HandlerError,
     NotActivated,
@@ -20,7 +21,6 @@ from rio.errors import (
     Superseded,
 )
 from rio.identity import ObjectId
-from rio.state import StateStorage, StoredState
 from rio.storage.local import LocalState
 from tests.runtime.harness import NO_ANSWER, Cluster, Probe, activation, instance, until
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rio.cluster.membership import MembershipSnapshot
+from rio.contracts.membership import MembershipSnapshot
+from rio.contracts.placement import Placement
 from rio.errors import CallFailed, NotExecuted, OutcomeUnknown
 from rio.identity import ObjectId
-from rio.placement import Placement
 from rio.testing import Host, current_host
 from rio.testing.virtual_time import true_time
 from tests.cluster.processes.history import (

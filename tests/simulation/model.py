@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from rio.cluster.config import ClusterConfig
 from rio.cluster.lease import Lease, Observer
-from rio.cluster.membership import Member, MembershipSnapshot, MemberStatus
+from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus
 from rio.errors import StateNotFound, StorageUnavailable, Superseded
 from rio.identity import ObjectId
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState

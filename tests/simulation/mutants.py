@@ -15,13 +15,14 @@ from unittest import mock
 import msgpack
 from msgspec.structs import force_setattr, replace
 
-from rio.activation import Activation
 from rio.client import retry
 from rio.client.retry import Next
 from rio.cluster import lease
 from rio.cluster.config import ClusterConfig
-from rio.cluster.membership import MemberStatus
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
+from rio.contracts.membership import MemberStatus
+from rio.contracts.placement import Placement
+from rio.contracts.state import StoredState
 from rio.errors import (
     OutcomeUnknown,
     RioError,
@@ -30,12 +31,11 @@ from rio.errors import (
     StorageUnavailable,
     Superseded,
 )
-from rio.placement import Placement
-from rio.protocol import Kind
-from rio.service import Service
-from rio.state import StoredState
+from rio.server.activation import Activation
+from rio.server.service import Service
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
-from rio.transport import ClientProtocol
+from rio.transport.client_connection import ClientProtocol
+from rio.transport.protocol import Kind
 
 Mutant = Callable[[], AbstractContextManager[Any]]
 

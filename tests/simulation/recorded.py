@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rio.cluster.membership import MembershipSnapshot, MemberStatus, StatusChange
+from rio.contracts.membership import MembershipSnapshot, MemberStatus, StatusChange
+from rio.contracts.placement import Placement
+from rio.contracts.state import StoredState
 from rio.identity import ObjectId
-from rio.placement import Placement
-from rio.state import StoredState
 from rio.storage import Storage
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
 from tests.simulation.history import History

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable
 
 from rio.cluster.config import ClusterConfig
-from rio.cluster.control import RETRY_INTERVAL, ControlConnections
 from rio.cluster.detector import LiveMembers
-from rio.cluster.membership import Member, MembershipSnapshot, MemberStatus
-from rio.protocol import VERSION, Hello
+from rio.cluster.links import RETRY_INTERVAL, ControlConnections
+from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus
 from rio.testing import LocalCluster, run
-from rio.transport import ClientProtocol
+from rio.transport.client_connection import ClientProtocol
+from rio.transport.protocol import VERSION, Hello
 from tests.simulation.objects import registry
 
 

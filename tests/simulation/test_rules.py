@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from rio.cluster.membership import Member, MembershipSnapshot, MemberStatus
+from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus
+from rio.contracts.placement import Placement
 from rio.errors import ConnectionLost, Expired
 from rio.identity import ObjectId
-from rio.placement import Placement
 from rio.testing import Host, run
 from tests.simulation import linearizable as checker
 from tests.simulation.history import History, NotedTurn

@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from rio.cluster.config import ClusterConfig
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from rio.testing import LocalCluster, LocalNode, run
 from tests.simulation.objects import registry
 from tests.simulation.seeds import how_to_replay, seeds

@@ -14,12 +14,12 @@ from typing import Any
 import msgspec
 
 import rio
-from rio import message as codec
 from rio.cluster.config import ClusterConfig
-from rio.cluster.membership import MemberStatus
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
+from rio.contracts.membership import MemberStatus
 from rio.errors import NodeEvicted, RioError, StorageError
 from rio.testing import Host, LocalCluster, LocalNode, VirtualTimeLoop
+from rio.transport import codec
 from tests.simulation.history import History, now
 from tests.simulation.objects import (
     Add,

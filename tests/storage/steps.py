@@ -9,9 +9,9 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import StateNotFound, StorageUnavailable
 from rio.identity import ObjectId
-from rio.state import StateStorage, StoredState
 from rio.storage import Storage
 from rio.testing.contracts import ADA
 

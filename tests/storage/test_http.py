@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from rio.cluster.membership import MembershipSnapshot, MembershipStorage, MemberStatus, Vote
+from rio.contracts.membership import MembershipSnapshot, MembershipStorage, MemberStatus, Vote
 from rio.errors import ConfigurationError, StorageClosed, StorageUnavailable
 from rio.identity import Address
 from rio.storage import open_storage

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from rio.cluster.membership import MembershipStorage
-from rio.placement import ObjectPlacement
-from rio.state import StateStorage
+from rio.contracts.membership import MembershipStorage
+from rio.contracts.placement import ObjectPlacement
+from rio.contracts.state import StateStorage
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
 from rio.testing.contracts import (
     ADA,

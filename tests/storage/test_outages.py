@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from rio.errors import StateNotFound, StorageUnavailable
 from rio.storage import Storage, _circuit, open_storage
 from rio.storage.postgres import PostgresDatabase, PostgresObjectPlacement

@@ -10,12 +10,12 @@ import asyncpg
 import pytest
 
 from rio.cluster.config import ClusterConfig
-from rio.cluster.membership import MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
+from rio.contracts.membership import MembershipSnapshot, MembershipStorage, MemberStatus
+from rio.contracts.placement import ObjectPlacement
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import StorageClosed
 from rio.identity import ObjectId
-from rio.placement import ObjectPlacement
-from rio.state import StateStorage, StoredState
 from rio.storage import Storage, open_storage
 from rio.storage.postgres import (
     PostgresDatabase,

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from rio.contracts.placement import ObjectPlacement
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import ConfigurationError, SchemaMismatch, StorageUnavailable, Superseded
 from rio.identity import ObjectId
-from rio.placement import ObjectPlacement
-from rio.state import StateStorage, StoredState
 from rio.storage import _circuit, postgres
 from rio.storage.postgres import (
     PostgresDatabase,

@@ -9,8 +9,8 @@ import asyncio
 
 import pytest
 
+from rio.contracts.placement import ObjectPlacement, Placement
 from rio.identity import ObjectId
-from rio.placement import ObjectPlacement, Placement
 from rio.storage import Storage, open_storage
 from rio.testing import races
 from rio.testing.contracts import SharedStorageContract

@@ -10,7 +10,9 @@ import pytest
 from redis.asyncio import Redis
 
 import rio
-from rio.cluster.membership import MembershipStorage, MemberStatus, Vote
+from rio.contracts.membership import MembershipStorage, MemberStatus, Vote
+from rio.contracts.placement import ObjectPlacement
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import (
     ConfigurationError,
     SchemaMismatch,
@@ -19,8 +21,6 @@ from rio.errors import (
     StorageUnavailable,
 )
 from rio.identity import ObjectId
-from rio.placement import ObjectPlacement
-from rio.state import StateStorage, StoredState
 from rio.storage import _circuit, open_storage
 from rio.storage import redis as redis_module
 from rio.storage.redis import (

@@ -18,7 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rio.cluster.membership import MembershipStorage
+from rio.contracts.membership import MembershipStorage
+from rio.contracts.placement import ObjectPlacement, Placement
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import (
     ConfigurationError,
     SchemaMismatch,
@@ -28,8 +30,6 @@ from rio.errors import (
     StorageUnavailable,
 )
 from rio.identity import ObjectId
-from rio.placement import ObjectPlacement, Placement
-from rio.state import StateStorage, StoredState
 from rio.storage import Storage, open_storage
 from rio.storage.sqlite import (
     SqliteDatabase,
@@ -503,7 +503,7 @@ FULL_DISK = """
     from pathlib import Path
     from rio.errors import StateNotFound, StorageUnavailable
     from rio.identity import ObjectId
-    from rio.state import StoredState
+    from rio.contracts.state import StoredState
     from rio.storage.sqlite import SqliteDatabase, SqliteState
 
     path, filler = Path(sys.argv[1]), Path(sys.argv[1] + ".filler")

@@ -22,7 +22,7 @@ Start = Callable[[int, str], subprocess.Popen[str]]
 
 PRELUDE = """
 import asyncio, json, sys
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from rio.errors import StateNotFound
 from rio.identity import ObjectId
 from rio.storage import open_storage

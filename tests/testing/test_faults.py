@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from rio.contracts.placement import ObjectPlacement
+from rio.contracts.state import StateStorage
 from rio.errors import StateNotFound, StorageUnavailable
 from rio.identity import ObjectId
-from rio.placement import ObjectPlacement
-from rio.state import StateStorage
 from rio.storage import Storage, open_storage
 from rio.testing import StorageFaults, contracts, run
 

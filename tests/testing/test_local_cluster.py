@@ -14,7 +14,7 @@ import pytest
 
 import rio
 from rio.cluster.config import ClusterConfig
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from rio.errors import JoinFailed, NotExecuted, OutcomeUnknown, StorageUnavailable
 from rio.storage import open_storage
 from rio.testing import LocalCluster, LocalNode, run

@@ -6,8 +6,8 @@ from typing import Any, Generic, TypeVar, assert_type
 import msgspec
 
 import rio
-from rio.handler import BoundHandler, Handler
-from rio.ref import Sender, ref
+from rio.objects.handler import BoundHandler, Handler
+from rio.objects.ref import Sender, ref
 
 R = TypeVar("R")
 

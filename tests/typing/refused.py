@@ -9,7 +9,7 @@ mistake; see test_typing.py.
 from typing import Any
 
 import rio
-from rio.ref import Sender, ref
+from rio.objects.ref import Sender, ref
 
 
 class Balance(rio.Message):

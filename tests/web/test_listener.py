@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 import pytest
 
-from rio.cluster.membership import MembershipSnapshot
+from rio.contracts.membership import MembershipSnapshot
 from rio.errors import BindError
 from rio.identity import Address
 from rio.storage.local import LocalMembershipStorage

@@ -14,7 +14,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cimport cython
 
-from rio._core.dispatch cimport Turn, running_turn, system_clock
+from rio._core.clock cimport system_clock
+from rio._core.dispatch cimport Turn, running_turn
 from rio._core.frame cimport (
     CANCEL,
     ERROR,

@@ -9,7 +9,7 @@ from rio._core.frame cimport Cursor, FrameReader, FrameWriter, ReceiveBuffer
 
 
 cdef class Method:
-    cdef readonly object handler     # the rio.handler.Handler that this row was made from
+    cdef readonly object handler     # the rio.objects.handler.Handler that this row was made from
     cdef readonly str name           # the message's name on the wire
     cdef object _function            # called as function(instance, message[, app_data])
     cdef object _decode              # bytes -> message; raises what the codec raises
@@ -127,4 +127,3 @@ cdef class Dispatcher:
 # a ContextVar[Turn]: that of the async handler or hook to which the running code belongs
 cdef object current_turn
 cdef Turn running_turn()
-cdef double system_clock() noexcept

@@ -21,6 +21,7 @@ from libc.string cimport memcmp
 
 cimport cython
 
+from rio._core.clock cimport system_clock
 from rio._core.frame cimport (
     CANCEL,
     REQUEST,
@@ -47,21 +48,6 @@ from rio.errors import (
     UnknownMessage,
     UnknownType,
 )
-
-
-cdef extern from "<time.h>" nogil:
-    """
-    #include <time.h>
-    #ifndef CLOCK_BOOTTIME
-    #define CLOCK_BOOTTIME CLOCK_MONOTONIC
-    #endif
-    """
-    ctypedef long time_t
-    cdef struct timespec:
-        time_t tv_sec
-        long tv_nsec
-    int CLOCK_BOOTTIME
-    int clock_gettime(int clock, timespec* result)
 
 
 cdef extern from "Python.h":
@@ -107,13 +93,6 @@ cdef double DEFAULT_TIMEOUT = 30.0
 cdef object NEVER = object()       # the result of a handler that has not returned
 
 cdef object current_turn = contextvars.ContextVar("rio_current_turn", default=None)
-
-
-cdef double system_clock() noexcept:
-    # Seconds; counts through suspend and is not moved by whoever sets the wall clock.
-    cdef timespec now
-    clock_gettime(CLOCK_BOOTTIME, &now)
-    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
 
 
 cdef Turn running_turn():

@@ -39,7 +39,7 @@ cdef enum:
     SUSPECTS = 8                  # who suspect one member, at most
     METADATA = 128                # bytes that a member may tell about itself
     BUCKETS = 64
-    CONDEMNED = 3                 # the statuses of rio.cluster.membership.MemberStatus
+    CONDEMNED = 3                 # the statuses of rio.contracts.membership.MemberStatus
     DRAINING = 2
     DEAD = 5
     RECORD_SIZE = 1 + 9 + 5 + 1 + 2 + METADATA + 1 + 9 * SUSPECTS    # encoded, at most

@@ -17,10 +17,11 @@ from rio.cli.serving import serve
 from rio.cli.target import load_registry
 from rio.client.admin import AdminCommand
 from rio.client.client import Client
-from rio.cluster.membership import Member
+from rio.contracts.membership import Member
 from rio.errors import ConfigurationError, NodeEvicted, RioError
-from rio.message import DynamicMessage, UnknownApplicationError
-from rio.running import run
+from rio.objects.application_error import UnknownApplicationError
+from rio.objects.message import DynamicMessage
+from rio.runner import run
 from rio.storage import open_storage
 
 FAILED = 1

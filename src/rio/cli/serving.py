@@ -7,8 +7,8 @@ import gc
 import signal
 
 from rio.cli.arguments import Arguments
-from rio.registry import Registry
-from rio.server import Server
+from rio.objects.registry import Registry
+from rio.server.server import Server
 
 
 async def serve(registry: Registry, arguments: Arguments) -> None:

@@ -12,8 +12,8 @@ from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from rio._core.clock import now
 from rio.cli.arguments import Arguments
-from rio.clock import now
 from rio.identity import Address
 
 logger = logging.getLogger("rio.cli")

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from rio.errors import ConfigurationError
-from rio.registry import Registry
+from rio.objects.registry import Registry
 
 
 def load_registry(target: str) -> Registry:

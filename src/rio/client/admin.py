@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from rio import protocol
+from rio.objects import system_messages
 
 if TYPE_CHECKING:
     from rio.client.client import Client
-    from rio.service_object import ServiceObject
+    from rio.objects.service_object import ServiceObject
 
 
 class AdminCommand(msgspec.Struct, frozen=True):
@@ -36,4 +36,4 @@ class AdminCommand(msgspec.Struct, frozen=True):
         if self.address:
             await client.ask_to_leave(self.address)
         else:
-            await client.send(self.object_type, self.id, protocol.Shutdown())
+            await client.send(self.object_type, self.id, system_messages.Shutdown())

@@ -11,17 +11,17 @@ from collections.abc import Awaitable, Callable, Container
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 from zlib import crc32
 
-from rio import errors, protocol
-from rio import message as codec
+from rio import errors
 from rio._core.calls import Call, Caller, ClientConnection, MessageCodec
+from rio._core.clock import Clock
 from rio._core.frame import DEFAULT_FRAME_LIMIT, ReceiveBuffer
+from rio.backoff import backoff
 from rio.client import retry
 from rio.client.admin import AdminCommand
-from rio.client.pool import Peer, open_connection
+from rio.client.pool import Peer
 from rio.client.retry import Next
 from rio.client.subscription import Overflow, Subscription
-from rio.clock import Clock, backoff
-from rio.cluster.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
+from rio.contracts.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.errors import (
     BadReply,
     CallTimeout,
@@ -34,19 +34,22 @@ from rio.errors import (
     RioError,
 )
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name, type_name_of
-from rio.message import (
-    ENCODER,
+from rio.objects import system_messages
+from rio.objects.application_error import ApplicationError
+from rio.objects.message import (
     NO_REPLY_DECLARED,
-    ApplicationError,
     DynamicMessage,
     Message,
+    encode_message,
     reply_type_of,
 )
-from rio.protocol import Hello, Kind
-from rio.ref import Ref, expected_reply
-from rio.service_object import ServiceObject
+from rio.objects.ref import Ref, expected_reply
+from rio.objects.service_object import ServiceObject
 from rio.storage import Storage, open_storage
-from rio.transport import ClientProtocol
+from rio.transport import call_context, codec, protocol
+from rio.transport.client_connection import ClientProtocol, open_connection
+from rio.transport.codec import ENCODER
+from rio.transport.protocol import Hello, Kind
 
 logger = logging.getLogger("rio.client")
 
@@ -315,9 +318,7 @@ class Client(Caller):
 
     def describe(self, message: Any) -> MessageCodec:
         if isinstance(message, DynamicMessage):
-            return MessageCodec(
-                None, codec.encode_message, codec.decoder_of(Any), dynamic_reply=True
-            )
+            return MessageCodec(None, encode_message, codec.decoder_of(Any), dynamic_reply=True)
         if not isinstance(message, Message):
             raise TypeError(
                 f"send() takes a rio.Message or a rio.DynamicMessage, got {type(message).__name__}: {message!r:.200}"
@@ -351,7 +352,7 @@ class Client(Caller):
             f"the reply of {call.type_name}/{call.id} to {call.message_name} is not what was expected: {text}"
         )
 
-    context_of = staticmethod(protocol.nested_context)
+    context_of = staticmethod(call_context.nested_context)
 
     def arm(self, deadline: float) -> None:
         if self._timer is not None:
@@ -682,7 +683,7 @@ class Client(Caller):
         self._subscriptions[subscription.number] = subscription
         name = self.name_of(object_type)
         try:
-            await self.send(name, id, protocol.Subscribe(subscription.number))
+            await self.send(name, id, system_messages.Subscribe(subscription.number))
         except BaseException:
             self._detach(subscription.number, self.known(name, id))
             raise

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from rio._core.calls import Call
 from rio.errors import NotExecuted, RioError
-from rio.identity import Address
-from rio.transport import HANDSHAKE_TIMEOUT, ClientProtocol
+from rio.transport.client_connection import ClientProtocol
+from rio.transport.protocol import HANDSHAKE_TIMEOUT
 
 logger = logging.getLogger("rio.client")
 
@@ -156,19 +156,3 @@ class Peer:
             self.connection.close()
             await self.connection.wait_closed()
             self.connection = None
-
-
-async def open_connection(address: str, make: Callable[[], ClientProtocol]) -> ClientProtocol:
-    """Connect over TCP, and wait until the server has introduced itself.
-
-    :raises OSError: it cannot be reached.
-    :raises RioError: it does not speak our protocol.
-    """
-    host, port = Address.parse(address)
-    _, connection = await asyncio.get_running_loop().create_connection(make, host, port)
-    try:
-        await connection.ready
-    except BaseException:
-        connection.close()
-        raise
-    return connection

@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, cast
 
-from rio import message as codec
 from rio.errors import BadReply, ConfigurationError, Lagged, RioError
 from rio.identity import type_name_of
-from rio.message import DynamicMessage, Message
-from rio.transport import ClientProtocol
+from rio.objects.message import DynamicMessage, Message
+from rio.transport import codec
+from rio.transport.client_connection import ClientProtocol
 
 if TYPE_CHECKING:
     from rio.client.client import Client

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from rio.cluster.membership import MAX_VOTES, Member, MembershipSnapshot, Vote
+from rio.contracts.membership import MAX_VOTES, Member, MembershipSnapshot, Vote
 
 CONFIRMATIONS = 2
 """Others who suspect the same member, after which a suspicion takes its shortest time."""

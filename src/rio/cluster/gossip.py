@@ -32,7 +32,7 @@ from rio.cluster.detector import (
     wanted_confirmations,
 )
 from rio.cluster.lease import GAP_POLLS
-from rio.cluster.membership import Member, MembershipSnapshot, MemberStatus
+from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus
 from rio.errors import ProtocolError
 
 MAX_MESSAGE = 32 * 1024

@@ -15,7 +15,7 @@ import math
 from typing import NamedTuple
 
 from rio.cluster.config import ClusterConfig
-from rio.cluster.membership import Member, MembershipSnapshot
+from rio.contracts.membership import Member, MembershipSnapshot
 
 GAP_POLLS = 2.5
 """An observer whose reads were further apart than this many ``poll_interval`` has not observed, and

@@ -15,7 +15,7 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, TypeAlias, TypedDict, Unpack
 
-from rio.clock import Clock, now
+from rio._core.clock import Clock, now
 from rio.cluster.config import ClusterConfig
 from rio.cluster.detector import SLOW_LOOP, LiveMembers
 from rio.cluster.gossip import (
@@ -36,8 +36,14 @@ from rio.cluster.gossip import (
     Voted,
 )
 from rio.cluster.lease import GAP_POLLS
-from rio.cluster.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus, Vote
 from rio.cluster.provider import ClusterProvider, _until_one_ends
+from rio.contracts.membership import (
+    Member,
+    MembershipSnapshot,
+    MembershipStorage,
+    MemberStatus,
+    Vote,
+)
 from rio.errors import ConfigurationError, JoinFailed, NodeEvicted, StorageError
 
 logger = logging.getLogger("rio.cluster")

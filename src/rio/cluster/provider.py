@@ -14,10 +14,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from rio.clock import Clock, backoff, now
+from rio._core.clock import Clock, now
+from rio.backoff import backoff
 from rio.cluster.config import ClusterConfig
 from rio.cluster.lease import Lease, Observer
-from rio.cluster.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
+from rio.contracts.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.errors import NodeEvicted, StorageError, StorageUnavailable
 
 logger = logging.getLogger("rio.cluster")

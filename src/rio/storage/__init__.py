@@ -12,10 +12,10 @@ from typing import Self
 import msgspec
 from msgspec.structs import replace
 
-from rio.cluster.membership import MembershipStorage
+from rio.contracts.membership import MembershipStorage
+from rio.contracts.placement import ObjectPlacement
+from rio.contracts.state import StateStorage
 from rio.errors import ConfigurationError
-from rio.placement import ObjectPlacement
-from rio.state import StateStorage
 
 __all__ = ["Storage", "open_storage"]
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar, TypeVarTuple
 
 import msgspec
 
-from rio.cluster.membership import (
+from rio.contracts.membership import (
     Member,
     MembershipSnapshot,
     MembershipStorage,
@@ -29,10 +29,10 @@ from rio.cluster.membership import (
     check_metadata,
     with_vote,
 )
+from rio.contracts.placement import ObjectPlacement, Placement
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import SchemaMismatch, StateCorrupt, StateNotFound, Superseded
 from rio.identity import ObjectId
-from rio.placement import ObjectPlacement, Placement
-from rio.state import StateStorage, StoredState
 from rio.storage._sharing import SharedDatabase, SharingRole
 
 SCHEMA_VERSION = 1

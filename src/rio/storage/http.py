@@ -9,8 +9,8 @@ from http import HTTPStatus
 from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit
 
-from rio.cluster.listing import decode_members
-from rio.cluster.membership import (
+from rio.contracts.listing import decode_members
+from rio.contracts.membership import (
     MembershipSnapshot,
     MembershipStorage,
     MemberStatus,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from rio.cluster.membership import (
+from rio.contracts.membership import (
     Member,
     MembershipSnapshot,
     MembershipStorage,
@@ -24,10 +24,10 @@ from rio.cluster.membership import (
     check_metadata,
     with_vote,
 )
+from rio.contracts.placement import ObjectPlacement, Placement
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import StateNotFound, StorageClosed, Superseded
 from rio.identity import ObjectId
-from rio.placement import ObjectPlacement, Placement
-from rio.state import StateStorage, StoredState
 
 
 class _Openable:

@@ -32,7 +32,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from rio.cluster.membership import (
+from rio.contracts.membership import (
     Member,
     MembershipSnapshot,
     MembershipStorage,
@@ -44,6 +44,8 @@ from rio.cluster.membership import (
     check_metadata,
     with_vote,
 )
+from rio.contracts.placement import ObjectPlacement, Placement
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import (
     ConfigurationError,
     SchemaMismatch,
@@ -54,8 +56,6 @@ from rio.errors import (
     Superseded,
 )
 from rio.identity import ObjectId
-from rio.placement import ObjectPlacement, Placement
-from rio.state import StateStorage, StoredState
 from rio.storage._circuit import WAIT_TIMEOUT, Circuit
 from rio.storage._sharing import SharedDatabase, SharingRole
 

@@ -15,9 +15,9 @@ the fixture it asks for.
 ==================================  ==============  ====================================================
 suite                               fixture         yields
 ==================================  ==============  ====================================================
-:class:`MembershipStorageContract`  ``membership``  a :class:`rio.cluster.membership.MembershipStorage`
-:class:`ObjectPlacementContract`    ``placement``   a :class:`rio.placement.ObjectPlacement`
-:class:`StateStorageContract`       ``state``       a :class:`rio.state.StateStorage`
+:class:`MembershipStorageContract`  ``membership``  a :class:`rio.contracts.membership.MembershipStorage`
+:class:`ObjectPlacementContract`    ``placement``   a :class:`rio.contracts.placement.ObjectPlacement`
+:class:`StateStorageContract`       ``state``       a :class:`rio.contracts.state.StateStorage`
 :class:`SharedStorageContract`      ``shared``      a :class:`rio.testing.races.Shared`: how other processes open the same
 ==================================  ==============  ====================================================
 
@@ -36,7 +36,7 @@ from typing import ClassVar
 
 import pytest
 
-from rio.cluster.membership import (
+from rio.contracts.membership import (
     MAX_VOTES,
     MembershipSnapshot,
     MembershipStorage,
@@ -44,10 +44,10 @@ from rio.cluster.membership import (
     StatusChange,
     Vote,
 )
+from rio.contracts.placement import ObjectPlacement
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import StateNotFound, StorageClosed, Superseded
 from rio.identity import MAX_ID_BYTES, MAX_TYPE_NAME_BYTES, ObjectId
-from rio.placement import ObjectPlacement
-from rio.state import StateStorage, StoredState
 from rio.storage import Storage
 from rio.testing import races
 from rio.testing.races import Racer, Shared

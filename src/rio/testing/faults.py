@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from rio.cluster.membership import (
+from rio.contracts.membership import (
     MembershipSnapshot,
     MembershipStorage,
     MemberStatus,
@@ -16,10 +16,10 @@ from rio.cluster.membership import (
     StatusChange,
     Vote,
 )
+from rio.contracts.placement import ObjectPlacement, Placement
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import StorageUnavailable
 from rio.identity import ObjectId
-from rio.placement import ObjectPlacement, Placement
-from rio.state import StateStorage, StoredState
 from rio.storage import Storage
 
 T = TypeVar("T")

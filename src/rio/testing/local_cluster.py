@@ -8,14 +8,14 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
-from rio.app_data import AppData
 from rio.client.client import Client
 from rio.cluster.config import ClusterConfig
 from rio.errors import NodeEvicted
 from rio.identity import ObjectId, type_name_of
-from rio.registry import Registry
-from rio.server import Server, ServerStatistics
-from rio.service_object import ServiceObject
+from rio.objects.app_data import AppData
+from rio.objects.registry import Registry
+from rio.objects.service_object import ServiceObject
+from rio.server.server import Server, ServerStatistics
 from rio.storage import Storage, open_storage
 from rio.testing.faults import StorageFaults
 from rio.testing.network import Network

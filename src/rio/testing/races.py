@@ -19,10 +19,10 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
-from rio.cluster.membership import MemberStatus, Vote
+from rio.contracts.membership import MemberStatus, Vote
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import StateNotFound, Superseded
 from rio.identity import ObjectId
-from rio.state import StateStorage, StoredState
 from rio.storage import Storage
 
 COUNTER = ObjectId("Race", "counter")

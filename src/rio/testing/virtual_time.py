@@ -72,7 +72,7 @@ class Host:
         return await asyncio.get_running_loop().create_task(work, context=self.context())
 
     def clock(self) -> float:
-        """What its clock shows. A :data:`rio.clock.Clock`."""
+        """What its clock shows. A :data:`rio._core.clock.Clock`."""
         return self.local(true_time(asyncio.get_running_loop()))
 
     def local(self, moment: float) -> float:

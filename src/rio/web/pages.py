@@ -1,7 +1,7 @@
 """What a node shows over HTTP.
 
 ==========================  ==============================================================================================
-``/members``                the membership as this node knows it, as JSON (:mod:`rio.cluster.listing`)
+``/members``                the membership as this node knows it, as JSON (:mod:`rio.contracts.listing`)
 ``/members/{ip}/{port}``    the newest member at an address, or 404
 ``/livez``                  200 while the event loop turns
 ``/readyz``                 200 while the node takes new objects; else 503, with the reason
@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from http import HTTPStatus
 
-from rio.cluster.listing import encode_member, encode_members
-from rio.cluster.membership import Member, MembershipSnapshot
+from rio.contracts.listing import encode_member, encode_members
+from rio.contracts.membership import Member, MembershipSnapshot
 from rio.identity import Address
 from rio.web.listener import Answer
 

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 import rio
 from rio.cluster.config import ClusterConfig
-from rio.cluster.membership import MembershipSnapshot, MemberStatus
+from rio.contracts.membership import MembershipSnapshot, MemberStatus
 from rio.errors import NotExecuted, OutcomeUnknown, StorageError
 from tests.cluster.processes import history
 from tests.cluster.processes.history import Call, Finding, Turn

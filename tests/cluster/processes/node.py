@@ -14,8 +14,8 @@ from importlib import import_module
 from typing import Any
 
 import rio
+from rio.contracts.placement import Placement
 from rio.errors import Superseded
-from rio.placement import Placement
 from tests.cluster.processes import objects
 from tests.cluster.processes.objects import KILL_AT, PARENT, STORAGE, Asker, Bag, Counter, note
 

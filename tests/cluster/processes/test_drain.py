@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from tests.cluster.processes.conftest import MakeCluster, on_every_storage
 from tests.cluster.processes.harness import Load, report
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from tests.cluster.processes.conftest import MakeCluster
 from tests.cluster.processes.harness import ROOT, Load, report
 from tests.cluster.processes.stores import Store

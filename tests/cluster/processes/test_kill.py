@@ -7,7 +7,7 @@ import signal
 import time
 
 import rio
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from tests.cluster.processes.conftest import MakeCluster, on_every_storage
 from tests.cluster.processes.harness import Cluster, Load, report, until
 from tests.cluster.processes.history import fifo

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from tests.cluster.processes.conftest import MakeCluster
 from tests.cluster.processes.harness import Cluster, Load, report, until
 from tests.cluster.processes.network import Network

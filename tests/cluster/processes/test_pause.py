@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from rio.errors import OutcomeUnknown
 from tests.cluster.processes.conftest import MakeCluster, on_every_storage
 from tests.cluster.processes.harness import Cluster, Load, Node, report, until

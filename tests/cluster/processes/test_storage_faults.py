@@ -13,7 +13,7 @@ from contextlib import closing
 import msgspec
 import pytest
 
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from rio.errors import OutcomeUnknown
 from tests.cluster.processes.conftest import MakeCluster
 from tests.cluster.processes.harness import Cluster, Load, report, until

@@ -18,7 +18,7 @@ import pytest
 from redis.asyncio import Redis
 
 import rio
-from rio.cluster.membership import MemberStatus
+from rio.contracts.membership import MemberStatus
 from rio.errors import NotActivated
 from rio.testing import Proxy
 from tests.cluster.processes.conftest import MakeCluster

@@ -9,18 +9,18 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from rio import hints
+from rio import type_hints
 from rio.errors import RegistrationError
-from rio.handler import Handler, by_message_name
 from rio.identity import type_name_of
-from rio.service_object import (
+from rio.objects.handler import Handler, by_message_name
+from rio.objects.managed_state import ManagedStateField
+from rio.objects.service_object import (
     LifecycleHooks,
     ServiceObject,
     check_construction,
     hooks_of,
     managed_states_of,
 )
-from rio.state import ManagedStateField
 
 T = TypeVar("T", bound=type[ServiceObject])
 
@@ -69,7 +69,7 @@ class Registry:
             self._keep(_registered(cls))
         elif known.cls is not cls:
             raise RegistrationError(
-                f"classes {hints.qualified(known.cls)} and {hints.qualified(cls)} have one type name, {known.type_name!r}: "
+                f"classes {type_hints.qualified(known.cls)} and {type_hints.qualified(cls)} have one type name, {known.type_name!r}: "
                 f'give one of them another, class {cls.__name__}(rio.ServiceObject, type_name="...")'
             )
         return cls
@@ -137,7 +137,7 @@ class Registry:
             known = messages.setdefault(name, message_type)
             if known is not message_type:
                 raise RegistrationError(
-                    f"message classes {hints.qualified(known)} and {hints.qualified(message_type)} (taken by {handler!r}) have one type "
+                    f"message classes {type_hints.qualified(known)} and {type_hints.qualified(message_type)} (taken by {handler!r}) have one type "
                     f'name, {name!r}: give one of them another, class {message_type.__name__}(rio.Message, type_name="...")'
                 )
         return messages
@@ -145,7 +145,7 @@ class Registry:
     def _check_not_frozen(self, cls: type) -> None:
         if self._frozen:
             raise RegistrationError(
-                f"{hints.qualified(cls)}: a server already uses this registry: add to it before the server starts"
+                f"{type_hints.qualified(cls)}: a server already uses this registry: add to it before the server starts"
             )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rio import protocol
 from rio.errors import RioError
 from rio.identity import ObjectId
+from rio.transport import protocol
 
 MAX_UNSENT = 1024 * 1024
 """Bytes that may wait for a slow subscriber's connection before events are dropped; it is told how

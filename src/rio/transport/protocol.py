@@ -1,38 +1,28 @@
-"""What is on the wire besides requests and replies, which the compiled core writes: the envelopes
-of ``docs/protocol.md``.
+"""What is on the wire besides requests and replies, which the compiled core writes: the envelopes of
+``docs/protocol.md``.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from rio.errors import DeadlockError, HandlerError, ProtocolError, ProtocolVersionMismatch, RioError
-from rio.message import ApplicationError, Message
+from rio.errors import (
+    APPLICATION_ERROR,
+    HandlerError,
+    ProtocolError,
+    ProtocolVersionMismatch,
+    RioError,
+)
 
 VERSION = 1
-MAX_CHAIN = 64
-"""Calls within calls before the chain is taken for an endless one."""
+HANDSHAKE_TIMEOUT = 5.0
+"""Seconds a peer may take to introduce itself."""
 MAX_TEXT = 16 * 1024
 """Characters of an exception's text, and of its traceback, that are sent."""
-
-RESERVED_PREFIX = "rio."
-"""Of the names of types and messages that are not for users."""
-
-
-class Subscribe(Message[None], type_name="rio.subscribe", idempotent=True):
-    """Every object answers it: from now on its events go to the connection on which this came."""
-
-    number: int
-    """What the sender calls the subscription."""
-
-
-class Shutdown(Message[None], type_name="rio.shutdown", idempotent=True):
-    """Every object answers it: it is deactivated after this turn."""
 
 
 class Kind(IntEnum):
@@ -55,7 +45,7 @@ class Kind(IntEnum):
     """
 
 
-_encode = msgspec.msgpack.Encoder().encode
+encode = msgspec.msgpack.Encoder().encode
 
 
 class Hello(msgspec.Struct, omit_defaults=True):
@@ -73,7 +63,7 @@ class Hello(msgspec.Struct, omit_defaults=True):
 
 
 def hello(hello: Hello) -> bytes:
-    return _encode((Kind.HELLO, 0, hello))
+    return encode((Kind.HELLO, 0, hello))
 
 
 def read_hello(body: bytes) -> Hello:
@@ -81,7 +71,7 @@ def read_hello(body: bytes) -> Hello:
 
     :raises ProtocolVersionMismatch: of another version.
     """
-    kind, hello = _read(body, tuple[int, int, Hello])[::2]
+    kind, hello = read(body, tuple[int, int, Hello])[::2]
     if kind != Kind.HELLO:
         raise ProtocolError(f"the first frame must be a HELLO, not one of kind {kind}")
     if hello.version != VERSION:
@@ -98,14 +88,14 @@ def error(id: int, error: BaseException) -> bytes:
     if not isinstance(error, RioError) or not error.code:
         error = HandlerError(text_of(error), [type(error).__name__, ""])
     try:
-        return _encode((Kind.ERROR, id, error.code, error.message, error.detail))
+        return encode((Kind.ERROR, id, error.code, error.message, error.detail))
     except Exception as cause:  # an application's error class may do anything
         code, detail = (
             (HandlerError.code, [type(error).__name__, ""])
-            if isinstance(error, ApplicationError)
+            if error.code == APPLICATION_ERROR
             else (error.code, None)
         )
-        return _encode(
+        return encode(
             (
                 Kind.ERROR,
                 id,
@@ -118,47 +108,47 @@ def error(id: int, error: BaseException) -> bytes:
 
 def read_error(body: bytes) -> tuple[str, str, Any]:
     """``(code, text, detail)`` of an ERROR. :raises ProtocolError: it is none."""
-    _, _, code, text, detail = _read(body, tuple[int, int, str, str, Any])
+    _, _, code, text, detail = read(body, tuple[int, int, str, str, Any])
     return code, text, detail
 
 
 def simple(kind: Kind, id: int) -> bytes:
-    return _encode((kind, id))
+    return encode((kind, id))
 
 
 def end(number: int, error: RioError) -> bytes:
     """The server ends a subscription."""
-    return _encode((Kind.END, number, error.code, error.message, error.detail))
+    return encode((Kind.END, number, error.code, error.message, error.detail))
 
 
 def read_end(body: bytes) -> tuple[str, str, Any]:
-    _, _, code, text, detail = _read(body, tuple[int, int, str, str, Any])
+    _, _, code, text, detail = read(body, tuple[int, int, str, str, Any])
     return code, text, detail
 
 
 def event_tail(type_name: str, payload: bytes) -> bytes:
     """The part of an EVENT that is the same for all subscribers."""
-    return _encode(type_name) + payload
+    return encode(type_name) + payload
 
 
 def event(number: int, sequence: int, tail: bytes) -> bytes:
     """An EVENT: ``[6, number, sequence, type name, payload]``."""
-    return b"\x95\x06" + _encode(number) + _encode(sequence) + tail
+    return b"\x95\x06" + encode(number) + encode(sequence) + tail
 
 
 def read_event(body: bytes) -> tuple[int, str, bytes]:
     """``(sequence, type name, payload)``."""
-    _, _, sequence, type_name, payload = _read(body, tuple[int, int, int, str, msgspec.Raw])
+    _, _, sequence, type_name, payload = read(body, tuple[int, int, int, str, msgspec.Raw])
     return sequence, type_name, bytes(payload)
 
 
 def goaway(text: str, last_request: int | None = None) -> bytes:
-    return _encode((Kind.GOAWAY, 0, text, last_request))
+    return encode((Kind.GOAWAY, 0, text, last_request))
 
 
 def read_goaway(body: bytes) -> tuple[str, int | None]:
     """``(text, last request)``."""
-    _, _, text, last_request = _read(body, tuple[int, int, str, int | None])
+    _, _, text, last_request = read(body, tuple[int, int, str, int | None])
     return text, last_request
 
 
@@ -171,11 +161,11 @@ def gossip(payload: bytes) -> bytes:
 
 def read_gossip(body: bytes) -> bytes:
     """The payload, not yet decoded."""
-    _, _, payload = _read(body, tuple[int, int, msgspec.Raw])
+    _, _, payload = read(body, tuple[int, int, msgspec.Raw])
     return bytes(payload)
 
 
-def _read(body: bytes, shape: Any) -> Any:
+def read(body: bytes, shape: Any) -> Any:
     try:
         return _decoder(shape).decode(body)
     except (msgspec.MsgspecError, RecursionError) as cause:
@@ -189,87 +179,6 @@ def _decoder(shape: Any) -> msgspec.msgpack.Decoder[Any]:
     if shape not in _DECODERS:
         _DECODERS[shape] = msgspec.msgpack.Decoder(shape)
     return _DECODERS[shape]
-
-
-# --- what travels with a call ---------------------------------------------------------------------
-
-
-class Link(msgspec.Struct, array_like=True, frozen=True):
-    """One call in a chain of calls that wait for each other."""
-
-    type_name: str
-    id: str
-    message_name: str
-    turn: int
-    """The number of the turn that makes the next call."""
-
-    def __str__(self) -> str:
-        return f"{self.type_name}/{self.id}.{self.message_name}"
-
-
-class Context(msgspec.Struct, omit_defaults=True):
-    """What travels with a call; unknown keys are ignored."""
-
-    chain: tuple[Link, ...] = ()
-    """Who waits for this call, the outermost first."""
-
-
-class RunningTurn(Protocol):
-    """What is needed of a :class:`rio._core.dispatch.Turn`."""
-
-    @property
-    def type_name(self) -> str: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def message_name(self) -> str: ...
-    @property
-    def number(self) -> int: ...
-    @property
-    def context(self) -> bytes | None: ...
-
-
-def read_context(context: bytes | None) -> Context:
-    """:raises ProtocolError: it does not decode."""
-    return Context() if context is None else _read(context, Context)
-
-
-def nested_context(turn: RunningTurn) -> bytes:
-    """What a call carries that is made during ``turn``.
-
-    :raises DeadlockError: the chain is longer than ``MAX_CHAIN``.
-    """
-    context = read_context(turn.context)
-    if len(context.chain) >= MAX_CHAIN:
-        links = names(context.chain)
-        raise DeadlockError(
-            f"a chain of {MAX_CHAIN} calls within calls does not end: ... -> {' -> '.join(links[-4:])}",
-            links,
-        )
-    context.chain = (*context.chain, Link(turn.type_name, turn.id, turn.message_name, turn.number))
-    return _encode(context)
-
-
-def cycle(waiting: RunningTurn, holder: RunningTurn) -> DeadlockError | None:
-    """The error for a call that would wait for the turn ``holder``, if that turn waits for the
-    call.
-    """
-    chain = read_context(waiting.context).chain
-    for place, link in enumerate(chain):
-        if link.turn == holder.number and (link.type_name, link.id) == (
-            holder.type_name,
-            holder.id,
-        ):
-            links = [
-                *names(chain[place:]),
-                f"{waiting.type_name}/{waiting.id}.{waiting.message_name}",
-            ]
-            return DeadlockError(f"the call would wait for itself: {' -> '.join(links)}", links)
-    return None
-
-
-def names(chain: Sequence[Link]) -> list[str]:
-    return [str(link) for link in chain]
 
 
 def text_of(error: BaseException) -> str:

@@ -9,11 +9,12 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, cast, get_origin, overload
 
-from rio import hints
-from rio.app_data import AppData
+from rio import type_hints
 from rio.errors import BadIdentity, RegistrationError
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name, type_name_of
-from rio.message import NO_REPLY_DECLARED, Message, check_serialisable, reply_type_of
+from rio.objects.app_data import AppData
+from rio.objects.message import NO_REPLY_DECLARED, Message, reply_type_of
+from rio.transport.codec import check_serialisable
 
 S = TypeVar("S")
 M = TypeVar("M", bound=Message[Any])
@@ -73,7 +74,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
         self.name = getattr(function, "__name__", "handler")
         self.timeout = timeout
         self.__doc__ = getattr(function, "__doc__", None)
-        self._where = f"{_plain_name(function)} ({hints.line_of(function)})"
+        self._where = f"{_plain_name(function)} ({type_hints.line_of(function)})"
         self._owner: type | None = None
         self._dynamic_name = message_name
         self._signature: HandlerSignature | None = None
@@ -87,7 +88,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
         self._owner = owner
-        self._where = f"{hints.short(owner)}.{name} ({hints.line_of(self.function)})"
+        self._where = f"{type_hints.short(owner)}.{name} ({type_hints.line_of(self.function)})"
 
     # --- what the annotations say -----------------------------------------------------------------
 
@@ -121,7 +122,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
                 f"the class is registered; what is defined inside a function must come before the class"
             ) from problem
 
-    def try_resolve(self, local_names: Iterable[hints.Names]) -> HandlerSignature:
+    def try_resolve(self, local_names: Iterable[type_hints.Names]) -> HandlerSignature:
         """As :meth:`resolve`, but leaves it for later if a name is not defined yet.
 
         :raises NameError: a name is not defined yet.
@@ -131,14 +132,14 @@ class Handler(Generic[S_co, M_contra, R_co]):
             self._signature = self._read_annotations(self._hints(local_names), local_names)
         return self._signature
 
-    def _hints(self, local_names: Iterable[hints.Names]) -> dict[str, Any]:
+    def _hints(self, local_names: Iterable[type_hints.Names]) -> dict[str, Any]:
         try:
-            return hints.of_function(self.function, local_names)
+            return type_hints.of_function(self.function, local_names)
         except (TypeError, SyntaxError) as problem:
             raise self._refusal(f"an annotation is no type: {problem}") from problem
 
     def _read_annotations(
-        self, found: Mapping[str, Any], local_names: tuple[hints.Names, ...]
+        self, found: Mapping[str, Any], local_names: tuple[type_hints.Names, ...]
     ) -> HandlerSignature:
         if self.takes_app_data and found.get(self._parameters[2]) is not AppData:
             raise self._refusal(
@@ -161,7 +162,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
         if annotation not in (inspect.Parameter.empty, Any, object):
             raise self._refusal(
                 f"a handler that names its message ({self._dynamic_name!r}) gets plain values, but {self._parameters[1]!r} is annotated "
-                f"{hints.short(annotation)}: annotate it Any, or use @rio.handler alone and a rio.Message class with type_name="
+                f"{type_hints.short(annotation)}: annotate it Any, or use @rio.handler alone and a rio.Message class with type_name="
             )
         reply_type = found.get("return", Any)
         self._check_serialisable("reply", reply_type)
@@ -174,7 +175,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
                 f"parameter {name!r} has no annotation: write {name}: YourMessage, a subclass of rio.Message"
             )
         if isinstance(get_origin(annotation), type) and issubclass(get_origin(annotation), Message):
-            written = hints.short(annotation)
+            written = type_hints.short(annotation)
             raise self._refusal(
                 f"parameter {name!r} is a {written}: name it by a subclass, class YourMessage({written})"
             )
@@ -183,7 +184,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
             or annotation is Message
         ):
             raise self._refusal(
-                f"parameter {name!r} is annotated {hints.short(annotation)}, which is no subclass of rio.Message: make it one, or name the "
+                f"parameter {name!r} is annotated {type_hints.short(annotation)}, which is no subclass of rio.Message: make it one, or name the "
                 f'message to get plain values, @rio.handler("the.Name")'
             )
         return annotation
@@ -192,13 +193,13 @@ class Handler(Generic[S_co, M_contra, R_co]):
         self, message_type: type[Message[Any]], declared: Any, found: Mapping[str, Any]
     ) -> Any:
         if "return" not in found:
-            wanted = "None" if declared is NO_REPLY_DECLARED else hints.short(declared)
+            wanted = "None" if declared is NO_REPLY_DECLARED else type_hints.short(declared)
             raise self._refusal(f"it has no return annotation: write -> {wanted}")
         returned = found["return"]
         if declared is not NO_REPLY_DECLARED and returned != declared:
             raise self._refusal(
-                f"it returns {hints.short(returned)}, but {hints.short(message_type)} is answered with {hints.short(declared)}: write "
-                f"-> {hints.short(declared)}, or class {hints.short(message_type)}(rio.Message[{hints.short(returned)}])"
+                f"it returns {type_hints.short(returned)}, but {type_hints.short(message_type)} is answered with {type_hints.short(declared)}: write "
+                f"-> {type_hints.short(declared)}, or class {type_hints.short(message_type)}(rio.Message[{type_hints.short(returned)}])"
             )
         return returned
 
@@ -207,7 +208,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
             check_serialisable(wanted)
         except TypeError as problem:
             raise self._refusal(
-                f"its {what} {hints.short(wanted)} cannot travel: {problem}"
+                f"its {what} {type_hints.short(wanted)} cannot travel: {problem}"
             ) from problem
 
     # --- what the function is ---------------------------------------------------------------------
@@ -404,7 +405,7 @@ def collect_handlers(cls: type) -> dict[str, Handler[Any, Any, Any]]:
                 hidden = found.pop(name)
                 if value is not None:
                     raise RegistrationError(
-                        f"{hints.qualified(base)}.{name} hides {hidden!r}: put @rio.handler on it too, or write {name} = None to take the "
+                        f"{type_hints.qualified(base)}.{name} hides {hidden!r}: put @rio.handler on it too, or write {name} = None to take the "
                         f"handler away"
                     )
     return found
@@ -422,7 +423,7 @@ def by_message_name(
         other = found.setdefault(each.message_name, each)
         if other is not each:
             raise RegistrationError(
-                f"{hints.qualified(cls)} has two handlers for message {each.message_name!r}, {other!r} and {each!r}: remove one of them, "
+                f"{type_hints.qualified(cls)} has two handlers for message {each.message_name!r}, {other!r} and {each!r}: remove one of them, "
                 f"or give one of two different messages another name with type_name="
             )
     return found

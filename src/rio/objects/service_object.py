@@ -7,24 +7,25 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, overload
 
-from rio import hints
-from rio.app_data import AppData
-from rio.errors import RegistrationError, RioError
-from rio.handler import Handler, collect_handlers
+from rio import type_hints
+from rio.errors import NotAttached, RegistrationError
 from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name
-from rio.message import DynamicMessage, Message, State, check_serialisable
-from rio.state import ManagedState, ManagedStateField, check_state_names, collect_managed_states
+from rio.objects.app_data import AppData
+from rio.objects.handler import Handler, collect_handlers
+from rio.objects.managed_state import (
+    ManagedState,
+    ManagedStateField,
+    State,
+    check_state_names,
+    collect_managed_states,
+)
+from rio.objects.message import DynamicMessage, Message
+from rio.transport.codec import check_serialisable
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 HOOK_NAMES = ("before_load", "load", "after_load", "before_shutdown", "shutdown")
-
-
-class NotAttached(RioError, RuntimeError):
-    """A service object was used that no server has activated: it can handle messages in a test, but
-    not send, save or publish.
-    """
 
 
 class ActivationContext(Protocol):
@@ -291,7 +292,7 @@ def _check_hooks(cls: type[ServiceObject]) -> None:
         function = cls.__dict__.get(name)
         if function is None:
             continue
-        where = f"{hints.qualified(cls)}.{name} ({hints.line_of(function) if callable(function) else ''})"
+        where = f"{type_hints.qualified(cls)}.{name} ({type_hints.line_of(function) if callable(function) else ''})"
         if not inspect.iscoroutinefunction(function):
             raise RegistrationError(f"lifecycle hook {where}: write async def {name}(self)")
         _hook_takes_app_data(function, where)
@@ -327,7 +328,7 @@ def _hook(cls: type[ServiceObject], name: str) -> LifecycleHook | None:
         name == "load" and cls.__rio_managed_states__
     ):
         return None
-    where = f"{hints.qualified(cls)}.{name} ({hints.line_of(function)})"
+    where = f"{type_hints.qualified(cls)}.{name} ({type_hints.line_of(function)})"
     takes_app_data = _hook_takes_app_data(function, where)
     if takes_app_data:
         _check_takes_app_data(function, where)
@@ -337,7 +338,7 @@ def _hook(cls: type[ServiceObject], name: str) -> LifecycleHook | None:
 def _check_takes_app_data(function: Callable[..., Any], where: str) -> None:
     parameter = tuple(inspect.signature(function).parameters.values())[1]
     try:
-        annotation = hints.of_function(function).get(parameter.name)
+        annotation = type_hints.of_function(function).get(parameter.name)
     except (NameError, TypeError) as problem:
         raise RegistrationError(
             f"lifecycle hook {where}: an annotation cannot be read: {problem}"
@@ -370,7 +371,7 @@ def _managed_state(cls: type[ServiceObject], marker: ManagedState) -> ManagedSta
         raise
     except (NameError, TypeError) as problem:
         raise RegistrationError(
-            f"a managed state of {hints.qualified(cls)} cannot be used: {problem}"
+            f"a managed state of {type_hints.qualified(cls)} cannot be used: {problem}"
         ) from problem
     return field
 
@@ -379,13 +380,13 @@ def check_construction(cls: type[ServiceObject]) -> None:
     """:raises RegistrationError: the runtime cannot make an instance of ``cls``."""
     if inspect.isabstract(cls):
         raise RegistrationError(
-            f"{hints.qualified(cls)} is abstract: register a subclass that implements it"
+            f"{type_hints.qualified(cls)} is abstract: register a subclass that implements it"
         )
     try:
         inspect.signature(cls.__init__).bind(None)
     except TypeError as problem:
         raise RegistrationError(
-            f"{hints.qualified(cls)}.__init__ ({hints.line_of(cls.__init__)}): {problem}. The runtime makes instances without "
+            f"{type_hints.qualified(cls)}.__init__ ({type_hints.line_of(cls.__init__)}): {problem}. The runtime makes instances without "
             f"arguments: set things up in after_load(self, app: rio.AppData), or give the parameters defaults"
         ) from problem
 
@@ -398,7 +399,7 @@ def _check_names(cls: type[ServiceObject]) -> None:
     ):
         if hasattr(ServiceObject, name) or name in ("id", "object_id"):
             raise RegistrationError(
-                f"{hints.qualified(cls)}.{name}: {name!r} is taken by rio.ServiceObject, choose another name"
+                f"{type_hints.qualified(cls)}.{name}: {name!r} is taken by rio.ServiceObject, choose another name"
             )
 
 
@@ -406,7 +407,7 @@ def _read_what_can_be_read(cls: type[ServiceObject]) -> None:
     """Read the annotations now, while names that are local to a function exist; names that do not
     exist yet are read at registration.
     """
-    around = hints.names_around(cls)
+    around = type_hints.names_around(cls)
     local_names = ({**around, **vars(cls)}, around)
     for handler in cls.__rio_handlers__.values():
         with contextlib.suppress(NameError):
@@ -421,7 +422,6 @@ __all__ = [
     "ActivationContext",
     "LifecycleHook",
     "LifecycleHooks",
-    "NotAttached",
     "ServiceObject",
     "check_construction",
     "hooks_of",

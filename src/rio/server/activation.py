@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from rio import message as codec
 from rio._core import dispatch
+from rio.contracts.state import StateStorage
 from rio.errors import (
     HandlerError,
     StateCorrupt,
@@ -17,20 +17,21 @@ from rio.errors import (
     Superseded,
 )
 from rio.identity import Address, ObjectId, type_name_of
-from rio.message import Message, encode_message
-from rio.ref import Ref
-from rio.state import ManagedStateField, StateStorage
+from rio.objects.managed_state import ManagedStateField
+from rio.objects.message import Message, encode_message
+from rio.objects.ref import Ref
+from rio.transport import codec
 
 if TYPE_CHECKING:
-    from rio.app_data import AppData
-    from rio.registry import RegisteredType
-    from rio.service_object import LifecycleHook
+    from rio.objects.app_data import AppData
+    from rio.objects.registry import RegisteredType
+    from rio.objects.service_object import LifecycleHook
 
 T = TypeVar("T")
 
 
 class ActivationHost:
-    """What activations need of their node; :class:`rio.service.Service` is it."""
+    """What activations need of their node; :class:`rio.server.service.Service` is it."""
 
     dispatcher: dispatch.Dispatcher
     app_data: AppData

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, cast
 
-from rio import hints
+from rio import type_hints
 from rio.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -34,10 +34,10 @@ class AppData:
         try:
             return cast(T, self._values[wanted])
         except KeyError:
-            kept = ", ".join(sorted(hints.short(known) for known in self._values)) or "nothing"
-            name = hints.qualified(wanted)
+            kept = ", ".join(sorted(type_hints.short(known) for known in self._values)) or "nothing"
+            name = type_hints.qualified(wanted)
             raise ConfigurationError(
-                f"AppData holds no {name}: set({hints.short(wanted)}(...)) before the server starts. It holds: {kept}"
+                f"AppData holds no {name}: set({type_hints.short(wanted)}(...)) before the server starts. It holds: {kept}"
             ) from None
 
     def get_or_default(self, wanted: type[T]) -> T:

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, Protocol, TypeVar, cast, overload
 
-from rio import hints
-from rio.handler import Handler
+from rio import type_hints
 from rio.identity import ObjectId, type_name_of
-from rio.message import NO_REPLY_DECLARED, DynamicMessage, Message, reply_type_of
-from rio.service_object import ServiceObject
+from rio.objects.handler import Handler
+from rio.objects.message import NO_REPLY_DECLARED, DynamicMessage, Message, reply_type_of
+from rio.objects.service_object import ServiceObject
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -97,7 +97,7 @@ class Ref:
         handler = self._object_type.__rio_handlers__.get(name)
         if handler is None:
             known = ", ".join(self._object_type.__rio_handlers__) or "none"
-            kind = hints.short(self._object_type)
+            kind = type_hints.short(self._object_type)
             raise AttributeError(
                 f"{kind} has no handler {name!r}, and a reference has nothing else. It has: {known}"
             )
@@ -142,7 +142,7 @@ class RefMethod:
             message = DynamicMessage(self._handler.message_name, message)
         elif type(message) is not expected:
             raise TypeError(
-                f"{hints.short(ref._object_type)}.{self._handler.name} takes a {hints.short(expected)}, got {message!r:.200}"
+                f"{type_hints.short(ref._object_type)}.{self._handler.name} takes a {type_hints.short(expected)}, got {message!r:.200}"
             )
         return ref._sender.send(ref._object_type, ref.id, message, timeout=timeout)
 

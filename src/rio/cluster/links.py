@@ -14,13 +14,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from rio import protocol
 from rio._core.calls import Call
 from rio._core.frame import ReceiveBuffer
-from rio.client.pool import open_connection
 from rio.errors import RioError
-from rio.protocol import Hello
-from rio.transport import HANDSHAKE_TIMEOUT, ClientProtocol
+from rio.transport import protocol
+from rio.transport.client_connection import ClientProtocol, open_connection
+from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 
 logger = logging.getLogger("rio.cluster")
 

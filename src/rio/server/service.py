@@ -13,15 +13,13 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from rio import message as codec
-from rio import protocol
+from rio._core.clock import Clock
 from rio._core.dispatch import Activation as CoreActivation
 from rio._core.dispatch import Dispatcher, Method, Turn, TypeTable, current
 from rio._core.frame import DEFAULT_FRAME_LIMIT
-from rio.activation import Activation, ActivationHost
-from rio.app_data import AppData
-from rio.clock import Clock
 from rio.cluster.provider import ClusterProvider
+from rio.contracts.placement import ObjectPlacement, Placement
+from rio.contracts.state import StateStorage
 from rio.errors import (
     BadReply,
     DeadlockError,
@@ -40,13 +38,17 @@ from rio.errors import (
     Superseded,
     Unavailable,
 )
-from rio.handler import Handler
 from rio.identity import Address, ObjectId, type_name_of
-from rio.message import ENCODER, ApplicationError, Message
-from rio.placement import ObjectPlacement, Placement
-from rio.pubsub import MessageRouter
-from rio.registry import RegisteredType, Registry
-from rio.state import StateStorage
+from rio.objects import system_messages
+from rio.objects.app_data import AppData
+from rio.objects.application_error import ApplicationError
+from rio.objects.handler import Handler
+from rio.objects.message import Message
+from rio.objects.registry import RegisteredType, Registry
+from rio.server.activation import Activation, ActivationHost
+from rio.server.pubsub import MessageRouter
+from rio.transport import call_context, codec, protocol
+from rio.transport.codec import ENCODER
 
 logger = logging.getLogger("rio.service")
 
@@ -120,13 +122,15 @@ class Service(ActivationHost):
     # --- the dispatch table -----------------------------------------------------------------------
 
     def _table(self, registered: RegisteredType) -> TypeTable:
-        if registered.type_name.startswith(protocol.RESERVED_PREFIX):
+        if registered.type_name.startswith(system_messages.RESERVED_PREFIX):
             raise RegistrationError(
-                f"{registered.cls.__name__}: type names that start with {protocol.RESERVED_PREFIX!r} are reserved"
+                f"{registered.cls.__name__}: type names that start with {system_messages.RESERVED_PREFIX!r} are reserved"
             )
         methods = [_method(handler) for handler in registered.handlers.values()]
         reserved = [
-            method.name for method in methods if method.name.startswith(protocol.RESERVED_PREFIX)
+            method.name
+            for method in methods
+            if method.name.startswith(system_messages.RESERVED_PREFIX)
         ]
         if reserved:
             raise RegistrationError(
@@ -135,14 +139,14 @@ class Service(ActivationHost):
         return TypeTable(registered.type_name, [*methods, *self._methods_of_every_object()])
 
     def _methods_of_every_object(self) -> Iterable[Method]:
-        yield _builtin(protocol.Subscribe, self._subscribe)
-        yield _builtin(protocol.Shutdown, self._shutdown)
+        yield _builtin(system_messages.Subscribe, self._subscribe)
+        yield _builtin(system_messages.Shutdown, self._shutdown)
 
-    def _subscribe(self, instance: Any, message: protocol.Subscribe) -> None:
+    def _subscribe(self, instance: Any, message: system_messages.Subscribe) -> None:
         turn = _current_turn()
         self.router.subscribe(instance.object_id, turn.connection, message.number)
 
-    def _shutdown(self, instance: Any, _: protocol.Shutdown) -> None:
+    def _shutdown(self, instance: Any, _: system_messages.Shutdown) -> None:
         _current_turn().activation.closing = True
 
     def unknown_type(self, type_name: str) -> str:
@@ -153,7 +157,9 @@ class Service(ActivationHost):
         known = (
             ", ".join(
                 sorted(
-                    name for name in table.methods if not name.startswith(protocol.RESERVED_PREFIX)
+                    name
+                    for name in table.methods
+                    if not name.startswith(system_messages.RESERVED_PREFIX)
                 )
             )
             or "nothing"
@@ -383,7 +389,7 @@ class Service(ActivationHost):
 
     def cycle(self, turn: Turn, activation: CoreActivation) -> RioError | None:
         assert activation.turn is not None
-        return protocol.cycle(turn, activation.turn)
+        return call_context.cycle(turn, activation.turn)
 
     def undecodable(self, turn: Turn, error: Exception) -> RioError:
         handler = turn.method.handler

@@ -15,27 +15,29 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from rio import protocol
+from rio._core.clock import Clock
+from rio._core.clock import now as system_now
 from rio._core.frame import DEFAULT_FRAME_LIMIT
-from rio.app_data import AppData
 from rio.client.client import Client
 from rio.client.pool import Peer
-from rio.clock import Clock
-from rio.clock import now as system_now
 from rio.cluster.config import ClusterConfig
-from rio.cluster.control import ControlConnections
-from rio.cluster.membership import MembershipSnapshot, MembershipStorage
+from rio.cluster.links import ControlConnections
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider
+from rio.contracts.membership import MembershipSnapshot, MembershipStorage
+from rio.contracts.placement import ObjectPlacement
+from rio.contracts.state import StateStorage
 from rio.errors import BindError, ConfigurationError, NodeEvicted, StorageError
 from rio.identity import Address
-from rio.placement import ObjectPlacement
-from rio.protocol import Hello
-from rio.registry import Registry
-from rio.service import Service
-from rio.state import StateStorage
+from rio.objects.app_data import AppData
+from rio.objects.registry import Registry
+from rio.server.service import Service
 from rio.storage import Storage, open_storage
-from rio.transport import ClientProtocol, MemoryTransport, ServerProtocol
+from rio.transport import protocol
+from rio.transport.client_connection import ClientProtocol
+from rio.transport.memory import MemoryTransport
+from rio.transport.protocol import Hello
+from rio.transport.server_connection import ServerProtocol
 
 if TYPE_CHECKING:
     from rio.web.listener import HttpListener

@@ -1,89 +1,23 @@
-"""What an object remembers: managed state fields, and the contract of the storage that holds them."""
+"""Fields of an object that are state: what a class declares, and the records that are saved."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from rio import hints
+from rio import type_hints
+from rio.contracts.state import StateStorage
 from rio.errors import BadIdentity, RegistrationError
-from rio.identity import MAX_TYPE_NAME_BYTES, ObjectId, check_name
+from rio.identity import MAX_TYPE_NAME_BYTES, check_name
 
 
-class StoredState(NamedTuple):
-    """One saved state as the storage holds it."""
+class State(msgspec.Struct):
+    """The base of what an object remembers.
 
-    version: int
-    """1 for the first save, one more with each."""
-    data: bytes
-
-
-class StateLoader(ABC):
-    """The reading half of the contract."""
-
-    @abstractmethod
-    async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
-        """Read a state, and from here on refuse every save under an older token, in one atomic
-        step.
-
-        The fence is also laid where nothing is stored yet.
-
-        :raises StateNotFound: nothing is stored (the fence is laid all the same).
-        :raises Superseded: a newer token has been here: this activation is no longer the object's.
-        :raises StorageUnavailable: the storage did not answer; this says nothing about the state.
-        :raises StateCorrupt: the stored row cannot be read.
-        """
-
-
-class StateSaver(ABC):
-    """The writing half of the contract."""
-
-    @abstractmethod
-    async def save(
-        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
-    ) -> int:
-        """Write a state durably if ``token`` is the one that fenced it and ``version`` is the one
-        that was loaded or saved last.
-
-        ``version`` is 0 for a state that was not found. Returns the new version, ``version + 1``.
-
-        :raises Superseded: another token, or another version, is there; nothing was written.
-        :raises StorageUnavailable: it is not known whether it was written.
-        """
-
-
-class StateStorage(StateLoader, StateSaver):
-    """A back end for managed state: subclass this to write one's own."""
-
-    @abstractmethod
-    async def prepare(self) -> None:
-        """Connect, and create or check the schema. Idempotent; safe when many processes do it at
-        once.
-
-        :raises SchemaMismatch: the database belongs to another version of ``rio``.
-        """
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Release everything. Idempotent."""
-
-    @property
-    def why_not_durable(self) -> str:
-        """Once it is prepared: why it may forget what it has acknowledged, or an empty string.
-
-        See ``require_durable_storage``.
-        """
-        return ""
-
-    async def __aenter__(self) -> Self:
-        await self.prepare()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    Every field has a default, because an object that was never saved starts with them.
+    """
 
 
 # --- fields of an object that are state -----------------------------------------------------------
@@ -140,7 +74,7 @@ class ManagedState:
         )
 
     def field(
-        self, base: type[msgspec.Struct], local_names: Iterable[hints.Names] = ()
+        self, base: type[msgspec.Struct], local_names: Iterable[type_hints.Names] = ()
     ) -> ManagedStateField:
         """What the marker and its annotation say. ``base`` is the class that states have to
         subclass.
@@ -157,16 +91,16 @@ class ManagedState:
         return self._field
 
     def _state_type(
-        self, base: type[msgspec.Struct], local_names: Iterable[hints.Names]
+        self, base: type[msgspec.Struct], local_names: Iterable[type_hints.Names]
     ) -> type[msgspec.Struct]:
-        annotations = hints.of_class(self._owner)
+        annotations = type_hints.of_class(self._owner)
         if self._attribute not in annotations:
             wanted = f"{self._attribute}: YourState = rio.managed_state()"
             raise self._refusal(
                 f"it has no annotation: write {wanted}, with class YourState(rio.State)"
             )
         try:
-            state_type = hints.of_annotation(
+            state_type = type_hints.of_annotation(
                 annotations[self._attribute], self._owner.__module__, local_names
             )
         except (TypeError, SyntaxError) as problem:
@@ -176,12 +110,12 @@ class ManagedState:
             or state_type is base
         ):
             raise self._refusal(
-                f"it is annotated {hints.short(state_type)}, which is no subclass of rio.State: make it one"
+                f"it is annotated {type_hints.short(state_type)}, which is no subclass of rio.State: make it one"
             )
         required = _required_fields(state_type)
         if required:
             raise self._refusal(
-                f"{hints.short(state_type)} cannot start empty: give a default to {', '.join(required)}"
+                f"{type_hints.short(state_type)} cannot start empty: give a default to {', '.join(required)}"
             )
         return state_type
 
@@ -195,7 +129,7 @@ class ManagedState:
 
     def _refusal(self, problem: str) -> RegistrationError:
         return RegistrationError(
-            f"managed state {hints.qualified(self._owner)}.{self._attribute}: {problem}"
+            f"managed state {type_hints.qualified(self._owner)}.{self._attribute}: {problem}"
         )
 
 
@@ -231,6 +165,6 @@ def check_state_names(cls: type, fields: Iterable[ManagedStateField]) -> None:
         other = seen.setdefault(field.state_name, field)
         if other is not field:
             raise RegistrationError(
-                f"{hints.qualified(cls)}: managed states {other.attribute!r} and {field.attribute!r} would both be stored as "
+                f"{type_hints.qualified(cls)}: managed states {other.attribute!r} and {field.attribute!r} would both be stored as "
                 f"{field.state_name!r}: give one of them another name, rio.managed_state(name=...)"
             )

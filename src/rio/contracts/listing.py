@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import msgspec
 
-from rio.cluster.membership import Member, MembershipSnapshot, MemberStatus, Vote
+from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus, Vote
 from rio.identity import Address
 
 

@@ -1,0 +1,23 @@
+# cython: language_level=3
+"""The only clock of ``rio``: leases, deadlines and observers all count by it.
+
+Nothing else in ``rio`` may take a protocol decision by a clock.
+"""
+
+from collections.abc import Callable
+
+# Seconds since some fixed instant, never going back. Only the difference between two readings of
+# the same clock means anything.
+Clock = Callable[[], float]
+
+
+def now():
+    """Seconds since the machine started, time spent suspended included.
+
+    ``CLOCK_BOOTTIME`` where the system has it (Linux): a laptop or a virtual machine that was
+    suspended wakes with its lease run out, because the other nodes saw it silent and have evicted
+    it. A clock that stands still during the suspend would call the lease valid. Elsewhere it is
+    ``CLOCK_MONOTONIC``; there the fencing token stops the late write, not the clock. The wall clock
+    is never used, because people set it.
+    """
+    return system_clock()

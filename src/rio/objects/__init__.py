@@ -1,0 +1,1 @@
+"""What an object is made of: its class, its messages, its state, its lifecycle."""

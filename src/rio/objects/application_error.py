@@ -1,0 +1,307 @@
+"""Errors that an application raises for its callers, with fields that travel."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import re
+import weakref
+from collections.abc import Callable, Mapping
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    NamedTuple,
+    cast,
+    dataclass_transform,
+    get_origin,
+)
+
+import msgspec
+
+from rio import type_hints
+from rio.errors import APPLICATION_ERROR, CallFailed, RegistrationError, RioError, UnknownError
+from rio.identity import MAX_TYPE_NAME_BYTES, check_name
+from rio.transport.codec import NATIVE_TYPES, check_serialisable
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    R_co = TypeVar("R_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    R_co = TypeVar("R_co", covariant=True)
+
+T = TypeVar("T")
+
+
+# --- application errors ---------------------------------------------------------------------------
+
+
+class _Field(NamedTuple):
+    annotation: Any
+    default: Any
+    module: str
+
+
+class _Computed:
+    """An attribute that is computed unless the instance has one of its own of that name."""
+
+    def __init__(self, compute: Callable[[Any], Any]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else self._compute(instance)
+
+
+_CLASS_OF_ERROR_NAME: weakref.WeakValueDictionary[str, type[ApplicationError]] = (
+    weakref.WeakValueDictionary()
+)
+_CLASS_VARIABLE = re.compile(r"(\w+\.)?ClassVar\b")
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(msgspec.field,))
+class ApplicationError(CallFailed):
+    """An outcome that callers are meant to handle: ``class InsufficientFunds(rio.ApplicationError):
+    missing: int``.
+
+    Raise it in a handler (``raise InsufficientFunds(missing=3)``) and it arrives at the caller as
+    the same class with its fields, and the object lives on. Fields are declared, given and read as
+    those of a dataclass; a field ``message: str`` is the text of the error. If the caller's program
+    has no class of that name, or one that the fields do not fit, it gets
+    :class:`UnknownApplicationError`. Any other exception is a fault: the caller gets
+    :class:`rio.errors.HandlerError`, and the object is dropped from memory.
+
+    ``type_name=`` in the class statement is its name on the wire (default: the name of the class).
+
+    :raises RegistrationError: another class has this type name, or a field's name is taken by
+    exceptions themselves.
+    :raises BadIdentity: the type name is empty or longer than 128 bytes.
+    """
+
+    code = APPLICATION_ERROR
+
+    __rio_type_name__: ClassVar[str]
+    __rio_fields__: ClassVar[dict[str, _Field]] = {}
+    __rio_record__: ClassVar[type[msgspec.Struct]]
+
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
+
+    else:
+
+        def __init__(self, *args, **kwargs):
+            if type(self) is ApplicationError:
+                raise TypeError(
+                    "subclass rio.ApplicationError and declare fields: callers tell application errors apart by their class"
+                )
+            record = self.__rio_record__(*args, **kwargs)
+            values = [getattr(record, name) for name in self.__rio_fields__]
+            Exception.__init__(self, *values)
+            self.__dict__.update(zip(self.__rio_fields__, values, strict=True))
+
+        @_Computed
+        def message(self):
+            """The error as one line of text."""
+            return str(self) or type(self).__name__
+
+        @_Computed
+        def detail(self):
+            """How it travels: ``[type name, map of its fields]``.
+
+            :raises TypeError: a field holds something that MessagePack cannot express.
+            """
+            return [self.__rio_type_name__, self._encoded_fields()]
+
+    def __init_subclass__(cls, *, type_name: str | None = None) -> None:
+        cls.__rio_type_name__ = cls.__name__ if type_name is None else type_name
+        check_name(f"type name of error {cls.__name__}", cls.__rio_type_name__, MAX_TYPE_NAME_BYTES)
+        cls.__rio_fields__ = _fields_of_error(cls)
+        super().__init_subclass__()
+        cls.__rio_record__ = _record_of(cls, dict.fromkeys(cls.__rio_fields__, Any))
+        with contextlib.suppress(NameError):  # then from_wire asks again
+            _check_fields(cls, cls._typed_record((type_hints.names_around(cls),)))
+        _enter(cls)
+
+    @staticmethod
+    def from_wire(detail: Any) -> RioError:
+        """The error that arrived as ``detail``; see the class for what becomes of one that is not
+        known here.
+        """
+        if not (
+            isinstance(detail, (list, tuple)) and len(detail) == 2 and isinstance(detail[0], str)
+        ):
+            return UnknownError(
+                f"an application error of unknown form arrived: {detail!r:.200}",
+                [ApplicationError.code, detail],
+            )
+        name, fields = detail
+        cls = _CLASS_OF_ERROR_NAME.get(name)
+        if cls is None:
+            return UnknownApplicationError(
+                name, fields, "this program has no application error of that name"
+            )
+        try:
+            record = msgspec.convert(fields, cls._typed_record())
+        except (msgspec.MsgspecError, NameError, TypeError, ValueError, RecursionError) as problem:
+            return UnknownApplicationError(
+                name, fields, f"the fields do not fit {type_hints.qualified(cls)}: {problem}"
+            )
+        return _restore(cls, {field: getattr(record, field) for field in cls.__rio_fields__})
+
+    @classmethod
+    def _typed_record(cls, local_names: tuple[type_hints.Names, ...] = ()) -> type[msgspec.Struct]:
+        """The record whose fields have their types: made when first needed, since the annotations
+        may be forward references.
+        """
+        known = cls.__dict__.get("__rio_typed_record__")
+        if known is None:
+            fields = cls.__rio_fields__.items()
+            known = _record_of(
+                cls,
+                {
+                    name: type_hints.of_annotation(field.annotation, field.module, local_names)
+                    for name, field in fields
+                },
+            )
+            type.__setattr__(cls, "__rio_typed_record__", known)
+        return cast(type[msgspec.Struct], known)
+
+    def _field_values(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__rio_fields__}
+
+    def _encoded_fields(self) -> Any:
+        try:
+            return msgspec.to_builtins(
+                self.__rio_record__(**self._field_values()), builtin_types=NATIVE_TYPES
+            )
+        except (TypeError, ValueError, RecursionError) as problem:
+            raise TypeError(
+                f"application error {type_hints.qualified(type(self))} cannot travel: {problem}"
+            ) from problem
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._field_values().items())})"
+
+    def __str__(self) -> str:
+        values = self._field_values()
+        text = str(values.pop("message", ""))
+        rest = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        return f"{text} ({rest})" if text and rest else text or rest
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ApplicationError) or type(self) is not type(other):
+            return NotImplemented
+        return self._field_values() == other._field_values()
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self._field_values()), self.__dict__.copy()
+
+
+def _fields_of_error(cls: type[ApplicationError]) -> dict[str, _Field]:
+    """The fields of an error class, inherited ones first; each remembers the module in which its
+    annotation was written.
+    """
+    fields = {
+        name: field
+        for base in reversed(cls.__mro__[1:])
+        for name, field in base.__dict__.get("__rio_fields__", {}).items()
+    }
+    for name, annotation in type_hints.of_class(cls).items():
+        if (
+            get_origin(annotation) is ClassVar
+            or annotation is ClassVar
+            or _CLASS_VARIABLE.match(str(annotation))
+        ):
+            continue
+        if (
+            (name != "message" and hasattr(ApplicationError, name))
+            or name in ("detail", "args")
+            or name.startswith("__")
+        ):
+            raise RegistrationError(
+                f"application error {type_hints.qualified(cls)}: a field cannot be called {name!r}, choose another name"
+            )
+        default = cls.__dict__.get(name, msgspec.NODEFAULT)
+        if isinstance(default, _FIELD_SPECIFIER):
+            delattr(cls, name)
+        fields[name] = _Field(annotation, default, cls.__module__)
+    return fields
+
+
+def _record_of(cls: type[ApplicationError], types: Mapping[str, Any]) -> type[msgspec.Struct]:
+    """The hidden struct that takes, checks and encodes the fields of an error class."""
+    definition = [(name, types[name], field.default) for name, field in cls.__rio_fields__.items()]
+    return msgspec.defstruct(cls.__name__, definition, module=cls.__module__)
+
+
+def _check_fields(cls: type[ApplicationError], record: type[msgspec.Struct]) -> None:
+    try:
+        check_serialisable(record)
+    except TypeError as problem:
+        raise RegistrationError(
+            f"application error {type_hints.qualified(cls)} cannot travel: {problem}"
+        ) from problem
+
+
+def _enter(cls: type[ApplicationError]) -> None:
+    """Make an error class known by its name.
+
+    The same class made again (a reloaded module, a notebook's cell) replaces itself.
+    """
+    known = _CLASS_OF_ERROR_NAME.get(cls.__rio_type_name__)
+    if known is not None and not _same_place(known, cls):
+        del known
+        gc.collect()  # a class lives in a cycle: a dead one may still be in the table
+        known = _CLASS_OF_ERROR_NAME.get(cls.__rio_type_name__)
+        if known is not None:
+            raise RegistrationError(
+                f"application errors {type_hints.qualified(known)} and {type_hints.qualified(cls)} would both travel as {cls.__rio_type_name__!r}: "
+                f'give one of them another name with type_name="..." in its class statement'
+            )
+    _CLASS_OF_ERROR_NAME[cls.__rio_type_name__] = cls
+
+
+def _same_place(one: type, other: type) -> bool:
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def _restore(cls: type[ApplicationError], values: Mapping[str, Any]) -> ApplicationError:
+    """An instance with these fields, whatever constructor the class has."""
+    error = cls.__new__(cls)
+    Exception.__init__(error, *values.values())
+    error.__dict__.update(values)
+    return error
+
+
+_FIELD_SPECIFIER = type(msgspec.field())
+
+
+class UnknownApplicationError(ApplicationError, type_name="rio.UnknownApplicationError"):
+    """An application error whose class this program does not have, or whose fields do not fit the
+    class it has.
+
+    Raised on, it travels as what it was.
+    """
+
+    type_name: str
+    fields: Any
+    reason: str = ""
+
+    if not TYPE_CHECKING:
+
+        @_Computed
+        def detail(self):
+            """As it arrived: ``[type name, fields]``."""
+            return [self.type_name, self.fields]
+
+    def __str__(self) -> str:
+        return f"application error {self.type_name!r} with {self.fields!r:.500}" + (
+            f": {self.reason}" if self.reason else ""
+        )

@@ -1,0 +1,168 @@
+"""The client's side of a socket: the handshake, what is no answer to a call, and the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from rio._core.calls import Call, ClientConnection
+from rio._core.frame import ReceiveBuffer
+from rio.errors import ConnectionLost, Draining, ProtocolError, RioError, from_code
+from rio.identity import Address
+from rio.transport import protocol
+from rio.transport.protocol import Hello, Kind
+
+
+class ClientOwner(Protocol):
+    """What a connection asks of its client."""
+
+    def refused(
+        self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol
+    ) -> None: ...
+    def lost(self, connection: ClientProtocol, calls: list[Call], error: RioError) -> None: ...
+    def event(self, connection: ClientProtocol, number: int, body: bytes) -> None: ...
+    def stream_ended(self, number: int) -> None: ...
+
+
+class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
+    """The client's side of one connection."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        owner: ClientOwner,
+        hello: Hello,
+        frame_limit: int,
+        receive_buffer: ReceiveBuffer,
+    ) -> None:
+        super().__init__(loop, frame_limit, receive_buffer)
+        self._owner = owner
+        self._hello = hello
+        self._replies: dict[int, asyncio.Future[None]] = {}
+        self._closed = loop.create_future()
+        self.ready: asyncio.Future[Hello] = loop.create_future()
+        """Who the server is, once it has said so; or why it would not."""
+        self.on_goaway: Callable[[], None] = _nothing
+
+    # --- what the transport tells -----------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.put(protocol.hello(self._hello))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._closed.done():
+            self._closed.set_result(None)
+        self._lose(
+            ConnectionLost(
+                f"the connection broke before the answer came: {exc or 'the server closed it'}"
+            )
+        )
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        """The server does not keep up: calls are still taken up to ``unsent_limit``, each caller
+        waits for its own answer.
+        """
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        self.congested = False
+
+    # --- what the core leaves to us ---------------------------------------------------------------
+
+    def control(self, kind: int, id: int, body: bytes) -> None:
+        if kind == Kind.HELLO:
+            self.usable = True
+            if not self.ready.done():
+                self.ready.set_result(protocol.read_hello(body))
+        elif kind == Kind.EVENT:
+            self._owner.event(self, id, body)
+        elif kind == Kind.END:
+            self._owner.stream_ended(id)
+        elif kind == Kind.GOAWAY and id == 0:
+            self._goes_away(*protocol.read_goaway(body))
+        elif kind in (Kind.PONG, Kind.GOAWAY):
+            reply = self._replies.pop(id, None)
+            if reply is not None and not reply.done():
+                reply.set_result(None)
+        elif kind == Kind.ERROR and id == 0:
+            self.broken(from_code(*protocol.read_error(body)))
+        elif kind not in (
+            Kind.RESPONSE,
+            Kind.ERROR,
+        ):  # those are late answers to calls that were given up
+            self.broken(ProtocolError(f"a client takes no frame of kind {kind}"))
+
+    def _goes_away(self, text: str, last_request: int | None) -> None:
+        self.on_goaway()
+        if last_request is not None:  # it has stopped: what it did not read has not run
+            self.usable = False
+            self._owner.lost(self, self.take_calls(last_request), Draining(text))
+            self._lose(ConnectionLost(f"the connection was closed before the answer came: {text}"))
+
+    def answered_with_error(self, call: Call, body: bytes) -> None:
+        self._owner.refused(call, protocol.read_error(body), self)
+
+    def broken(self, error: RioError) -> None:
+        """The server does not speak the protocol, or will not speak with us."""
+        if not self.ready.done():
+            self.ready.set_exception(error)
+        self._lose(ConnectionLost(f"the connection was given up: {error}"))
+
+    # --- for the client ---------------------------------------------------------------------------
+
+    async def request(self, kind: Kind) -> None:
+        """Send a PING or a GOAWAY, and wait until it is answered.
+
+        :raises ConnectionLost: it was not.
+        """
+        number = self.next_id()
+        reply = self._replies[number] = self.loop.create_future()
+        try:
+            self.put(protocol.simple(kind, number))
+            await reply
+        finally:
+            self._replies.pop(number, None)
+
+    def close(self) -> None:
+        """Send what is written, then close."""
+        self.flush()
+        self._lose(ConnectionLost("the client was closed before the answer came"))
+
+    async def wait_closed(self) -> None:
+        await self._closed
+
+    def _lose(self, error: ConnectionLost) -> None:
+        transport, self.transport = self.transport, None
+        self.usable = False
+        if transport is not None:
+            transport.close()
+        if not self.ready.done():
+            self.ready.set_exception(error)
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(error)
+        self._owner.lost(self, self.take_calls(), error)
+
+
+def _nothing() -> None: ...
+
+
+async def open_connection(address: str, make: Callable[[], ClientProtocol]) -> ClientProtocol:
+    """Connect over TCP, and wait until the server has introduced itself.
+
+    :raises OSError: it cannot be reached.
+    :raises RioError: it does not speak our protocol.
+    """
+    host, port = Address.parse(address)
+    _, connection = await asyncio.get_running_loop().create_connection(make, host, port)
+    try:
+        await connection.ready
+    except BaseException:
+        connection.close()
+        raise
+    return connection

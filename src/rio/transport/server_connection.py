@@ -1,0 +1,181 @@
+"""The server's side of a socket: handshake, back-pressure, broken connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Protocol
+
+from rio._core.dispatch import Connection, Dispatcher
+from rio.errors import FrameTooLarge, ProtocolError, RioError
+from rio.transport import protocol
+from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello, Kind
+
+logger = logging.getLogger("rio.transport")
+
+STALL_TIMEOUT = 10.0
+"""Seconds a peer may leave what it was sent unread before it is cut off."""
+HIGH_WATER = 1024 * 1024
+"""Unsent bytes at which a connection is no longer read."""
+MAX_UNSENT = 16 * 1024 * 1024
+"""Unsent bytes at which a peer is cut off."""
+
+
+class ServerOwner(Protocol):
+    """What a connection asks of its node."""
+
+    hello: Hello
+
+    def unsubscribe(self, connection: ServerProtocol, number: int) -> None: ...
+    def disconnected(self, connection: ServerProtocol) -> None: ...
+    def leave_requested(self) -> None: ...
+    def gossip(self, source: int, payload: bytes) -> None: ...
+
+
+class ServerProtocol(Connection, asyncio.BufferedProtocol):
+    """The server's side of one connection."""
+
+    def __init__(self, dispatcher: Dispatcher, owner: ServerOwner, frame_limit: int) -> None:
+        super().__init__(dispatcher, frame_limit)
+        self._owner = owner
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_dismissed = False
+        self.peer: Hello | None = None
+        """Who is at the other end, once it has said so."""
+
+    # --- what the transport tells -----------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        transport.set_write_buffer_limits(HIGH_WATER)
+        self.dispatcher.connections[self] = None
+        self._set_timer(HANDSHAKE_TIMEOUT, "the peer did not introduce itself")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._clear_timer()
+        self.dispatcher.connections.pop(self, None)
+        self.abandon()
+        self._owner.disconnected(self)
+
+    def eof_received(self) -> bool:
+        """The peer is gone; one that only stopped sending cannot be told from it.
+
+        Stop its work, send what is written, and close.
+        """
+        self.abandon()
+        self.close()
+        return False
+
+    def pause_writing(self) -> None:
+        """The peer does not read its answers: take no more requests from it, and do not wait for
+        ever.
+        """
+        self.watched = True
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+        self._set_timer(STALL_TIMEOUT, "the peer does not read what it is sent")
+
+    def resume_writing(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self._clear_timer()
+            self.watched = False
+            self.transport.resume_reading()
+
+    # --- what the core leaves to us ---------------------------------------------------------------
+
+    def control(self, kind: int, id: int, body: bytes) -> None:
+        if self._is_dismissed:
+            return
+        if not self.accepted:
+            self._greet(body)
+        elif kind == Kind.PING:
+            self.put(protocol.simple(Kind.PONG, id))
+        elif kind == Kind.END:
+            self._owner.unsubscribe(self, id)
+        elif kind == Kind.GOAWAY:
+            self.put(protocol.simple(Kind.GOAWAY, id))
+            self._owner.leave_requested()
+        elif kind == Kind.GOSSIP and self.peer is not None and self.peer.role == "node":
+            self._owner.gossip(self.peer.generation, protocol.read_gossip(body))
+        else:
+            raise ProtocolError(f"a server takes no frame of kind {kind} from this peer")
+
+    def _greet(self, body: bytes) -> None:
+        self.peer = protocol.read_hello(body)
+        self._clear_timer()
+        self.accepted = True
+        self.put(protocol.hello(self._owner.hello))
+
+    def answer_error(self, id: int, error: BaseException) -> None:
+        if self.transport is None:
+            return
+        body = protocol.error(id, error)
+        if len(body) > self.reader.limit:
+            body = protocol.error(
+                id,
+                FrameTooLarge(
+                    f"the answer was a {type(error).__name__} that takes {len(body)} bytes"
+                ),
+            )
+        self.put(body)
+
+    def broken(self, error: RioError) -> None:
+        """The bytes are no frames of ours: say so, and close."""
+        logger.warning("closing the connection from %s: %s", self._peer_name(), error)
+        self.answer_error(0, error)
+        self.close()
+
+    # --- for the node -----------------------------------------------------------------------------
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait to be sent."""
+        waiting = len(self.writer)
+        return (
+            waiting
+            if self.transport is None
+            else waiting + int(self.transport.get_write_buffer_size())
+        )
+
+    def flushed(self) -> None:
+        if self.unsent > MAX_UNSENT:
+            self.cut_off("the peer does not read what it is sent")
+
+    def dismiss(self, text: str) -> None:
+        """Take no more requests and tell the client which was the last, so that it sends the others
+        elsewhere. It is to close.
+        """
+        if self.accepted:
+            self.accepted = False
+            self._is_dismissed = True
+            self.put(protocol.goaway(text, self.last_request))
+            self.flush()
+        else:
+            self.close()
+
+    def cut_off(self, reason: str) -> None:
+        """Close at once, whatever is not sent yet."""
+        logger.warning("cutting off the connection from %s: %s", self._peer_name(), reason)
+        if self.transport is not None:
+            self.transport.abort()
+
+    def close(self) -> None:
+        """Send what is written, then close; at once if the peer does not read it."""
+        self.watched = False
+        self.flush()
+        if self.transport is not None:
+            self.transport.close()
+            self._set_timer(STALL_TIMEOUT, "the peer does not read what it is sent")
+
+    def _set_timer(self, delay: float, reason: str) -> None:
+        self._clear_timer()
+        self._timer = self.dispatcher.loop.call_later(delay, self.cut_off, reason)
+
+    def _clear_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _peer_name(self) -> str:
+        return str(None if self.transport is None else self.transport.get_extra_info("peername"))
