@@ -1,7 +1,6 @@
-"""What holds for every benchmark: the binaries are fresh, figures are kept, and a closing table
-shows them beside the targets.
+"""What holds for every benchmark: fresh binaries, saved figures, and a closing table with targets.
 
-``--full`` adds what takes long; ``--figures FILE`` saves the closing table as JSON.
+``--full`` adds the benchmarks that take long. ``--figures FILE`` saves the closing table as JSON.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart() -> None:
-    """An old binary is not measured."""
+    """Refuse to measure an old binary."""
     if sys.platform != "linux":
         pytest.exit(
             "the benchmarks read what Linux says of processes, and run there only",
@@ -66,7 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def question_of(item: pytest.Item) -> str:
-    """What the file is about."""
+    """The subject of the benchmark's file."""
     return item.path.stem.removeprefix("test_").replace("_", " ")
 
 
@@ -88,8 +87,9 @@ def pytest_terminal_summary(
 
 @pytest.fixture
 def report(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., None]:
-    """``report(what, value, unit, beside=("name", value), at_most=...)`` puts a line into the
-    closing table, and into the JSON.
+    """Put a line into the closing table and into the JSON.
+
+    ``report(what, value, unit, beside=("name", value), at_most=...)``
     """
     question = question_of(request.node)
 
@@ -107,14 +107,14 @@ def report(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., None
 
 @pytest.fixture(scope="session", autouse=True)
 def _many_files() -> None:
-    """As many connections as this user may have."""
+    """Allow as many connections as this user may have."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 20), hard))
 
 
 @pytest.fixture(autouse=True)
 def _a_heap_as_small_as_a_client_has() -> Iterator[None]:
-    """Garbage is collected as in any process, but without a look at the objects of pytest."""
+    """Collect garbage as in any process, but do not look at the objects of pytest."""
     gc.collect()
     gc.freeze()
     yield

@@ -1,5 +1,6 @@
-"""A dispatcher with objects and one connection, but no socket: reads go in, and what is written is
-thrown away.
+"""A dispatcher with objects and one connection, but without a socket.
+
+The benchmarks feed reads to the connection. What it writes is thrown away.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ async def quick(_: Any, message: Note) -> Echo:
 
 
 class Discard:
-    """A transport to nowhere."""
+    """A transport that throws away what is written."""
 
     def write(self, data: bytes) -> None: ...
 
 
 class Dispatching:
-    """The compiled core or its twin, on the running loop, and one read's worth of requests."""
+    """The compiled core or its twin, on the running loop, and the bytes of one read of requests."""
 
     def __init__(self, core: ModuleType, *, is_async: bool, requests: int) -> None:
         node = Node(core)
         node.add_method("bench", quick if is_async else plain, is_async=is_async)
         clock = (
             {"clock": time.monotonic} if core is twin else {}
-        )  # that of the tests stands still, and is called from C
+        )  # the clock of the tests stands still, and is called from C
         node.dispatcher = core.Dispatcher(node, node.dispatcher.tables.values(), **clock)
         node.dispatcher.loop = asyncio.get_running_loop()
         node.dispatcher.set_lease(math.inf)
@@ -56,5 +57,5 @@ class Dispatching:
         assert self._dispatcher.failures == 0
 
     def read(self) -> None:
-        """One read that brings all requests, which are answered when this returns."""
+        """Feed one read that holds all requests. All are answered when this returns."""
         read_bytes(self._connection, self._read)

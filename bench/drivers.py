@@ -1,5 +1,6 @@
-"""One durable write through each database's own driver, without ``rio``: what its storages are held
-against.
+"""One durable write through each database's own driver, without ``rio``.
+
+The benchmarks compare the storages of ``rio`` with these.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ class Driver(ABC):
 
     @abstractmethod
     async def write(self, row: Row) -> None:
-        """One row, durably, in one statement."""
+        """Write one row durably, in one statement."""
 
     @abstractmethod
     async def write_all(self, rows: Sequence[Row]) -> None:
-        """All rows, durably, at the cost of one commit."""
+        """Write all rows durably, at the cost of one commit."""
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -44,7 +45,10 @@ class Driver(ABC):
 class SqliteDriver(Driver):
     """aiosqlite in WAL mode, ``synchronous=FULL``."""
 
-    _UPSERT = "INSERT INTO driver (id, data) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET data = excluded.data"
+    _UPSERT = (
+        "INSERT INTO driver (id, data) VALUES (?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET data = excluded.data"
+    )
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -55,7 +59,8 @@ class SqliteDriver(Driver):
         for statement in (
             "PRAGMA journal_mode = WAL",
             "PRAGMA synchronous = FULL",
-            "CREATE TABLE IF NOT EXISTS driver (id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID",
+            "CREATE TABLE IF NOT EXISTS driver"
+            " (id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID",
         ):
             await self._connection.execute(statement)
 
@@ -66,7 +71,8 @@ class SqliteDriver(Driver):
         await self._connection.execute(self._UPSERT, row)
 
     async def write_all(self, rows: Sequence[Row]) -> None:
-        await self._connection._execute(self._write_all, rows)  # in one trip to its thread
+        # one trip to the thread of the connection
+        await self._connection._execute(self._write_all, rows)
 
     def _write_all(self, rows: Sequence[Row]) -> None:
         connection: sqlite3.Connection = self._connection._conn

@@ -1,4 +1,4 @@
-"""What a benchmark found, beside what it is measured against; and the table of all that."""
+"""The figures of a run, what each is compared with, and the table that shows them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Figure(msgspec.Struct, omit_defaults=True):
     value: float
     unit: str
     beside: str = ""
-    """What was measured in the same run, to compare with."""
+    """What was measured in the same run, for comparison."""
     beside_value: float = 0.0
     at_most: float | None = None
     at_least: float | None = None
@@ -78,7 +78,7 @@ HEAD = ("", "measured", "beside it", "ratio", "target", "")
 
 
 def table(figures: Iterable[Figure]) -> list[str]:
-    """Lines, with an empty one before each question."""
+    """The table, line by line, with an empty line before each question."""
     rows = [HEAD, *(figure.row() for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
     lines, question = [_line(HEAD, widths)], ""
@@ -101,14 +101,14 @@ def _line(cells: tuple[str, ...], widths: list[int]) -> str:
 
 
 def save(figures: list[Figure], path: Path) -> None:
-    """All figures, and on what they were measured, as JSON."""
+    """Write all figures as JSON, with a description of the machine."""
     record = {
         "python": sys.version,
         "machine": platform.platform(),
         "cpu": _cpu(),
         "load_average": os.getloadavg()[
             1
-        ],  # of five minutes: the benchmarks themselves make between 1 and 2 of it
+        ],  # of five minutes; the benchmarks themselves add between 1 and 2
         "figures": figures,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,8 +128,9 @@ def _cpu() -> str:
 
 
 class Work:
-    """Something that is done in rounds of ``size`` calls; what each round took, on the clock and of
-    the CPUs of some processes.
+    """Work in rounds of ``size`` calls.
+
+    For each round it keeps the time on the clock and the time of the CPUs of some processes.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Work:
     ) -> None:
         self.size = size
         self.before = before
-        """What is done before each round, unmeasured."""
+        """Prepare a round. This is not measured."""
         self._do = do
         self._pids = pids
         self._seconds: list[float] = []
@@ -154,7 +155,7 @@ class Work:
         self._cpu.append(self._used() - cpu)
 
     def forget(self) -> None:
-        """What was measured so far was for warming up."""
+        """Forget what was measured so far: it was the warm-up."""
         self._seconds.clear()
         self._cpu.clear()
 
@@ -163,8 +164,9 @@ class Work:
 
     @property
     def seconds(self) -> float:
-        """Of the clock, for one call, in the fastest round: the one that the rest of the machine
-        has disturbed the least.
+        """Seconds on the clock for one call in the fastest round.
+
+        The rest of the machine has disturbed that round the least.
         """
         return min(self._seconds) / self.size
 
@@ -175,13 +177,14 @@ class Work:
 
     @property
     def cpu_micros(self) -> float:
-        """Of all the processes' CPUs, for one call, in the median round."""
+        """Seconds of all processes' CPUs for one call in the median round."""
         return statistics.median(self._cpu) / self.size * 1e6
 
 
 def in_turn(benchmark: Any, work: Work, *others: Work, rounds: int) -> None:
-    """Rounds of ``work``, for pytest-benchmark's table, each after one of every other: what
-    disturbs one disturbs all.
+    """Rounds of ``work``, for pytest-benchmark's table.
+
+    The works take turns, a round each, so that a disturbance hits all of them.
     """
     for each in (work, *others):
         each.before()

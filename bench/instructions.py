@@ -1,16 +1,15 @@
-"""How many machine instructions do the hot paths take? A guard against regressions that noise
-cannot fool.
+"""Count the machine instructions of the hot paths: a guard that noise cannot fool.
 
 ::
 
-    make bench-instructions              hold them against bench/instructions.json: more than 5 % above is a failure
-    make bench-instructions ACCEPT=1     write what is counted now as the new numbers
+    make bench-instructions              fail if a path takes over 5 % more than its baseline
+    make bench-instructions ACCEPT=1     write the counts of this run as the new baselines
 
-Callgrind counts what a path executes, whatever else the machine does; the same binary and inputs
-give the same count but for a few thousandths. Each path runs N and 2 N times, and the difference
-divided by N is what it takes, without start-up, warm-up or harness. A count belongs to a build of
-Python and of the packages under ``rio``, so there is a baseline for each minor version, and it says
-by which build it was made.
+The baselines stand in ``bench/instructions.json``. Callgrind counts what a path executes, whatever
+else the machine does: the same binary and inputs give the same count but for a few thousandths.
+Each path runs N and 2 N times, and the difference divided by N is the count of one pass, without
+start-up, warm-up or harness. A count belongs to a build of Python and of the packages under
+``rio``, so each minor version has a baseline, which names the build that it was made with.
 """
 
 from __future__ import annotations
@@ -45,12 +44,13 @@ from rio._core.gossip import MemberTable
 BASELINES = Path(__file__).with_name("instructions.json")
 TOLERANCE = 0.05
 MARK = "getsid"
-"""A function of the C library that nothing else calls: Callgrind writes down its counts, and begins
-anew, whenever it is entered.
+"""A function of the C library that nothing else calls.
+
+Whenever it is entered, Callgrind writes its counts and starts again from zero.
 """
 
 Run = Callable[[int], Awaitable[None]]
-"""Does its path so many times."""
+"""Run the path so many times."""
 
 
 # --- the paths ------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ async def a_server() -> AsyncIterator[rio.Server]:
 
 @asynccontextmanager
 async def calling() -> AsyncIterator[Run]:
-    """From a client's send to its reply, through both halves of the core and no socket."""
+    """One call from a client's send to its reply, through both halves of the core and no socket."""
     async with a_server() as server:
         await activate(server.client, objects=64)
 
@@ -101,7 +101,7 @@ async def calling() -> AsyncIterator[Run]:
 
 @asynccontextmanager
 async def activating() -> AsyncIterator[Run]:
-    """A call to an object that is not in memory, whose place is kept in memory."""
+    """A call to an object that is not in memory, while the server remembers its placement."""
     ids = itertools.count()
     async with a_server() as server:
 
@@ -116,7 +116,7 @@ async def activating() -> AsyncIterator[Run]:
 
 @asynccontextmanager
 async def delivering() -> AsyncIterator[Run]:
-    """One event to 100 tasks that wait for it, through no socket."""
+    """One event for 100 tasks that wait for it, through no socket."""
     async with a_server() as server:
         subscriptions = [server.client.subscribe(Bell, "bell", Rang) for _ in range(100)]
         for subscription in subscriptions:
@@ -142,7 +142,7 @@ async def delivering() -> AsyncIterator[Run]:
 
 @asynccontextmanager
 async def merging() -> AsyncIterator[Run]:
-    """A new table takes two states of 64 members, the second of which is news by half."""
+    """A new table merges two states of 64 members; half of the second state is news."""
     first, second = full_state(64, 1).encode(), full_state(64, 2).encode()
 
     async def run(count: int) -> None:
@@ -163,7 +163,7 @@ PATHS = {
     "deliver an event": (delivering, 10_000),
     "merge 2 x 64 members": (merging, 50),
 }
-"""How each is made, and N."""
+"""Each path's maker, and N."""
 
 
 # --- under Callgrind ------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ async def run_all() -> None:
 
 
 def counted() -> dict[str, float]:
-    """Instructions for one pass of each path."""
+    """The instructions of one pass of each path."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory, "counts")
         valgrind = [
@@ -210,7 +210,7 @@ def counted() -> dict[str, float]:
 
 
 def total(part: Path) -> int:
-    """Of one part of Callgrind's output."""
+    """The count in one part of Callgrind's output."""
     for line in part.read_text().splitlines():
         if line.startswith(("summary:", "totals:")):
             return int(line.split()[1])
@@ -227,7 +227,8 @@ class Baseline(msgspec.Struct):
 
 def this_build() -> str:
     packages = ", ".join(f"{package} {version(package)}" for package in ("msgspec", "uvloop"))
-    return f"{platform.python_implementation()} {platform.python_version()}, {platform.python_compiler()}, {platform.machine()}, {packages}"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, {platform.python_compiler()}, {platform.machine()}, {packages}"
 
 
 def minor_version() -> str:
@@ -250,7 +251,7 @@ def accept(counts: dict[str, float]) -> None:
 
 
 def compare(counts: dict[str, float], expected: dict[str, float]) -> bool:
-    """Print both; whether no path takes clearly more than it may."""
+    """Print counts and baselines. Returns whether every path is within its tolerance."""
     print(f"{'instructions':34} {'now':>10} {'baseline':>10}")
     good = True
     for name, count in counts.items():
@@ -283,7 +284,7 @@ def main() -> int:
         return 0
     if shutil.which("valgrind") is None:
         print(
-            "valgrind is needed to count instructions: apt-get install valgrind, or dnf install valgrind",
+            "counting instructions needs valgrind: apt-get or dnf install valgrind",
             file=sys.stderr,
         )
         return 2
@@ -302,14 +303,16 @@ def main() -> int:
         )
         print(f"no baseline to compare with: {made_by}; this is {this_build()}.", file=sys.stderr)
         print(
-            "Count the commit that you compare with on this machine first: make bench-instructions ACCEPT=1",
+            "Count the commit that you compare with on this machine first:"
+            " make bench-instructions ACCEPT=1",
             file=sys.stderr,
         )
         return 2
     if compare(counts, baseline.instructions):
         return 0
     print(
-        f"more than {TOLERANCE:.0%} above the baseline; if that is meant, make bench-instructions ACCEPT=1 and commit",
+        f"more than {TOLERANCE:.0%} above the baseline;"
+        " if that is meant, make bench-instructions ACCEPT=1 and commit",
         file=sys.stderr,
     )
     return 1

@@ -1,5 +1,7 @@
-"""Load: calls one after the other in so many tasks, or calls that begin at given moments whether
-the others have ended or not.
+"""Load in two forms: closed and open.
+
+Closed: a number of tasks, each of which makes one call after the other. Open: calls that begin at
+given moments, whether earlier calls have ended or not.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ OBJECTS = 1000
 
 
 STRIDE = 7919
-"""How far apart the objects are with which two tasks begin: each calls others for as long as it
-makes fewer calls than this.
+"""The distance between the objects at which two tasks begin.
+
+A task that makes fewer calls than this meets no object of another task.
 """
 
 
@@ -29,8 +32,9 @@ async def closed_loop(
     prefix: str = "",
     first: int = 0,
 ) -> None:
-    """``in_flight`` tasks, each of which sends its next call when the one before is answered, to
-    the next object, from ``first`` on.
+    """Make calls in ``in_flight`` tasks, each to the next object, from ``first`` on.
+
+    A task sends its next call when its last one has been answered.
     """
 
     async def caller(number: int) -> None:
@@ -45,14 +49,14 @@ async def closed_loop(
 async def activate(
     client: rio.Client, objects: int = OBJECTS, prefix: str = "", in_flight: int = 256
 ) -> None:
-    """Have these objects in memory."""
+    """Bring these objects to memory."""
     await in_parallel(
         objects, in_flight, lambda number: client.send(Room, f"{prefix}{number}", Ping(""))
     )
 
 
 async def in_parallel(count: int, width: int, work: Callable[[int], Awaitable[object]]) -> None:
-    """``work(0)`` to ``work(count - 1)``, in ``width`` tasks."""
+    """Run ``work(0)`` to ``work(count - 1)`` in ``width`` tasks."""
     numbers = iter(range(count))
 
     async def worker() -> None:
@@ -63,7 +67,7 @@ async def in_parallel(count: int, width: int, work: Callable[[int], Awaitable[ob
 
 
 class Latencies:
-    """How long after its moment each call was answered, until all have been."""
+    """The seconds from each call's due moment to its answer; complete once all are answered."""
 
     def __init__(self, calls: int) -> None:
         self.seconds: list[float] = []
@@ -79,13 +83,12 @@ class Latencies:
 async def open_loop(
     begin: Callable[[list[float], Latencies], None], rate: float, seconds: float
 ) -> list[float]:
-    """Begin calls evenly at ``rate`` a second, and return all latencies in order of size, in
-    seconds.
+    """Begin calls evenly at ``rate`` a second; all latencies in seconds, in ascending order.
 
-    ``begin(dues, latencies)`` begins as many calls as there are moments, each of which tells
-    :meth:`Latencies.answered` its own. A latency counts from the moment at which the call was due,
-    so a stall is felt by all calls that it delays. The task never sleeps, since a timer wakes too
-    late; it gives way to the loop between two looks at the clock.
+    ``begin(dues, latencies)`` begins a call for each moment in ``dues``. Each call tells its moment
+    to :meth:`Latencies.answered`. A latency counts from the moment at which the call was due, so a
+    stall shows in all calls that it delays. The task never sleeps, since a timer wakes too late; it
+    yields to the loop between two looks at the clock.
     """
     calls, sent = int(rate * seconds), 0
     latencies, began = Latencies(calls), time.perf_counter()

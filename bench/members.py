@@ -8,8 +8,9 @@ from tests.core.gossip_twin import Record, Snapshot, State
 
 
 def full_state(members: int, seed: int) -> State:
-    """Every member has said something, 1 in 20 is suspected; the incarnations are partly older and
-    partly newer than with another seed.
+    """A table in which every member has a record, and 1 in 20 is suspected.
+
+    The incarnations are partly older and partly newer than those of another seed.
     """
     rng = random.Random(seed)
     generations = range(1, members + 1)

@@ -1,5 +1,6 @@
-"""Processes of a measurement: started, looked at from outside by what Linux says of them, and ended
-with the measurement.
+"""The processes of a measurement: they end with it.
+
+Linux tells from outside what they use.
 """
 
 from __future__ import annotations
@@ -14,15 +15,13 @@ from pathlib import Path
 from typing import Self
 
 CPU_CLOCK_OF_A_PROCESS = 2
-"""The low bits of the number under which ``clock_gettime`` knows a process's CPU clock, as
-``clock_getcpuclockid`` in C makes it.
-"""
+"""The low bits of a process's CPU clock id, as ``clock_getcpuclockid`` in C makes it."""
 
 CORES = sorted(os.sched_getaffinity(0))
 
 
 def cpu_seconds(pid: int) -> float:
-    """What all threads of a process have used so far, in nanosecond steps."""
+    """The CPU seconds of all threads of a process, in steps of a nanosecond."""
     return time.clock_gettime(~pid << 3 | CPU_CLOCK_OF_A_PROCESS)
 
 
@@ -31,7 +30,7 @@ def resident_bytes(pid: int | str) -> int:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most that was ever resident."""
+    """The most bytes that were ever resident."""
     line = next(
         line
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -46,11 +45,11 @@ def open_files(pid: int) -> int:
 
 @contextmanager
 def pinned(places: Mapping[int, int]) -> Iterator[None]:
-    """Keep each process on the core that it is given, the n-th of those that may be used, so that
-    rounds differ by the software alone.
+    """Keep each process on its own core, so that rounds differ by the software alone.
 
-    Left to itself, the kernel puts two processes that wake each other on one core or on two as the
-    rest of the machine's load suggests.
+    The n-th process gets the n-th core that may be used. Left to itself, the kernel puts two
+    processes that wake each other on one core or on two, as the rest of the machine's load
+    suggests.
     """
     before = {pid: os.sched_getaffinity(pid) for pid in places}
     for pid, core in places.items():
@@ -63,7 +62,7 @@ def pinned(places: Mapping[int, int]) -> Iterator[None]:
 
 
 class ServerProcess:
-    """A Python module that prints ``listening host:port``, and ends when its standard input does."""
+    """A Python module that prints ``listening host:port``. It ends when its standard input ends."""
 
     def __init__(self, module: str, *arguments: str) -> None:
         command = [sys.executable, "-m", module, *arguments]

@@ -1,4 +1,4 @@
-"""Connections without a client behind them: what the sockets cost alone, and many cheap ones."""
+"""Connections without a client behind them: the cost of the sockets alone, and many cheap ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rio.transport import protocol
 from rio.transport.protocol import Hello, Kind
 
 FRAME = (60).to_bytes(4, "big") + bytes(60)
-"""As long as a request for a :class:`bench.workload.Room`."""
+"""The length of a request for a :class:`bench.workload.Room`."""
 
 
 class Socket(asyncio.Protocol):
@@ -46,7 +46,7 @@ class Socket(asyncio.Protocol):
 
 
 class EchoClient(Socket):
-    """Sends frames to an echo, and a new one for each that comes back, with no future for any."""
+    """Sends frames to an echo, and a new frame for each that comes back, with no future for any."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class EchoClient(Socket):
 
 
 class TimedEchoClient(Socket):
-    """Sends frames to an echo when it is told to, and says of each when it has come back."""
+    """Sends frames to an echo when it is told to, and reports when each has come back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class TimedEchoClient(Socket):
 
 
 class RawConnection(Socket):
-    """A connection to a node that has introduced itself, and counts the frames that come."""
+    """A connection to a node that has introduced itself. It counts the frames that come."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class RawConnection(Socket):
         )
 
     async def subscribe(self, object_type: type, id: str, count: int) -> None:
-        """Have an object's events sent here ``count`` times over."""
+        """Subscribe to an object's events ``count`` times over."""
         for number in range(1, count + 1):
             self.request(number, object_type, id, system_messages.Subscribe(number))
         await self.arrival(self.frames + count)

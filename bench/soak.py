@@ -1,21 +1,22 @@
-"""Does a server grow, or slow down, while it works? Steady load for minutes, on objects that come
-and go, and a verdict.
+"""Does a server grow, or slow down, while it works?
 
 ::
 
     make soak MINUTES=10
 
-One server process on an SQLite file. Half of the calls go to objects that stay. The others go to
-guests: each is activated by its first call, is called and saved, and leaves; then another id takes
-its place. Every interval prints what Linux says of the server process, and what the server says of
-itself. The run fails if, after the first fifth of the time, one of these is exceeded:
+One server process on an SQLite file has a steady load for minutes, on objects that come and go.
+Half of the calls go to objects that stay. The others go to guests: a guest is activated by its
+first call, is called and saved, and leaves; then another id takes its place. Every interval prints
+what Linux and the server itself say of the server process. The run fails if, after the first fifth
+of the time, one of these limits is exceeded:
 
-=====================  =============================================================================================
-resident memory        the line fitted through it rises by at most 2 MiB, or 2 % of its mean, over the whole time
-open files, tasks      no more at the end than at the beginning, but for a few that the load opens and closes
-live objects           as many as the load keeps alive, and those that are just leaving
-p99                    that of the last third is at most twice that of the first
-=====================  =============================================================================================
+=================  =============================================================================
+resident memory    the line fitted through it rises by at most 2 MiB, or 2 % of its mean, in all
+open files, tasks  no more at the end than at the beginning, but for a few that the load opens
+                   and closes
+live objects       as many as the load keeps alive, and those that are just leaving
+p99                that of the last third is at most twice that of the first
+=================  =============================================================================
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from bench.workload import Guest, Health, Increment, Leave, Look, Nurse, Ping, R
 
 MIB = 1024 * 1024
 CALLERS = 16
-"""Tasks that call rooms, and as many that each keep a guest."""
+"""The number of tasks that call rooms, and of tasks that each keep a guest."""
 CALLS_A_GUEST = 20
 PAUSE = 0.004
 """Seconds between two calls of a task: the load is steady, and the server far from saturated."""
@@ -46,7 +47,7 @@ SAMPLES = 60
 GROWTH = 2 * MIB
 GROWTH_RATIO = 0.02
 SLACK = 3
-"""Files or tasks more than at the beginning: of the storage, of a guest that is just leaving."""
+"""Files or tasks more than at the beginning: the storage's, or those of a guest that is leaving."""
 SLOWER = 2.0
 
 
@@ -59,16 +60,16 @@ class Sample(msgspec.Struct):
     p50: float
     p99: float
     cpu: float
-    """Of the server, as a share of one core."""
+    """The server's share of one core."""
     resident: int
     files: int
     health: Health
     own_resident: int
-    """Of the process that makes the load."""
+    """The share of the process that makes the load."""
 
 
 class Load:
-    """Calls, one after the other, in many tasks; and how long each took."""
+    """Calls in many tasks, one after the other in each; and how long each call took."""
 
     def __init__(self, client: rio.Client) -> None:
         self._client = client
@@ -76,7 +77,7 @@ class Load:
         self._latencies: list[float] = []
 
     def taken(self) -> list[float]:
-        """The latencies since the last time, in order of size."""
+        """The latencies since the last time, in ascending order."""
         latencies, self._latencies = self._latencies, []
         return sorted(latencies)
 
@@ -109,7 +110,8 @@ async def soak(seconds: float) -> list[Sample]:
             async with rio.Client(storage) as client:
                 client.route_limit = (
                     4 * OBJECTS
-                    # so that its memory of places is full soon, and its size as steady as the server's
+                    # so that its placement cache is full soon, and its size as steady as the
+                    # server's
                 )
                 return await sampled(client, server.pid, seconds)
 
@@ -172,7 +174,7 @@ def show(sample: Sample) -> None:
 
 
 def verdict(samples: list[Sample]) -> bool:
-    """Print how everything moved after the warm-up; whether all of it is within bounds."""
+    """Print how each figure moved after the warm-up; whether all are within their bounds."""
     steady = samples[len(samples) // 5 :]
     third = len(steady) // 3
     first, last = steady[:third], steady[-third:]
@@ -197,7 +199,10 @@ def growth(what: str, steady: list[Sample], size: Callable[[Sample], int]) -> tu
         slope * (times[-1] - times[0]),
         max(GROWTH, GROWTH_RATIO * statistics.mean(sizes)),
     )
-    text = f"{what}: {slope * 60 / 1024:+,.1f} KiB a minute, {grown / MIB:+.2f} MiB in all (at most {allowed / MIB:.2f})"
+    text = (
+        f"{what}: {slope * 60 / 1024:+,.1f} KiB a minute,"
+        f" {grown / MIB:+.2f} MiB in all (at most {allowed / MIB:.2f})"
+    )
     return grown <= allowed, text
 
 
@@ -217,7 +222,8 @@ def drift(first: list[Sample], last: list[Sample]) -> tuple[bool, str]:
     )
     return (
         after <= SLOWER * before,
-        f"p99: {before:,.0f} µs in the first third, {after:,.0f} µs in the last (at most {SLOWER:g} times)",
+        f"p99: {before:,.0f} µs in the first third, {after:,.0f} µs in the last"
+        f" (at most {SLOWER:g} times)",
     )
 
 

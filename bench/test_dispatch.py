@@ -1,6 +1,4 @@
-"""What does a request cost from the bytes that come in to the bytes that go out, compiled and in
-plain Python?
-"""
+"""What does a request cost from bytes in to bytes out, compiled and in plain Python?"""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ REPEATED = 30
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "plain"])
 def test_dispatching(benchmark: Any, report: Any, runner: asyncio.Runner, is_async: bool) -> None:
-    """64 requests for 64 objects arrive in one read: parse, find, decode, call the handler, encode,
-    write.
+    """64 requests for 64 objects arrive in one read.
+
+    Each is parsed, finds its object, is decoded and handled; each reply is encoded and written.
     """
 
     async def made(core: ModuleType) -> Dispatching:

@@ -19,7 +19,7 @@ SIZES = pytest.mark.parametrize("size", [60, 64 * 1024], ids=["60 B", "64 KiB"])
 
 @SIZES
 def test_cutting_a_read_into_frames(benchmark: Any, report: Any, size: int) -> None:
-    """64 small frames arrive in one read; a large one in many."""
+    """64 small frames arrive in one read; a large frame arrives in many."""
     count = FRAMES if size < 1024 else 1
     data = (size.to_bytes(4, "big") + bytes(size)) * count
 

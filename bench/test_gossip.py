@@ -1,5 +1,6 @@
-"""What does a merge cost: a whole state of 8, 64 and 1,024 members off the wire, compiled and in
-plain Python?
+"""What does the merge of a whole state of 8, 64 and 1,024 members cost?
+
+It comes off the wire, and is merged by the compiled table and in plain Python.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ROUNDS = 20
 
 @SIZES
 def test_merge_of_news(benchmark: Any, report: Any, members: int) -> None:
-    """Half of the records are news.
+    """Merge a state of which half of the records are news.
 
     Each merge has a fresh table, which is made outside of the measurement.
     """
@@ -74,7 +75,7 @@ def test_merge_of_what_is_known_already(benchmark: Any, report: Any, members: in
 
 @SIZES
 def test_a_message_of_8_records(benchmark: Any, report: Any, members: int) -> None:
-    """What gossip is, most of the time; it must not cost more in a larger cluster."""
+    """Gossip is this most of the time. It must not cost more in a larger cluster."""
 
     def merging(members: int) -> Work:
         table, message = MemberTable(), MemberTable()

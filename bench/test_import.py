@@ -1,6 +1,4 @@
-"""How long does ``import rio`` take beyond asyncio and msgspec, which it stands on; and how large
-is its wheel?
-"""
+"""How long does ``import rio`` take beyond asyncio and msgspec, and how large is its wheel?"""
 
 from __future__ import annotations
 
@@ -17,13 +15,23 @@ from typing import Any
 
 import rio
 
-TIMED = "import asyncio, msgspec, time; began = time.process_time(); import rio; print(time.process_time() - began)"
-STANDS_ON = "import time; began = time.process_time(); import asyncio, msgspec; print(time.process_time() - began)"
+TIMED = """
+import asyncio, msgspec, time
+began = time.process_time()
+import rio
+print(time.process_time() - began)
+"""
+STANDS_ON = """
+import time
+began = time.process_time()
+import asyncio, msgspec
+print(time.process_time() - began)
+"""
 
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
 }
-"""So that the first process compiles the modules for the others."""
+"""Compile the modules once, so that every measured process finds them compiled."""
 
 
 def cpu_seconds(program: str) -> float:
@@ -39,9 +47,7 @@ def cpu_seconds(program: str) -> float:
 
 
 def test_import(benchmark: Any, report: Any) -> None:
-    """CPU time, in a fresh process each time, with the files in the page cache and the byte code
-    compiled.
-    """
+    """CPU seconds in a fresh process each time, with page cache and byte code warm."""
     ours: list[float] = []
     others: list[float] = []
     cpu_seconds(TIMED)

@@ -1,10 +1,9 @@
 """How long does a call take while the server is half as busy as it can be?
 
-Calls begin evenly, whether those before have been answered or not, and the clock runs from the
-moment at which a call was due: a stall is felt by every call that it delays. In between, frames are
-echoed in the same way at the same rate: their tail is the machine's, since there is next to nothing
-else in it. Of the rounds the quietest of each counts: the tail is the first thing that other work
-spoils.
+Calls begin evenly, whether earlier calls have been answered or not, and the clock runs from the
+moment at which a call was due: a stall shows in every call that it delays. In between, frames are
+echoed in the same way at the same rate: their tail is the machine's, since an echo has next to no
+software in it. The quietest round of each counts, because other work spoils the tail first.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ def test_latency_at_half_of_saturation(
 
 
 async def rate(client: rio.Client) -> float:
-    """What the two processes can do."""
+    """The calls and the frames a second that the two processes can do."""
     began = time.perf_counter()
     await closed_loop(client, CALLS, IN_FLIGHT)
     return CALLS / (time.perf_counter() - began)

@@ -1,8 +1,8 @@
 """How much memory do a live object and a connection take while they do nothing?
 
-What the operating system says of the server process: its resident memory with many, less that with
-few. The server keeps placements nowhere. Python's own share is what an equal number of the same
-objects takes that no server hosts.
+The figures are the operating system's: the server's resident memory with many, less that with few.
+The server keeps no placements. Python's own share is what an equal number of the same objects takes
+without a server.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ def test_live_objects(
 def test_idle_connections(
     benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str, used: bool
 ) -> None:
-    """What the process holds; the kernel's buffers come on top.
+    """The memory of the process. The kernel's buffers come on top.
 
-    Those that were used have carried 64 KiB each way, one after the other.
+    The connections that were used have carried 64 KiB each way, one after the other.
     """
     with node(storage_url) as server:
 
@@ -108,7 +108,7 @@ def test_idle_connections(
         before = resident_bytes(server.pid)
         connections: list[RawConnection] = []
         benchmark.pedantic(lambda: connections.extend(runner.run(connect(CONNECTIONS))), rounds=1)
-        runner.run(asyncio.sleep(1.0))  # only then are they idle
+        runner.run(asyncio.sleep(1.0))  # they count as idle only then
         each = (resident_bytes(server.pid) - before) / CONNECTIONS
         runner.run(close(connections + warm_up))
     report(

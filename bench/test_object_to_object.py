@@ -1,5 +1,6 @@
-"""What does a call cost that an object makes: to a neighbour on its node, and to one on another
-node, beside a client's call?
+"""What does a call cost that an object makes, to its own node and to another?
+
+A client's call stands beside it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def test_same_node(
 def test_another_node(
     benchmark: Any, report: Any, runner: asyncio.Runner, server: ServerProcess, storage_url: str
 ) -> None:
-    """The caller lives on one of two nodes, the objects that it calls on the other."""
+    """The caller lives on one of two nodes, and the objects that it calls live on the other."""
     with node(storage_url) as other:
         client = rio.Client(storage_url)
         runner.run(client.start())
@@ -91,7 +92,7 @@ def test_another_node(
 
 
 async def a_driver_on_each(client: rio.Client, *servers: ServerProcess) -> list[str]:
-    """The ids of two drivers, the first on the first server."""
+    """The ids of two drivers, the first of which is on the first server."""
     found: dict[str, str] = {}
     for number in range(100):
         id = f"driver-{number}"

@@ -1,8 +1,7 @@
-"""Does the cost of a call grow with the objects that are in memory, with connections, or with
-registered types?
+"""Does a call cost more with more objects in memory, more connections, or more registered types?
 
-CPU of client and server together; the smallest is what the others are held against. The server
-keeps placements nowhere, so that a million objects fit into a minute.
+The figures are the CPU seconds of client and server together, compared with the smallest case. The
+server keeps no placements, so that a million objects fit into a minute.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def server_and_client(
 def calls_to(
     runner: asyncio.Runner, client: rio.Client, server: ServerProcess, objects: int
 ) -> Work:
-    """To other objects in each round, as far as there are others."""
+    """Call other objects in each round, as far as there are others."""
     rounds = itertools.count()
 
     async def calls() -> None:
@@ -61,7 +60,7 @@ def calls_to(
 def test_live_objects(
     benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str, many: int
 ) -> None:
-    """The client may remember the place of each, as it does of 200,000 by default."""
+    """The client may remember the placement of each object; by default it remembers 200,000."""
     with server_and_client(runner, storage_url) as (server, client):
         client.route_limit = 4 * many
         runner.run(activate(client, many))
@@ -92,7 +91,7 @@ def test_live_objects_beyond_what_a_client_remembers(
 def test_idle_connections(
     benchmark: Any, report: Any, runner: asyncio.Runner, tmp_path: Path
 ) -> None:
-    """One client calls, and 999 do not; beside a server that has only the one."""
+    """One client calls while 999 do not; beside it, a server that has only the one client."""
 
     async def connect(server: ServerProcess) -> list[RawConnection]:
         return [await RawConnection.connect(server.address) for _ in range(CONNECTIONS - 1)]
@@ -114,9 +113,11 @@ def test_idle_connections(
 def test_busy_connections(
     benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str
 ) -> None:
-    """1,000 clients with one call in flight each, so that no two calls share a read or a write;
-    beside one client with one call in flight, and beside frames that are echoed over as many
-    connections."""
+    """1,000 clients have one call in flight each, so that no two calls share a read or a write.
+
+    Beside it: one client with one call in flight, and frames that are echoed over as many
+    connections.
+    """
 
     async def one_call_each(clients: list[rio.Client], calls: int) -> None:
         each = calls // len(clients)
@@ -168,7 +169,7 @@ def test_registered_types(
 ) -> None:
     """500 more types are registered.
 
-    Calls to one of them; and calls each of which goes to another type than the one before.
+    The calls go to one of them; then, each call goes to another type than the one before.
     """
     names = [f"Room{number}" for number in range(TYPES)]
 

@@ -1,5 +1,6 @@
-"""What does a call cost between two processes, with 1, 64 and 1,024 in flight, beside raw frames
-that uvloop echoes?
+"""What does a call between two processes cost, with 1, 64 and 1,024 in flight?
+
+Beside it, uvloop echoes raw frames.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def works(
     echo_client: EchoClient,
     echo_server: ServerProcess,
 ) -> Callable[[type[Ping] | type[PlainPing], int], tuple[Work, Work]]:
-    """The calls, and the frames to hold them against."""
+    """The calls, and the frames that they are compared with."""
 
     def make(message: type[Ping] | type[PlainPing], in_flight: int) -> tuple[Work, Work]:
         calls, own = CALLS[in_flight], os.getpid()
@@ -95,9 +96,7 @@ def test_many_in_flight(
 def test_one_in_flight(
     benchmark: Any, report: Any, works: Any, message: type[Ping] | type[PlainPing]
 ) -> None:
-    """Each side sleeps while the other works, so this is the time that the machine takes to wake a
-    core, for the most part.
-    """
+    """Each side sleeps while the other works, so this is mostly the time to wake a core."""
     ours, frames = works(message, 1)
     in_turn(benchmark, ours, frames, rounds=9)
     what = f"1 in flight, {'async def' if message is Ping else 'def'}"
@@ -113,9 +112,7 @@ def test_one_in_flight_with_both_processes_on_one_core(
     echo_server: ServerProcess,
     message: type[Ping] | type[PlainPing],
 ) -> None:
-    """Nobody waits for another core to wake up, so this is the software's own time: that of the
-    kernel, the loop and ``rio``.
-    """
+    """No process waits for a core to wake up, so this is the time of kernel, loop and ``rio``."""
     ours, frames = works(message, 1)
     with pinned({os.getpid(): 0, server.pid: 0, echo_server.pid: 0}):
         in_turn(benchmark, ours, frames, rounds=9)

@@ -1,9 +1,8 @@
-"""How many deliveries a second does one event after the other make, to 1, 100 and 1,000
-subscribers?
+"""How many deliveries a second does one event after the other make?
 
-To 1,000 subscriptions on one connection, on ten, and on a connection each. The receiver counts
-frames, so what is measured is the server. Last, with a client that decodes every event and hands it
-to the task that waits for it.
+There are 1, 100 and 1,000 subscribers; 1,000 subscriptions are on one connection, on ten, and on a
+connection each. The receiver counts frames, so this measures the server. At last, a client decodes
+every event and hands it to the task that waits for it.
 """
 
 from __future__ import annotations
@@ -84,7 +83,8 @@ def test_deliveries(
     work = Work(lambda: runner.run(ring()), rings * BATCH * subscribers, server.pid)
     in_turn(benchmark, work, rounds=5)
     runner.run(close())
-    what = f"{subscribers:,} subscriptions on {connections:,} connection{'s' if connections > 1 else ''}"
+    plural = "s" if connections > 1 else ""
+    what = f"{subscribers:,} subscriptions on {connections:,} connection{plural}"
     limit = {"at_least": 500_000} if subscribers == 1000 else {}
     report(f"{what}: deliveries", work.rate, "/s", **limit)
     report(f"{what}: server's CPU a delivery", work.cpu_micros, "µs")

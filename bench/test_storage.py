@@ -1,9 +1,9 @@
-"""How many objects are claimed and states saved in a second, durably, one after the other and 64 at
-a time?
+"""How many objects are claimed and states saved durably in a second?
 
-First through a :class:`rio.Storage`, beside rows that the database's own driver writes; then
-through a client and a server. A cold activation claims the object; with state it loads that, too,
-and fences it, which is a second write; a call that saves is answered after that. SQLite runs with
+They are claimed and saved one after the other, and 64 at a time: first through a
+:class:`rio.Storage`, beside rows that the database's own driver writes; then through a client and a
+server. A cold activation claims the object. With state it also loads and fences that state, and the
+fence is a second write. A call that saves is answered afterwards. SQLite runs with
 ``synchronous=FULL``, PostgreSQL with ``fsync`` and ``synchronous_commit=on``, Redis with
 ``appendfsync always``.
 """
@@ -74,7 +74,7 @@ def in_rounds(runner: asyncio.Runner, width: int, do: Callable[[int], Any]) -> W
 
 
 def of_driver(runner: asyncio.Runner, width: int, driver: Driver) -> Work:
-    """One row a statement, or 64 rows at the cost of one commit."""
+    """Write one row a statement, or 64 rows at the cost of one commit."""
     count = CALLS[width]
 
     async def rows() -> None:
@@ -100,9 +100,9 @@ def compare(
     *,
     targets: bool = True,
 ) -> None:
-    """A line of the closing table.
+    """Add a line to the closing table.
 
-    Alone, the time of one statement is what the driver needs; together, there are numbers to reach.
+    Alone, a statement is compared with the driver's; with 64 at a time, there are numbers to reach.
     """
     limits = {"ratio_at_least": 1 / 1.5} if width == 1 else {"at_least": TARGETS[backend.name]}
     beside = ("driver's rows" if width > 1 else "driver's row", rows.rate)
@@ -140,7 +140,7 @@ def test_claims(
 def test_saves(
     benchmark: Any, report: Any, runner: asyncio.Runner, backend: Backend, width: int
 ) -> None:
-    """Each state is saved again and again, as that of a busy object is."""
+    """Save each state again and again, as a busy object does."""
     opened = prepared(backend)
     storage = runner.run(opened.__aenter__())
     versions = dict.fromkeys(range(CALLS[width]), 0)

@@ -53,11 +53,11 @@ class Room(rio.ServiceObject):
 class Count(rio.State):
     value: int = 0
     filling: bytes = bytes(100)
-    """So that a row has the size of a small real one."""
+    """Gives a row the size of a small real one."""
 
 
 class Touch(rio.Message[int]):
-    """Answered with the count, which stays as it is."""
+    """Answered with the count, which does not change."""
 
 
 class Increment(rio.Message[int]):
@@ -85,7 +85,7 @@ class Driven(rio.Message):
 
 
 class Drive(rio.Message[Driven]):
-    """Call ``objects`` rooms whose ids begin with ``prefix``, ``calls`` times in all."""
+    """Make ``calls`` calls in all to ``objects`` rooms whose ids begin with ``prefix``."""
 
     prefix: str
     objects: int
@@ -146,7 +146,7 @@ class Leave(rio.Message[None]): ...
 
 
 class Guest(rio.ServiceObject):
-    """An object with state that goes when it is asked to."""
+    """An object with state that leaves when it is asked to."""
 
     count: Count = rio.managed_state()
 
@@ -183,8 +183,9 @@ def more_types(count: int) -> list[type[rio.ServiceObject]]:
 
 
 class GrantedPlacement(rio.ObjectPlacement):
-    """Grants every claim at once and remembers none: for one server, so that an activation costs
-    what ``rio`` itself costs.
+    """Grants every claim at once and remembers none, for one server.
+
+    So an activation costs what ``rio`` itself costs.
     """
 
     async def prepare(self) -> None: ...

@@ -1,5 +1,6 @@
-"""aiohttp: JSON over HTTP/1.1, which has one request at a time on a connection, so there are as
-many connections as calls in flight.
+"""aiohttp: JSON over HTTP/1.1.
+
+A connection carries one request at a time, so each call in flight has a connection of its own.
 """
 
 from __future__ import annotations

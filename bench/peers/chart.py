@@ -1,4 +1,4 @@
-"""Draws ``throughput.svg`` from ``results.json``: ``python -m bench.peers.chart``."""
+"""Draw ``throughput.svg`` from ``results.json``: ``python -m bench.peers.chart``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from xml.sax.saxutils import escape
 
 HERE = Path(__file__).parent
 IN_FLIGHT = "64"
-SUBTITLE = f"A small message to a named object and its answer, {IN_FLIGHT} calls in flight. Longer is better."
+SUBTITLE = (
+    f"A small message to a named object and its answer, {IN_FLIGHT} calls in flight."
+    " Longer is better."
+)
 
 WIDTH, LABELS, NUMBERS = 780, 220, 90
 TOP, ROW, BAR = 62, 30, 18
 
 STYLE = """
-  text { font: 14px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: #1f2328 }
+  text { font: 14px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; \
+fill: #1f2328 }
   .title { font-size: 17px; font-weight: 600 }
   .small { font-size: 12px; fill: #656d76 }
   text.rio { font-weight: 600 }
@@ -45,13 +49,15 @@ def draw(results: dict[str, Any]) -> str:
         for place, (title, speed) in enumerate(sorted(speeds.items(), key=lambda pair: -pair[1]))
     ]
     foot = (
-        f"Two processes on loopback, CPython {results['python']}, {results['cores']} cores, of which other work took"
-        f" {results['cores_used_by_others']:.1f}; {results['date'][:10]}, make bench-peers"
+        f"Two processes on loopback, CPython {results['python']}, {results['cores']} cores,"
+        f" of which other work took {results['cores_used_by_others']:.1f};"
+        f" {results['date'][:10]}, make bench-peers"
     )
     height = TOP + ROW * len(rows) + 26
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
+            f' width="{WIDTH}" height="{height}" role="img">',
             "<title>Calls a second, 64 in flight</title>",
             f"<style>{STYLE}</style>",
             '<text class="title" x="0" y="20">Calls a second</text>',
@@ -65,13 +71,17 @@ def draw(results: dict[str, Any]) -> str:
 
 def row(place: int, title: str, speed: float, length: float) -> str:
     kind = "rio" if title.startswith("rio") else "peer"
-    middle = TOP + ROW * place + ROW // 2
+    top = TOP + ROW * place + ROW // 2 - BAR // 2
+    width = max(length, 1.5)
+    baseline = top + BAR // 2 + 5
     number = f"{float(f'{speed:.3g}'):,.0f}"
     return "\n".join(
         [
-            f'<text class="{kind}" x="{LABELS - 10}" y="{middle + 5}" text-anchor="end">{escape(title)}</text>',
-            f'<rect class="{kind}" x="{LABELS}" y="{middle - BAR // 2}" width="{max(length, 1.5):.1f}" height="{BAR}" rx="3"/>',
-            f'<text class="{kind}" x="{LABELS + max(length, 1.5) + 8:.1f}" y="{middle + 5}">{number}</text>',
+            f'<text class="{kind}" x="{LABELS - 10}" y="{baseline}" text-anchor="end">'
+            f"{escape(title)}</text>",
+            f'<rect class="{kind}" x="{LABELS}" y="{top}"'
+            f' width="{width:.1f}" height="{BAR}" rx="3"/>',
+            f'<text class="{kind}" x="{LABELS + width + 8:.1f}" y="{baseline}">{number}</text>',
         ]
     )
 

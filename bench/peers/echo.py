@@ -1,6 +1,6 @@
-"""Frames of the size that rio's ping has, sent back as they are: no objects, no types, no futures.
+"""Frames as long as rio's ping, sent back as they are: no objects, no types, no futures.
 
-What Python's I/O can do at most.
+This is the most that I/O in Python can do.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ TITLE = "raw frames, echoed"
 YARDSTICK = True
 
 FRAME = (45).to_bytes(4, "big") + bytes(45)
-"""As long as the request of rio's ping."""
+"""The length of a request of rio's ping."""
 
 
 def whole_frames(data: bytes) -> tuple[int, int]:
-    """How many whole frames the data begins with, and how many bytes they are."""
+    """The number of whole frames at the beginning of the data, and the bytes that they take."""
     count = end = 0
     while (begin := end + 4) <= len(data) and (
         after := begin + int.from_bytes(data[end:begin], "big")
@@ -31,7 +31,7 @@ def whole_frames(data: bytes) -> tuple[int, int]:
 
 
 class Frames(asyncio.Protocol):
-    """Cuts what arrives into frames; both ends do."""
+    """Cuts what arrives into frames, at both ends."""
 
     def __init__(self) -> None:
         self._rest = b""

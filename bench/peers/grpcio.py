@@ -1,5 +1,6 @@
-"""gRPC through grpc.aio: a service that finds the object by the name in the message; one channel,
-which is one HTTP/2 connection.
+"""gRPC through grpc.aio: a service that finds the object by the name in the message.
+
+One channel, which is one HTTP/2 connection.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Players(services.PlayersServicer):
 async def serve(ready: Callable[[str], None]) -> None:
     server = grpc.aio.server(
         options=[("grpc.server.max_pending_requests", 4096)]
-    )  # from 1,000 on it refuses some at random
+    )  # it refuses some at random from 1,000 on
     services.add_PlayersServicer_to_server(Players(), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

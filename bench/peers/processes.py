@@ -1,6 +1,4 @@
-"""What Linux tells about a process and its descendants: the CPU they have used, and where they
-listen.
-"""
+"""What Linux tells about a process and its descendants: CPU time, and listening sockets."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ def family(process: int) -> list[int]:
 
 
 def cpu_used(processes: list[int]) -> dict[int, float]:
-    """What each of the processes has used so far, in seconds. One that has ended is left out."""
+    """The CPU seconds that each process has used so far. Processes that have ended are left out."""
     used = {}
     for process in processes:
         with suppress(OSError):
@@ -33,24 +31,24 @@ def cpu_used(processes: list[int]) -> dict[int, float]:
 
 
 def machine_cpu_seconds() -> float:
-    """What everything on this machine has used so far, and what its host has kept from it, to the
-    hundredth.
-    """
+    """CPU seconds of the whole machine, used or withheld by its host, to the hundredth."""
     ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = ticks
     return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def refuse_listeners_beyond_loopback(process: int) -> None:
-    """Every TCP socket that the process or a descendant listens on must be bound to loopback.
+    """Check that the process and its descendants listen on loopback only.
 
-    :raises RuntimeError: one is not; the text says whose, and where.
+    :raises RuntimeError: a TCP socket listens elsewhere; the text names the process and the
+    address.
     """
     for relative in family(process):
         for address, port in listeners(relative):
             if not address.is_loopback:
                 raise RuntimeError(
-                    f"process {relative} ({name(relative)}) listens on {address} port {port}, beyond loopback"
+                    f"process {relative} ({name(relative)}) listens on"
+                    f" {address} port {port}, beyond loopback"
                 )
 
 
@@ -80,7 +78,7 @@ def sockets(process: int) -> set[str]:
 
 
 def parsed(local: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
-    """An address as the kernel prints it: words of four bytes, each in the machine's own order."""
+    """The address that the kernel prints as words of four bytes in the machine's own order."""
     digits, port = local.split(":")
     words = (int(digits[start : start + 8], 16) for start in range(0, len(digits), 8))
     address = ipaddress.ip_address(b"".join(word.to_bytes(4, sys.byteorder) for word in words))
@@ -89,9 +87,7 @@ def parsed(local: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, i
 
 
 def confined() -> bool:
-    """Whether this process has no network but ``lo``, so that nobody outside can reach what it
-    starts.
-    """
+    """Whether this process has no network but ``lo``: nothing outside can reach its children."""
     interfaces = [
         line.split(":")[0].strip()
         for line in Path("/proc/self/net/dev").read_text().splitlines()[2:]

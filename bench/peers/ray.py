@@ -1,4 +1,4 @@
-"""Ray: a named async actor in a local cluster, token authentication on.
+"""Ray: a named async actor in a local cluster, with token authentication.
 
 It listens on every interface, whatever ``_node_ip_address`` says, so it runs only where there is no
 network.
@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 os.environ["RAY_AUTH_MODE"] = "token"
 
-import ray  # it reads that when it is imported
+import ray  # Ray reads this when it is imported
 
 from bench.peers.worker import OBJECT_NAME, PING_ID, Laps
 

@@ -1,5 +1,6 @@
-"""GET through redis-py's asyncio client and its parser in C: one connection, all calls in flight as
-one pipeline.
+"""GET through redis-py's asyncio client and its parser in C.
+
+One connection; all calls in flight are one pipeline.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""rio: an object that is found by its name in a cluster of one server, with the cluster's
-membership and placement on SQLite.
+"""rio: an object that is found by its name in a cluster of one server.
+
+Membership and placement are on SQLite.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""rpyc: a remote object whose method is called with ``rpyc.async_``, which has no asyncio form: one
-thread keeps the calls in flight.
+"""rpyc: a remote object whose method is called with ``rpyc.async_``.
+
+rpyc has no asyncio form, so one thread keeps the calls in flight.
 """
 
 from __future__ import annotations

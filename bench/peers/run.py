@@ -1,13 +1,14 @@
-"""The same work on other systems, side by side: ``make bench-peers``, or
+"""The same work on other systems, side by side: ``make bench-peers``.
 
 ::
 
-    python -m bench.peers.run ENVIRONMENTS [--peers NAME...] [--rounds 4] [--seconds 1.5] [--in-flight 1 64 1024]
+    python -m bench.peers.run ENVIRONMENTS [--peers NAME...]
+                              [--rounds 4] [--seconds 1.5] [--in-flight 1 64 1024]
 
 ``ENVIRONMENTS`` is a directory with a virtual environment for each file in ``requirements/``. In
 each round every peer has its turn: its server and its client are started, make their laps while no
-other peer runs, and are killed. It prints a table; with ``--save`` it also writes ``results.json``
-and draws ``throughput.svg``. It knows nothing of the peers but what ``worker.py`` prints for them.
+other peer runs, and are killed. The program prints a table. With ``--save`` it also writes
+``results.json`` and draws ``throughput.svg``. It knows only what ``worker.py`` prints for a peer.
 """
 
 from __future__ import annotations
@@ -43,9 +44,7 @@ PATIENCE = 60.0
 
 @dataclass
 class Peer:
-    """What is known of one system, and what was measured: for each number of calls in flight, one
-    record a round.
-    """
+    """One system and its figures: for each number of calls in flight, one record a round."""
 
     name: str
     title: str = ""
@@ -55,10 +54,10 @@ class Peer:
     laps: dict[int, list[dict[str, float]]] = field(default_factory=dict)
 
     def typical(self, in_flight: int) -> dict[str, float] | None:
-        """The median of each figure over the quieter half of the rounds, in which other work took
-        the least of the machine.
+        """The median of each figure over the quieter half of the rounds.
 
-        Nothing if the peer made no such lap.
+        In those rounds, other work took the least of the machine. Empty if the peer made no such
+        lap.
         """
         rounds = sorted(self.laps.get(in_flight, ()), key=lambda lap: lap["cores_used_by_others"])
         quieter = rounds[: (len(rounds) + 1) // 2]
@@ -83,7 +82,8 @@ def main() -> None:
     peers.sort(key=speed, reverse=True)
     print(table(peers))
     print(
-        f"\nCPython {platform.python_version()}, {os.cpu_count()} cores, of which other work used {load(peers):.1f} meanwhile"
+        f"\nCPython {platform.python_version()}, {os.cpu_count()} cores,"
+        f" of which other work used {load(peers):.1f} meanwhile"
     )
     if options.save:
         (HERE / "results.json").write_text(results(peers, options))
@@ -155,7 +155,7 @@ def empty_directory() -> Iterator[Path]:
 def worker(
     peer: Peer, options: argparse.Namespace, directory: Path, *arguments: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """One end of the peer. It is killed at the end, with everything that it has started."""
+    """Run one end of the peer. At the end, it and everything that it has started is killed."""
     python = options.environments / peer.name / "bin" / "python"
     places = {
         "HOME": str(directory),
@@ -198,8 +198,9 @@ def log(directory: Path) -> str:
 
 
 def confine() -> None:
-    """Go on in a network namespace that has nothing but loopback, so that nobody can reach any
-    peer; where that is forbidden, without.
+    """Enter a network namespace that has nothing but loopback, so that nothing can reach a peer.
+
+    Where that is forbidden, stay.
     """
     alone = ["unshare", "--user", "--map-root-user", "--net"]
     if (
@@ -213,7 +214,7 @@ def confine() -> None:
 
 
 def raise_loopback() -> None:
-    """What ``ip link set lo up`` does."""
+    """Do what ``ip link set lo up`` does."""
     SIOCSIFFLAGS, IFF_UP = 0x8914, 1
     with socket.socket() as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
@@ -223,7 +224,7 @@ def raise_loopback() -> None:
 
 
 def table(peers: list[Peer]) -> str:
-    """In Markdown, a row for each peer; a column is left out if nobody made its lap."""
+    """The table in Markdown: a row for each peer, and no column for a lap that no peer made."""
     columns = [column for column in COLUMNS if any(column[0] in peer.laps for peer in peers)]
     lines = [
         "| | " + " | ".join(f"{width:,} in flight: {head}" for width, head, _ in columns) + " |",
@@ -272,7 +273,7 @@ COLUMNS: list[tuple[int, str, Callable[[dict[str, float]], str]]] = [
 
 
 def load(peers: list[Peer]) -> float:
-    """How many cores everything else on the machine used, as a rule, in the laps that count."""
+    """The cores that other work used in the laps that count, as a rule."""
     laps = [
         lap for peer in peers for width in peer.laps if (lap := peer.typical(width)) is not None
     ]
@@ -280,13 +281,13 @@ def load(peers: list[Peer]) -> float:
 
 
 def speed(peer: Peer) -> float:
-    """Calls a second with the number in flight that the table is sorted by, or else in any lap."""
+    """Calls a second with the number in flight that sorts the table, or else in any lap."""
     typical = [peer.typical(width) for width in (64, *peer.laps)]
     return next((lap["calls_per_second"] for lap in typical if lap is not None), 0.0)
 
 
 def results(peers: list[Peer], options: argparse.Namespace) -> str:
-    """All of it, as JSON with one line for each peer."""
+    """All results as JSON, with one line for each peer."""
     about = {
         "command": shlex.join(["python", "-m", "bench.peers.run", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="minutes"),

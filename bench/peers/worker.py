@@ -1,4 +1,4 @@
-"""One end of a peer in a process of its own, and what the file of a peer must hold.
+"""One end of a peer, in a process of its own.
 
 ::
 
@@ -7,16 +7,18 @@
 
 ``NAME`` is a module of this package with
 
-========================  ================================================================================================
+========================  ==========================================================================
 ``TITLE``                 what it is, for the table
 ``serve(ready)``          starts the server, says ``ready(address)``, and serves until it is killed
-``drive(address, laps)``  connects, and pings the object called ``OBJECT_NAME`` with ``PING_ID``, one lap after the other
-``IN_FLIGHT_LIMIT``       optional: more calls at a time than this it cannot have
-``CONFINED``              optional: true if it listens beyond loopback whatever one does; then it runs only where there is no network
+``drive(address, laps)``  connects, and pings the object called ``OBJECT_NAME`` with ``PING_ID``,
+                          one lap after the other
+``IN_FLIGHT_LIMIT``       optional: the most calls at a time that it can have
+``CONFINED``              optional: true if it always listens beyond loopback; it then runs only
+                          where there is no network
 ``YARDSTICK``             optional: true if it marks a limit, and does not do the work
-========================  ================================================================================================
+========================  ==========================================================================
 
-``serve`` and ``drive`` may be coroutine functions: they run on uvloop, if the peer's requirements
+``serve`` and ``drive`` may be coroutine functions: they run on uvloop if the peer's requirements
 name it. Both run in the same empty directory, which is also their home and their place for
 temporary files, and which is deleted afterwards.
 """
@@ -51,9 +53,9 @@ WARM_UP = 0.3
 
 @dataclass
 class Lap:
-    """A time in which calls are made, ``in_flight`` of them at a time.
+    """A time in which ``in_flight`` calls are under way at any moment.
 
-    The peer notes how long each took, in seconds.
+    The peer notes the seconds that each call took.
     """
 
     in_flight: int
@@ -65,9 +67,9 @@ class Lap:
 
 
 class Laps:
-    """The laps that a peer is to make, to be iterated over.
+    """The laps that a peer has to make, to be iterated over.
 
-    Before each that counts there is a short one that does not.
+    A short lap that does not count comes before each lap that does.
     """
 
     def __init__(
@@ -114,10 +116,10 @@ class Laps:
             )
 
     async def run(self, ping: Callable[[], Awaitable[Any]], answer: object) -> None:
-        """The shape of an asyncio client: as many tasks as calls in flight, each of which awaits
-        its answer before it asks again.
+        """Keep as many tasks as calls in flight, as asyncio clients do.
 
-        ``ping`` makes one call, which is answered with ``answer``.
+        ``ping`` makes one call and returns ``answer``. Each task awaits its answer before it asks
+        again.
         """
         if (reply := await ping()) != answer:
             raise RuntimeError(f"the ping was answered with {reply!r}, not {answer!r}")
@@ -153,7 +155,8 @@ def main(name: str, end: str, *arguments: str) -> None:
     if getattr(peer, "CONFINED", False) and not confined():
         report(
             title=peer.TITLE,
-            left_out="it listens on every interface, and this process has a network: unshare --net is not to be had",
+            left_out="it listens on every interface, and this process has a network:"
+            " unshare --net is not to be had",
         )
     elif end == "serve":
         packages = {distribution.name: distribution.version for distribution in distributions()}
@@ -194,7 +197,7 @@ def fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def reporter() -> Callable[..., None]:
-    """Prints records, one JSON line each, on what is the standard output now.
+    """Prints records, one JSON line each, to what is the standard output now.
 
     What the peer prints goes to standard error from here on.
     """

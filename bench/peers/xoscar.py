@@ -1,5 +1,6 @@
-"""xoscar: an actor in a pool of one process, called by its address and uid; messages travel as
-pickles.
+"""xoscar: an actor in a pool of one process, called by its address and uid.
+
+Messages travel as pickles.
 """
 
 from __future__ import annotations

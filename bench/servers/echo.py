@@ -1,6 +1,6 @@
-"""Sends back what it gets, on uvloop: what Python's I/O can do at most.
+"""Send back what arrives, on uvloop: the most that I/O in Python can do.
 
-It ends when its standard input does.
+The process ends when its standard input ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Echo(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._write = cast(
             asyncio.Transport, transport
-        ).write  # uvloop's transports are none of asyncio's
+        ).write  # uvloop's transports do not derive from asyncio's
 
     def data_received(self, data: bytes) -> None:
         self._write(data)

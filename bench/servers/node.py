@@ -1,6 +1,6 @@
 """A server of :mod:`bench.workload`: ``python -m bench.servers.node --storage URL``.
 
-It ends when its standard input does.
+The process ends when its standard input ends.
 """
 
 from __future__ import annotations
