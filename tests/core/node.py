@@ -107,7 +107,7 @@ class Node:
         self.dispatcher = core.Dispatcher(self, [table], clock=lambda: self.time, **limits)
         self.dispatcher.loop = asyncio.get_running_loop()
         self.dispatcher.set_lease(1000.0)
-        self._connection = type("TestConnection", (Reports, core.Connection), {})
+        self._connection = type("TestConnection", (Reports, core.ServerHalf), {})
 
     def _method(
         self,
@@ -162,13 +162,13 @@ class Node:
 
     def activated(self, *, fail: bool = False) -> None:
         """The oldest activation under way has ended."""
-        activation = self.opening.pop(0)
+        mailbox = self.opening.pop(0)
         if fail:
-            for turn in activation.remove():
+            for turn in mailbox.remove():
                 turn.fail(Unavailable("it could not be activated"))
         else:
-            activation.instance = Thing(self, activation)
-            activation.opened(self.dispatcher)
+            mailbox.instance = Thing(self, mailbox)
+            mailbox.opened(self.dispatcher)
 
     def open_gate(self, n: int) -> None:
         self.gates.pop(n).set_result(None)
@@ -180,17 +180,17 @@ class Node:
     # --- what the dispatcher asks of a runtime ----------------------------------------------------
 
     def activate(self, turn: Any) -> None:
-        activation = self.core.Activation(turn.table, turn.id)
-        turn.wait_for(activation)
-        activation.begin(self.dispatcher)
-        self.opening.append(activation)
+        mailbox = self.core.Mailbox(turn.table, turn.id)
+        turn.wait_for(mailbox)
+        mailbox.begin(self.dispatcher)
+        self.opening.append(mailbox)
         if not self.slow:
             self.activated()
 
-    def turn_ended(self, activation: Any) -> None:
-        self.log.append((activation.id, "removed", 0))
-        for turn in activation.remove():
-            standing = turn.table.activations.get(turn.id)
+    def turn_ended(self, mailbox: Any) -> None:
+        self.log.append((mailbox.id, "removed", 0))
+        for turn in mailbox.remove():
+            standing = turn.table.mailboxes.get(turn.id)
             if standing is None:
                 self.activate(turn)
             else:
@@ -198,10 +198,10 @@ class Node:
 
     def handler_failed(self, turn: Any, error: BaseException) -> None:
         self.failed.append(error)
-        turn.activation.closing = True
+        turn.mailbox.closing = True
         turn.fail(error if isinstance(error, RioError) else HandlerError(type(error).__name__))
 
-    def cycle(self, turn: Any, activation: Any) -> RioError | None:
+    def cycle(self, turn: Any, mailbox: Any) -> RioError | None:
         return Unavailable("it would wait for itself") if turn.context == b"cycle" else None
 
     def undecodable(self, turn: Any, error: Exception) -> RioError:
@@ -246,7 +246,7 @@ def read(connection: Any, *bodies: bytes) -> None:
 
 
 def read_bytes(connection: Any, data: bytes) -> None:
-    if isinstance(connection, dispatch.Connection):
+    if isinstance(connection, dispatch.ServerHalf):
         while data:
             room = memoryview(connection.get_buffer(-1))
             taken = min(len(room), len(data))
@@ -268,13 +268,13 @@ async def settle() -> None:
 
 
 class Thing:
-    def __init__(self, node: Node, activation: Any) -> None:
+    def __init__(self, node: Node, mailbox: Any) -> None:
         self.node = node
-        self.activation = activation
+        self.mailbox = mailbox
         self.busy = False
 
     def note(self, what: str, message: Note) -> None:
-        self.node.log.append((self.activation.id, what, message.n))
+        self.node.log.append((self.mailbox.id, what, message.n))
 
     def begin(self, message: Note) -> None:
         self.note("begin", message)
@@ -289,7 +289,7 @@ class Thing:
         if message.do == "exit":
             raise SystemExit(3)
         if message.do == "close":
-            self.activation.closing = True
+            self.mailbox.closing = True
         if message.do == "odd":
             return {"no": "echo"}
         if message.do == "big":

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rio._core import dispatch
-from rio._core.calls import Call, Caller, ClientConnection, MessageCodec
+from rio._core.calls import Call, Caller, ClientHalf, MessageCodec
 from rio._core.clock import now
 from rio.errors import BadIdentity, FrameTooLarge, Overloaded, ProtocolError
 from tests.core import twin
@@ -46,7 +46,7 @@ class Slow(Wire):
         return sum(map(len, self.writes))
 
 
-class Line(ClientConnection):
+class Line(ClientHalf):
     """A connection to a server that the test plays."""
 
     def __init__(self, limit: int = 64 * 1024, transport: Wire | None = None) -> None:

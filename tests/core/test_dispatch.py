@@ -469,7 +469,7 @@ async def test_two_handlers_that_run_at_once_each_know_their_own_turn() -> None:
         await asyncio.sleep(0)
         turn = dispatch.current()
         assert turn is not None
-        seen[thing.activation.id] = turn.id
+        seen[thing.mailbox.id] = turn.id
 
     node = Node(dispatch)
     node.add_method("look", look, is_async=True)
@@ -812,9 +812,7 @@ class Play:
                 dispatcher.live,
                 dispatcher.in_flight,
             ),
-            "waiting": {
-                activation.id: activation.waiting for activation in dispatcher.activations()
-            },
+            "waiting": {mailbox.id: mailbox.waiting for mailbox in dispatcher.mailboxes()},
             "ended": node.ended,
             "broken": node.broken,
         }

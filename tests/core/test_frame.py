@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rio._core.calls import ClientConnection
+from rio._core.calls import ClientHalf
 from rio._core.frame import (
     DEFAULT_FRAME_LIMIT,
     HARD_FRAME_LIMIT,
@@ -355,7 +355,7 @@ class Pieces:
 
 
 async def test_a_large_reply_is_not_copied_and_leaves_in_its_turn() -> None:
-    connection = ClientConnection(asyncio.get_running_loop())
+    connection = ClientHalf(asyncio.get_running_loop())
     connection.transport = wire = Pieces()
     payload = msgpack.packb(bytes(LARGE))
     for each in (msgpack.packb(1), payload, msgpack.packb(2)):

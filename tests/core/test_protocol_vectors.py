@@ -18,7 +18,7 @@ import pytest
 
 import rio.objects.message
 from rio import errors
-from rio._core.calls import Caller, ClientConnection, MessageCodec
+from rio._core.calls import Caller, ClientHalf, MessageCodec
 from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT, FrameReader, FrameWriter
 from rio._core.gossip import MemberTable
 from rio.client import retry
@@ -46,7 +46,7 @@ VECTORS = {
 }
 
 
-class Line(ClientConnection):
+class Line(ClientHalf):
     """A connection that has no server, and writes."""
 
     def __init__(self) -> None:

@@ -153,10 +153,10 @@ class TypeTable:
     def __init__(self, type_name: str, methods: Iterable[Method]) -> None:
         self.type_name = type_name
         self.methods = {method.name: method for method in methods}
-        self.activations: dict[str, Activation] = {}
+        self.mailboxes: dict[str, Mailbox] = {}
 
 
-class Activation:
+class Mailbox:
     def __init__(self, table: TypeTable, id: str) -> None:
         self.table = table
         self.id = id
@@ -165,7 +165,7 @@ class Activation:
         self.queue: deque[Turn] = deque()
         self.open = False
         self.closing = False
-        table.activations[id] = self
+        table.mailboxes[id] = self
 
     @property
     def waiting(self) -> int:
@@ -184,24 +184,24 @@ class Activation:
         if self.turn is LIFECYCLE:
             self.turn = None
         self.open = False
-        if self.table.activations.get(self.id) is self:
-            del self.table.activations[self.id]
+        if self.table.mailboxes.get(self.id) is self:
+            del self.table.mailboxes[self.id]
         waiting, self.queue = self.queue, deque()
         return [turn for turn in waiting if not turn.abandoned]
 
 
 LIFECYCLE = object()
-"""In the place of a turn while the hooks of an activation run."""
+"""In the place of a turn while the hooks of an mailbox run."""
 
 
 # --- one request ----------------------------------------------------------------------------------
 
 
 class Turn:
-    def __init__(self, connection: Connection, request_id: int) -> None:
+    def __init__(self, connection: ServerHalf, request_id: int) -> None:
         self.connection = connection
         self.request_id = request_id
-        self.activation: Activation | None = None
+        self.mailbox: Mailbox | None = None
         self.table: Any = None
         self.method: Any = None
         self.id = ""
@@ -215,11 +215,11 @@ class Turn:
 
     @property
     def running(self) -> bool:
-        return not self.finished and self.activation is not None and self.activation.turn is self
+        return not self.finished and self.mailbox is not None and self.mailbox.turn is self
 
-    def wait_for(self, activation: Activation) -> None:
-        self.activation = activation
-        activation.queue.append(self)
+    def wait_for(self, mailbox: Mailbox) -> None:
+        self.mailbox = mailbox
+        mailbox.queue.append(self)
         self.connection.turns[self.request_id] = self
 
     def fail(self, error: BaseException) -> None:
@@ -234,8 +234,8 @@ class Turn:
         elif not self.running:
             self.end()
             self.abandoned = True
-            if self.activation is not None and self in self.activation.queue:
-                self.activation.queue.remove(self)
+            if self.mailbox is not None and self in self.mailbox.queue:
+                self.mailbox.queue.remove(self)
 
     def end(self) -> None:
         self.finished = True
@@ -244,7 +244,7 @@ class Turn:
 
     def handled(self, value: Any, error: BaseException | None) -> None:
         """The handler has ended: answer, and give the object to whoever is next."""
-        assert self.activation is not None
+        assert self.mailbox is not None
         dispatcher = self.connection.dispatcher
         waited, self.steps = self.steps is not None, None
         try:
@@ -256,11 +256,11 @@ class Turn:
                 dispatcher.runtime.handler_failed(self, error)
         finally:
             self.end()
-            self.activation.turn = None
+            self.mailbox.turn = None
         if waited:
-            dispatcher.pump(self.activation)
-        elif self.activation.closing:
-            dispatcher.runtime.turn_ended(self.activation)
+            dispatcher.pump(self.mailbox)
+        elif self.mailbox.closing:
+            dispatcher.runtime.turn_ended(self.mailbox)
 
     def _was_cancelled(self) -> None:
         dispatcher = self.connection.dispatcher
@@ -311,7 +311,7 @@ class Steps:
 # --- one connection, one node ---------------------------------------------------------------------
 
 
-class Connection:
+class ServerHalf:
     def __init__(self, dispatcher: Dispatcher, frame_limit: int = 4 * 1024 * 1024) -> None:
         self.dispatcher = dispatcher
         self.reader = FrameReader(frame_limit)
@@ -423,7 +423,7 @@ class Dispatcher:
         self.lease_until = 0.0
         self.waiting_limit = waiting_limit
         self.in_flight_limit = in_flight_limit
-        self.connections: dict[Connection, None] = {}
+        self.connections: dict[ServerHalf, None] = {}
         self.now = clock
         self.calls = self.failures = self.fenced = 0
 
@@ -437,19 +437,15 @@ class Dispatcher:
 
     @property
     def live(self) -> int:
-        return len(self.activations())
+        return len(self.mailboxes())
 
-    def activations(self) -> list[Activation]:
-        return [
-            activation
-            for table in self.tables.values()
-            for activation in table.activations.values()
-        ]
+    def mailboxes(self) -> list[Mailbox]:
+        return [mailbox for table in self.tables.values() for mailbox in table.mailboxes.values()]
 
     def set_lease(self, until: float) -> None:
         self.lease_until = until
-        for activation in self.activations() if self.admits else ():
-            self.pump(activation)
+        for mailbox in self.mailboxes() if self.admits else ():
+            self.pump(mailbox)
 
     def sweep(self) -> None:
         for turn in [turn for connection in self.connections for turn in connection.in_flight]:
@@ -461,60 +457,51 @@ class Dispatcher:
                     self._expire(turn)
 
     def cancel_running(self) -> list[Turn]:
-        running = [
-            activation.turn
-            for activation in self.activations()
-            if isinstance(activation.turn, Turn)
-        ]
+        running = [mailbox.turn for mailbox in self.mailboxes() if isinstance(mailbox.turn, Turn)]
         for turn in running:
             turn.cancel()
         return running
 
     def admit(self, turn: Turn) -> None:
-        activation = turn.table.activations.get(turn.id)
+        mailbox = turn.table.mailboxes.get(turn.id)
         is_free = (
-            activation is not None
-            and activation.turn is None
-            and activation.open
-            and not activation.queue
-            and not activation.closing
+            mailbox is not None
+            and mailbox.turn is None
+            and mailbox.open
+            and not mailbox.queue
+            and not mailbox.closing
         )
         if self.in_flight >= self.in_flight_limit:
             turn.fail(Overloaded("too many calls on this node"))
-        elif activation is None:
+        elif mailbox is None:
             self.runtime.activate(turn)
         elif is_free and self.admits:
-            turn.activation = activation
+            turn.mailbox = mailbox
             self._start(turn)
         elif (
             turn.context is not None
-            and activation.turn is not None
-            and (error := self.runtime.cycle(turn, activation))
+            and mailbox.turn is not None
+            and (error := self.runtime.cycle(turn, mailbox))
         ):
             turn.fail(error)
-        elif len(activation.queue) >= self.waiting_limit:
+        elif len(mailbox.queue) >= self.waiting_limit:
             turn.fail(Overloaded("too many calls wait for this object"))
         else:
             self.fenced += is_free
-            turn.wait_for(activation)
+            turn.wait_for(mailbox)
 
-    def pump(self, activation: Activation) -> None:
-        while (
-            activation.turn is None
-            and activation.open
-            and not activation.closing
-            and activation.queue
-        ):
+    def pump(self, mailbox: Mailbox) -> None:
+        while mailbox.turn is None and mailbox.open and not mailbox.closing and mailbox.queue:
             if not self.admits:
                 self.fenced += 1
                 return
-            self._start(activation.queue.popleft())
-        if activation.closing and activation.turn is None and activation.open:
-            self.runtime.turn_ended(activation)
+            self._start(mailbox.queue.popleft())
+        if mailbox.closing and mailbox.turn is None and mailbox.open:
+            self.runtime.turn_ended(mailbox)
 
     def _start(self, turn: Turn) -> None:
-        method, activation = turn.method, turn.activation
-        assert activation is not None
+        method, mailbox = turn.method, turn.mailbox
+        assert mailbox is not None
         if self.now() > turn.deadline:
             return self._expire(turn)
         turn.deadline = min(turn.deadline, self.now() + method.timeout)
@@ -522,10 +509,10 @@ class Dispatcher:
             message = method.decode(turn.payload)
         except Exception as error:
             return turn.fail(self.runtime.undecodable(turn, error))
-        activation.turn = turn
+        mailbox.turn = turn
         try:
             result = method.function(
-                activation.instance, message, *([self.app_data] if method.takes_app_data else [])
+                mailbox.instance, message, *([self.app_data] if method.takes_app_data else [])
             )
         except BaseException as error:
             return turn.handled(None, error)
@@ -563,6 +550,6 @@ class Dispatcher:
         return None
 
     def _expire(self, turn: Turn) -> None:
-        if turn.activation is not None and turn in turn.activation.queue:
-            turn.activation.queue.remove(turn)
+        if turn.mailbox is not None and turn in turn.mailbox.queue:
+            turn.mailbox.queue.remove(turn)
         turn.fail(Expired("it waited until its deadline"))

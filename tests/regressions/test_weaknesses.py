@@ -23,7 +23,7 @@ from rio.identity import ObjectId
 from rio.storage import Storage, redis
 from rio.testing import StorageFaults
 from rio.transport import protocol
-from rio.transport.client_connection import ClientProtocol
+from rio.transport.client_connection import ClientConnection
 from rio.transport.protocol import Hello
 from tests.cluster.processes import harness
 from tests.cluster.processes.conftest import MakeCluster
@@ -289,7 +289,7 @@ async def test_a_server_listens_on_this_machine_only_unless_it_is_told_otherwise
 async def test_a_server_that_could_not_be_reached_a_thousand_times_is_tried_again(
     cluster: Cluster,
 ) -> None:
-    async def refuse(_: pool.Peer) -> ClientProtocol:
+    async def refuse(_: pool.Peer) -> ClientConnection:
         raise ConnectionRefusedError
 
     client = await cluster.client()

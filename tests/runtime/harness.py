@@ -124,7 +124,7 @@ class Cluster:
 
 def activations(server: rio.Server, object_type: type[rio.ServiceObject]) -> dict[str, Any]:
     """The objects of a type in a server's memory, by id."""
-    return server._service.dispatcher.tables[object_type.__rio_type_name__].activations
+    return server._service.dispatcher.tables[object_type.__rio_type_name__].mailboxes
 
 
 def activation(server: rio.Server, object_type: type[rio.ServiceObject], id: str) -> Any:

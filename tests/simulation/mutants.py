@@ -34,7 +34,7 @@ from rio.errors import (
 from rio.server.activation import Activation
 from rio.server.service import Service
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
-from rio.transport.client_connection import ClientProtocol
+from rio.transport.client_connection import ClientConnection
 from rio.transport.protocol import Kind
 
 Mutant = Callable[[], AbstractContextManager[Any]]
@@ -99,12 +99,12 @@ def two_flights() -> Iterator[None]:
 
     def activate_again(self: Any, turn: Any) -> None:
         activate(self, turn)
-        turn.table.activations.pop(turn.id, None)
+        turn.table.mailboxes.pop(turn.id, None)
 
     async def finish_and_replace(self: Any, activation: Any) -> None:
         await finish(self, activation)
         if activation.open:
-            activation.table.activations[activation.id] = activation
+            activation.table.mailboxes[activation.id] = activation
 
     with mock.patch.multiple(Service, activate=activate_again, _activate=finish_and_replace):
         yield
@@ -156,7 +156,7 @@ def retry_the_unknown() -> AbstractContextManager[Any]:
 @contextmanager
 def any_reply() -> Iterator[None]:
     """M10: a reply goes to the caller who waits longest, whatever its number."""
-    made, updated = ClientProtocol.connection_made, ClientProtocol.buffer_updated
+    made, updated = ClientConnection.connection_made, ClientConnection.buffer_updated
 
     def connection_made(self: Any, transport: Any) -> None:
         self._mutant = _Renumbering(transport)
@@ -175,7 +175,7 @@ def any_reply() -> Iterator[None]:
         "get_buffer": get_buffer,
         "buffer_updated": buffer_updated,
     }
-    with mock.patch.multiple(ClientProtocol, create=True, **mutants):
+    with mock.patch.multiple(ClientConnection, create=True, **mutants):
         yield
 
 

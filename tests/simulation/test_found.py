@@ -10,7 +10,7 @@ from rio.cluster.detector import LiveMembers
 from rio.cluster.links import RETRY_INTERVAL, ControlConnections
 from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus
 from rio.testing import LocalCluster, run
-from rio.transport.client_connection import ClientProtocol
+from rio.transport.client_connection import ClientConnection
 from rio.transport.protocol import VERSION, Hello
 from tests.simulation.objects import registry
 
@@ -18,7 +18,7 @@ from tests.simulation.objects import registry
 def test_a_control_connection_that_was_given_up_before_it_began_is_made_again() -> None:
     attempts: list[str] = []
 
-    async def connect(address: str, make: Callable[[], ClientProtocol]) -> ClientProtocol:
+    async def connect(address: str, make: Callable[[], ClientConnection]) -> ClientConnection:
         attempts.append(address)
         raise ConnectionRefusedError
 

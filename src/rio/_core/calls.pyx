@@ -98,7 +98,7 @@ cdef class Call:
     # what the owner notes about nodes that refused it; None at first
     cdef public object refusals
     cdef object _decode
-    cdef ClientConnection _connection  # where it waits for its answer; None: nowhere
+    cdef ClientHalf _connection  # where it waits for its answer; None: nowhere
     cdef uint64_t _request_id
     cdef bint _is_routed              # it was sent where its object was found before
 
@@ -131,7 +131,7 @@ cdef class Call:
         self.fail(error)
 
 
-cdef class ClientConnection:
+cdef class ClientHalf:
     """The client's half of one connection, without the socket: calls of one turn of the loop leave
     in one write, answers find their call.
 
@@ -376,7 +376,7 @@ cdef class Caller:
     cdef readonly double armed_for           # the earliest deadline that the owner's timer watches
     cdef dict _names                         # class or name -> checked type name
     cdef dict _codecs                        # message class -> MessageCodec
-    cdef dict _routes                        # (recent) type name -> id -> ClientConnection
+    cdef dict _routes                        # (recent) type name -> id -> ClientHalf
     cdef dict _older_routes                  # those before; forgotten when _routes is full
     cdef Py_ssize_t _route_count
 
@@ -406,7 +406,7 @@ cdef class Caller:
         cdef Call call = Call.__new__(Call)
         cdef MessageCodec codec
         cdef Turn turn = running_turn()
-        cdef ClientConnection connection
+        cdef ClientHalf connection
         if self._loop is None:
             self.not_started()
         type_name = self._names.get(object_type)
@@ -444,7 +444,7 @@ cdef class Caller:
             connection._submit(call, now)
         return call.future
 
-    def learn(self, str type_name not None, str id not None, ClientConnection connection not None):
+    def learn(self, str type_name not None, str id not None, ClientHalf connection not None):
         """Remember where an object lives."""
         self._remember(type_name, id, connection)
 
@@ -470,29 +470,29 @@ cdef class Caller:
     cdef double _now(self) except? -1:
         return system_clock() if self._clock is None else <double>self._clock()
 
-    cdef ClientConnection _route(self, str type_name, str id):
+    cdef ClientHalf _route(self, str type_name, str id):
         objects = self._routes.get(type_name)
         if objects is not None:
             found = (<dict>objects).get(id)
             if found is not None:
-                return <ClientConnection>found if (<ClientConnection>found).usable else None
+                return <ClientHalf>found if (<ClientHalf>found).usable else None
         if self._older_routes:
             objects = self._older_routes.get(type_name)
             if objects is not None:
                 found = (<dict>objects).pop(id, None)
-                if found is not None and (<ClientConnection>found).usable:
-                    self._remember(type_name, id, <ClientConnection>found)
-                    return <ClientConnection>found
+                if found is not None and (<ClientHalf>found).usable:
+                    self._remember(type_name, id, <ClientHalf>found)
+                    return <ClientHalf>found
         return None
 
-    cdef int _learn(self, Call call, ClientConnection connection) except -1:
+    cdef int _learn(self, Call call, ClientHalf connection) except -1:
         # An answer came from this connection: the object lives behind it.
         objects = self._routes.get(call.type_name)
         if objects is None or (<dict>objects).get(call.id) is not connection:
             self._remember(call.type_name, call.id, connection)
         return 0
 
-    cdef int _remember(self, str type_name, str id, ClientConnection connection) except -1:
+    cdef int _remember(self, str type_name, str id, ClientHalf connection) except -1:
         # Two generations instead of an order of use: when the recent half is full it becomes the
         # older half, which is forgotten.
         objects = self._routes.get(type_name)

@@ -25,10 +25,10 @@ cdef class Method:
 cdef class TypeTable:
     cdef readonly str type_name
     cdef dict _methods               # message name -> Method
-    cdef readonly dict activations   # id -> Activation
+    cdef readonly dict mailboxes   # id -> Mailbox
 
 
-cdef class Activation:
+cdef class Mailbox:
     cdef readonly TypeTable table
     cdef readonly str id
     cdef public object instance      # the user's object; None until it is made
@@ -45,9 +45,9 @@ cdef class Activation:
 
 
 cdef class Turn:
-    cdef readonly Activation activation
+    cdef readonly Mailbox mailbox
     cdef readonly Method method      # None: a lifecycle hook
-    cdef readonly Connection connection  # None: a lifecycle hook
+    cdef readonly ServerHalf connection  # None: a lifecycle hook
     cdef readonly TypeTable table
     cdef readonly str id             # of the object
     cdef uint64_t _request_id
@@ -66,7 +66,7 @@ cdef class Turn:
     cdef int _end(self) except -1
 
 
-cdef class Connection:
+cdef class ServerHalf:
     cdef readonly Dispatcher dispatcher
     cdef readonly FrameReader reader
     cdef readonly FrameWriter writer
@@ -105,7 +105,7 @@ cdef class Dispatcher:
     cdef object _clock               # None: the system's; else a callable
     cdef ReceiveBuffer _receive_buffer  # of all connections
     cdef uint64_t _last_turn
-    cdef dict _paused                 # activations whose turns wait for the lease
+    cdef dict _paused                 # mailboxes whose turns wait for the lease
     # connections with answers to write at the end of the loop's turn
     cdef list _unflushed
     cdef Py_ssize_t _in_flight
@@ -113,7 +113,7 @@ cdef class Dispatcher:
     cdef readonly uint64_t failures  # requests answered with an error
     cdef readonly uint64_t fenced    # turns or replies held back by the lease
 
-    cdef int _flush_soon(self, Connection connection) except -1
+    cdef int _flush_soon(self, ServerHalf connection) except -1
     cdef double _now(self) except? -1
     cdef int _pause(self, Turn turn) except -1
     cdef int _expire(self, Turn turn) except -1
@@ -121,7 +121,7 @@ cdef class Dispatcher:
     cdef int _start(self, Turn turn) except -1
     cdef int _release(self, Turn turn) except -1
     cdef int _finish(self, Turn turn, object result) except -1
-    cdef int _pump(self, Activation activation) except -1
+    cdef int _pump(self, Mailbox mailbox) except -1
 
 
 # a ContextVar[Turn]: that of the async handler or hook to which the running code belongs

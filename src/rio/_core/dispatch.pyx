@@ -4,7 +4,7 @@ the handler, encode, write.
 
 All of that happens in one C call for everything that a read brought. A slow case (an object that is
 not in memory, an exception, a reply of an unexpected class) leaves through a method of ``runtime``,
-the Python owner, and comes back through one of the turn or the activation.
+the Python owner, and comes back through one of the turn or the mailbox.
 """
 
 import asyncio
@@ -134,7 +134,7 @@ cdef class TypeTable:
     def __init__(self, str type_name, methods):
         self.type_name = type_name
         self._methods = {method.name: method for method in methods}
-        self.activations = {}
+        self.mailboxes = {}
 
     @property
     def methods(self):
@@ -142,7 +142,7 @@ cdef class TypeTable:
         return dict(self._methods)
 
 
-cdef class Activation:
+cdef class Mailbox:
     """One object in memory: at most one turn runs, the others wait in the order in which they came.
 
     It is in its table from the moment its activation begins, so that all who ask for the object
@@ -158,7 +158,7 @@ cdef class Activation:
         self.open = False
         self.closing = False
         self.used_at = 0.0
-        table.activations[id] = self
+        table.mailboxes[id] = self
 
     @property
     def waiting(self):
@@ -174,7 +174,7 @@ cdef class Activation:
         cdef Turn turn = Turn.__new__(Turn)
         dispatcher._last_turn += 1
         turn.number = dispatcher._last_turn
-        turn.activation = self
+        turn.mailbox = self
         turn.table = self.table
         turn.id = self.id
         turn.context = context
@@ -192,8 +192,8 @@ cdef class Activation:
         """Leave the table, and return the turns that waited."""
         self._end_lifecycle()
         self.open = False
-        if self.table.activations.get(self.id) is self:
-            del self.table.activations[self.id]
+        if self.table.mailboxes.get(self.id) is self:
+            del self.table.mailboxes[self.id]
         waiting, self._waiting = self._waiting, None
         return [] if waiting is None else [turn for turn in waiting if not (<Turn>turn)._abandoned]
 
@@ -239,12 +239,12 @@ cdef class Turn:
     @property
     def running(self):
         """Whether its handler has begun and has not ended."""
-        return not self.finished and self.activation is not None and self.activation.turn is self
+        return not self.finished and self.mailbox is not None and self.mailbox.turn is self
 
-    def wait_for(self, Activation activation not None):
+    def wait_for(self, Mailbox mailbox not None):
         """Queue up for an object that is not ready yet."""
-        self.activation = activation
-        activation._wait(self)
+        self.mailbox = mailbox
+        mailbox._wait(self)
         self.connection._keep(self)
 
     def nested_context(self, make):
@@ -270,12 +270,12 @@ cdef class Turn:
         elif not self.running:
             self._end()
             self._abandoned = True
-            if self.activation is not None:
-                self.activation._leave(self)
+            if self.mailbox is not None:
+                self.mailbox._leave(self)
 
     def __call__(self, task):
         """The handler's task has ended."""
-        cdef Activation activation = self.activation
+        cdef Mailbox mailbox = self.mailbox
         cdef Dispatcher dispatcher = self.connection.dispatcher
         self._task = None
         try:
@@ -289,8 +289,8 @@ cdef class Turn:
                     dispatcher.runtime.handler_failed(self, error)
         finally:
             self._end()
-            activation.turn = None
-            dispatcher._pump(activation)
+            mailbox.turn = None
+            dispatcher._pump(mailbox)
 
     cdef int _was_cancelled(self) except -1:
         if self._abandoned:
@@ -312,7 +312,7 @@ cdef class Turn:
         return 0
 
 
-cdef class Connection:
+cdef class ServerHalf:
     """The server's half of one connection, without the socket: bytes come in, turns are taken,
     answers go out in one write for each read.
 
@@ -534,7 +534,7 @@ cdef class Dispatcher:
 
     ``runtime`` is asked in every slow case: ``activate(turn)``, ``undecodable(turn, error)``,
     ``handler_failed(turn, error)``, ``encode_reply(turn, value)``, ``unencodable(value, error)``,
-    ``cycle(turn, activation)``, ``turn_ended(activation)``, ``unknown_type(name)``,
+    ``cycle(turn, mailbox)``, ``turn_ended(mailbox)``, ``unknown_type(name)``,
     ``unknown_message(table, name)``. ``clock`` replaces the system's, in seconds.
     """
 
@@ -588,19 +588,19 @@ cdef class Dispatcher:
     @property
     def live(self):
         """How many objects are in memory."""
-        return sum(len((<TypeTable>table).activations) for table in self.tables.values())
+        return sum(len((<TypeTable>table).mailboxes) for table in self.tables.values())
 
-    def activations(self):
+    def mailboxes(self):
         """All objects in memory, a list."""
-        return [activation for table in self.tables.values() for activation in (<TypeTable>table).activations.values()]
+        return [mailbox for table in self.tables.values() for mailbox in (<TypeTable>table).mailboxes.values()]
 
     def set_lease(self, double until):
         """Move the moment until which turns may start; what waited for it goes on."""
         self.lease_until = until
         if self._paused and self._now() < until:
             paused, self._paused = self._paused, {}
-            for activation in paused:
-                self._pump(activation)
+            for mailbox in paused:
+                self._pump(mailbox)
             PyContextVar_Set(current_turn, None)
 
     def sweep(self):
@@ -610,10 +610,10 @@ cdef class Dispatcher:
         cdef Turn turn
         cdef double now = self._now()
         for connection in self.connections:
-            (<Connection>connection).reader.relax()
-            (<Connection>connection).writer.relax()
-            if (<Connection>connection)._in_flight:
-                for waiting in list((<Connection>connection)._in_flight.values()):
+            (<ServerHalf>connection).reader.relax()
+            (<ServerHalf>connection).writer.relax()
+            if (<ServerHalf>connection)._in_flight:
+                for waiting in list((<ServerHalf>connection)._in_flight.values()):
                     turn = <Turn>waiting
                     if turn.deadline < now and not turn._expired:
                         turn._expired = True
@@ -622,27 +622,27 @@ cdef class Dispatcher:
                         else:
                             self._expire(turn)
 
-    def pump(self, Activation activation not None):
+    def pump(self, Mailbox mailbox not None):
         """Start what waits for an object, if it is free."""
-        self._pump(activation)
+        self._pump(mailbox)
 
     def cancel_running(self):
         """Cancel every handler that waits for something. Returns their tasks."""
-        cdef Activation activation
+        cdef Mailbox mailbox
         tasks = []
-        for activation in self.activations():
-            if activation.turn is not None and activation.turn._task is not None:
-                activation.turn._task.cancel()
-                tasks.append(activation.turn._task)
+        for mailbox in self.mailboxes():
+            if mailbox.turn is not None and mailbox.turn._task is not None:
+                mailbox.turn._task.cancel()
+                tasks.append(mailbox.turn._task)
         return tasks
 
     def flush(self):
         """Write the answers that became ready outside of a read."""
         unflushed, self._unflushed = self._unflushed, []
         for connection in unflushed:
-            (<Connection>connection)._flush()
+            (<ServerHalf>connection)._flush()
 
-    cdef int _flush_soon(self, Connection connection) except -1:
+    cdef int _flush_soon(self, ServerHalf connection) except -1:
         if not self._unflushed:
             self._loop.call_soon(self.flush)
         self._unflushed.append(connection)
@@ -653,29 +653,29 @@ cdef class Dispatcher:
 
     cdef int _admit(self, Turn turn) except -1:
         # A request has arrived whole: start it, queue it, or have its object activated.
-        cdef Activation activation = <Activation>turn.table.activations.get(turn.id)
+        cdef Mailbox mailbox = <Mailbox>turn.table.mailboxes.get(turn.id)
         if self._in_flight >= self.in_flight_limit:
             return refuse(turn, Overloaded(f"{self.in_flight_limit} calls are waiting or running on this node already"))
-        if activation is None:
+        if mailbox is None:
             self.runtime.activate(turn)
             return 0
-        turn.activation = activation
-        if activation.turn is None and activation.open and activation._waiting is None and not activation.closing:
+        turn.mailbox = mailbox
+        if mailbox.turn is None and mailbox.open and mailbox._waiting is None and not mailbox.closing:
             return self._start(turn)
-        if turn.context is not None and activation.turn is not None:
-            error = self.runtime.cycle(turn, activation)
+        if turn.context is not None and mailbox.turn is not None:
+            error = self.runtime.cycle(turn, mailbox)
             if error is not None:
                 return refuse(turn, error)
-        if activation._waiting is not None and len(activation._waiting) >= self.waiting_limit:
+        if mailbox._waiting is not None and len(mailbox._waiting) >= self.waiting_limit:
             return refuse(turn, Overloaded(f"{self.waiting_limit} calls wait for {turn.table.type_name}/{turn.id} already"))
-        activation._wait(turn)
+        mailbox._wait(turn)
         return turn.connection._keep(turn)
 
     cdef int _start(self, Turn turn) except -1:
         global plain_turn
         # The object is free: give the turn to this request. It has ended on return, or its task is
         # under way.
-        cdef Activation activation = turn.activation
+        cdef Mailbox mailbox = turn.mailbox
         cdef Method method = turn.method
         cdef Guard guard
         # of the handler that has sent this request to a neighbour and is still running
@@ -695,8 +695,8 @@ cdef class Dispatcher:
         turn._payload = None
         self._last_turn += 1
         turn.number = self._last_turn
-        activation.used_at = now
-        activation.turn = turn
+        mailbox.used_at = now
+        mailbox.turn = turn
         # The tasks of an async handler inherit their turn, whenever they run. Those that a def
         # handler starts run when its turn is over.
         if method._is_async:
@@ -706,9 +706,9 @@ cdef class Dispatcher:
             plain_turn = <PyObject*>turn
         try:
             if method._takes_app_data:
-                result = method._function(activation.instance, message, self.app_data)
+                result = method._function(mailbox.instance, message, self.app_data)
             else:
-                result = method._function(activation.instance, message)
+                result = method._function(mailbox.instance, message)
             if method._is_async:
                 guard = Guard.__new__(Guard)
                 guard._coroutine = result
@@ -740,16 +740,16 @@ cdef class Dispatcher:
     cdef int _release(self, Turn turn) except -1:
         # The handler has ended without waiting for anything.
         turn._end()
-        turn.activation.turn = None
-        if turn.activation.closing:
-            self.runtime.turn_ended(turn.activation)
+        turn.mailbox.turn = None
+        if turn.mailbox.closing:
+            self.runtime.turn_ended(turn.mailbox)
         return 0
 
     cdef int _finish(self, Turn turn, object result) except -1:
         # The handler has returned: answer, unless the node is no longer sure to be the object's
         # owner.
         cdef Method method = turn.method
-        cdef Connection connection = turn.connection
+        cdef ServerHalf connection = turn.connection
         if turn._abandoned:
             return 0
         if self._now() >= self.lease_until:
@@ -773,33 +773,33 @@ cdef class Dispatcher:
         connection.writer.put_message(RESPONSE, turn._request_id, payload)
         return connection._written()
 
-    cdef int _pump(self, Activation activation) except -1:
+    cdef int _pump(self, Mailbox mailbox) except -1:
         cdef Turn turn
-        while activation.turn is None and activation.open and not activation.closing and activation._waiting is not None:
-            turn = <Turn>activation._waiting.popleft()
-            if not activation._waiting:
-                activation._waiting = None
+        while mailbox.turn is None and mailbox.open and not mailbox.closing and mailbox._waiting is not None:
+            turn = <Turn>mailbox._waiting.popleft()
+            if not mailbox._waiting:
+                mailbox._waiting = None
             if not turn._abandoned and not turn.finished:
                 self._start(turn)
-                if activation in self._paused:
+                if mailbox in self._paused:
                     return 0
-        if activation.closing and activation.turn is None and activation.open:
-            self.runtime.turn_ended(activation)
+        if mailbox.closing and mailbox.turn is None and mailbox.open:
+            self.runtime.turn_ended(mailbox)
         return 0
 
     cdef int _pause(self, Turn turn) except -1:
         # Without the lease nothing starts; it goes on when the lease is renewed.
         self.fenced += 1
-        if turn.activation._waiting is None:
-            turn.activation._waiting = deque()
-        turn.activation._waiting.appendleft(turn)
+        if turn.mailbox._waiting is None:
+            turn.mailbox._waiting = deque()
+        turn.mailbox._waiting.appendleft(turn)
         turn.connection._keep(turn)
-        self._paused[turn.activation] = None
+        self._paused[turn.mailbox] = None
         return 0
 
     cdef int _expire(self, Turn turn) except -1:
-        if turn.activation is not None:
-            turn.activation._leave(turn)
+        if turn.mailbox is not None:
+            turn.mailbox._leave(turn)
         turn.fail(Expired(f"{turn.method.name} waited for {turn.table.type_name}/{turn.id} until its deadline, and was not started"))
         return 0
 

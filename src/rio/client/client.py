@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 from zlib import crc32
 
 from rio import errors
-from rio._core.calls import Call, Caller, ClientConnection, MessageCodec
+from rio._core.calls import Call, Caller, ClientHalf, MessageCodec
 from rio._core.clock import Clock
 from rio._core.frame import DEFAULT_FRAME_LIMIT, ReceiveBuffer
 from rio.backoff import backoff
@@ -47,7 +47,7 @@ from rio.objects.ref import Ref, expected_reply
 from rio.objects.service_object import ServiceObject
 from rio.storage import Storage, open_storage
 from rio.transport import call_context, codec, protocol
-from rio.transport.client_connection import ClientProtocol, open_connection
+from rio.transport.client_connection import ClientConnection, open_connection
 from rio.transport.codec import ENCODER
 from rio.transport.protocol import Hello, Kind
 
@@ -436,7 +436,7 @@ class Client(Caller):
         self._offline[call] = peer
         peer.submit(call)
 
-    def given_to(self, peer: Peer, connection: ClientProtocol, call: Call) -> None:
+    def given_to(self, peer: Peer, connection: ClientConnection, call: Call) -> None:
         self._offline.pop(call, None)
         try:
             connection.submit(call)
@@ -462,11 +462,11 @@ class Client(Caller):
             peer = self._peers[address] = Peer(address, self, self._connect)
         return peer
 
-    async def _connect(self, peer: Peer) -> ClientProtocol:
+    async def _connect(self, peer: Peer) -> ClientConnection:
         return await open_connection(peer.address, self._new_connection)
 
-    def _new_connection(self) -> ClientProtocol:
-        return ClientProtocol(
+    def _new_connection(self) -> ClientConnection:
+        return ClientConnection(
             self.loop, self, self._hello(), self._frame_limit, self._receive_buffer
         )
 
@@ -475,7 +475,9 @@ class Client(Caller):
 
     # --- after an answer that is an error ---------------------------------------------------------
 
-    def refused(self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol) -> None:
+    def refused(
+        self, call: Call, error: tuple[str, str, Any], connection: ClientConnection
+    ) -> None:
         """A server has answered with an error."""
         code, text, detail = error
         if code == ApplicationError.code:
@@ -484,14 +486,14 @@ class Client(Caller):
         else:
             self._failed(call, errors.from_code(code, text, detail), connection)
 
-    def lost(self, connection: ClientProtocol, calls: list[Call], error: RioError) -> None:
+    def lost(self, connection: ClientConnection, calls: list[Call], error: RioError) -> None:
         """A connection is gone, and with it the answers to these calls."""
         for subscription in list(self._subscriptions.values()):
             subscription.connection_lost(connection)
         for call in calls:
             self._failed(call, error, connection)
 
-    def _failed(self, call: Call, error: RioError, connection: ClientProtocol) -> None:
+    def _failed(self, call: Call, error: RioError, connection: ClientConnection) -> None:
         if call.future.done():
             return
         if self.loop is None:
@@ -531,12 +533,12 @@ class Client(Caller):
         else:
             self._submit(self._peer(address), call)
 
-    def _ask_another(self, call: Call, error: RioError, connection: ClientProtocol) -> None:
+    def _ask_another(self, call: Call, error: RioError, connection: ClientConnection) -> None:
         call.refusals = {**(call.refusals or {}), self._address_of(connection): error.message}
         call.last_error = error
         self.route(call)
 
-    def _address_of(self, connection: ClientProtocol) -> str:
+    def _address_of(self, connection: ClientConnection) -> str:
         return next(
             (peer.address for peer in self._peers.values() if peer.connection is connection), ""
         )
@@ -656,7 +658,7 @@ class Client(Caller):
 
     # --- subscriptions ----------------------------------------------------------------------------
 
-    def event(self, connection: ClientProtocol, number: int, body: bytes) -> None:
+    def event(self, connection: ClientConnection, number: int, body: bytes) -> None:
         """An event has arrived."""
         subscription = self._subscriptions.get(number)
         if subscription is not None:
@@ -672,7 +674,7 @@ class Client(Caller):
 
     async def attach(
         self, subscription: Subscription[Any], object_type: type[Any] | str, id: str
-    ) -> ClientProtocol | None:
+    ) -> ClientConnection | None:
         """Have an object's events sent to ``subscription``, under a new number.
 
         Returns the connection on which they come.
@@ -687,13 +689,13 @@ class Client(Caller):
         except BaseException:
             self._detach(subscription.number, self.known(name, id))
             raise
-        return cast("ClientProtocol | None", self.known(name, id))
+        return cast("ClientConnection | None", self.known(name, id))
 
     def detach(self, subscription: Subscription[Any]) -> None:
         """Deliver nothing to ``subscription`` any more."""
         self._detach(subscription.number, subscription.connection)
 
-    def _detach(self, number: int, connection: ClientConnection | None) -> None:
+    def _detach(self, number: int, connection: ClientHalf | None) -> None:
         self._subscriptions.pop(number, None)
         if connection is not None and connection.usable:
             connection.put(protocol.simple(Kind.END, number))

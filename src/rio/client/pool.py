@@ -9,7 +9,7 @@ from typing import Protocol
 
 from rio._core.calls import Call
 from rio.errors import NotExecuted, RioError
-from rio.transport.client_connection import ClientProtocol
+from rio.transport.client_connection import ClientConnection
 from rio.transport.protocol import HANDSHAKE_TIMEOUT
 
 logger = logging.getLogger("rio.client")
@@ -17,7 +17,7 @@ logger = logging.getLogger("rio.client")
 LONGEST_AVOIDANCE = 5.0
 """Seconds for which new objects are kept away from a server that could not be reached, at most."""
 
-Connect = Callable[["Peer"], Awaitable[ClientProtocol]]
+Connect = Callable[["Peer"], Awaitable[ClientConnection]]
 
 
 class PeerOwner(Protocol):
@@ -25,7 +25,7 @@ class PeerOwner(Protocol):
 
     def now(self) -> float: ...
     def unreachable(self, peer: Peer, call: Call, error: NotExecuted) -> None: ...
-    def given_to(self, peer: Peer, connection: ClientProtocol, call: Call) -> None: ...
+    def given_to(self, peer: Peer, connection: ClientConnection, call: Call) -> None: ...
     def ranks_changed(self) -> None: ...
 
 
@@ -34,7 +34,7 @@ class Peer:
 
     def __init__(self, address: str, owner: PeerOwner, connect: Connect) -> None:
         self.address = address
-        self.connection: ClientProtocol | None = None
+        self.connection: ClientConnection | None = None
         self.draining = False
         """It has said that it is about to stop: new objects go elsewhere."""
         self.failures = 0
@@ -92,7 +92,7 @@ class Peer:
             )
         return self._connecting
 
-    async def connected(self) -> ClientProtocol:
+    async def connected(self) -> ClientConnection:
         """The connection, made if necessary.
 
         :raises NotExecuted: the server cannot be reached.
@@ -121,7 +121,7 @@ class Peer:
         else:
             self._succeeded(self.connection)
 
-    def _succeeded(self, connection: ClientProtocol) -> None:
+    def _succeeded(self, connection: ClientConnection) -> None:
         if not connection.usable:  # it has said hello and goodbye in one breath
             self._failed(NotExecuted(f"{self.address} closed the connection at once"))
             return

@@ -11,7 +11,7 @@ from rio.errors import BadReply, ConfigurationError, Lagged, RioError
 from rio.identity import type_name_of
 from rio.objects.message import DynamicMessage, Message
 from rio.transport import codec
-from rio.transport.client_connection import ClientProtocol
+from rio.transport.client_connection import ClientConnection
 
 if TYPE_CHECKING:
     from rio.client.client import Client
@@ -43,7 +43,7 @@ class Subscription(Generic[E_co]):
             )
         self.number = 0
         """Under which the server sends events; a new one after each move."""
-        self.connection: ClientProtocol | None = None
+        self.connection: ClientConnection | None = None
         """On which events come."""
         self.missed = 0
         """Events that were dropped because the reader, or the connection, was too slow."""
@@ -114,7 +114,7 @@ class Subscription(Generic[E_co]):
     # --- what the client tells --------------------------------------------------------------------
 
     def receive(
-        self, connection: ClientProtocol, sequence: int, type_name: str, payload: bytes
+        self, connection: ClientConnection, sequence: int, type_name: str, payload: bytes
     ) -> None:
         """An event has arrived."""
         self.connection = connection
@@ -144,7 +144,7 @@ class Subscription(Generic[E_co]):
                 self._attach_again(), name=f"subscribe again to {self._id}"
             )
 
-    def connection_lost(self, connection: ClientProtocol) -> None:
+    def connection_lost(self, connection: ClientConnection) -> None:
         if self.connection is connection:
             self.ended()
 

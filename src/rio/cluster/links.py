@@ -18,7 +18,7 @@ from rio._core.calls import Call
 from rio._core.frame import ReceiveBuffer
 from rio.errors import RioError
 from rio.transport import protocol
-from rio.transport.client_connection import ClientProtocol, open_connection
+from rio.transport.client_connection import ClientConnection, open_connection
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 
 logger = logging.getLogger("rio.cluster")
@@ -46,7 +46,7 @@ DEAD_LINK_TIMEOUT = 5.0
 it can be told so.
 """
 
-Make = Callable[[], ClientProtocol]
+Make = Callable[[], ClientConnection]
 
 
 class ControlConnections:
@@ -61,7 +61,7 @@ class ControlConnections:
         self,
         hello: Callable[[], Hello],
         *,
-        connect: Callable[[str, Make], Awaitable[ClientProtocol]] = open_connection,
+        connect: Callable[[str, Make], Awaitable[ClientConnection]] = open_connection,
     ) -> None:
         self._hello = hello
         self._connect = connect
@@ -95,11 +95,11 @@ class ControlConnections:
     def __len__(self) -> int:
         return len(self._links)
 
-    async def _open(self, link: _Link) -> ClientProtocol:
+    async def _open(self, link: _Link) -> ClientConnection:
         loop = asyncio.get_running_loop()
 
-        def make() -> ClientProtocol:
-            return ClientProtocol(loop, link, self._hello(), FRAME_LIMIT, self._receive_buffer)
+        def make() -> ClientConnection:
+            return ClientConnection(loop, link, self._hello(), FRAME_LIMIT, self._receive_buffer)
 
         connection = await self._connect(link.address, make)
         _give_up_dead_links(connection.transport)
@@ -121,11 +121,11 @@ class ControlConnections:
 class _Link:
     """One address: the connection, or the messages that wait for it."""
 
-    def __init__(self, address: str, open_: Callable[[_Link], Awaitable[ClientProtocol]]) -> None:
+    def __init__(self, address: str, open_: Callable[[_Link], Awaitable[ClientConnection]]) -> None:
         self.address = address
         self.used_at = 0.0
         self._open = open_
-        self._connection: ClientProtocol | None = None
+        self._connection: ClientConnection | None = None
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
         self._connecting: asyncio.Task[None] | None = None
         self._retry_at = 0.0
@@ -186,10 +186,10 @@ class _Link:
     # --- what a connection asks of its client: there are no calls here ----------------------------
 
     def refused(
-        self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol
+        self, call: Call, error: tuple[str, str, Any], connection: ClientConnection
     ) -> None: ...
-    def lost(self, connection: ClientProtocol, calls: list[Call], error: RioError) -> None: ...
-    def event(self, connection: ClientProtocol, number: int, body: bytes) -> None: ...
+    def lost(self, connection: ClientConnection, calls: list[Call], error: RioError) -> None: ...
+    def event(self, connection: ClientConnection, number: int, body: bytes) -> None: ...
     def stream_ended(self, number: int) -> None: ...
 
 

@@ -47,7 +47,7 @@ class ActivationHost:
         raise NotImplementedError
 
 
-class Activation(dispatch.Activation):
+class Activation(dispatch.Mailbox):
     """An object in memory, from the claim of its placement to its release."""
 
     __slots__ = (

@@ -34,10 +34,10 @@ from rio.objects.registry import Registry
 from rio.server.service import Service
 from rio.storage import Storage, open_storage
 from rio.transport import protocol
-from rio.transport.client_connection import ClientProtocol
+from rio.transport.client_connection import ClientConnection
 from rio.transport.memory import MemoryTransport
 from rio.transport.protocol import Hello
-from rio.transport.server_connection import ServerProtocol
+from rio.transport.server_connection import ServerConnection
 
 if TYPE_CHECKING:
     from rio.web.listener import HttpListener
@@ -359,9 +359,9 @@ class Server:
         self._http = HttpListener(NodePages(lambda: self.cluster.snapshot, self._why_not_ready))
         return str(await self._http.start(address))
 
-    def new_connection(self) -> ServerProtocol:
+    def new_connection(self) -> ServerConnection:
         """The server's side of a connection that is about to be made."""
-        return ServerProtocol(self._service.dispatcher, self, self._frame_limit)
+        return ServerConnection(self._service.dispatcher, self, self._frame_limit)
 
     def _introduction(self) -> Hello:
         return Hello(protocol.VERSION, "node", self.cluster.generation, self.address)
@@ -391,10 +391,10 @@ class Server:
 
     # --- what connections ask ---------------------------------------------------------------------
 
-    def unsubscribe(self, connection: ServerProtocol, number: int) -> None:
+    def unsubscribe(self, connection: ServerConnection, number: int) -> None:
         self._service.router.unsubscribe(connection, number)
 
-    def disconnected(self, connection: ServerProtocol) -> None:
+    def disconnected(self, connection: ServerConnection) -> None:
         self._service.router.disconnect(connection)
         if not self._service.dispatcher.connections:
             self._is_deserted.set()
@@ -569,7 +569,7 @@ class NodeClient(Client):
             return super()._choose(call)
         return self._peer(own)
 
-    async def _connect(self, peer: Peer) -> ClientProtocol:
+    async def _connect(self, peer: Peer) -> ClientConnection:
         if peer.address != self._server.address:
             return await super()._connect(peer)
         connection = self._new_connection()

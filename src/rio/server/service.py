@@ -14,8 +14,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from rio._core.clock import Clock
-from rio._core.dispatch import Activation as CoreActivation
-from rio._core.dispatch import Dispatcher, Method, Turn, TypeTable, current
+from rio._core.dispatch import Dispatcher, Mailbox, Method, Turn, TypeTable, current
 from rio._core.frame import DEFAULT_FRAME_LIMIT
 from rio.cluster.provider import ClusterProvider
 from rio.contracts.placement import ObjectPlacement, Placement
@@ -147,7 +146,7 @@ class Service(ActivationHost):
         self.router.subscribe(instance.object_id, turn.connection, message.number)
 
     def _shutdown(self, instance: Any, _: system_messages.Shutdown) -> None:
-        _current_turn().activation.closing = True
+        _current_turn().mailbox.closing = True
 
     def unknown_type(self, type_name: str) -> str:
         hosted = ", ".join(sorted(self.dispatcher.tables)) or "nothing"
@@ -311,7 +310,7 @@ class Service(ActivationHost):
 
     # --- deactivation -----------------------------------------------------------------------------
 
-    def turn_ended(self, activation: CoreActivation) -> None:
+    def turn_ended(self, activation: Mailbox) -> None:
         """No turn runs and none may start: the object goes."""
         assert isinstance(activation, Activation)
         self._start_lifecycle(activation, self._deactivate)
@@ -333,7 +332,7 @@ class Service(ActivationHost):
             activation.object_id, Unavailable(f"{activation.object_id} left {self.address}")
         )
         for turn in activation.remove():
-            standing = turn.table.activations.get(turn.id)
+            standing = turn.table.mailboxes.get(turn.id)
             if standing is None:
                 self.activate(turn)
             else:
@@ -345,7 +344,7 @@ class Service(ActivationHost):
         New ones are refused from now on.
         """
         self.draining = True
-        for activation in self.dispatcher.activations():
+        for activation in self.dispatcher.mailboxes():
             while len(self._tasks) >= RELEASE_BATCH:
                 await self._some_lifecycle_ends()
             if not activation.closing:
@@ -371,7 +370,7 @@ class Service(ActivationHost):
         """Stop at once, saving nothing: the node is not the owner of its objects any more."""
         self.draining = True
         self.dispatcher.set_lease(-math.inf)
-        for activation in self.dispatcher.activations():
+        for activation in self.dispatcher.mailboxes():
             activation.failed = True
         try:
             async with asyncio.timeout(ABORT_TIMEOUT):
@@ -381,13 +380,13 @@ class Service(ActivationHost):
             logger.error(
                 "handlers or hooks were cancelled and do not end: %s", self.cancel_running()
             )
-        for activation in self.dispatcher.activations():
+        for activation in self.dispatcher.mailboxes():
             for turn in activation.remove():
                 turn.fail(Unavailable(f"{self.address} was stopped"))
 
     # --- what is answered when something fails ----------------------------------------------------
 
-    def cycle(self, turn: Turn, activation: CoreActivation) -> RioError | None:
+    def cycle(self, turn: Turn, activation: Mailbox) -> RioError | None:
         assert activation.turn is not None
         return call_context.cycle(turn, activation.turn)
 
@@ -423,7 +422,7 @@ class Service(ActivationHost):
         if isinstance(error, ApplicationError):
             turn.fail(error)
             return
-        activation = turn.activation
+        activation = turn.mailbox
         assert isinstance(activation, Activation)
         activation.drop()
         logger.error(

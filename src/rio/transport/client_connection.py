@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from rio._core.calls import Call, ClientConnection
+from rio._core.calls import Call, ClientHalf
 from rio._core.frame import ReceiveBuffer
 from rio.errors import ConnectionLost, Draining, ProtocolError, RioError, from_code
 from rio.identity import Address
@@ -18,14 +18,14 @@ class ClientOwner(Protocol):
     """What a connection asks of its client."""
 
     def refused(
-        self, call: Call, error: tuple[str, str, Any], connection: ClientProtocol
+        self, call: Call, error: tuple[str, str, Any], connection: ClientConnection
     ) -> None: ...
-    def lost(self, connection: ClientProtocol, calls: list[Call], error: RioError) -> None: ...
-    def event(self, connection: ClientProtocol, number: int, body: bytes) -> None: ...
+    def lost(self, connection: ClientConnection, calls: list[Call], error: RioError) -> None: ...
+    def event(self, connection: ClientConnection, number: int, body: bytes) -> None: ...
     def stream_ended(self, number: int) -> None: ...
 
 
-class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
+class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
     """The client's side of one connection."""
 
     def __init__(
@@ -152,7 +152,7 @@ class ClientProtocol(ClientConnection, asyncio.BufferedProtocol):
 def _nothing() -> None: ...
 
 
-async def open_connection(address: str, make: Callable[[], ClientProtocol]) -> ClientProtocol:
+async def open_connection(address: str, make: Callable[[], ClientConnection]) -> ClientConnection:
     """Connect over TCP, and wait until the server has introduced itself.
 
     :raises OSError: it cannot be reached.

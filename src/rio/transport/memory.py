@@ -8,14 +8,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
 
-from rio.transport.client_connection import ClientProtocol
-from rio.transport.server_connection import ServerProtocol
+from rio.transport.client_connection import ClientConnection
+from rio.transport.server_connection import ServerConnection
 
 
 def _lose(data: bytes) -> None: ...
 
 
-Half: TypeAlias = ServerProtocol | ClientProtocol
+Half: TypeAlias = ServerConnection | ClientConnection
 
 
 class MemoryTransport:

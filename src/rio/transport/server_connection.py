@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any, Protocol
 
-from rio._core.dispatch import Connection, Dispatcher
+from rio._core.dispatch import Dispatcher, ServerHalf
 from rio.errors import FrameTooLarge, ProtocolError, RioError
 from rio.transport import protocol
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello, Kind
@@ -26,13 +26,13 @@ class ServerOwner(Protocol):
 
     hello: Hello
 
-    def unsubscribe(self, connection: ServerProtocol, number: int) -> None: ...
-    def disconnected(self, connection: ServerProtocol) -> None: ...
+    def unsubscribe(self, connection: ServerConnection, number: int) -> None: ...
+    def disconnected(self, connection: ServerConnection) -> None: ...
     def leave_requested(self) -> None: ...
     def gossip(self, source: int, payload: bytes) -> None: ...
 
 
-class ServerProtocol(Connection, asyncio.BufferedProtocol):
+class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
     """The server's side of one connection."""
 
     def __init__(self, dispatcher: Dispatcher, owner: ServerOwner, frame_limit: int) -> None:
