@@ -1,1 +1,1 @@
-"""Programs that use rio, each as a user would write it."""
+"""Programs that use rio, each written as a user would write it."""

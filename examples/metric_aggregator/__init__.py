@@ -1,1 +1,1 @@
-"""Metrics that aggregate points, and tags that gather metrics."""
+"""Objects that aggregate the points of a metric, and objects that gather metrics by tag."""

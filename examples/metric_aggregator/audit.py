@@ -1,4 +1,4 @@
-"""Comparing what the objects hold with what the writers were told."""
+"""Compare what the objects hold with the acknowledgements that the writers received."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from examples.metric_aggregator.service import Metric, Read, Receipts, Report
 
 @dataclass
 class Verdict:
-    """What was found, in calls where nothing else is said."""
+    """What the audit found. Fields count calls unless their docstring says otherwise."""
 
     lost: int = 0
-    """Acknowledged, and not in the state."""
+    """Acknowledged calls that are not in the state."""
     twice: int = 0
-    """In the state more than once."""
+    """Calls that the state counts more than once."""
     ghosts: int = 0
-    """In the state, although the writer was told that they did not run, or never sent them."""
+    """Calls in the state that their writer never sent, or that a server said it did not run."""
     unknown: int = 0
-    """The writer does not know what became of them."""
+    """Calls whose outcome the writer does not know."""
     unknown_applied: int = 0
-    """Those of them that are in the state. Both are allowed."""
+    """The unknown calls that are in the state. A call of unknown outcome may be there or not."""
     wrong_sums: int = 0
-    """Metrics whose count or sum is not that of the points that they took."""
+    """Metrics whose count or sum differs from that of the points that they took."""
 
     @property
     def good(self) -> bool:
+        """Whether the audit found nothing that must not happen."""
         return not (self.lost or self.twice or self.ghosts or self.wrong_sums)
 
 
 async def audit(client: rio.Client, books: Iterable[Book]) -> tuple[Verdict, set[str]]:
-    """Read every metric back. Returns what was found, and which servers answered."""
+    """Read every metric back, and return the verdict and the servers that answered."""
     verdict, reports = Verdict(), dict[str, Report]()
     for book in books:
         if book.metric not in reports:

@@ -1,4 +1,4 @@
-"""Records a few points, and reads what became of them."""
+"""Record a few points, then read the statistics of each metric and the metrics of one tag."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ async def main(storage: str) -> None:
                 await client.send(Metric, metric, Record(value, tags=("cpu", host)))
         for metric in POINTS:
             report = await client.ref(Metric, metric).read(Read())
-            print(f"{metric}: {shown(report.summary)}")
+            print(f"{metric}: {describe(report.summary)}")
         overview = await client.ref(Tag, "cpu").read(ReadTag())
         print(f"tag cpu: {', '.join(sorted(overview.metrics))}")
 
 
-def shown(summary: Summary) -> str:
-    return f"{summary.count} points, mean {summary.sum / summary.count:.2f}, from {summary.minimum:g} to {summary.maximum:g}"
+def describe(summary: Summary) -> str:
+    points = "1 point" if summary.count == 1 else f"{summary.count} points"
+    mean = summary.sum / summary.count
+    return f"{points}, mean {mean:.2f}, from {summary.minimum:g} to {summary.maximum:g}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A cluster of three server processes, used by many, and one of them killed: what is lost?
+"""Run three server processes, kill one of them under load, and check that nothing is lost.
 
-Every call carries a number of its own and is acknowledged when the state that it made is on disk.
-One server gets SIGKILL half-way. In the end every object is read back and held against what the
-writers were told.
+Every call carries its own number, and is acknowledged when the state that it made is on disk.
+Half-way the demo kills one server with SIGKILL. At the end it reads every object back and compares
+it with the acknowledgements that its writers received.
 """
 
 from __future__ import annotations
@@ -27,33 +27,34 @@ CLIENTS = 4
 METRICS = [f"metric-{number:02}" for number in range(1, 61)]
 WRITERS_PER_METRIC = 2
 RECOVERY_TIMEOUT = 30.0
-"""Seconds after which the demo does not wait any longer for objects to come back."""
+"""Seconds that the demo waits for the objects of the killed server to answer again."""
 
 
 async def demo(seconds: float) -> bool:
     """Run everything, with about ``seconds`` of load.
 
-    Returns whether nothing was lost and nothing was applied twice.
+    Returns whether nothing was lost, nothing was applied twice, and every object answered again.
     """
     with tempfile.TemporaryDirectory(prefix="rio-demo-") as directory:
         storage = f"sqlite:///{directory}/demo.db"
         print(f"starting {SERVERS} server processes on {storage}", flush=True)
-        async with running(storage, Path(directory)) as servers, clients(storage) as senders:
+        async with (
+            start_servers(storage, Path(directory)) as servers,
+            open_clients(storage) as senders,
+        ):
             load = Load(senders, METRICS, WRITERS_PER_METRIC)
-            print(
-                f"{len(METRICS)} objects, and {len(load.books)} tasks that send to them without a pause:",
-                flush=True,
-            )
-            took = await drive(load, servers, seconds)
-            async with rio.Client(storage) as reader:  # it knows nothing but the storage
+            tasks = f"{len(load.books)} tasks that send to them without a pause:"
+            print(f"{len(METRICS)} objects, and {tasks}", flush=True)
+            took = await run_load(load, servers, seconds)
+            async with rio.Client(storage) as reader:  # a new client, which knows only the storage
                 verdict, answered_by = await audit(reader, load.books)
             report(load, verdict, took, answered_by, servers)
             return verdict.good and load.recovery is not None and load.recovery.complete.is_set()
 
 
 @asynccontextmanager
-async def running(storage: str, directory: Path) -> AsyncIterator[list[Server]]:
-    """The server processes; all are gone in the end."""
+async def start_servers(storage: str, directory: Path) -> AsyncIterator[list[Server]]:
+    """Start the server processes, and end all of them on exit."""
     servers: list[Server] = []
     try:
         while len(servers) < SERVERS:
@@ -65,13 +66,14 @@ async def running(storage: str, directory: Path) -> AsyncIterator[list[Server]]:
 
 
 @asynccontextmanager
-async def clients(storage: str) -> AsyncIterator[list[rio.Client]]:
+async def open_clients(storage: str) -> AsyncIterator[list[rio.Client]]:
+    """Open the clients that the writers share."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(rio.Client(storage)) for _ in range(CLIENTS)]
 
 
-async def drive(load: Load, servers: list[Server], seconds: float) -> float:
-    """Have the load run; kill a server half-way; go on until its objects are back.
+async def run_load(load: Load, servers: list[Server], seconds: float) -> float:
+    """Run the load, kill a server half-way, and continue until its objects are back.
 
     Returns how many seconds that took.
     """
@@ -82,39 +84,39 @@ async def drive(load: Load, servers: list[Server], seconds: float) -> float:
         await asyncio.sleep(seconds / 2)
         recovery = await kill_one(load, servers)
         await asyncio.sleep(seconds / 2)
-        await all_back(recovery)
+        await wait_for_objects(recovery)
         load.stop()
         progress.cancel()
     return time.monotonic() - began
 
 
 async def kill_one(load: Load, servers: list[Server]) -> Recovery:
-    """SIGKILL for the server that holds the most objects."""
+    """Send SIGKILL to the server that holds the most objects."""
     address, _ = Counter(load.tally.homes.values()).most_common(1)[0]
     victim = next(server for server in servers if server.address == address)
     recovery = load.recovery = Recovery(
         {metric for metric, home in load.tally.homes.items() if home == address}
     )
     await victim.kill()
-    recovery.died()
+    recovery.note_death()
     say(f"{victim.name} was killed with SIGKILL; {len(recovery.lost)} objects lived there")
     return recovery
 
 
-async def all_back(recovery: Recovery) -> None:
+async def wait_for_objects(recovery: Recovery) -> None:
+    """Wait until every object of the killed server has answered again, or for the timeout."""
     try:
         await asyncio.wait_for(recovery.complete.wait(), RECOVERY_TIMEOUT)
     except TimeoutError:
-        say(
-            f"{len(recovery.lost) - len(recovery.back)} objects are not back after {RECOVERY_TIMEOUT:g} seconds"
-        )
+        away = len(recovery.lost) - len(recovery.back)
+        say(f"{away} objects are not back after {RECOVERY_TIMEOUT:g} seconds")
 
 
-# --- what is seen ---------------------------------------------------------------------------------
+# --- what the demo prints -------------------------------------------------------------------------
 
 
 async def show_progress(load: Load, servers: list[Server]) -> None:
-    """One line that is written over on a terminal; elsewhere a new line now and then."""
+    """Print the progress: one line that a terminal overwrites, or a line every two seconds."""
     terminal = sys.stdout.isatty()
     interval = 0.25 if terminal else 2.0
     before, began = 0, time.monotonic()
@@ -134,14 +136,14 @@ def progress_line(
     alive = sum(server.alive for server in servers)
     back = (
         f", {len(recovery.back)} of {len(recovery.lost)} objects are back"
-        if recovery and recovery.begun
+        if recovery and recovery.server_is_dead
         else ""
     )
     return f"  {seconds:4.1f} s  {calls:>7,} calls  {rate:>6,.0f}/s  {alive} servers{back}"
 
 
 def say(text: str) -> None:
-    """A line of its own, in the place of the progress line."""
+    """Print a line of its own in place of the progress line."""
     print(f"\r\033[K{text}" if sys.stdout.isatty() else text, flush=True)
 
 
@@ -162,7 +164,7 @@ def report(
     if len(dead) > 1:
         print(
             f"\n{len(dead)} servers have ended, and only one was killed:",
-            *(server.last_words() for server in dead),
+            *(server.log_tail() for server in dead),
             sep="\n",
         )
 

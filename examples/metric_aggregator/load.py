@@ -1,4 +1,4 @@
-"""The calls of the demo: who sends them, and what became of each."""
+"""The writers of the demo, and their record of what became of each call."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ import rio
 from examples.metric_aggregator.service import Metric, Record
 
 CALL_TIMEOUT = 30.0
-"""Seconds; longer than it takes to notice a dead server, so that calls ride that out."""
+"""Seconds. Longer than the cluster needs to replace a dead server, so that calls survive that."""
 TAGS = ("cpu", "disk", "network")
 TAGGED = 6
-"""One metric in so many carries a tag.
+"""One metric in this many carries a tag.
 
-Its calls wait for the tag's server too, so not all of them do.
+A call to such a metric also waits for the server of the tag, so most metrics carry none.
 """
 
 
 def value_of(number: int) -> float:
-    """The value of the point with this number, so that sums can be checked too.
+    """Return the value of the point with this number, so that the audit can check sums too.
 
-    Whole, so that floats add up exactly.
+    Values are whole numbers, so that floats add up exactly.
     """
     return float(number % 1000)
 
 
 @dataclass
 class Book:
-    """What one writer was told about its calls, which it numbers from 1."""
+    """What one writer knows about its calls. The writer numbers its calls from 1."""
 
     metric: str
     sender: str
     tags: tuple[str, ...] = ()
     sent: int = 0
     acknowledged: set[int] = field(default_factory=set)
-    """Answered: these must be found in the metric's state, once."""
+    """The server answered these calls: the metric's state must hold each of them once."""
     unknown: set[int] = field(default_factory=set)
-    """Neither answered nor refused (the connection broke): these may be found there, once."""
+    """Nobody knows whether these calls ran (the connection broke): the state may hold each once."""
     refused: set[int] = field(default_factory=set)
-    """Not executed: these must not be found there."""
+    """The server did not execute these calls: the state must not hold them."""
 
     def next_number(self) -> int:
         self.sent += 1
@@ -51,46 +51,48 @@ class Book:
 
 @dataclass
 class Tally:
-    """What all writers together have met."""
+    """What all writers together have seen."""
 
     latencies: list[float] = field(default_factory=list)
     """Seconds of each acknowledged call."""
     errors: dict[str, int] = field(default_factory=dict)
-    """How often each class of error was met."""
+    """How often the writers saw each class of error."""
     homes: dict[str, str] = field(default_factory=dict)
-    """By metric: the server that answered last."""
+    """By metric: the server that answered the last call."""
 
     @property
     def calls(self) -> int:
         return len(self.latencies)
 
-    def met(self, error: rio.RioError) -> None:
+    def count_error(self, error: rio.RioError) -> None:
         name = type(error).__name__
         self.errors[name] = self.errors.get(name, 0) + 1
 
 
 class Recovery:
-    """How long the objects of a killed server are away. Make it just before the kill."""
+    """Measures how long the objects of a killed server are away. Create it just before the kill."""
 
     def __init__(self, lost: set[str]) -> None:
         self.lost = lost
         self.back: dict[str, float] = {}
-        """By metric: seconds from the kill until it was seen to answer a call that was sent when
-        the server was dead.
+        """By metric: seconds from the kill until the metric answered a call that a writer sent
+        after the server was dead.
         """
         self.complete = asyncio.Event()
         self._began = time.monotonic()
         self._dead_since = float("inf")
 
-    def died(self) -> None:
-        """The server is gone: answers to calls from now on come from another."""
+    def note_death(self) -> None:
+        """Note that the server is gone: another server answers the calls sent from now on."""
         self._dead_since = time.monotonic()
 
     @property
-    def begun(self) -> bool:
+    def server_is_dead(self) -> bool:
+        """Whether :meth:`note_death` was called."""
         return self._dead_since < float("inf")
 
-    def answered(self, metric: str, sent: float) -> None:
+    def note_answer(self, metric: str, sent: float) -> None:
+        """Note an answer of a metric to a call that was sent at ``sent``."""
         if metric in self.lost and metric not in self.back and sent >= self._dead_since:
             self.back[metric] = time.monotonic() - self._began
             if len(self.back) == len(self.lost):
@@ -98,8 +100,9 @@ class Recovery:
 
 
 class Load:
-    """Many writers that send points without a pause, each to one metric; several share a metric,
-    and many share a client.
+    """Many writers that send points without a pause, each writer to one metric.
+
+    Several writers share a metric, and many writers share a client.
     """
 
     def __init__(
@@ -119,12 +122,13 @@ class Load:
         self._stopping = False
 
     async def run(self) -> None:
-        """Send until :meth:`stop`, and await the last answers."""
+        """Send until :meth:`stop` is called, then await the last answers."""
         async with asyncio.TaskGroup() as group:
             for client, book in zip(itertools.cycle(self._clients), self.books, strict=False):
                 group.create_task(self._write(client, book))
 
     def stop(self) -> None:
+        """Make each writer end after its current call."""
         self._stopping = True
 
     async def _write(self, client: rio.Client, book: Book) -> None:
@@ -137,7 +141,7 @@ class Load:
                 (book.refused if isinstance(error, rio.errors.NotExecuted) else book.unknown).add(
                     number
                 )
-                self.tally.met(error)
+                self.tally.count_error(error)
             else:
                 book.acknowledged.add(number)
                 self._count(book.metric, recorded.server, sent)
@@ -146,4 +150,4 @@ class Load:
         self.tally.latencies.append(time.monotonic() - sent)
         self.tally.homes[metric] = server
         if self.recovery is not None:
-            self.recovery.answered(metric, sent)
+            self.recovery.note_answer(metric, sent)

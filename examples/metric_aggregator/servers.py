@@ -1,6 +1,4 @@
-"""Server processes of the demo, started as one would start them by hand: with ``python -m rio
-run``.
-"""
+"""The server processes of the demo, started with ``python -m rio run`` as a user starts them."""
 
 from __future__ import annotations
 
@@ -15,7 +13,9 @@ from typing import Self
 ROOT = Path(__file__).parents[2]
 REGISTRY = "examples.metric_aggregator.service:registry"
 START_TIMEOUT = 30.0
+"""Seconds in which a server must say that it listens."""
 STOP_TIMEOUT = 20.0
+"""Seconds that a server may take to drain; then it gets SIGKILL."""
 
 
 class Server:
@@ -24,15 +24,15 @@ class Server:
     def __init__(self, name: str, process: Process, address: str, log: Path) -> None:
         self.name = name
         self.address = address
-        """Where it listens, as it said itself."""
+        """``host:port`` where the server listens, as it printed it."""
         self._log = log
         self._process = process
 
     @classmethod
     async def start(cls, name: str, storage: str, directory: Path) -> Self:
-        """Start one, and wait until it can be used.
+        """Start a server process, and wait until it is ready.
 
-        :raises RuntimeError: it has ended, or says nothing for long; the text holds its log.
+        :raises RuntimeError: the process ended or was not ready in time; the text holds its log.
         """
         log = directory / f"{name}.log"
         command = (
@@ -62,19 +62,20 @@ class Server:
 
     @property
     def alive(self) -> bool:
+        """Whether the process runs."""
         return self._process.returncode is None
 
-    def last_words(self) -> str:
-        """The end of its log."""
+    def log_tail(self) -> str:
+        """Return the name of the server and the end of its log."""
         return f"{self.name}:\n{self._log.read_text()[-1000:]}"
 
     async def kill(self) -> None:
-        """End it with SIGKILL: it has no time to say a word, as in a power cut."""
+        """End the process with SIGKILL: like in a power cut, it cannot tell anybody."""
         self._process.kill()
         await self._process.wait()
 
     async def stop(self) -> None:
-        """End it as one should: with SIGTERM, so that it drains."""
+        """End the process with SIGTERM, so that it drains; after the timeout with SIGKILL."""
         if self.alive:
             self._process.terminate()
             with suppress(TimeoutError):

@@ -1,7 +1,7 @@
-"""A metric aggregates the points it is sent, and tells the tags that a point carries.
+"""A metric aggregates the points that it receives, and informs the tags that a point carries.
 
-Nothing here locks: an object handles one message at a time, in one place of the cluster. Nothing
-here is lost: a call is answered when the state that it made is on disk.
+Nothing here locks: an object handles one message at a time, on one server of the cluster. Nothing
+here is lost: a metric answers a call when the state that the call made is on disk.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Summary(rio.Message):
 
 
 class Recorded(rio.Message):
-    """The answer to a point: it is on disk."""
+    """The answer to a point: the point is on disk."""
 
     summary: Summary
     server: str
-    """Where the metric lives at present."""
+    """The address of the server where the metric lives now."""
 
 
 class Record(rio.Message[Recorded]):
@@ -37,18 +37,18 @@ class Record(rio.Message[Recorded]):
     tags: tuple[str, ...] = ()
     sender: str = ""
     number: int = 0
-    """A sender may count its points, 1, 2, 3..., to find out in the end whether each was taken
-    once.
+    """A sender may number its points 1, 2, 3..., to check at the end that the metric took each
+    point once. 0 means that the point has no number.
     """
 
 
 class Receipts(rio.Message):
-    """Which points of one sender were taken: all up to number ``last`` but the ``missing`` ones."""
+    """The points of one sender that the metric took: all up to ``last``, except the ``missing``."""
 
     last: int = 0
     missing: list[int] = msgspec.field(default_factory=list)
     repeated: int = 0
-    """Points that were taken again."""
+    """How many points the metric took again."""
 
     def add(self, number: int) -> None:
         if number > self.last:
@@ -67,12 +67,12 @@ class Receipts(rio.Message):
 class Report(rio.Message):
     summary: Summary
     receipts: dict[str, Receipts]
-    """By sender."""
+    """The receipts by sender."""
     server: str
 
 
 class Read(rio.Message[Report], readonly=True):
-    """Ask a metric for all it knows."""
+    """Ask a metric for everything that it knows."""
 
 
 class Statistics(rio.State):
@@ -114,9 +114,9 @@ class Metric(rio.ServiceObject):
 
 
 class Tagged(rio.Message[None], idempotent=True):
-    """A metric's news for a tag.
+    """The newest summary of a metric, for a tag.
 
-    To hear it twice does no harm, so it may be sent again when an answer is lost.
+    Receiving it twice does no harm, so the client may send it again when an answer is lost.
     """
 
     metric: str

@@ -1,4 +1,4 @@
-"""Sends pings to two players, wherever they live."""
+"""Send pings to two players, on whatever servers they live."""
 
 from __future__ import annotations
 

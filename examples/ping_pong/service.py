@@ -1,4 +1,4 @@
-"""An object that answers each ping with a pong, and remembers how many there were."""
+"""An object that answers each ping with a pong, and remembers how many pings it received."""
 
 from __future__ import annotations
 

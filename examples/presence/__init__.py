@@ -1,1 +1,1 @@
-"""Who is online, kept up by heartbeats and told to all who subscribe."""
+"""Rooms that learn from heartbeats which users are online, and publish each change."""

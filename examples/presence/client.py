@@ -1,4 +1,4 @@
-"""Watches a room while three users come and go: ada stays, bob leaves, carl falls silent."""
+"""Watch a room while three users come and go: ada stays, bob leaves, carl falls silent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def main(storage: str) -> None:
         programs["bob"].cancel()
         await client.ref(User, "bob").leave(Leave())
         show(await anext(changes))
-        programs["carl"].cancel()  # it does not say good-bye: the room finds out
+        programs["carl"].cancel()  # no goodbye: the room notices the silence
         show(await anext(changes))
         online = await client.ref(Room, ROOM).who_is_online(WhoIsOnline())
         print(f"now online: {', '.join(online.users)}")
@@ -43,7 +43,7 @@ async def main(storage: str) -> None:
 
 
 async def keep_alive(user: User) -> None:
-    """What the program of a user does all the time."""
+    """Send heartbeats for ever, as the program of a user does."""
     while True:
         await user.heartbeat(Heartbeat())
         await asyncio.sleep(SILENCE / 5)

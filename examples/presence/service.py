@@ -1,7 +1,7 @@
-"""Users send heartbeats; rooms know who is online, and publish each change.
+"""Users send heartbeats; rooms know which users are online, and publish each change.
 
-Presence is kept in memory alone: when a room moves to another server, the next heartbeats fill it
-again. A user remembers the rooms that it has entered, so that is saved.
+A room keeps presence only in memory: when the room moves to another server, the next heartbeats
+fill it again. A user saves the rooms that it has entered, because no heartbeat could restore them.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ SILENCE = 2.0
 
 
 class Changed(rio.Message):
-    """What a room publishes: somebody came or went."""
+    """A room publishes this when a user comes or goes."""
 
     user: str
     online: bool
 
 
 class Seen(rio.Message[None], idempotent=True):
-    """A user of the room is there."""
+    """Tell a room that a user is there."""
 
     user: str
 
 
 class Gone(rio.Message[None], idempotent=True):
-    """A user has left the room."""
+    """Tell a room that a user has left."""
 
     user: str
 
@@ -43,7 +43,7 @@ class Online(rio.Message):
 
 
 class WhoIsOnline(rio.Message[Online], readonly=True):
-    """Ask a room who is there."""
+    """Ask a room which users are there."""
 
 
 class Room(rio.ServiceObject):
@@ -81,11 +81,13 @@ class Room(rio.ServiceObject):
 
 
 class Enter(rio.Message[None], idempotent=True):
+    """Enter a room, and stay in it until :class:`Leave`."""
+
     room: str
 
 
 class Heartbeat(rio.Message[None], idempotent=True):
-    """The user's program is alive."""
+    """Tell a user object that the user's program is alive."""
 
 
 class Leave(rio.Message[None], idempotent=True):
@@ -93,7 +95,7 @@ class Leave(rio.Message[None], idempotent=True):
 
 
 class Entered(rio.State):
-    """What a user remembers."""
+    """What a user remembers: the rooms that it has entered."""
 
     rooms: list[str] = msgspec.field(default_factory=list)
 
