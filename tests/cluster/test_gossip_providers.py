@@ -23,7 +23,7 @@ DEAD, CONDEMNED, ACTIVE = MemberStatus.DEAD, MemberStatus.CONDEMNED, MemberStatu
 
 
 class Network:
-    """The control connections of a cluster's nodes, which a test can cut."""
+    """The links between a cluster's nodes, which a test can cut."""
 
     def __init__(self, cluster: Cluster, seed: int = 0) -> None:
         self.cluster = cluster
@@ -34,7 +34,7 @@ class Network:
         self.bytes = 0
 
     def attach(self, node: Node) -> None:
-        node.provider.control = Wire(self, node)
+        node.provider.transport = Wire(self, node)
 
     def deliver(self, source: Node, address: str, payload: bytes) -> None:
         self.sent += 1

@@ -18,7 +18,8 @@ import pytest
 from rio.backoff import backoff
 from rio.cluster.config import ClusterConfig
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
-from rio.cluster.provider import MAX_ABANDONED_CALLS, ClusterProvider, LocalClusterProvider
+from rio.cluster.provider import ClusterProvider, LocalClusterProvider
+from rio.cluster.storage_calls import MAX_ABANDONED_CALLS
 from rio.contracts.membership import (
     Member,
     MembershipSnapshot,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rio.cluster.config import ClusterConfig
 from rio.cluster.detector import LiveMembers
-from rio.cluster.links import RETRY_INTERVAL, ControlConnections
+from rio.cluster.links import RETRY_INTERVAL, GossipLinks
 from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus
 from rio.testing import LocalCluster, run
 from rio.transport.client_connection import ClientConnection
@@ -15,7 +15,7 @@ from rio.transport.protocol import VERSION, Hello
 from tests.simulation.objects import registry
 
 
-def test_a_control_connection_that_was_given_up_before_it_began_is_made_again() -> None:
+def test_a_link_that_was_given_up_before_it_began_is_made_again() -> None:
     attempts: list[str] = []
 
     async def connect(address: str, make: Callable[[], ClientConnection]) -> ClientConnection:
@@ -23,15 +23,15 @@ def test_a_control_connection_that_was_given_up_before_it_began_is_made_again() 
         raise ConnectionRefusedError
 
     async def main() -> None:
-        control = ControlConnections(lambda: Hello(VERSION, "node"), connect=connect)
-        control.send("a:1", b"news")
-        control.reset("a:1")
+        links = GossipLinks(lambda: Hello(VERSION, "node"), connect=connect)
+        links.send("a:1", b"news")
+        links.reset("a:1")
         await asyncio.sleep(RETRY_INTERVAL)
         assert attempts == []
-        control.send("a:1", b"more")
+        links.send("a:1", b"more")
         await asyncio.sleep(0.1)
         assert attempts == ["a:1"]
-        await control.close()
+        await links.close()
 
     run(main())
 

@@ -1,4 +1,4 @@
-"""The control connections between nodes: gossip only, so that no user's request can delay it.
+"""The connections between nodes, which carry gossip only, so that no user's request can delay it.
 
 One connection for each direction: a node writes to the connections that it made and reads from
 those that were made to it. So an answer proves that both can be reached under the address that they
@@ -49,7 +49,7 @@ it can be told so.
 Make = Callable[[], ClientConnection]
 
 
-class ControlConnections:
+class GossipLinks:
     """Sends messages to addresses, as UDP would: each arrives once or never, and nobody waits for
     it.
 
@@ -66,7 +66,7 @@ class ControlConnections:
         self._hello = hello
         self._connect = connect
         self._receive_buffer = ReceiveBuffer()
-        self._links: dict[str, _Link] = {}
+        self._links: dict[str, GossipLink] = {}
         self._closed = False
 
     def send(self, address: str, payload: bytes) -> None:
@@ -76,7 +76,7 @@ class ControlConnections:
         link = self._links.pop(address, None)
         if link is None:
             self._make_room()
-            link = _Link(address, self._open)
+            link = GossipLink(address, self._open)
         self._links[address] = link  # the last one used comes last
         link.send(protocol.gossip(payload))
 
@@ -95,7 +95,7 @@ class ControlConnections:
     def __len__(self) -> int:
         return len(self._links)
 
-    async def _open(self, link: _Link) -> ClientConnection:
+    async def _open(self, link: GossipLink) -> ClientConnection:
         loop = asyncio.get_running_loop()
 
         def make() -> ClientConnection:
@@ -118,10 +118,12 @@ class ControlConnections:
                 break
 
 
-class _Link:
+class GossipLink:
     """One address: the connection, or the messages that wait for it."""
 
-    def __init__(self, address: str, open_: Callable[[_Link], Awaitable[ClientConnection]]) -> None:
+    def __init__(
+        self, address: str, open_: Callable[[GossipLink], Awaitable[ClientConnection]]
+    ) -> None:
         self.address = address
         self.used_at = 0.0
         self._open = open_
@@ -145,7 +147,7 @@ class _Link:
             self._retry_at = self.used_at + RETRY_INTERVAL
             self._waiting.append(frame)
             self._connecting = loop.create_task(
-                self._connect(), name=f"control connection to {self.address}"
+                self._connect(), name=f"gossip connection to {self.address}"
             )
 
     async def _connect(self) -> None:
@@ -154,7 +156,7 @@ class _Link:
                 self._connection = await self._open(self)
         except (OSError, RioError) as error:
             logger.debug(
-                "no control connection to %s: %s", self.address, str(error) or type(error).__name__
+                "no gossip connection to %s: %s", self.address, str(error) or type(error).__name__
             )
         else:
             self._retry_at = 0.0

@@ -78,7 +78,7 @@ class PeerToPeerClusterProvider(ClusterProvider):
     delays a renewal. When the storage is away the node pauses, evicts nobody, and goes on when it
     is back.
 
-    With :attr:`control` set, which a server does, the nodes also probe each other and gossip:
+    With :attr:`transport` set, which a server does, the nodes also probe each other and gossip:
     changes of the membership are heard of rather than polled for, a member that renews but cannot
     be reached is condemned by votes, and :meth:`join` takes two-way probes with a majority of the
     others. When none of that gets through, all the rest stays as it is.
@@ -201,10 +201,10 @@ class PeerToPeerClusterProvider(ClusterProvider):
 
     def _do(self, action: Action) -> None:
         match action:
-            case Send() if self.control is not None:
-                self.control.send(action.address, action.payload)
-            case Reset() if self.control is not None:
-                self.control.reset(action.address)
+            case Send() if self.transport is not None:
+                self.transport.send(action.address, action.payload)
+            case Reset() if self.transport is not None:
+                self.transport.reset(action.address)
             case Refresh() | CastVote() | Condemn():
                 self._ask_for(action)
             case Fence():
@@ -297,7 +297,7 @@ class PeerToPeerClusterProvider(ClusterProvider):
         """
         settings, own = self._config.gossip, self.snapshot.find(self.generation)
         self._gossip, self._duties = None, asyncio.Queue(MAX_DUTIES)
-        if self.control is None or settings is None:
+        if self.transport is None or settings is None:
             return
         self._gossip = Gossip(
             self.generation,

@@ -12,18 +12,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from rio._core.clock import Clock, now
 from rio.backoff import backoff
 from rio.cluster.config import ClusterConfig
 from rio.cluster.lease import Lease, Observer
+from rio.cluster.storage_calls import StorageCalls
 from rio.contracts.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
-from rio.errors import NodeEvicted, StorageError, StorageUnavailable
+from rio.errors import NodeEvicted, StorageError
 
 logger = logging.getLogger("rio.cluster")
-
-T = TypeVar("T")
 
 FIRST_RETRY = 0.05
 """Seconds before the first retry of something that failed, at most; doubled by each further
@@ -35,11 +34,8 @@ SHORTEST_POLL = 0.05
 of changes.
 """
 
-MAX_ABANDONED_CALLS = 64
-"""Storage calls that may hang on after their time-out, before new ones are refused."""
 
-
-class ControlTransport(Protocol):
+class GossipTransport(Protocol):
     """How a node's messages get to other nodes.
 
     Each arrives once or never; in order or not; nobody waits for it.
@@ -79,7 +75,7 @@ class ClusterProvider(ABC):
         self._config = config or ClusterConfig()
         self._clock = clock
         self._rng = rng or random.Random()
-        self._calls = _StorageCalls(self._config.storage_timeout)
+        self._calls = StorageCalls(self._config.storage_timeout)
         self._lease = Lease(self._lease_duration())
         self._leaving = asyncio.Event()
         self._observer = Observer(0, self._config)
@@ -89,7 +85,7 @@ class ClusterProvider(ABC):
         """``host:port`` as joined."""
         self.snapshot = MembershipSnapshot(0, 0)
         """The newest membership that this node has read."""
-        self.control: ControlTransport | None = None
+        self.transport: GossipTransport | None = None
         """The way to the other nodes, set before :meth:`join`; ``None``: the nodes meet in the
         storage only.
         """
@@ -184,8 +180,8 @@ class ClusterProvider(ABC):
         return self.snapshot
 
     def receive(self, source: int, payload: bytes) -> None:
-        """A message came on the control connection of the member ``source``, as that introduced
-        itself.
+        """Take in a message that arrived over the link of the member ``source``, which introduced
+        itself by that generation.
         """
         logger.debug("a message of member %d is ignored: this node does not gossip", source)
 
@@ -366,54 +362,6 @@ class LocalClusterProvider(ClusterProvider):
 
     async def _evict(self, member: Member) -> None:
         """Nobody renews here, so silence means nothing."""
-
-
-class _StorageCalls:
-    """Runs storage calls in tasks of their own, so that none can hold its caller longer than
-    ``timeout`` seconds.
-    """
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-        self._abandoned: set[asyncio.Task[Any]] = set()
-
-    async def run(self, call: Coroutine[Any, Any, T]) -> T:
-        """The call's result. A call that outlasts the time-out, or its caller, is cancelled and
-        left to end: its outcome is unknown.
-
-        :raises StorageUnavailable: no answer in time, or too many earlier calls still hang.
-        """
-        if len(self._abandoned) >= MAX_ABANDONED_CALLS:
-            call.close()
-            raise StorageUnavailable(
-                f"{len(self._abandoned)} earlier calls of the storage still hang"
-            )
-        task = asyncio.create_task(call)
-        try:
-            await asyncio.wait((task,), timeout=self._timeout)
-        finally:
-            if not task.done():
-                self._abandon(task)
-            elif not task.cancelled():
-                task.exception()  # a caller who is cancelled at the same moment does not ask
-        if not task.done() or task.cancelled():
-            raise StorageUnavailable(f"the storage did not answer within {self._timeout:g} s")
-        return task.result()
-
-    async def settle(self) -> None:
-        """Wait for the calls that were abandoned, as long as one call may take."""
-        if self._abandoned:
-            await asyncio.wait(self._abandoned, timeout=self._timeout)
-
-    def _abandon(self, task: asyncio.Task[Any]) -> None:
-        self._abandoned.add(task)
-        task.add_done_callback(self._end)
-        task.cancel()
-
-    def _end(self, task: asyncio.Task[Any]) -> None:
-        self._abandoned.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.debug("a storage call failed after it was given up: %r", task.exception())
 
 
 async def _until_one_ends(*loops: Coroutine[Any, Any, None]) -> None:

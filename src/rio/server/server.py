@@ -21,7 +21,7 @@ from rio._core.frame import DEFAULT_FRAME_LIMIT
 from rio.client.client import Client
 from rio.client.pool import Peer
 from rio.cluster.config import ClusterConfig
-from rio.cluster.links import ControlConnections
+from rio.cluster.links import GossipLinks
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage
@@ -147,7 +147,7 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._http: HttpListener | None = None
         self._client: NodeClient | None = None
-        self._control: ControlConnections | None = None
+        self._links: GossipLinks | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._asked_to_stop = asyncio.Event()
         self._stopped = False
@@ -204,7 +204,7 @@ class Server:
         self._client = NodeClient(self)
         self._service.start(loop, Address.parse(self.address), self._client.send)
         self.cluster.on_lease = self._lease_moved
-        self.cluster.control = self._control = ControlConnections(self._introduction)
+        self.cluster.transport = self._links = GossipLinks(self._introduction)
         await self.cluster.join(self.address)
         self.hello = self._introduction()
         await self._client.start()
@@ -302,8 +302,8 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._fencing is not None:
             self._fencing.cancel()
-        if self._control is not None:
-            await self._control.close()
+        if self._links is not None:
+            await self._links.close()
         if self._client is not None:
             await self._client.close()
         if self._listener is not None:

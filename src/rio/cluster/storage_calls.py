@@ -1,0 +1,65 @@
+"""Calls of a storage that end in time, even where a driver ignores timeouts and cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from rio.errors import StorageUnavailable
+
+logger = logging.getLogger("rio.cluster")
+
+T = TypeVar("T")
+
+MAX_ABANDONED_CALLS = 64
+"""Storage calls that may still hang after their timeout, before new calls are refused."""
+
+
+class StorageCalls:
+    """Runs storage calls in tasks of their own, so that no call holds its caller for longer than
+    ``timeout`` seconds.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._abandoned: set[asyncio.Task[Any]] = set()
+
+    async def run(self, call: Coroutine[Any, Any, T]) -> T:
+        """Return the call's result. A call that outlasts the timeout, or its caller, is cancelled
+        and left to end: its outcome is unknown.
+
+        :raises StorageUnavailable: no answer came in time, or too many earlier calls still hang.
+        """
+        if len(self._abandoned) >= MAX_ABANDONED_CALLS:
+            call.close()
+            raise StorageUnavailable(
+                f"{len(self._abandoned)} earlier calls of the storage still hang"
+            )
+        task = asyncio.create_task(call)
+        try:
+            await asyncio.wait((task,), timeout=self._timeout)
+        finally:
+            if not task.done():
+                self._abandon(task)
+            elif not task.cancelled():
+                task.exception()  # a caller who is cancelled at the same moment does not ask
+        if not task.done() or task.cancelled():
+            raise StorageUnavailable(f"the storage did not answer within {self._timeout:g} s")
+        return task.result()
+
+    async def settle(self) -> None:
+        """Wait for the abandoned calls, at most as long as one call may take."""
+        if self._abandoned:
+            await asyncio.wait(self._abandoned, timeout=self._timeout)
+
+    def _abandon(self, task: asyncio.Task[Any]) -> None:
+        self._abandoned.add(task)
+        task.add_done_callback(self._end)
+        task.cancel()
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.debug("a storage call failed after it was given up: %r", task.exception())
