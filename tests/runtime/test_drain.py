@@ -412,7 +412,7 @@ async def test_a_client_that_is_forgotten_warns(cluster: Cluster) -> None:
 
 def test_a_server_without_storage_or_registry_is_refused() -> None:
     with pytest.raises(
-        ConfigurationError, match="a server needs storage for membership, placement, state"
+        ConfigurationError, match="there is no storage for membership, placement, state: name one"
     ):
         rio.Server(rio.Registry(Tally))
     with pytest.raises(ConfigurationError, match=r"a server takes a rio\.Registry"):

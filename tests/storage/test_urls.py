@@ -100,7 +100,7 @@ async def test_a_role_with_a_url_of_its_own_leaves_the_others_where_they_are(
 
 
 def test_a_role_without_a_url_is_named() -> None:
-    with pytest.raises(ConfigurationError, match="no URL for membership, placement:"):
+    with pytest.raises(ConfigurationError, match="no storage for membership, placement: name one"):
         open_storage(state="memory://")
 
 

@@ -18,11 +18,14 @@ from rio.contracts.membership import (
     with_vote,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
+from rio.contracts.role import Role
+from rio.contracts.roles import ROLES, RoleRow
 from rio.contracts.state import StateLoader, StateSaver, StateStorage, StoredState
 
 __all__ = [
     "MAX_METADATA_BYTES",
     "MAX_VOTES",
+    "ROLES",
     "Member",
     "MemberStatus",
     "MembershipSnapshot",
@@ -30,6 +33,8 @@ __all__ = [
     "ObjectPlacement",
     "Placement",
     "Registered",
+    "Role",
+    "RoleRow",
     "StateLoader",
     "StateSaver",
     "StateStorage",

@@ -9,12 +9,14 @@ never again: a restarted server is a new member.
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import msgspec
+
+from rio.contracts.role import Role
 
 MAX_VOTES = 8
 MAX_METADATA_BYTES = 128
@@ -106,24 +108,12 @@ class StatusChange(NamedTuple):
     """The member as it stands now; ``None`` if it was purged or never existed."""
 
 
-class MembershipStorage(ABC):
+class MembershipStorage(Role):
     """The contract.
 
     Every method may raise :class:`rio.errors.StorageUnavailable`, which is never evidence about a
     member.
     """
-
-    @abstractmethod
-    async def prepare(self) -> None:
-        """Connect, and create or check the schema. Idempotent; safe when many processes do it at
-        once.
-
-        :raises SchemaMismatch: the database belongs to another version of ``rio``.
-        """
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Release everything. Idempotent."""
 
     @abstractmethod
     async def register(self, address: str, metadata: bytes = b"") -> Registered:
@@ -187,21 +177,6 @@ class MembershipStorage(ABC):
         reads, so that it polls where nothing is heard.
         """
         await asyncio.sleep(timeout)
-
-    @property
-    def why_not_durable(self) -> str:
-        """Once it is prepared: why it may forget what it has acknowledged, or an empty string.
-
-        See ``require_durable_storage``.
-        """
-        return ""
-
-    async def __aenter__(self) -> Self:
-        await self.prepare()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
 
 def check_metadata(metadata: bytes) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from rio.contracts.role import Role
 from rio.identity import ObjectId
 
 
@@ -20,7 +21,7 @@ class Placement(NamedTuple):
     """
 
 
-class ObjectPlacement(ABC):
+class ObjectPlacement(Role):
     """The contract. Every method may raise :class:`rio.errors.StorageUnavailable`, which never
     means "not placed".
 
@@ -30,18 +31,6 @@ class ObjectPlacement(ABC):
     which is for ever, and names the token that it wants to replace. Of several claimants one wins,
     and all learn who.
     """
-
-    @abstractmethod
-    async def prepare(self) -> None:
-        """Connect, and create or check the schema. Idempotent; safe when many processes do it at
-        once.
-
-        :raises SchemaMismatch: the database belongs to another version of ``rio``.
-        """
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Release everything. Idempotent."""
 
     @abstractmethod
     async def claim(
@@ -69,18 +58,3 @@ class ObjectPlacement(ABC):
     @abstractmethod
     async def owned_by(self, generation: int) -> Sequence[ObjectId]:
         """The objects that a member owns."""
-
-    @property
-    def why_not_durable(self) -> str:
-        """Once it is prepared: why it may forget what it has acknowledged, or an empty string.
-
-        See ``require_durable_storage``.
-        """
-        return ""
-
-    async def __aenter__(self) -> Self:
-        await self.prepare()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from rio.contracts.role import Role
 from rio.identity import ObjectId
 
 
@@ -50,32 +51,5 @@ class StateSaver(ABC):
         """
 
 
-class StateStorage(StateLoader, StateSaver):
-    """A back end for managed state: subclass this to write one's own."""
-
-    @abstractmethod
-    async def prepare(self) -> None:
-        """Connect, and create or check the schema. Idempotent; safe when many processes do it at
-        once.
-
-        :raises SchemaMismatch: the database belongs to another version of ``rio``.
-        """
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Release everything. Idempotent."""
-
-    @property
-    def why_not_durable(self) -> str:
-        """Once it is prepared: why it may forget what it has acknowledged, or an empty string.
-
-        See ``require_durable_storage``.
-        """
-        return ""
-
-    async def __aenter__(self) -> Self:
-        await self.prepare()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+class StateStorage(StateLoader, StateSaver, Role):
+    """The contract of a back end for managed state."""

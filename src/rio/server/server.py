@@ -9,8 +9,8 @@ import math
 import random
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -32,7 +32,7 @@ from rio.identity import Address
 from rio.objects.app_data import AppData
 from rio.objects.registry import Registry
 from rio.server.service import Service
-from rio.storage import Storage, open_storage
+from rio.storage.storage import Storage, close_roles, mix_roles
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection
 from rio.transport.memory import MemoryTransport
@@ -50,8 +50,6 @@ FAREWELL_TIMEOUT = 1.0
 """Seconds that clients have to close, once they were told that the server has stopped."""
 FENCE_GRACE = 1.0
 """Seconds without the lease after which handlers that still run are cancelled."""
-
-Role = MembershipStorage | ObjectPlacement | StateStorage
 
 
 class ServerStatistics(msgspec.Struct, frozen=True):
@@ -111,7 +109,9 @@ class Server:
         self._bind_address = Address.parse(address)
         self._advertise = None if advertise is None else Address.parse(advertise)
         self._http_address = None if http is None else Address.parse(http)
-        self._storage, self._owned_roles = _with_roles(storage, membership, placement, state)
+        self._storage, self._opened_roles = mix_roles(
+            storage, membership=membership, placement=placement, state=state
+        )
         config = ClusterConfig.named(cluster) if isinstance(cluster, str) else cluster
         self.cluster = provider or PeerToPeerClusterProvider(
             self._storage.membership, config, clock=clock or system_now, rng=rng
@@ -179,7 +179,7 @@ class Server:
         :raises ConfigurationError: one of them may forget what it has acknowledged, and the
         settings of the cluster demand that none does.
         """
-        for role in self._roles():
+        for role in (*self._storage, *self._own_states):
             await role.prepare()
             self._check_durability(role.why_not_durable)
 
@@ -312,9 +312,7 @@ class Server:
             await self._listener.wait_closed()
         if self._http is not None:
             await self._http.close()
-        async with AsyncExitStack() as stack:
-            for role in self._owned_roles:
-                stack.push_async_callback(role.close)
+        await close_roles(self._opened_roles)
 
     async def _close_connections(self) -> None:
         """Have the clients close, so that none loses a call that is on its way; after a while,
@@ -476,12 +474,6 @@ class Server:
 
     # --- odds and ends ----------------------------------------------------------------------------
 
-    def _roles(self) -> Iterable[Role]:
-        yield self._storage.membership
-        yield self._storage.placement
-        yield self._storage.state
-        yield from self._own_states
-
     @contextmanager
     def _signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
@@ -509,32 +501,6 @@ class Server:
 @contextmanager
 def _no_signals() -> Iterator[None]:
     yield
-
-
-def _with_roles(
-    storage: Storage | str | None,
-    membership: MembershipStorage | str | None,
-    placement: ObjectPlacement | str | None,
-    state: StateStorage | str | None,
-) -> tuple[Storage, list[Role]]:
-    """The three roles, each from where it was given, and those of them that were opened here
-    because a URL was.
-    """
-    given = {"membership": membership, "placement": placement, "state": state}
-    missing = [name for name, role in given.items() if role is None and storage is None]
-    if missing:
-        raise ConfigurationError(
-            f'a server needs storage for {", ".join(missing)}: give storage="sqlite:///app.db", or {missing[0]}=...'
-        )
-    whole = open_storage(storage) if isinstance(storage, str) else storage
-    roles: dict[str, Any] = {}
-    owned: list[Role] = []
-    for name, role in given.items():
-        source = whole if role is None else open_storage(role) if isinstance(role, str) else None
-        roles[name] = role if source is None else getattr(source, name)
-        if source is not None and source is not storage:
-            owned.append(roles[name])
-    return Storage(**roles), owned
 
 
 class NodeClient(Client):

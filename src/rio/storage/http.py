@@ -20,6 +20,8 @@ from rio.contracts.membership import (
 )
 from rio.errors import ConfigurationError, StorageClosed, StorageUnavailable
 
+__all__ = ["HttpMembershipStorage"]
+
 MAX_HEAD = 1 << 14
 MAX_BODY = 1 << 22
 """Bytes of an answer; a full cluster of 1024 members takes a tenth of it."""

@@ -29,6 +29,8 @@ from rio.contracts.state import StateStorage, StoredState
 from rio.errors import StateNotFound, StorageClosed, Superseded
 from rio.identity import ObjectId
 
+__all__ = ["LocalMembershipStorage", "LocalObjectPlacement", "LocalState"]
+
 
 class _Openable:
     """What the three share: being open or not."""

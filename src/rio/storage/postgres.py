@@ -46,6 +46,14 @@ from rio.storage._sql import (
     check_schema_version,
 )
 
+__all__ = [
+    "PostgresDatabase",
+    "PostgresMembershipStorage",
+    "PostgresObjectPlacement",
+    "PostgresState",
+    "PostgresStatistics",
+]
+
 logger = logging.getLogger("rio.storage")
 
 T = TypeVar("T")

@@ -22,7 +22,7 @@ import math
 import warnings
 from collections.abc import Awaitable, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import hiredis
@@ -58,6 +58,14 @@ from rio.errors import (
 from rio.identity import ObjectId
 from rio.storage._circuit import WAIT_TIMEOUT, Circuit
 from rio.storage._sharing import SharedDatabase, SharingRole
+
+__all__ = [
+    "RedisDatabase",
+    "RedisMembershipStorage",
+    "RedisObjectPlacement",
+    "RedisState",
+    "RedisStatistics",
+]
 
 logger = logging.getLogger("rio.storage")
 
@@ -629,6 +637,23 @@ class RedisDatabase(SharedDatabase):
         self._durable = durable
         self._target = _Target(url)
 
+    @classmethod
+    def from_url(cls, url: str, /) -> Self:
+        """The database that a URL names, with ``?namespace=`` and ``?durable=`` for what is not an
+        option of redis-py.
+
+        :raises ConfigurationError: the URL is none of Redis, or an option is not known.
+        """
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        namespace, durable = options.pop("namespace", "rio"), options.pop("durable", None)
+        if durable not in ("yes", "no", None):
+            raise ConfigurationError(f"durable must be yes or no, got {durable!r}")
+        accepted = None if durable is None else durable == "yes"
+        return cls(
+            parts._replace(query=urlencode(options)).geturl(), namespace=namespace, durable=accepted
+        )
+
     def __repr__(self) -> str:
         return f"RedisDatabase({self._target.where!r}, namespace={self.namespace!r})"
 
@@ -695,28 +720,13 @@ class RedisDatabase(SharedDatabase):
             )
 
 
-def open_database(url: str) -> RedisDatabase:
-    """The database that a URL names, with ``?namespace=`` and ``?durable=`` for what is not an
-    option of redis-py.
-
-    :raises ConfigurationError: the URL is none of Redis, or an option is not known.
-    """
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    namespace, durable = options.pop("namespace", "rio"), options.pop("durable", None)
-    if durable not in ("yes", "no", None):
-        raise ConfigurationError(f"durable must be yes or no, got {durable!r}")
-    accepted = None if durable is None else durable == "yes"
-    return RedisDatabase(
-        parts._replace(query=urlencode(options)).geturl(), namespace=namespace, durable=accepted
-    )
-
-
 class _RedisRole(SharingRole):
     """What the three roles share."""
 
     def __init__(self, where: str | RedisDatabase, /) -> None:
-        self._database = where if isinstance(where, RedisDatabase) else open_database(where)
+        self._database = (
+            where if isinstance(where, RedisDatabase) else RedisDatabase.from_url(where)
+        )
         super().__init__(self._database)
         self._keys = tuple(
             f"{{{self._database.namespace}:{self._tag}}}:{table}".encode() for table in self._tables

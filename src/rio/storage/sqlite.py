@@ -38,6 +38,14 @@ from rio.storage._sql import (
     check_schema_version,
 )
 
+__all__ = [
+    "SqliteDatabase",
+    "SqliteMembershipStorage",
+    "SqliteObjectPlacement",
+    "SqliteState",
+    "SqliteStatistics",
+]
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 

@@ -1,0 +1,50 @@
+"""What all storages of a cluster share, whatever they hold."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+
+class Role(ABC):
+    """One part of what a cluster remembers: a storage that is prepared, used and closed.
+
+    A back end subclasses one of the contracts, which are roles: :class:`MembershipStorage`,
+    :class:`ObjectPlacement`, :class:`StateStorage`. ``rio.contracts.ROLES`` lists them.
+
+    ``async with role:`` prepares it and closes it.
+    """
+
+    @abstractmethod
+    async def prepare(self) -> None:
+        """Connect, and create or check the schema.
+
+        Idempotent, and safe when many processes do it at the same time.
+
+        :raises StorageUnavailable: the back end did not answer.
+        :raises SchemaMismatch: the database belongs to another version of ``rio``.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Release everything. Idempotent.
+
+        Every other method raises :class:`rio.errors.StorageClosed` until :meth:`prepare` is called
+        again.
+        """
+
+    @property
+    def why_not_durable(self) -> str:
+        """Why this storage may forget what it has acknowledged; an empty string if it may not.
+
+        Read it after :meth:`prepare`. A server refuses to start on a storage that gives a reason if
+        its cluster settings have ``require_durable_storage``; otherwise it logs the reason.
+        """
+        return ""
+
+    async def __aenter__(self) -> Self:
+        await self.prepare()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

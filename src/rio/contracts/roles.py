@@ -1,0 +1,35 @@
+"""The table of roles: what a cluster remembers, part by part.
+
+Opening, mixing, preparing and closing storages, their URLs and the options of the command ``rio``
+follow from this table. To add a role, add its contract and one row here; then give it a field of
+:class:`rio.storage.Storage` and a keyword of ``open_storage`` and ``Server``, so that type checkers
+know it (a test compares them with the table).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from rio.contracts.membership import MembershipStorage
+from rio.contracts.placement import ObjectPlacement
+from rio.contracts.state import StateStorage
+
+
+class RoleRow(NamedTuple):
+    """One role: how it is called, what it promises, and what it holds."""
+
+    name: str
+    """The field of :class:`rio.storage.Storage`, the keyword of ``open_storage`` and ``Server``,
+    and, after two dashes, the option of ``rio run``.
+    """
+    contract: type[Any]
+    """The subclass of :class:`rio.contracts.Role` that a back end implements."""
+    holds: str
+    """What the role holds, in a few words, for help texts."""
+
+
+ROLES = (
+    RoleRow("membership", MembershipStorage, "the servers of the cluster and their leases"),
+    RoleRow("placement", ObjectPlacement, "which server owns which object"),
+    RoleRow("state", StateStorage, "the managed states of objects"),
+)

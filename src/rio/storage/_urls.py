@@ -1,0 +1,137 @@
+"""Which back end a URL names, and how it is opened.
+
+Back ends are imported when a URL names them, and with them their drivers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from rio.contracts.roles import ROLES, RoleRow
+from rio.errors import ConfigurationError
+
+
+def open_roles(url: str) -> dict[str, Any]:
+    """Each role at a URL, by its name, not yet prepared.
+
+    :raises ConfigurationError: the URL names no back end or has an option that the back end does
+        not know, or the driver is not installed.
+    """
+    parts = urlsplit(url)
+    opener = _OPENERS.get(parts.scheme)
+    if opener is None:
+        known = ", ".join(f"{scheme}://" for scheme in _OPENERS)
+        raise ConfigurationError(f"{url!r} is no storage URL: it must begin with one of {known}")
+    return opener(url, parts)
+
+
+def _open_memory(url: str, parts: SplitResult) -> dict[str, Any]:
+    from rio.storage import local
+
+    if parts.netloc or parts.path or parts.query:
+        raise ConfigurationError(f"{url!r}: nothing may follow memory://")
+    return _roles_of(local, url)
+
+
+def _open_sqlite(url: str, parts: SplitResult) -> dict[str, Any]:
+    from rio.storage import sqlite
+
+    if parts.netloc or len(parts.path) < 2:
+        raise ConfigurationError(f"{url!r}: write sqlite:///relative.db or sqlite:////absolute.db")
+    options = _seconds(url, parts, {"busy_timeout"})
+    return _roles_of(sqlite, url, sqlite.SqliteDatabase(unquote(parts.path[1:]), **options))
+
+
+def _open_postgres(url: str, parts: SplitResult) -> dict[str, Any]:
+    postgres = _driver("rio.storage.postgres", "postgres")
+    return _roles_of(postgres, url, postgres.PostgresDatabase(url))
+
+
+def _open_redis(url: str, parts: SplitResult) -> dict[str, Any]:
+    redis = _driver("rio.storage.redis", "redis")
+    return _roles_of(redis, url, redis.RedisDatabase.from_url(url))
+
+
+def _open_http(url: str, parts: SplitResult) -> dict[str, Any]:
+    from rio.storage import http
+
+    return _roles_of(http, url, url)
+
+
+def _driver(module: str, extra: str) -> Any:
+    """The module of a back end.
+
+    :raises ConfigurationError: its driver is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{extra}:// needs its driver ({error}): pip install 'rio-actors[{extra}]'"
+        ) from error
+
+
+def _seconds(url: str, parts: SplitResult, known: set[str]) -> dict[str, float]:
+    """The options of a URL, all of which are seconds."""
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := options.keys() - known:
+        raise ConfigurationError(
+            f"{url!r}: unknown option {', '.join(sorted(unknown))};"
+            f" there is {', '.join(sorted(known))}"
+        )
+    try:
+        return {name: float(value) for name, value in options.items()}
+    except ValueError as error:
+        raise ConfigurationError(f"{url!r}: options are seconds: {error}") from error
+
+
+def _roles_of(module: ModuleType, url: str, *arguments: Any) -> dict[str, Any]:
+    """Each role, made from the class of a back end's module that keeps the role's contract."""
+    roles = {}
+    for role in ROLES:
+        cls = _class_of(module, role.contract)
+        roles[role.name] = _missing(role, url) if cls is None else cls(*arguments)
+    return roles
+
+
+def _class_of(module: ModuleType, contract: type) -> Callable[..., Any] | None:
+    for name in module.__all__:
+        public = getattr(module, name)
+        if isinstance(public, type) and issubclass(public, contract):
+            return public
+    return None
+
+
+def _missing(role: RoleRow, url: str) -> Any:
+    """A role that a back end does not have.
+
+    Clients do not use it. A server does: it is refused when it prepares the role.
+    """
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise ConfigurationError(
+            f"{url} has no {role.name} ({role.holds}): it is for clients, a server needs the"
+            " storage itself"
+        )
+
+    async def close(_: Any) -> None: ...
+
+    methods = dict.fromkeys(role.contract.__abstractmethods__, refuse) | {"close": close}
+    return type(f"No{role.contract.__name__}", (role.contract,), methods)()
+
+
+_OPENERS: dict[str, Callable[[str, SplitResult], dict[str, Any]]] = {
+    "memory": _open_memory,
+    "sqlite": _open_sqlite,
+    "postgres": _open_postgres,
+    "postgresql": _open_postgres,
+    "redis": _open_redis,
+    "rediss": _open_redis,
+    "http": _open_http,
+    "https": _open_http,
+}
+"""By the scheme of a URL."""
