@@ -1,6 +1,6 @@
 """A cluster in one process, and one of real processes: those of the other tests."""
 
 from tests.cluster.processes.conftest import make_cluster, store
-from tests.runtime.conftest import _nothing_is_swallowed, cluster, probe
+from tests.server.conftest import _nothing_is_swallowed, cluster, probe
 
 __all__ = ["_nothing_is_swallowed", "cluster", "make_cluster", "probe", "store"]

@@ -27,7 +27,7 @@ from rio.transport.client_connection import ClientConnection
 from rio.transport.protocol import Hello
 from tests.cluster.processes import harness
 from tests.cluster.processes.conftest import MakeCluster
-from tests.runtime.harness import Cluster, Probe, until
+from tests.server.harness import Cluster, Probe, until
 
 ROOT = Path(__file__).parents[2]
 

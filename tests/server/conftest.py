@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import rio
-from tests.runtime.harness import Cluster, Probe
+from tests.server.harness import Cluster, Probe
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 import rio
-from tests.runtime.harness import Cluster, Probe, RawPeer, until
+from tests.server.harness import Cluster, Probe, RawPeer, until
 
 
 class Step(rio.Message[int]):

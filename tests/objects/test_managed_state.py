@@ -142,7 +142,7 @@ def test_a_field_that_cannot_be_state_is_refused_when_the_class_is_made(
     annotation: Any, text: str
 ) -> None:
     with pytest.raises(
-        RegistrationError, match=rf"managed state .*test_state\.Room\.field: .*{text}"
+        RegistrationError, match=rf"managed state .*test_managed_state\.Room\.field: .*{text}"
     ):
         made(annotation)
 

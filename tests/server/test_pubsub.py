@@ -12,7 +12,7 @@ import pytest
 import rio
 from rio.contracts.membership import MemberStatus
 from rio.errors import BadReply, ConfigurationError, HandlerError, Lagged, NoServersAvailable
-from tests.runtime.harness import Cluster, Probe, crash, sever, until
+from tests.server.harness import Cluster, Probe, crash, sever, until
 
 
 class Said(rio.Message):

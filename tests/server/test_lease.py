@@ -18,7 +18,7 @@ from rio.contracts.placement import Placement
 from rio.errors import CallTimeout, Expired, NodeEvicted, OutcomeUnknown, StorageUnavailable
 from rio.identity import ObjectId
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement
-from tests.runtime.harness import NO_ANSWER, Cluster, Probe, instance, until
+from tests.server.harness import NO_ANSWER, Cluster, Probe, instance, until
 
 
 class Add(rio.Message[int]):

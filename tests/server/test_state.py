@@ -22,7 +22,7 @@ from rio.errors import (
 )
 from rio.identity import ObjectId
 from rio.storage.local import LocalState
-from tests.runtime.harness import NO_ANSWER, Cluster, Probe, activation, instance, until
+from tests.server.harness import NO_ANSWER, Cluster, Probe, activation, instance, until
 
 
 class Get(rio.Message[int], readonly=True):

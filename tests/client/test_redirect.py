@@ -13,7 +13,7 @@ from rio._core.calls import Call
 from rio.contracts.membership import MemberStatus
 from rio.errors import Redirected, UnknownType
 from rio.identity import ObjectId
-from tests.runtime.harness import NO_ANSWER, Cluster, Probe, RawPeer, activations, until
+from tests.server.harness import NO_ANSWER, Cluster, Probe, RawPeer, activations, until
 
 
 class Where(rio.Message[str], readonly=True):

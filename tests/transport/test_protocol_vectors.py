@@ -29,6 +29,8 @@ from rio.transport.call_context import Context, Link
 from rio.transport.protocol import Hello, Kind
 from tests.core.node import Wire, settle
 
+pytestmark = pytest.mark.both_loops
+
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 VECTOR = re.compile(r"^```vector (\w+)\n(.+)\n((?:[0-9a-f ]+\n)+)```$", re.MULTILINE)
 ROW = re.compile(r"^\| (.+) \|$", re.MULTILINE)

@@ -10,7 +10,7 @@ import pytest
 
 import rio
 from rio.errors import HandlerError, NotActivated, OutcomeUnknown, Overloaded
-from tests.runtime.harness import Cluster, Probe, RawPeer, activation, instance, until
+from tests.server.harness import Cluster, Probe, RawPeer, activation, instance, until
 
 
 class Get(rio.Message[int], readonly=True):

@@ -11,7 +11,7 @@ import pytest
 
 import rio
 from rio.errors import CallTimeout, DeadlockError
-from tests.runtime.harness import Cluster, Probe
+from tests.server.harness import Cluster, Probe
 
 request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
 

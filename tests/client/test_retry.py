@@ -34,7 +34,7 @@ from rio.errors import (
     UnknownType,
 )
 from rio.storage.local import LocalMembershipStorage
-from tests.runtime.harness import Cluster, Probe, crash, sever, until
+from tests.server.harness import Cluster, Probe, crash, sever, until
 
 
 class Count(rio.Message[int]):

@@ -26,7 +26,7 @@ from rio.errors import (
     UnknownType,
 )
 from rio.transport.protocol import VERSION, Hello, Kind, hello
-from tests.runtime.harness import Cluster, Probe, RawPeer, activation, until
+from tests.server.harness import Cluster, Probe, RawPeer, activation, until
 
 
 class Echo(rio.Message[str], readonly=True):

@@ -10,7 +10,7 @@ import pytest
 
 import rio
 from rio.errors import CallTimeout, Expired, NotExecuted
-from tests.runtime.harness import Cluster, Patient, Probe, RawPeer, until
+from tests.server.harness import Cluster, Patient, Probe, RawPeer, until
 
 
 class Wait(rio.Message[str]):

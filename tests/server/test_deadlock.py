@@ -8,7 +8,7 @@ import pytest
 
 import rio
 from rio.errors import DeadlockError, NotActivated
-from tests.runtime.harness import Cluster, Probe, instance, until
+from tests.server.harness import Cluster, Probe, instance, until
 
 
 class Walk(rio.Message[list[str]]):

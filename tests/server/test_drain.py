@@ -19,7 +19,7 @@ from rio.errors import (
     StorageUnavailable,
 )
 from rio.storage.local import LocalMembershipStorage
-from tests.runtime.harness import Cluster, Probe, RawPeer, activations, until
+from tests.server.harness import Cluster, Probe, RawPeer, activations, until
 
 
 class Add(rio.Message[int]):
