@@ -1,11 +1,18 @@
 """Everything that ``rio`` raises, as one tree under :class:`RioError`.
 
-The first question after a failed call is "may it have run?", so the tree is cut there:
-:class:`NotExecuted` (it did not, calling again is safe), :class:`OutcomeUnknown` (it may have), and
-:class:`CallRefused` or :class:`CallFailed` (it was answered, calling again changes nothing).
+After a failed call the first question is "may it have run?". The tree answers it:
 
-A class that can arrive from a server has a ``code``, its name on the wire; a code maps to one
-class, and a code that this version does not know arrives as :class:`UnknownError`, which keeps it.
+* :class:`NotExecuted`: the call did not run. Calling again is safe.
+* :class:`OutcomeUnknown`: the call may have run.
+* :class:`CallRefused`: a server looked at the call and would not run it. Calling again changes
+  nothing.
+* :class:`CallFailed`: the call ran and did not end well. Calling again may repeat its effects.
+
+All other errors say what is wrong with a program, a peer, a storage or a node.
+
+A name that ends in ``Error`` is a family of errors; every other name is the condition that was met.
+A class that can arrive from a server has a ``code``, its name on the wire. A code maps to one
+class. A code that this version does not know arrives as :class:`UnknownCode`, which keeps it.
 """
 
 from __future__ import annotations
@@ -45,39 +52,6 @@ class RioError(Exception):
 _CLASS_OF_CODE: dict[str, type[RioError]] = {}
 
 
-# --- said while a program is put together ---------------------------------------------------------
-
-
-class ConfigurationError(RioError, ValueError):
-    """A setting, an address or a storage URL that cannot work."""
-
-
-class BadAddress(ConfigurationError):
-    """A text that is not ``HOST:PORT``."""
-
-
-class BadIdentity(RioError, ValueError):
-    """A type name or an object id that does not fit: empty, too long, or not text."""
-
-    code = "bad_identity"
-
-
-class RegistrationError(RioError, TypeError):
-    """A class or a handler that cannot be registered; the text names the class and the line to
-    change.
-    """
-
-
-class NotAttached(RioError, RuntimeError):
-    """A service object was used that no server has activated: it can handle messages in a test, but
-    not send, save or publish.
-    """
-
-
-class BindError(RioError, OSError):
-    """The server could not listen on its address."""
-
-
 # --- a call that was not executed: calling again is safe ------------------------------------------
 
 
@@ -88,52 +62,52 @@ class NotExecuted(RioError):
 
 
 class NoServersAvailable(NotExecuted):
-    """Membership names no active server, or none could be connected to.
+    """The membership lists no active server, or the client could connect to none of them.
 
-    With a reachable but busy server it is :class:`Overloaded`.
+    A server that can be reached and is busy answers :class:`Overloaded` instead.
     """
 
 
 class Redirected(NotExecuted):
     """The object lives on another node. ``detail``: ``[address, generation]``.
 
-    Followed by the client; raised after too many hops.
+    The client follows it, and raises it after too many hops.
     """
 
     code = "redirect"
 
 
 class Draining(NotExecuted):
-    """The node is about to stop and activates nothing new."""
+    """The node is about to stop and activates no more objects."""
 
     code = "draining"
 
 
 class Unavailable(NotExecuted):
-    """The node cannot admit the call now: it lost touch with its storage, or is being stopped."""
+    """The node cannot admit the call now: it lost touch with its storage, or somebody stops it."""
 
     code = "unavailable"
 
 
 class Overloaded(NotExecuted):
-    """A limit was reached: calls in flight, or calls waiting for one object."""
+    """The node reached a limit: of calls in flight, or of calls that wait for one object."""
 
     code = "overloaded"
 
 
 class NotActivated(NotExecuted):
-    """The object could not be brought to life: claim, load, or a lifecycle hook failed.
+    """The object could not be brought to life: the claim, the load or a lifecycle hook failed.
 
-    The cause is in the text.
+    The text has the cause. ``detail``: ``[exception class name, remote traceback]``.
     """
 
     code = "not_activated"
 
 
 class Expired(NotExecuted):
-    """The deadline passed before the call was started.
+    """The deadline passed before the call started.
 
-    If it may have been started, it is :class:`CallTimeout`.
+    A call that may have started ends as :class:`CallTimeout` instead.
     """
 
     code = "expired"
@@ -152,37 +126,68 @@ class UnknownType(NotExecuted):
 
 
 class OutcomeUnknown(RioError):
-    """The call may or may not have run, so it was not sent again.
+    """The call may have run, so the client did not send it again.
 
-    To have it repeated, declare its message idempotent or readonly.
+    Declare its message ``idempotent`` or ``readonly`` to have the client repeat it instead.
     """
 
     code = "outcome_unknown"
 
 
 class ConnectionLost(OutcomeUnknown):
-    """The connection broke after the call was written and before it was answered."""
+    """The connection broke after the client wrote the call and before the answer came."""
 
 
 class CallTimeout(OutcomeUnknown, TimeoutError):
-    """The deadline passed after the call was written."""
+    """The deadline passed after the client wrote the call.
+
+    A call that certainly did not start ends as :class:`Expired` instead.
+    """
 
     code = "timeout"
 
 
 class Superseded(OutcomeUnknown):
-    """Another activation of the object has taken over: this one may no longer commit state and is
-    dropped from memory.
+    """Another activation of the object has taken over.
+
+    This activation can save no more state, and its node drops it from memory.
     """
 
     code = "superseded"
 
 
-# --- a call that was answered: calling again changes nothing --------------------------------------
+class Deadlock(OutcomeUnknown):
+    """A call in this chain of calls would wait for an object that itself waits for that call.
+
+    The call that closes the cycle did not run. A handler that lets the error through has run up to
+    there, and its own caller gets the same error. ``detail``: the cycle, a list of
+    ``"Type/id.Message"``.
+    """
+
+    code = "deadlock"
+
+
+class UnknownCode(OutcomeUnknown):
+    """A server answered with an error code that this version of ``rio`` does not know.
+
+    It promises nothing about whether the call ran. ``detail``: ``[code, detail]`` as received.
+    """
+
+
+# --- a call that a server refused: calling again changes nothing ----------------------------------
 
 
 class CallRefused(RioError):
-    """The server looked at the call and would not run it."""
+    """A server looked at the call and would not run it."""
+
+
+class BadIdentity(CallRefused, ValueError):
+    """A type name or an object id is empty, too long, or no text.
+
+    Type names and message names have 1 to 128 bytes of UTF-8, object ids 1 to 512.
+    """
+
+    code = "bad_identity"
 
 
 class UnknownMessage(CallRefused):
@@ -192,64 +197,84 @@ class UnknownMessage(CallRefused):
 
 
 class BadMessage(CallRefused):
-    """The payload does not decode into the message's type; the text names the field."""
+    """The payload does not decode into the message's type. The text names the field."""
 
     code = "bad_message"
 
 
-class DeadlockError(CallRefused):
-    """The call would wait for an object that is itself waiting for this call.
+class FrameTooLarge(CallRefused):
+    """A message is larger than the frame limit of the client or of the server, in bytes.
 
-    ``detail``: the cycle, a list of ``"Type/id.Message"``.
+    A reply that is too large ends as :class:`ReplyTooLarge`: that call ran.
     """
 
-    code = "deadlock"
-
-
-class FrameTooLarge(CallRefused):
-    """A message or a reply is larger than the frame limit of either side."""
-
     code = "frame_too_large"
+
+
+# --- a call that ran and did not end well ---------------------------------------------------------
 
 
 class CallFailed(RioError):
     """The handler ran and did not end well."""
 
 
-class HandlerError(CallFailed):
-    """The handler raised something that is no :class:`rio.ApplicationError`: the object was dropped
-    from memory, its saved state stands.
+class HandlerFailed(CallFailed):
+    """The handler raised an exception that is no :class:`rio.ApplicationError`.
 
-    ``detail``: ``[exception class name, remote traceback]``.
+    The node dropped the object from memory; its saved state stands. ``detail``: ``[exception class
+    name, remote traceback]``.
     """
 
-    code = "handler_error"
+    code = "handler_failed"
 
     def __str__(self) -> str:
-        remote = (
-            self.detail[1]
-            if isinstance(self.detail, (list, tuple)) and len(self.detail) > 1 and self.detail[1]
-            else ""
-        )
+        has_traceback = isinstance(self.detail, (list, tuple)) and len(self.detail) > 1
+        remote = self.detail[1] if has_traceback else ""
         return f"{self.message}\n\nremote traceback:\n{remote}" if remote else self.message
 
 
 class BadReply(CallFailed):
-    """The handler returned a value that is not of its declared type, or the answer could not be
-    decoded into the expected one.
-    """
+    """The handler's reply is not of its declared type, or does not decode into the expected one."""
 
     code = "bad_reply"
 
 
-class UnknownError(CallFailed):
-    """An error whose code or class this program does not know.
+class ReplyTooLarge(CallFailed):
+    """The handler ran, and its reply is larger than the frame limit of the server, in bytes."""
 
-    ``detail``: ``[code, detail]`` as received.
+    code = "reply_too_large"
+
+
+# --- a program that is put together in the wrong way ----------------------------------------------
+
+
+class ConfigurationError(RioError, ValueError):
+    """A setting or a storage URL that cannot work."""
+
+
+class BadAddress(ConfigurationError):
+    """A text that is not ``HOST:PORT``."""
+
+
+class BadRegistration(RioError, TypeError):
+    """A class or a handler that cannot be registered.
+
+    The text names the class and the line to change.
     """
 
 
-# --- the wire -------------------------------------------------------------------------------------
+class NotAttached(RioError, RuntimeError):
+    """A service object that no server has activated was asked to send, save or publish.
+
+    Such an instance can handle messages in a test, and nothing else.
+    """
+
+
+class BindFailed(RioError, OSError):
+    """The server cannot listen on its address: it is taken, or is not one of this machine."""
+
+
+# --- a peer that does not speak the protocol ------------------------------------------------------
 
 
 class ProtocolError(RioError):
@@ -267,11 +292,11 @@ class ProtocolVersionMismatch(ProtocolError):
     code = "protocol_version"
 
 
-# --- storage --------------------------------------------------------------------------------------
+# --- a storage ------------------------------------------------------------------------------------
 
 
 class StorageError(RioError):
-    """The root of what storages raise. Only :class:`StateNotFound` may be taken to mean "new"."""
+    """The root of what storages raise. Only :class:`StateNotFound` means that an object is new."""
 
 
 class StateNotFound(StorageError):
@@ -286,43 +311,48 @@ class StorageUnavailable(StorageError):
 
 
 class StateCorrupt(StorageError):
-    """Bytes are stored, and they do not decode. They are left untouched."""
+    """The stored bytes do not decode. The storage leaves them untouched."""
 
 
 class SchemaMismatch(StorageError):
-    """The database was made by an older or a newer version of ``rio``."""
+    """An older or a newer version of ``rio`` made the database."""
 
 
 class StorageClosed(StorageError):
     """The storage was used before ``prepare()`` or after ``close()``."""
 
 
-# --- membership -----------------------------------------------------------------------------------
+# --- a node and its cluster -----------------------------------------------------------------------
 
 
-class JoinFailed(RioError):
+class ClusterError(RioError):
+    """The root of what keeps a node out of its cluster."""
+
+
+class JoinFailed(ClusterError):
     """A new node could not exchange probes, both ways, with a majority of the other members.
 
-    The address it gave may be a wrong one.
+    The address that it advertises may be a wrong one.
     """
 
 
-class NodeEvicted(RioError):
-    """The cluster has declared this node dead, so it has stopped.
+class NodeEvicted(ClusterError):
+    """The cluster has declared this node dead, so the node has stopped.
 
     A supervisor should start it again, as a new member.
     """
 
 
-class Lagged(RioError):
-    """A subscriber was too slow and events were dropped.
+# --- a subscription -------------------------------------------------------------------------------
 
-    ``missed`` counts them; the subscription goes on.
-    """
+
+class Lagged(RioError):
+    """A subscriber was too slow, and events were dropped. The subscription goes on."""
 
     def __init__(self, missed: int) -> None:
         super().__init__(f"{missed} event(s) were dropped because the subscriber was too slow")
         self.missed = missed
+        """How many events were dropped."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.missed,)
@@ -332,5 +362,5 @@ def from_code(code: str, message: str, detail: Any = None) -> RioError:
     """The error that arrived as ``code``."""
     cls = _CLASS_OF_CODE.get(code)
     if cls is None:
-        return UnknownError(f"unknown error {code!r}: {message}", [code, detail])
+        return UnknownCode(f"unknown error {code!r}: {message}", [code, detail])
     return cls(message, detail)

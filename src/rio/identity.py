@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Self
 
-from rio.errors import BadAddress, BadIdentity
+from rio.errors import BadAddress, BadIdentity, RioError
 
 MAX_TYPE_NAME_BYTES = 128
 MAX_ID_BYTES = 512
@@ -30,18 +30,21 @@ class ObjectId(NamedTuple):
         return cls(type_name, id)
 
 
-def check_name(what: str, value: str, limit: int) -> None:
-    """:raises BadIdentity: unless ``value`` is a non-empty string of at most ``limit`` UTF-8 bytes."""
+def check_name(what: str, value: str, limit: int, failure: type[RioError] = BadIdentity) -> None:
+    """Make sure that ``value`` is a string of 1 to ``limit`` bytes of UTF-8.
+
+    :raises BadIdentity: it is not (``failure`` where a class or a handler says the name).
+    """
     if not isinstance(value, str):
-        raise BadIdentity(f"{what} must be a str, got {type(value).__name__}: {value!r}")
+        raise failure(f"{what} must be a str, got {type(value).__name__}: {value!r}")
     if not value:
-        raise BadIdentity(f"{what} must not be empty")
+        raise failure(f"{what} must not be empty")
     try:
         size = len(value.encode())
     except UnicodeEncodeError as error:
-        raise BadIdentity(f"{what} {value!r} is not valid Unicode text: {error}") from error
+        raise failure(f"{what} {value!r} is not valid Unicode text: {error}") from error
     if size > limit:
-        raise BadIdentity(f"{what} {value[:32]!r}... is {size} bytes long, the limit is {limit}")
+        raise failure(f"{what} {value[:32]!r}... is {size} bytes long, the limit is {limit}")
 
 
 class Address(NamedTuple):

@@ -157,7 +157,7 @@ def test_an_address_in_use_is_one_clear_line(shop: Path) -> None:
             "error",
             cwd=shop,
         )
-    assert_one_line(ended.stderr, f"rio: BindError: cannot listen on {taken}: ", "in use")
+    assert_one_line(ended.stderr, f"rio: BindFailed: cannot listen on {taken}: ", "in use")
     assert ended.returncode == 1
 
 
@@ -386,7 +386,7 @@ def test_an_application_error_is_shown_with_its_fields(cluster: Path) -> None:
         (("Counter", "x", "Add", '{"amount": "many"}'), "rio: BadMessage: "),
         (
             ("Counter", "x", "Crash"),
-            "rio: HandlerError: Counter/x failed in Crash: ValueError: on purpose",
+            "rio: HandlerFailed: Counter/x failed in Crash: ValueError: on purpose",
         ),
         (
             ("Counter", "x", "Subtract"),

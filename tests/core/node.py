@@ -14,7 +14,7 @@ import msgpack
 import msgspec
 
 from rio._core import dispatch
-from rio.errors import BadMessage, BadReply, HandlerError, RioError, Unavailable
+from rio.errors import BadMessage, BadReply, HandlerFailed, RioError, Unavailable
 from tests.core import twin
 
 FRAME_LIMIT = 64 * 1024
@@ -199,7 +199,7 @@ class Node:
     def handler_failed(self, turn: Any, error: BaseException) -> None:
         self.failed.append(error)
         turn.mailbox.closing = True
-        turn.fail(error if isinstance(error, RioError) else HandlerError(type(error).__name__))
+        turn.fail(error if isinstance(error, RioError) else HandlerFailed(type(error).__name__))
 
     def cycle(self, turn: Any, mailbox: Any) -> RioError | None:
         return Unavailable("it would wait for itself") if turn.context == b"cycle" else None

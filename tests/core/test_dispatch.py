@@ -189,7 +189,7 @@ async def test_the_longest_id_is_taken(core: ModuleType) -> None:
 
 @pytest.mark.parametrize("message", ["plain", "quick", "wait"])
 @pytest.mark.parametrize(
-    ("do", "code"), [("raise", "handler_error"), ("odd", "bad_reply"), ("big", "frame_too_large")]
+    ("do", "code"), [("raise", "handler_failed"), ("odd", "bad_reply"), ("big", "reply_too_large")]
 )
 async def test_a_handler_that_ends_badly_costs_one_answer_and_the_node_lives_on(
     core: ModuleType, message: str, do: str, code: str
@@ -222,7 +222,7 @@ async def test_sys_exit_in_a_handler_does_not_escape(message: str) -> None:
     if message == "wait":
         node.open_gate(1)
     await settle()
-    assert connection.transport.answers() == {1: "handler_error", 2: 2}
+    assert connection.transport.answers() == {1: "handler_failed", 2: 2}
 
 
 async def test_keyboard_interrupt_in_a_handler_is_not_swallowed() -> None:

@@ -23,6 +23,7 @@ from rio.errors import (
     OutcomeUnknown,
     Overloaded,
     ProtocolError,
+    ReplyTooLarge,
     UnknownMessage,
     UnknownType,
 )
@@ -543,7 +544,7 @@ class Dispatcher:
         except Exception as error:
             return turn.fail(self.runtime.unencodable(value, error))
         if len(payload) + ROOM_FOR_HEAD > turn.connection.reader.limit:
-            return turn.fail(FrameTooLarge("the reply is too large"))
+            return turn.fail(ReplyTooLarge("the reply is too large"))
         turn.end()
         turn.connection.writer.put_message(RESPONSE, turn.request_id, payload)
         turn.connection.written()

@@ -15,9 +15,9 @@ import msgspec
 import pytest
 
 from rio.errors import (
+    BadRegistration,
     CallFailed,
-    RegistrationError,
-    UnknownError,
+    UnknownCode,
 )
 from rio.identity import type_name_of
 from rio.objects.application_error import ApplicationError, UnknownApplicationError
@@ -190,13 +190,13 @@ def test_an_error_may_gain_a_field_with_a_default_and_lose_one() -> None:
 @pytest.mark.parametrize("detail", [None, [], ["x"], [1, {}], "text", {"a": 1}])
 def test_a_detail_of_another_form_is_an_unknown_error(detail: Any) -> None:
     error = ApplicationError.from_wire(detail)
-    assert isinstance(error, UnknownError)
+    assert isinstance(error, UnknownCode)
     assert error.detail == ["application_error", detail]
 
 
 def test_two_error_classes_with_one_name_are_refused_by_both_names() -> None:
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"test_application_error\.Plain and .*test_application_error\..*Other would both .*type_name=",
     ):
 
@@ -236,7 +236,7 @@ def test_the_name_of_a_dead_error_class_is_free() -> None:
 
 @pytest.mark.parametrize("name", ["code", "detail", "args", "add_note", "from_wire", "__secret__"])
 def test_a_field_with_a_name_that_exceptions_need_is_refused(name: str) -> None:
-    with pytest.raises(RegistrationError, match=f"field cannot be called '{name}'"):
+    with pytest.raises(BadRegistration, match=f"field cannot be called '{name}'"):
         type(
             "Clashing",
             (ApplicationError,),
@@ -246,7 +246,7 @@ def test_a_field_with_a_name_that_exceptions_need_is_refused(name: str) -> None:
 
 def test_an_error_field_that_cannot_travel_is_refused_when_the_class_is_made() -> None:
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"Heavy cannot travel.*object is not a type|Heavy cannot travel: .*Opaque",
     ):
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pytest
 
-from rio.errors import RegistrationError
+from rio.errors import BadRegistration
 from rio.objects.app_data import AppData
 from rio.objects.handler import Handler, by_message_name, handler
 from rio.objects.message import Message
@@ -295,7 +295,7 @@ def test_a_mixin_may_bring_handlers() -> None:
 
 def test_hiding_a_handler_by_a_plain_method_is_refused() -> None:
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"Savings\.deposit hides <handler Account\.deposit .*put @rio\.handler on it",
     ):
 
@@ -313,7 +313,7 @@ def test_two_handlers_for_one_message_are_refused_by_both_names() -> None:
         def two(self, message: Forget) -> None: ...
 
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"Room has two handlers for message 'Forget', <handler Room\.one .*<handler Room\.two ",
     ):
         by_message_name(Room, Room.__rio_handlers__.values())
@@ -321,7 +321,7 @@ def test_two_handlers_for_one_message_are_refused_by_both_names() -> None:
 
 def test_a_handler_cannot_have_the_name_of_a_method_that_the_object_needs() -> None:
     for name in ("send", "shutdown", "load", "id", "publish"):
-        with pytest.raises(RegistrationError, match=rf"Room\.{name}: '{name}' is taken"):
+        with pytest.raises(BadRegistration, match=rf"Room\.{name}: '{name}' is taken"):
             type(
                 "Room",
                 (ServiceObject,),
@@ -377,12 +377,12 @@ def no_type(self: Any, message: Deposit) -> "1 +": ...  # type: ignore[valid-typ
 def test_annotations_that_break_a_rule_are_refused_with_the_change_to_make(
     function: Any, text: str
 ) -> None:
-    with pytest.raises(RegistrationError, match=rf"handler {function.__name__} {LINE}: .*{text}"):
+    with pytest.raises(BadRegistration, match=rf"handler {function.__name__} {LINE}: .*{text}"):
         handler(function).resolve()
 
 
 def test_a_broken_rule_is_refused_when_the_class_is_made_and_names_it() -> None:
-    with pytest.raises(RegistrationError, match=rf"handler Room\.deposit {LINE}: it returns int"):
+    with pytest.raises(BadRegistration, match=rf"handler Room\.deposit {LINE}: it returns int"):
 
         class Room(ServiceObject):
             @handler
@@ -400,7 +400,7 @@ def keyword(self: Any, *, message: Forget) -> None: ...
 @pytest.mark.parametrize("function", [no_parameters, only_self, four, variadic, keyword])
 def test_other_parameters_are_refused(function: Any) -> None:
     with pytest.raises(
-        RegistrationError, match=rf"{LINE}: it takes \(.*a handler takes \(self, message\) or"
+        BadRegistration, match=rf"{LINE}: it takes \(.*a handler takes \(self, message\) or"
     ):
         handler(function)
 
@@ -416,7 +416,7 @@ async def async_generator(self: Any, message: Undeclared) -> AsyncIterator[int]:
 @pytest.mark.parametrize("function", [generator, async_generator])
 def test_a_generator_is_refused(function: Any) -> None:
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=rf"{function.__name__} {LINE}: it is a generator, and a message has one reply",
     ):
         handler(function)
@@ -424,19 +424,19 @@ def test_a_generator_is_refused(function: Any) -> None:
 
 @pytest.mark.parametrize("thing", [3, Opaque, staticmethod(no_message), classmethod(no_message)])
 def test_what_is_no_method_is_refused(thing: Any) -> None:
-    with pytest.raises(RegistrationError, match="belongs on a method"):
+    with pytest.raises(BadRegistration, match="belongs on a method"):
         handler(thing)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan")])
 def test_a_timeout_is_a_positive_number(timeout: float) -> None:
-    with pytest.raises(RegistrationError, match="a positive number of seconds"):
+    with pytest.raises(BadRegistration, match="a positive number of seconds"):
         handler(timeout=timeout)(no_message)  # type: ignore[type-var]
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129])
 def test_a_dynamic_name_must_fit_the_wire(name: str) -> None:
-    with pytest.raises(RegistrationError, match="the message's name"):
+    with pytest.raises(BadRegistration, match="the message's name"):
         handler(name)(no_message)
 
 
@@ -444,7 +444,7 @@ def test_a_dynamic_handler_takes_a_value_of_no_type() -> None:
     def typed(self: Any, value: Deposit) -> None: ...
 
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"'legacy\.Set'.*gets plain values, but 'value' is annotated Deposit: annotate it Any",
     ):
         handler("legacy.Set")(typed).resolve()

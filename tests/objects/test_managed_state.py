@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from rio.contracts.state import StateStorage
-from rio.errors import RegistrationError
+from rio.errors import BadRegistration
 from rio.objects.managed_state import ManagedState, ManagedStateField, State, managed_state
 from rio.objects.service_object import ServiceObject, managed_states_of
 
@@ -142,29 +142,27 @@ def test_a_field_that_cannot_be_state_is_refused_when_the_class_is_made(
     annotation: Any, text: str
 ) -> None:
     with pytest.raises(
-        RegistrationError, match=rf"managed state .*test_managed_state\.Room\.field: .*{text}"
+        BadRegistration, match=rf"managed state .*test_managed_state\.Room\.field: .*{text}"
     ):
         made(annotation)
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, 3])
 def test_a_state_name_must_fit_every_storage(name: Any) -> None:
-    with pytest.raises(RegistrationError, match="the state's name"):
+    with pytest.raises(BadRegistration, match="the state's name"):
         made(Ledger, name=name)
 
 
 def test_a_state_that_cannot_travel_is_refused() -> None:
     with pytest.raises(
-        RegistrationError, match=r"Room.*Opaque is not a type that MessagePack can carry"
+        BadRegistration, match=r"Room.*Opaque is not a type that MessagePack can carry"
     ):
         managed_states_of(made(Heavy))
 
 
 def test_an_annotation_that_is_never_defined_is_refused_at_registration() -> None:
     cls = made("Nowhere")
-    with pytest.raises(
-        RegistrationError, match=r"managed state of .*Room.*'Nowhere' is not defined"
-    ):
+    with pytest.raises(BadRegistration, match=r"managed state of .*Room.*'Nowhere' is not defined"):
         managed_states_of(cls)
 
 
@@ -174,14 +172,14 @@ def test_two_states_with_one_name_are_refused_by_both_names() -> None:
         second: Ledger = managed_state(name="first")
 
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"Room: managed states 'first' and 'second' would both be stored as 'first'",
     ):
         managed_states_of(Room)
 
 
 def test_a_state_cannot_have_a_name_that_the_object_needs() -> None:
-    with pytest.raises(RegistrationError, match=r"Room\.token: 'token' is taken"):
+    with pytest.raises(BadRegistration, match=r"Room\.token: 'token' is taken"):
 
         class Room(ServiceObject):
             token: Ledger = managed_state()  # type: ignore[assignment]

@@ -11,7 +11,7 @@ import pytest
 
 from rio.errors import (
     BadIdentity,
-    RegistrationError,
+    BadRegistration,
 )
 from rio.identity import type_name_of
 from rio.objects.application_error import ApplicationError
@@ -78,7 +78,7 @@ def test_a_message_is_made_by_position_and_by_keyword_and_compares_by_its_fields
 
 def test_a_message_is_a_map_on_the_wire() -> None:
     assert msgpack.unpackb(encode(Deposit(1, "x"))) == {"amount": 1, "note": "x"}
-    with pytest.raises(RegistrationError, match=r"Listed.*array_like"):
+    with pytest.raises(BadRegistration, match=r"Listed.*array_like"):
         type(Message)("Listed", (Message,), {}, array_like=True)
 
 
@@ -102,9 +102,9 @@ def test_a_type_name_is_the_class_name_unless_the_class_says_otherwise_and_is_no
 
 @pytest.mark.parametrize("name", ["", "x" * 129, 7])
 def test_a_type_name_that_does_not_fit_the_wire_is_refused(name: Any) -> None:
-    with pytest.raises(BadIdentity, match="type name of message Bad"):
+    with pytest.raises(BadRegistration, match="type name of message Bad"):
         type(Message)("Bad", (Message,), {}, type_name=name)
-    with pytest.raises(BadIdentity, match="type name of error Bad"):
+    with pytest.raises(BadRegistration, match="type name of error Bad"):
         type("Bad", (ApplicationError,), {}, type_name=name)
     with pytest.raises(BadIdentity):
         DynamicMessage(name, 1)

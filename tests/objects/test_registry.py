@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rio.errors import RegistrationError
+from rio.errors import BadRegistration
 from rio.objects.app_data import AppData
 from rio.objects.handler import handler
 from rio.objects.managed_state import State, managed_state
@@ -99,7 +99,7 @@ def test_two_classes_with_one_type_name_are_refused_by_both_names() -> None:
         pass
 
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"test_registry\.Room and .*Imposter have one type name, 'chat\.Room'.*type_name=",
     ):
         Registry(Room, Imposter)
@@ -116,7 +116,7 @@ def test_two_message_classes_with_one_type_name_are_refused_by_both_names() -> N
 
     registry = Registry(Room)
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"message classes .*test_registry\.Ping and .*OtherPing \(taken by <handler Other\.ping",
     ):
         registry.add_type(Other)
@@ -133,7 +133,7 @@ def test_two_handlers_for_one_message_are_refused() -> None:
         def two(self, message: Ping) -> str:
             return ""
 
-    with pytest.raises(RegistrationError, match="two handlers for message 'Ping'"):
+    with pytest.raises(BadRegistration, match="two handlers for message 'Ping'"):
         Registry(Twice)
 
 
@@ -147,13 +147,13 @@ def test_a_dynamic_handler_and_a_typed_one_cannot_share_a_message() -> None:
         def two(self, value: Any) -> str:
             return ""
 
-    with pytest.raises(RegistrationError, match="two handlers for message 'Ping'"):
+    with pytest.raises(BadRegistration, match="two handlers for message 'Ping'"):
         Registry(Both)
 
 
 @pytest.mark.parametrize("thing", [ServiceObject, Ping, "Room", None])
 def test_what_is_no_service_object_is_refused(thing: Any) -> None:
-    with pytest.raises(RegistrationError, match=r"subclasses of rio.ServiceObject, got"):
+    with pytest.raises(BadRegistration, match=r"subclasses of rio.ServiceObject, got"):
         Registry(thing)
 
 
@@ -161,7 +161,7 @@ def test_a_class_that_cannot_be_made_without_arguments_is_refused() -> None:
     class Needy(ServiceObject):
         def __init__(self, size: int) -> None: ...
 
-    with pytest.raises(RegistrationError, match="without arguments"):
+    with pytest.raises(BadRegistration, match="without arguments"):
         Registry(Needy)
 
 
@@ -186,12 +186,12 @@ def test_a_handler_from_outside_obeys_the_same_rules() -> None:
 
     registry = Registry(Room)
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"handler wrong \(.*\): it returns int, but Ping is answered with str",
     ):
         registry.add_handler(Room, wrong)
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"two handlers for message 'Ping', <handler Room.ping .* and <handler ping_again",
     ):
         registry.add_handler(Room, ping_again)
@@ -204,7 +204,7 @@ def test_an_annotation_that_is_never_defined_is_refused() -> None:
             return ""
 
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"handler Lost\.ping \(.*\): an annotation cannot be read: name 'Nowhere' is not defined",
     ):
         Registry(Lost)
@@ -228,5 +228,5 @@ def test_a_frozen_registry_takes_nothing_new() -> None:
     registry.freeze()
     registry.add_type(Room)
     for add in (lambda: registry.add_type(Table), lambda: registry.add_handler(Room, pong)):
-        with pytest.raises(RegistrationError, match="a server already uses this registry"):
+        with pytest.raises(BadRegistration, match="a server already uses this registry"):
             add()

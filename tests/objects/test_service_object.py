@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rio.errors import BadIdentity, NotAttached, RegistrationError, RioError
+from rio.errors import BadRegistration, NotAttached, RioError
 from rio.identity import Address, ObjectId, type_name_of
 from rio.objects.app_data import AppData
 from rio.objects.managed_state import State, managed_state
@@ -94,7 +94,7 @@ def test_a_type_name_is_the_class_name_unless_the_class_says_otherwise_and_is_no
 
 @pytest.mark.parametrize("name", ["", "x" * 129])
 def test_a_type_name_that_does_not_fit_is_refused(name: str) -> None:
-    with pytest.raises(BadIdentity, match="type name of Bad"):
+    with pytest.raises(BadRegistration, match="type name of Bad"):
         type("Bad", (ServiceObject,), {}, type_name=name)
 
 
@@ -242,7 +242,7 @@ async def test_shutdown_hooks_of_base_classes_run_through_super_and_ask_for_noth
 @pytest.mark.parametrize("name", HOOK_NAMES)
 def test_a_hook_that_is_not_async_is_refused(name: str) -> None:
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=rf"hook .*Bad\.{name} \(.*test_service_object\.py:\d+\): write async def {name}\(self\)",
     ):
         type("Bad", (ServiceObject,), {name: lambda self: None, "__module__": __name__})
@@ -255,7 +255,7 @@ async def keyword_only(self: Any, *, app: AppData) -> None: ...
 @pytest.mark.parametrize("function", [too_many, keyword_only])
 def test_a_hook_with_other_parameters_is_refused(function: Any) -> None:
     with pytest.raises(
-        RegistrationError, match=r"a hook takes \(self\) or \(self, app: rio\.AppData\)"
+        BadRegistration, match=r"a hook takes \(self\) or \(self, app: rio\.AppData\)"
     ):
         type("Bad", (ServiceObject,), {"load": function})
 
@@ -268,7 +268,7 @@ async def untyped(self: Any, app) -> None: ...  # type: ignore[no-untyped-def]
 def test_a_hook_whose_parameter_is_something_else_is_refused(function: Any) -> None:
     bad = type("Bad", (ServiceObject,), {"after_load": function})
     with pytest.raises(
-        RegistrationError, match=r"its parameter is the application's data: write app: rio\.AppData"
+        BadRegistration, match=r"its parameter is the application's data: write app: rio\.AppData"
     ):
         hooks_of(bad)
 
@@ -288,7 +288,7 @@ def test_a_class_is_made_without_arguments() -> None:
     for cls in (Room, Busy, Defaults):
         check_construction(cls)
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"Needy\.__init__ \(.*:\d+\): missing a required argument: 'size'.*without arguments",
     ):
         check_construction(Needy)
@@ -301,5 +301,5 @@ def test_an_abstract_class_is_refused() -> None:
         @abstractmethod
         def must(self) -> None: ...
 
-    with pytest.raises(RegistrationError, match="Abstract is abstract"):
+    with pytest.raises(BadRegistration, match="Abstract is abstract"):
         check_construction(Abstract)

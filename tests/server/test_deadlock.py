@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 import rio
-from rio.errors import DeadlockError, NotActivated
+from rio.errors import Deadlock, NotActivated
 from tests.server.harness import Cluster, Probe, instance, until
 
 
@@ -56,7 +56,7 @@ class Walker(rio.ServiceObject):
         to, *path = message.path
         try:
             return [*await self.send(Walker, to, Walk(path, message.catch)), self.id]
-        except DeadlockError as error:
+        except Deadlock as error:
             if message.catch:
                 return error.detail
             raise
@@ -98,7 +98,7 @@ async def test_a_cycle_is_answered_with_the_cycle(
     cluster: Cluster, cycle: list[str], nodes: int
 ) -> None:
     client = await on_nodes(cluster, cycle, nodes)
-    with pytest.raises(DeadlockError) as caught:
+    with pytest.raises(Deadlock) as caught:
         await client.send(Walker, "a", Walk([*cycle[1:], "a"]))
     assert caught.value.detail == [*(f"Walker/{id}.Walk" for id in cycle), "Walker/a.Walk"]
     assert " -> ".join(f"Walker/{id}.Walk" for id in [*cycle, "a"]) in str(caught.value)
@@ -107,7 +107,7 @@ async def test_a_cycle_is_answered_with_the_cycle(
 async def test_a_cycle_through_objects_that_were_not_in_memory_is_found(cluster: Cluster) -> None:
     await cluster.nodes(2, Walker)
     client = await cluster.client()
-    with pytest.raises(DeadlockError):
+    with pytest.raises(Deadlock):
         await client.send(Walker, "x", Walk(["y", "z", "x"]))
 
 
@@ -131,7 +131,7 @@ async def test_a_long_chain_without_a_cycle_is_no_deadlock(cluster: Cluster) -> 
 async def test_a_chain_that_does_not_end_is_cut_off(cluster: Cluster) -> None:
     await cluster.nodes(2, Walker)
     client = await cluster.client()
-    with pytest.raises(DeadlockError, match="a chain of 64 calls within calls does not end"):
+    with pytest.raises(Deadlock, match="a chain of 64 calls within calls does not end"):
         await client.send(Walker, "start", Walk([f"w{n}" for n in range(80)]))
 
 
@@ -180,7 +180,7 @@ async def test_a_handler_that_waits_for_its_own_task_is_in_the_cycle(
     await client.send(Walker, "a", Spawn("b", ["a"], wait_for_it=True))
     server = cluster.home(Walker, "a")
     assert server is not None
-    assert isinstance(instance(server, Walker, "a").result.exception(), DeadlockError)
+    assert isinstance(instance(server, Walker, "a").result.exception(), Deadlock)
 
 
 async def test_a_hook_that_calls_its_own_object_fails_the_activation_with_the_cycle(
@@ -190,7 +190,7 @@ async def test_a_hook_that_calls_its_own_object_fails_the_activation_with_the_cy
     client = await cluster.client()
     with pytest.raises(
         NotActivated,
-        match=r"DeadlockError: .*: Walker/selfish\.\(lifecycle\) -> Walker/selfish\.Here",
+        match=r"Deadlock: .*: Walker/selfish\.\(lifecycle\) -> Walker/selfish\.Here",
     ):
         await client.send(Walker, "selfish", Here())
     assert cluster.home(Walker, "selfish") is None
@@ -214,5 +214,5 @@ async def test_a_shutdown_hook_that_comes_back_to_its_object_is_a_deadlock_and_t
     await client.admin(rio.AdminCommand.shutdown(Walker, "leaves-by-b"))
     await until(lambda: cluster.home(Walker, "leaves-by-b") is None)
     assert probe.log == [
-        "DeadlockError: ['Walker/leaves-by-b.(lifecycle)', 'Walker/b.Walk', 'Walker/leaves-by-b.Walk']"
+        "Deadlock: ['Walker/leaves-by-b.(lifecycle)', 'Walker/b.Walk', 'Walker/leaves-by-b.Walk']"
     ]

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 import rio
 from rio.contracts.membership import MemberStatus
 from rio.errors import (
-    BindError,
+    BindFailed,
     ConfigurationError,
     NotExecuted,
     OutcomeUnknown,
@@ -362,7 +362,7 @@ async def test_an_address_in_use_is_told_and_leaves_nothing(cluster: Cluster) ->
     server = await cluster.server(Tally)
     before = await cluster.storage.membership.snapshot()
     with pytest.raises(
-        BindError,
+        BindFailed,
         match=f"cannot listen on {server.address}: .*choose another address, or port 0 for any",
     ) as caught:
         async with rio.Server(rio.Registry(Tally), storage=cluster.storage, address=server.address):

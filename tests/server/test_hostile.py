@@ -16,12 +16,13 @@ import rio
 from rio.errors import (
     BadIdentity,
     BadMessage,
+    BadRegistration,
     BadReply,
-    DeadlockError,
+    Deadlock,
     FrameTooLarge,
-    HandlerError,
+    HandlerFailed,
     NotExecuted,
-    RegistrationError,
+    ReplyTooLarge,
     UnknownMessage,
     UnknownType,
 )
@@ -116,25 +117,25 @@ def misbehave(how: str) -> Any:
 
 
 FAULTS = {
-    "raises": (HandlerError, "ValueError: on purpose"),
-    "raises what has no text": (HandlerError, r"Unspeakable \(its text cannot be read\)"),
-    "raises half a character": (HandlerError, r"ValueError: file \\udcff"),
+    "raises": (HandlerFailed, "ValueError: on purpose"),
+    "raises what has no text": (HandlerFailed, r"Unspeakable \(its text cannot be read\)"),
+    "raises half a character": (HandlerFailed, r"ValueError: file \\udcff"),
     "raises an outcome that has no text": (
-        HandlerError,
+        HandlerFailed,
         r"UnspeakableOutcome \(its text cannot be read\), which cannot be sent whole: RuntimeError: not even this",
     ),
     "raises an outcome that cannot travel": (
-        HandlerError,
+        HandlerFailed,
         "Bitter: .*, which cannot be sent whole: TypeError: application error .*Bitter cannot travel",
     ),
-    "raises a huge text": (HandlerError, "ValueError: xxx"),
-    "raises a huge outcome": (FrameTooLarge, "the answer was a Bitter that takes 200000.. bytes"),
-    "exits": (HandlerError, r"sys\.exit\(3\)"),
-    "raises a base exception": (HandlerError, "BaseException: no exception at all"),
-    "raises a stop iteration": (HandlerError, "stop"),
-    "raises a generator exit": (HandlerError, "GeneratorExit"),
-    "raises a cancellation": (HandlerError, "CancelledError"),
-    "recurses": (HandlerError, "RecursionError"),
+    "raises a huge text": (HandlerFailed, "ValueError: xxx"),
+    "raises a huge outcome": (ReplyTooLarge, "the answer was a Bitter that takes 200000.. bytes"),
+    "exits": (HandlerFailed, r"sys\.exit\(3\)"),
+    "raises a base exception": (HandlerFailed, "BaseException: no exception at all"),
+    "raises a stop iteration": (HandlerFailed, "stop"),
+    "raises a generator exit": (HandlerFailed, "GeneratorExit"),
+    "raises a cancellation": (HandlerFailed, "CancelledError"),
+    "recurses": (HandlerFailed, "RecursionError"),
     "returns a string": (BadReply, "returned a str, which is not what it declares"),
     "returns nothing": (BadReply, "returned a NoneType, which is not what it declares"),
     "returns a coroutine": (BadReply, "Future"),
@@ -377,7 +378,7 @@ async def test_a_message_larger_than_a_frame_is_refused_before_it_is_sent(
 
 async def test_a_reply_larger_than_a_frame_is_told(client: rio.Client, server: rio.Server) -> None:
     with pytest.raises(
-        FrameTooLarge,
+        ReplyTooLarge,
         match=r"the reply of Victim/a to Fat takes 5000005 bytes, the frame limit is 4194304",
     ):
         await client.send(Victim, "a", Fat(5_000_000))
@@ -428,14 +429,14 @@ async def test_a_handler_that_misbehaves_harms_only_its_own_call(
     assert await client.send(Victim, "a", Echo("again")) == "again"
     assert await client.send(Victim, "other", Echo("still")) == "still"
     assert activation(server, Victim, "a").turn is None
-    if error is HandlerError and "outcome" not in how:
+    if error is HandlerFailed and "outcome" not in how:
         assert "Victim/a failed in" in caplog.text
     assert len(client._peers) == 1, "the connection has not been lost"
     assert server.statistics().connections == 1
 
 
 async def test_a_handler_that_calls_on_without_end_is_cut_off(client: rio.Client) -> None:
-    with pytest.raises(DeadlockError, match="a chain of 64 calls within calls does not end"):
+    with pytest.raises(Deadlock, match="a chain of 64 calls within calls does not end"):
         await client.send(Victim, "v", Descend(0))
 
 
@@ -672,7 +673,7 @@ def test_reserved_type_names_are_refused() -> None:
     class Mine(rio.ServiceObject, type_name="rio.mine"):
         pass
 
-    with pytest.raises(RegistrationError, match=r"type names that start with 'rio\.' are reserved"):
+    with pytest.raises(BadRegistration, match=r"type names that start with 'rio\.' are reserved"):
         rio.Server(rio.Registry(Mine), storage="memory://")
 
 
@@ -685,7 +686,7 @@ def test_reserved_message_names_are_refused() -> None:
         def sneaky(self, message: Sneaky) -> None: ...
 
     with pytest.raises(
-        RegistrationError,
+        BadRegistration,
         match=r"handles 'rio\.shutdown': names that start with 'rio\.' are reserved",
     ):
         rio.Server(rio.Registry(Mine), storage="memory://")

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 import rio
-from rio.errors import HandlerError, NotActivated, OutcomeUnknown, Overloaded
+from rio.errors import HandlerFailed, NotActivated, OutcomeUnknown, Overloaded
 from tests.server.harness import Cluster, Probe, RawPeer, activation, instance, until
 
 
@@ -351,7 +351,7 @@ async def test_a_handler_that_fails_costs_the_object_its_memory_and_nothing_else
     await until(lambda: cluster.home(Living, "saved") is None)
     await client.send(Living, "saved", Add(10))
     await client.send(Living, "other", Add(1))
-    with pytest.raises(HandlerError, match="ZeroDivisionError: on purpose"):
+    with pytest.raises(HandlerFailed, match="ZeroDivisionError: on purpose"):
         await client.send(Living, "saved", Fail())
     assert await client.send(Living, "saved", Get()) == 1, (
         "what was saved stands, what was not is gone"
@@ -379,7 +379,7 @@ async def test_calls_behind_a_failing_handler_are_answered_by_the_next_activatio
     await waits
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert outcomes[0] == 1
-    assert isinstance(outcomes[1], HandlerError)
+    assert isinstance(outcomes[1], HandlerFailed)
     assert outcomes[2:] == [1, 2]
 
 

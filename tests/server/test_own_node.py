@@ -10,7 +10,7 @@ import contextvars
 import pytest
 
 import rio
-from rio.errors import CallTimeout, DeadlockError
+from rio.errors import CallTimeout, Deadlock
 from tests.server.harness import Cluster, Probe
 
 request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
@@ -108,7 +108,7 @@ async def test_what_is_sent_and_answered_is_a_copy_and_no_context_is_shared(
 
 async def test_a_circle_is_found_after_calls_that_were_answered_at_once(client: rio.Client) -> None:
     assert await client.send(Speaker, "a", Ask(["b", "c", "d"])) == "d"
-    with pytest.raises(DeadlockError, match=r"Speaker/a.*Speaker/b.*Speaker/c.*Speaker/a"):
+    with pytest.raises(Deadlock, match=r"Speaker/a.*Speaker/b.*Speaker/c.*Speaker/a"):
         await client.send(Speaker, "a", Ask(["b", "c", "a"]))
 
 

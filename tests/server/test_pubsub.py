@@ -11,7 +11,7 @@ import pytest
 
 import rio
 from rio.contracts.membership import MemberStatus
-from rio.errors import BadReply, ConfigurationError, HandlerError, Lagged, NoServersAvailable
+from rio.errors import BadReply, ConfigurationError, HandlerFailed, Lagged, NoServersAvailable
 from tests.server.harness import Cluster, Probe, crash, sever, until
 
 
@@ -218,7 +218,7 @@ async def test_an_event_larger_than_a_frame_fails_its_publisher_and_harms_nobody
     client = await cluster.client(frame_limit=10_000)
     async with client.subscribe(Room, "lobby", Said) as events:
         with pytest.raises(
-            HandlerError,
+            HandlerFailed,
             match="FrameTooLarge: Said of Room/lobby takes 20017 bytes, the frame limit is 10000",
         ):
             await client.send(Room, "lobby", Swell(20_000))

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 import rio
 from rio.contracts.state import StateStorage, StoredState
 from rio.errors import (
-    HandlerError,
+    HandlerFailed,
     NotActivated,
     OutcomeUnknown,
     StateCorrupt,
@@ -210,7 +210,7 @@ async def test_each_save_raises_the_version_by_one(client: rio.Client, state: Fl
 
 async def test_saving_a_state_that_does_not_exist_names_those_that_do(client: rio.Client) -> None:
     with pytest.raises(
-        HandlerError, match="Keeper has no managed state totla; it has: total, label"
+        HandlerFailed, match="Keeper has no managed state totla; it has: total, label"
     ):
         await client.send(Keeper, "a", Add(1, save="totla"))
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 import pytest
 
 from rio.contracts.membership import MembershipSnapshot
-from rio.errors import BindError
+from rio.errors import BindFailed
 from rio.identity import Address
 from rio.storage.local import LocalMembershipStorage
 from rio.web import listener
@@ -178,5 +178,5 @@ async def test_a_page_that_fails_is_an_error_and_no_more() -> None:
 
 
 async def test_an_address_that_is_taken_is_a_bind_error(address: Address) -> None:
-    with pytest.raises(BindError, match="choose another address"):
+    with pytest.raises(BindFailed, match="choose another address"):
         await HttpListener(lambda path: Answer(HTTPStatus.OK, b"")).start(address)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import rio
-from rio.errors import BindError, ConfigurationError, StateNotFound
+from rio.errors import BindFailed, ConfigurationError, StateNotFound
 from rio.storage.http import HttpMembershipStorage
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
 from rio.testing.faults import StorageFaults
@@ -167,7 +167,7 @@ async def test_an_http_address_that_is_taken_stops_the_server_and_gives_its_own_
         second = rio.Server(
             rio.Registry(Counter), storage=storage, cluster="local", http=first.http_address
         )
-        with pytest.raises(BindError, match="HTTP"):
+        with pytest.raises(BindFailed, match="HTTP"):
             async with second:
                 pass
         snapshot = await storage.membership.snapshot()

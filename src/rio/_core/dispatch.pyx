@@ -41,10 +41,11 @@ from rio.errors import (
     CallTimeout,
     Expired,
     FrameTooLarge,
-    HandlerError,
+    HandlerFailed,
     OutcomeUnknown,
     Overloaded,
     ProtocolError,
+    ReplyTooLarge,
     UnknownMessage,
     UnknownType,
 )
@@ -765,7 +766,7 @@ cdef class Dispatcher:
             turn.fail(self.runtime.unencodable(result, error))
             return 0
         if len(payload) + ROOM_FOR_HEAD > connection.reader.limit:
-            turn.fail(FrameTooLarge(
+            turn.fail(ReplyTooLarge(
                 f"the reply of {turn.table.type_name}/{turn.id} to {method.name} takes {len(payload)} bytes, "
                 f"the frame limit is {connection.reader.limit}"))
             return 0
@@ -905,4 +906,4 @@ cdef int guard_send(PyObject* guard, PyObject* value, PyObject** result) except 
 
 
 cdef object exited(error):
-    return HandlerError(f"the handler called sys.exit({error.code!r})", ["SystemExit", ""])
+    return HandlerFailed(f"the handler called sys.exit({error.code!r})", ["SystemExit", ""])

@@ -227,7 +227,7 @@ class Client(Caller):
             :raises OutcomeUnknown: it may have run; declare the message ``idempotent`` or
             ``readonly`` to have it repeated instead.
             :raises CallRefused: unknown message, undecodable payload, deadlock.
-            :raises HandlerError: the handler failed.
+            :raises HandlerFailed: the handler failed.
             """
             ...
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from rio.errors import (
+    Deadlock,
     Expired,
     NotActivated,
     NotExecuted,
     OutcomeUnknown,
     Redirected,
     RioError,
+    UnknownCode,
     UnknownType,
 )
 
@@ -41,7 +43,7 @@ def decide(error: RioError, *, repeatable: bool) -> Next:
             return Next.FOLLOW
         case UnknownType():
             return Next.ANOTHER
-        case Expired() | NotActivated():
+        case Expired() | NotActivated() | Deadlock() | UnknownCode():
             return Next.RAISE
         case NotExecuted():
             return Next.LATER

@@ -20,7 +20,7 @@ from typing import (
 import msgspec
 
 from rio import type_hints
-from rio.errors import APPLICATION_ERROR, CallFailed, RegistrationError, RioError, UnknownError
+from rio.errors import APPLICATION_ERROR, BadRegistration, CallFailed, RioError, UnknownCode
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
 from rio.transport.codec import NATIVE_TYPES, check_serialisable
 
@@ -72,13 +72,12 @@ class ApplicationError(CallFailed):
     those of a dataclass; a field ``message: str`` is the text of the error. If the caller's program
     has no class of that name, or one that the fields do not fit, it gets
     :class:`UnknownApplicationError`. Any other exception is a fault: the caller gets
-    :class:`rio.errors.HandlerError`, and the object is dropped from memory.
+    :class:`rio.errors.HandlerFailed`, and the object is dropped from memory.
 
     ``type_name=`` in the class statement is its name on the wire (default: the name of the class).
 
-    :raises RegistrationError: another class has this type name, or a field's name is taken by
-    exceptions themselves.
-    :raises BadIdentity: the type name is empty or longer than 128 bytes.
+    :raises BadRegistration: the type name is empty, longer than 128 bytes or that of another class,
+    or exceptions themselves need a field's name.
     """
 
     code = APPLICATION_ERROR
@@ -118,7 +117,8 @@ class ApplicationError(CallFailed):
 
     def __init_subclass__(cls, *, type_name: str | None = None) -> None:
         cls.__rio_type_name__ = cls.__name__ if type_name is None else type_name
-        check_name(f"type name of error {cls.__name__}", cls.__rio_type_name__, MAX_TYPE_NAME_BYTES)
+        name = cls.__rio_type_name__
+        check_name(f"type name of error {cls.__name__}", name, MAX_TYPE_NAME_BYTES, BadRegistration)
         cls.__rio_fields__ = _fields_of_error(cls)
         super().__init_subclass__()
         cls.__rio_record__ = _record_of(cls, dict.fromkeys(cls.__rio_fields__, Any))
@@ -134,7 +134,7 @@ class ApplicationError(CallFailed):
         if not (
             isinstance(detail, (list, tuple)) and len(detail) == 2 and isinstance(detail[0], str)
         ):
-            return UnknownError(
+            return UnknownCode(
                 f"an application error of unknown form arrived: {detail!r:.200}",
                 [ApplicationError.code, detail],
             )
@@ -225,7 +225,7 @@ def _fields_of_error(cls: type[ApplicationError]) -> dict[str, _Field]:
             or name in ("detail", "args")
             or name.startswith("__")
         ):
-            raise RegistrationError(
+            raise BadRegistration(
                 f"application error {type_hints.qualified(cls)}: a field cannot be called {name!r}, choose another name"
             )
         default = cls.__dict__.get(name, msgspec.NODEFAULT)
@@ -245,7 +245,7 @@ def _check_fields(cls: type[ApplicationError], record: type[msgspec.Struct]) -> 
     try:
         check_serialisable(record)
     except TypeError as problem:
-        raise RegistrationError(
+        raise BadRegistration(
             f"application error {type_hints.qualified(cls)} cannot travel: {problem}"
         ) from problem
 
@@ -261,7 +261,7 @@ def _enter(cls: type[ApplicationError]) -> None:
         gc.collect()  # a class lives in a cycle: a dead one may still be in the table
         known = _CLASS_OF_ERROR_NAME.get(cls.__rio_type_name__)
         if known is not None:
-            raise RegistrationError(
+            raise BadRegistration(
                 f"application errors {type_hints.qualified(known)} and {type_hints.qualified(cls)} would both travel as {cls.__rio_type_name__!r}: "
                 f'give one of them another name with type_name="..." in its class statement'
             )

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable,
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, cast, get_origin, overload
 
 from rio import type_hints
-from rio.errors import BadIdentity, RegistrationError
+from rio.errors import BadIdentity, BadRegistration
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name, type_name_of
 from rio.objects.app_data import AppData
 from rio.objects.message import NO_REPLY_DECLARED, Message, reply_type_of
@@ -110,7 +110,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
     def resolve(self) -> HandlerSignature:
         """What the annotations say, read now at the latest.
 
-        :raises RegistrationError: they break a rule, or a name in them is not defined.
+        :raises BadRegistration: they break a rule, or a name in them is not defined.
         """
         if self._signature is not None:
             return self._signature
@@ -217,7 +217,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
         if not callable(self.function) or isinstance(
             self.function, (type, staticmethod, classmethod)
         ):
-            raise RegistrationError(f"@rio.handler belongs on a method, not on {self.function!r}")
+            raise BadRegistration(f"@rio.handler belongs on a method, not on {self.function!r}")
         function = inspect.unwrap(self.function)
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise self._refusal(
@@ -244,8 +244,8 @@ class Handler(Generic[S_co, M_contra, R_co]):
             )
         return tuple(parameter.name for parameter in parameters)
 
-    def _refusal(self, problem: str) -> RegistrationError:
-        return RegistrationError(f"handler {self._where}: {problem}")
+    def _refusal(self, problem: str) -> BadRegistration:
+        return BadRegistration(f"handler {self._where}: {problem}")
 
     # --- as a descriptor --------------------------------------------------------------------------
 
@@ -379,7 +379,7 @@ def handler(function_or_name: Any = None, /, *, timeout: float | None = None) ->
         @rio.handler("legacy.Set")                      # by name: value is whatever MessagePack holds
         async def legacy_set(self, value: Any) -> Any: ...
 
-    :raises RegistrationError: the method cannot be a handler; the text says what to change.
+    :raises BadRegistration: the method cannot be a handler; the text says what to change.
     """
     if function_or_name is None or isinstance(function_or_name, str):
         return lambda function: Handler(function, function_or_name, timeout)
@@ -394,7 +394,7 @@ def collect_handlers(cls: type) -> dict[str, Handler[Any, Any, Any]]:
 
     A subclass overrides a handler with another handler, or takes it away with ``name = None``.
 
-    :raises RegistrationError: a handler is hidden by something that is not one.
+    :raises BadRegistration: a handler is hidden by something that is not one.
     """
     found: dict[str, Handler[Any, Any, Any]] = {}
     for base in reversed(cls.__mro__):
@@ -404,7 +404,7 @@ def collect_handlers(cls: type) -> dict[str, Handler[Any, Any, Any]]:
             elif name in found:
                 hidden = found.pop(name)
                 if value is not None:
-                    raise RegistrationError(
+                    raise BadRegistration(
                         f"{type_hints.qualified(base)}.{name} hides {hidden!r}: put @rio.handler on it too, or write {name} = None to take the "
                         f"handler away"
                     )
@@ -416,13 +416,13 @@ def by_message_name(
 ) -> dict[str, Handler[Any, Any, Any]]:
     """The handlers of a class by the name of their message; resolves them all.
 
-    :raises RegistrationError: two of them take the same message.
+    :raises BadRegistration: two of them take the same message.
     """
     found: dict[str, Handler[Any, Any, Any]] = {}
     for each in handlers:
         other = found.setdefault(each.message_name, each)
         if other is not each:
-            raise RegistrationError(
+            raise BadRegistration(
                 f"{type_hints.qualified(cls)} has two handlers for message {each.message_name!r}, {other!r} and {each!r}: remove one of them, "
                 f"or give one of two different messages another name with type_name="
             )

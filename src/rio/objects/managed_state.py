@@ -9,7 +9,7 @@ import msgspec
 
 from rio import type_hints
 from rio.contracts.state import StateStorage
-from rio.errors import BadIdentity, RegistrationError
+from rio.errors import BadIdentity, BadRegistration
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
 
 
@@ -79,7 +79,7 @@ class ManagedState:
         """What the marker and its annotation say. ``base`` is the class that states have to
         subclass.
 
-        :raises RegistrationError: the annotation is missing, or is no state that an object can
+        :raises BadRegistration: the annotation is missing, or is no state that an object can
         start with.
         :raises NameError: the annotation names something that is not defined (yet).
         """
@@ -127,8 +127,8 @@ class ManagedState:
             raise self._refusal(str(problem)) from problem
         return name
 
-    def _refusal(self, problem: str) -> RegistrationError:
-        return RegistrationError(
+    def _refusal(self, problem: str) -> BadRegistration:
+        return BadRegistration(
             f"managed state {type_hints.qualified(self._owner)}.{self._attribute}: {problem}"
         )
 
@@ -159,12 +159,12 @@ def collect_managed_states(cls: type) -> tuple[ManagedState, ...]:
 
 
 def check_state_names(cls: type, fields: Iterable[ManagedStateField]) -> None:
-    """:raises RegistrationError: two states of ``cls`` would be stored under one name."""
+    """:raises BadRegistration: two states of ``cls`` would be stored under one name."""
     seen: dict[str, ManagedStateField] = {}
     for field in fields:
         other = seen.setdefault(field.state_name, field)
         if other is not field:
-            raise RegistrationError(
+            raise BadRegistration(
                 f"{type_hints.qualified(cls)}: managed states {other.attribute!r} and {field.attribute!r} would both be stored as "
                 f"{field.state_name!r}: give one of them another name, rio.managed_state(name=...)"
             )

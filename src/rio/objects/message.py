@@ -20,7 +20,7 @@ from typing import (
 import msgspec
 
 from rio import type_hints
-from rio.errors import BadMessage, RegistrationError
+from rio.errors import BadMessage, BadRegistration
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
 from rio.transport.codec import encode, encode_dynamic
 
@@ -73,13 +73,14 @@ class MessageType(msgspec.StructMeta):
         **config: Any,
     ) -> Any:
         if array_like:
-            raise RegistrationError(
+            raise BadRegistration(
                 f"message {name}: array_like=True is refused, because messages are maps so that fields can be added"
             )
         check_name(
             f"type name of message {name}",
             name if type_name is None else type_name,
             MAX_TYPE_NAME_BYTES,
+            BadRegistration,
         )
         namespace["__rio_type_name__"] = name if type_name is None else type_name
         if idempotent is not None:
@@ -105,8 +106,8 @@ class Message(msgspec.Struct, Generic[R_co], metaclass=MessageType):
     outcome is unknown to be sent again). All others are those of :class:`msgspec.Struct`, but
     ``array_like``.
 
-    :raises RegistrationError: ``array_like=True``.
-    :raises BadIdentity: the type name is empty or longer than 128 bytes.
+    :raises BadRegistration: ``array_like=True``, or a type name that is empty or longer than 128
+    bytes.
     """
 
     if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from rio import type_hints
-from rio.errors import RegistrationError
+from rio.errors import BadRegistration
 from rio.identity import type_name_of
 from rio.objects.handler import Handler, by_message_name
 from rio.objects.managed_state import ManagedStateField
@@ -42,7 +42,7 @@ class RegisteredType(msgspec.Struct, frozen=True):
 class Registry:
     """The classes that a server hosts: ``rio.Registry(Account, Room)``.
 
-    :raises RegistrationError: a class or a handler breaks a rule, or two of them share a name; the
+    :raises BadRegistration: a class or a handler breaks a rule, or two of them share a name; the
     text says what to change.
     """
 
@@ -57,18 +57,16 @@ class Registry:
         """Host objects of this class. Returns it, so that this can decorate a class. Adding a class
         again changes nothing.
 
-        :raises RegistrationError: see the class; also when a server already uses this registry.
+        :raises BadRegistration: see the class; also when a server already uses this registry.
         """
         if not (isinstance(cls, type) and issubclass(cls, ServiceObject)) or cls is ServiceObject:
-            raise RegistrationError(
-                f"a registry takes subclasses of rio.ServiceObject, got {cls!r}"
-            )
+            raise BadRegistration(f"a registry takes subclasses of rio.ServiceObject, got {cls!r}")
         known = self._types.get(type_name_of(cls))
         if known is None:
             self._check_not_frozen(cls)
             self._keep(_registered(cls))
         elif known.cls is not cls:
-            raise RegistrationError(
+            raise BadRegistration(
                 f"classes {type_hints.qualified(known.cls)} and {type_hints.qualified(cls)} have one type name, {known.type_name!r}: "
                 f'give one of them another, class {cls.__name__}(rio.ServiceObject, type_name="...")'
             )
@@ -81,7 +79,7 @@ class Registry:
         ``(instance, message, app)`` that is defined outside the class. The class is added if it is
         not there yet.
 
-        :raises RegistrationError: see the class; also when the message has a handler already, or a
+        :raises BadRegistration: see the class; also when the message has a handler already, or a
         server already uses this registry.
         """
         self._check_not_frozen(cls)
@@ -136,7 +134,7 @@ class Registry:
                 continue
             known = messages.setdefault(name, message_type)
             if known is not message_type:
-                raise RegistrationError(
+                raise BadRegistration(
                     f"message classes {type_hints.qualified(known)} and {type_hints.qualified(message_type)} (taken by {handler!r}) have one type "
                     f'name, {name!r}: give one of them another, class {message_type.__name__}(rio.Message, type_name="...")'
                 )
@@ -144,7 +142,7 @@ class Registry:
 
     def _check_not_frozen(self, cls: type) -> None:
         if self._frozen:
-            raise RegistrationError(
+            raise BadRegistration(
                 f"{type_hints.qualified(cls)}: a server already uses this registry: add to it before the server starts"
             )
 

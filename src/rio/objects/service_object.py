@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, overload
 
 from rio import type_hints
-from rio.errors import NotAttached, RegistrationError
+from rio.errors import BadRegistration, NotAttached
 from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name
 from rio.objects.app_data import AppData
 from rio.objects.handler import Handler, collect_handlers
@@ -74,9 +74,8 @@ class ServiceObject:
     ``class Room(rio.ServiceObject, type_name="chat.Room")`` sets the name by which the type is
     addressed; by default it is the class's.
 
-    :raises RegistrationError: a handler, a managed state or a hook in the class body breaks a rule;
+    :raises BadRegistration: a handler, a managed state or a hook in the class body breaks a rule;
     the text says what to change.
-    :raises BadIdentity: the type name is empty or longer than 128 bytes.
     """
 
     id: str
@@ -93,7 +92,12 @@ class ServiceObject:
     def __init_subclass__(cls, *, type_name: str | None = None) -> None:
         super().__init_subclass__()
         cls.__rio_type_name__ = cls.__name__ if type_name is None else type_name
-        check_name(f"type name of {cls.__name__}", cls.__rio_type_name__, MAX_TYPE_NAME_BYTES)
+        check_name(
+            f"type name of {cls.__name__}",
+            cls.__rio_type_name__,
+            MAX_TYPE_NAME_BYTES,
+            BadRegistration,
+        )
         cls.__rio_handlers__ = collect_handlers(cls)
         cls.__rio_managed_states__ = collect_managed_states(cls)
         _check_names(cls)
@@ -205,7 +209,7 @@ class ServiceObject:
         :raises ApplicationError: as the handler raised it.
         :raises NotExecuted: it did not run.
         :raises OutcomeUnknown: it may have run.
-        :raises DeadlockError: the other object waits for this one.
+        :raises Deadlock: the other object waits for this one.
         """
         return self._context().send(object_type, id, message, returns=returns, timeout=timeout)
 
@@ -294,7 +298,7 @@ def _check_hooks(cls: type[ServiceObject]) -> None:
             continue
         where = f"{type_hints.qualified(cls)}.{name} ({type_hints.line_of(function) if callable(function) else ''})"
         if not inspect.iscoroutinefunction(function):
-            raise RegistrationError(f"lifecycle hook {where}: write async def {name}(self)")
+            raise BadRegistration(f"lifecycle hook {where}: write async def {name}(self)")
         _hook_takes_app_data(function, where)
         if name == "shutdown":
             type.__setattr__(cls, name, _ShutdownHook(function))
@@ -308,7 +312,7 @@ def _hook_takes_app_data(function: Callable[..., Any], where: str) -> bool:
     ]
     if len(parameters) > 2 or any(p.kind is p.KEYWORD_ONLY for p in parameters):
         shown = ", ".join(str(parameter) for parameter in parameters)
-        raise RegistrationError(
+        raise BadRegistration(
             f"lifecycle hook {where} takes ({shown}): a hook takes (self) or (self, app: rio.AppData)"
         )
     return len(parameters) == 2
@@ -317,7 +321,7 @@ def _hook_takes_app_data(function: Callable[..., Any], where: str) -> bool:
 def hooks_of(cls: type[ServiceObject]) -> LifecycleHooks:
     """What the runtime has to run for objects of ``cls``.
 
-    :raises RegistrationError: a hook's second parameter is not the application's data.
+    :raises BadRegistration: a hook's second parameter is not the application's data.
     """
     return LifecycleHooks(*(_hook(cls, name) for name in HOOK_NAMES))
 
@@ -340,11 +344,11 @@ def _check_takes_app_data(function: Callable[..., Any], where: str) -> None:
     try:
         annotation = type_hints.of_function(function).get(parameter.name)
     except (NameError, TypeError) as problem:
-        raise RegistrationError(
+        raise BadRegistration(
             f"lifecycle hook {where}: an annotation cannot be read: {problem}"
         ) from problem
     if annotation is not AppData:
-        raise RegistrationError(
+        raise BadRegistration(
             f"lifecycle hook {where}: its parameter is the application's data: write {parameter.name}: rio.AppData"
         )
 
@@ -355,7 +359,7 @@ def _check_takes_app_data(function: Callable[..., Any], where: str) -> None:
 def managed_states_of(cls: type[ServiceObject]) -> tuple[ManagedStateField, ...]:
     """The managed states of a class; its annotations are read now at the latest.
 
-    :raises RegistrationError: a state breaks a rule, or its annotation names something that is not
+    :raises BadRegistration: a state breaks a rule, or its annotation names something that is not
     defined.
     """
     fields = tuple(_managed_state(cls, marker) for marker in cls.__rio_managed_states__)
@@ -367,25 +371,25 @@ def _managed_state(cls: type[ServiceObject], marker: ManagedState) -> ManagedSta
     try:
         field = marker.field(State, (vars(cls),))
         check_serialisable(field.state_type)
-    except RegistrationError:
+    except BadRegistration:
         raise
     except (NameError, TypeError) as problem:
-        raise RegistrationError(
+        raise BadRegistration(
             f"a managed state of {type_hints.qualified(cls)} cannot be used: {problem}"
         ) from problem
     return field
 
 
 def check_construction(cls: type[ServiceObject]) -> None:
-    """:raises RegistrationError: the runtime cannot make an instance of ``cls``."""
+    """:raises BadRegistration: the runtime cannot make an instance of ``cls``."""
     if inspect.isabstract(cls):
-        raise RegistrationError(
+        raise BadRegistration(
             f"{type_hints.qualified(cls)} is abstract: register a subclass that implements it"
         )
     try:
         inspect.signature(cls.__init__).bind(None)
     except TypeError as problem:
-        raise RegistrationError(
+        raise BadRegistration(
             f"{type_hints.qualified(cls)}.__init__ ({type_hints.line_of(cls.__init__)}): {problem}. The runtime makes instances without "
             f"arguments: set things up in after_load(self, app: rio.AppData), or give the parameters defaults"
         ) from problem
@@ -398,7 +402,7 @@ def _check_names(cls: type[ServiceObject]) -> None:
         *(name for name, value in cls.__dict__.items() if isinstance(value, ManagedState)),
     ):
         if hasattr(ServiceObject, name) or name in ("id", "object_id"):
-            raise RegistrationError(
+            raise BadRegistration(
                 f"{type_hints.qualified(cls)}.{name}: {name!r} is taken by rio.ServiceObject, choose another name"
             )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from rio._core import dispatch
 from rio.contracts.state import StateStorage
 from rio.errors import (
-    HandlerError,
+    HandlerFailed,
     StateCorrupt,
     StateNotFound,
     StorageError,
@@ -114,11 +114,11 @@ class Activation(dispatch.Mailbox):
         try:
             await hook.run(self.instance, self._host.app_data)
         except SystemExit as error:  # it would end the event loop
-            raise HandlerError(f"the hook {hook.name} called sys.exit({error.code!r})") from error
+            raise HandlerFailed(f"the hook {hook.name} called sys.exit({error.code!r})") from error
         except asyncio.CancelledError as error:
             if _is_cancelled():
                 raise
-            raise HandlerError(
+            raise HandlerFailed(
                 f"the hook {hook.name} was cancelled by something it awaited"
             ) from error
 

@@ -27,7 +27,7 @@ from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage
 from rio.contracts.placement import ObjectPlacement
 from rio.contracts.state import StateStorage
-from rio.errors import BindError, ConfigurationError, NodeEvicted, StorageError
+from rio.errors import BindFailed, ConfigurationError, NodeEvicted, StorageError
 from rio.identity import Address
 from rio.objects.app_data import AppData
 from rio.objects.registry import Registry
@@ -193,7 +193,7 @@ class Server:
         """Listen, join the cluster, and take requests from now on; those that come before it has
         joined are told to come again.
 
-        :raises BindError: the address is taken or is not one of this machine.
+        :raises BindFailed: the address is taken or is not one of this machine.
         :raises StorageError: the membership cannot be written.
         """
         loop = asyncio.get_running_loop()
@@ -346,7 +346,7 @@ class Server:
             return await loop.create_server(self.new_connection, host, port)
         except OSError as error:
             reason = error.strerror or error
-            raise BindError(
+            raise BindFailed(
                 f"cannot listen on {self._bind_address}: {reason}; choose another address, or port 0 for any"
             ) from error
 

@@ -20,17 +20,17 @@ from rio.cluster.provider import ClusterProvider
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import StateStorage
 from rio.errors import (
+    BadRegistration,
     BadReply,
-    DeadlockError,
+    Deadlock,
     Draining,
     FrameTooLarge,
-    HandlerError,
+    HandlerFailed,
     NodeEvicted,
     NotActivated,
     NotExecuted,
     OutcomeUnknown,
     Redirected,
-    RegistrationError,
     RioError,
     StorageError,
     StorageUnavailable,
@@ -122,7 +122,7 @@ class Service(ActivationHost):
 
     def _table(self, registered: RegisteredType) -> TypeTable:
         if registered.type_name.startswith(system_messages.RESERVED_PREFIX):
-            raise RegistrationError(
+            raise BadRegistration(
                 f"{registered.cls.__name__}: type names that start with {system_messages.RESERVED_PREFIX!r} are reserved"
             )
         methods = [_method(handler) for handler in registered.handlers.values()]
@@ -132,7 +132,7 @@ class Service(ActivationHost):
             if method.name.startswith(system_messages.RESERVED_PREFIX)
         ]
         if reserved:
-            raise RegistrationError(
+            raise BadRegistration(
                 f"{registered.cls.__name__} handles {reserved[0]!r}: names that start with 'rio.' are reserved"
             )
         return TypeTable(registered.type_name, [*methods, *self._methods_of_every_object()])
@@ -436,15 +436,17 @@ class Service(ActivationHost):
 
 def _answer_to(turn: Turn, error: BaseException) -> RioError:
     """What the caller gets for an exception that the handler did not mean as an answer."""
-    if isinstance(error, (Superseded, DeadlockError)):
+    if isinstance(error, (Superseded, Deadlock)):
         return error
     text = protocol.text_of(error)
     if isinstance(error, StorageError):
         return OutcomeUnknown(f"{turn.type_name}/{turn.id} may not have saved its state: {text}")
-    if isinstance(error, HandlerError) and isinstance(error.__cause__, SystemExit):
+    if isinstance(error, HandlerFailed) and isinstance(error.__cause__, SystemExit):
         return error
     detail = [type(error).__name__, protocol.traceback_of(error)]
-    return HandlerError(f"{turn.type_name}/{turn.id} failed in {turn.message_name}: {text}", detail)
+    return HandlerFailed(
+        f"{turn.type_name}/{turn.id} failed in {turn.message_name}: {text}", detail
+    )
 
 
 def _method(handler: Handler[Any, Any, Any]) -> Method:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from rio.errors import DeadlockError
+from rio.errors import Deadlock
 from rio.transport.protocol import encode, read
 
 MAX_CHAIN = 64
@@ -60,12 +60,12 @@ def read_context(context: bytes | None) -> Context:
 def nested_context(turn: RunningTurn) -> bytes:
     """What a call carries that is made during ``turn``.
 
-    :raises DeadlockError: the chain is longer than ``MAX_CHAIN``.
+    :raises Deadlock: the chain is longer than ``MAX_CHAIN``.
     """
     context = read_context(turn.context)
     if len(context.chain) >= MAX_CHAIN:
         links = names(context.chain)
-        raise DeadlockError(
+        raise Deadlock(
             f"a chain of {MAX_CHAIN} calls within calls does not end: ... -> {' -> '.join(links[-4:])}",
             links,
         )
@@ -73,7 +73,7 @@ def nested_context(turn: RunningTurn) -> bytes:
     return encode(context)
 
 
-def cycle(waiting: RunningTurn, holder: RunningTurn) -> DeadlockError | None:
+def cycle(waiting: RunningTurn, holder: RunningTurn) -> Deadlock | None:
     """The error for a call that would wait for the turn ``holder``, if that turn waits for the
     call.
     """
@@ -87,7 +87,7 @@ def cycle(waiting: RunningTurn, holder: RunningTurn) -> DeadlockError | None:
                 *names(chain[place:]),
                 f"{waiting.type_name}/{waiting.id}.{waiting.message_name}",
             ]
-            return DeadlockError(f"the call would wait for itself: {' -> '.join(links)}", links)
+            return Deadlock(f"the call would wait for itself: {' -> '.join(links)}", links)
     return None
 
 

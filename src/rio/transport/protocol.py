@@ -12,9 +12,11 @@ import msgspec
 
 from rio.errors import (
     APPLICATION_ERROR,
-    HandlerError,
+    CallFailed,
+    HandlerFailed,
     ProtocolError,
     ProtocolVersionMismatch,
+    ReplyTooLarge,
     RioError,
 )
 
@@ -86,12 +88,12 @@ def read_hello(body: bytes) -> Hello:
 def error(id: int, error: BaseException) -> bytes:
     """An error as the answer to request ``id``, or about the whole connection where that is 0."""
     if not isinstance(error, RioError) or not error.code:
-        error = HandlerError(text_of(error), [type(error).__name__, ""])
+        error = HandlerFailed(text_of(error), [type(error).__name__, ""])
     try:
         return encode((Kind.ERROR, id, error.code, error.message, error.detail))
     except Exception as cause:  # an application's error class may do anything
         code, detail = (
-            (HandlerError.code, [type(error).__name__, ""])
+            (HandlerFailed.code, [type(error).__name__, ""])
             if error.code == APPLICATION_ERROR
             else (error.code, None)
         )
@@ -104,6 +106,17 @@ def error(id: int, error: BaseException) -> bytes:
                 detail,
             )
         )
+
+
+def without_payload(error: BaseException, size: int) -> RioError:
+    """What to answer instead of an error that takes ``size`` bytes, more than a frame may have.
+
+    It promises the same: an error of a call that did not run stays one.
+    """
+    text = f"the answer was a {type(error).__name__} that takes {size} bytes"
+    if isinstance(error, RioError) and not isinstance(error, CallFailed):
+        return type(error)(text)
+    return ReplyTooLarge(text)
 
 
 def read_error(body: bytes) -> tuple[str, str, Any]:

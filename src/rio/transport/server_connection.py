@@ -7,7 +7,7 @@ import logging
 from typing import Any, Protocol
 
 from rio._core.dispatch import Dispatcher, ServerHalf
-from rio.errors import FrameTooLarge, ProtocolError, RioError
+from rio.errors import ProtocolError, RioError
 from rio.transport import protocol
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello, Kind
 
@@ -112,12 +112,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             return
         body = protocol.error(id, error)
         if len(body) > self.reader.limit:
-            body = protocol.error(
-                id,
-                FrameTooLarge(
-                    f"the answer was a {type(error).__name__} that takes {len(body)} bytes"
-                ),
-            )
+            body = protocol.error(id, protocol.without_payload(error, len(body)))
         self.put(body)
 
     def broken(self, error: RioError) -> None:

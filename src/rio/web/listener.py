@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from rio.errors import BindError
+from rio.errors import BindFailed
 from rio.identity import Address
 
 logger = logging.getLogger("rio.web")
@@ -45,7 +45,7 @@ class HttpListener:
     async def start(self, address: Address) -> Address:
         """Listen, and return where: port 0 takes a free one.
 
-        :raises BindError: the address is taken or is not one of this machine.
+        :raises BindFailed: the address is taken or is not one of this machine.
         """
         try:
             self._server = await asyncio.start_server(
@@ -53,7 +53,7 @@ class HttpListener:
             )
         except OSError as error:
             reason = error.strerror or error
-            raise BindError(
+            raise BindFailed(
                 f"cannot serve HTTP on {address}: {reason}; choose another address, or port 0 for any"
             ) from error
         return Address(address.host, self._server.sockets[0].getsockname()[1])
