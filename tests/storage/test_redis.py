@@ -28,7 +28,6 @@ from rio.storage.redis import (
     RedisMembershipStorage,
     RedisObjectPlacement,
     RedisState,
-    open_database,
 )
 from rio.testing.contracts import (
     ADA,
@@ -66,7 +65,7 @@ class TestRedisState(StateStorageContract):
 
 @pytest.fixture
 async def database(redis_url: str) -> RedisDatabase:
-    return open_database(redis_url)
+    return RedisDatabase.from_url(redis_url)
 
 
 @pytest.fixture
@@ -173,7 +172,7 @@ async def test_closing_finishes_what_waits(redis_url: str) -> None:
 
 async def test_cancelling_prepare_at_any_moment_leaves_the_database_closed(redis_url: str) -> None:
     for moment in range(0, 40, 2):
-        database = open_database(redis_url)
+        database = RedisDatabase.from_url(redis_url)
         placement = RedisObjectPlacement(database)
         preparing = asyncio.create_task(placement.prepare())
         for _ in range(moment):
@@ -335,7 +334,7 @@ async def test_a_url_that_cannot_work_is_refused(url: str, text: str) -> None:
 async def test_a_login_that_is_refused_says_so_and_never_shows_the_password() -> None:
     with RedisServer(requirepass="open") as server:
         for login, text in ("", "password"), (":s3cret@", "refused the login"):
-            database = open_database(server.url.replace("//", f"//{login}"))
+            database = RedisDatabase.from_url(server.url.replace("//", f"//{login}"))
             with pytest.raises(StorageUnavailable, match=text) as failed:
                 await RedisState(database).prepare()
             assert "s3cret" not in f"{database!r} {failed.value} {failed.value.__cause__}"
