@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 import rio
-from rio.contracts.placement import Placement
+from rio.contracts import Placement
 
 
 class Pong(rio.Message):

@@ -97,9 +97,9 @@ class FaultyStorage(MembershipStorage):
             generation, expected, status, expected_counter=expected_counter
         )
 
-    async def vote(self, target: int, vote: Vote) -> StatusChange:
+    async def vote(self, generation: int, vote: Vote) -> StatusChange:
         await self._way(writes=True)
-        return await self.shared.vote(target, vote)
+        return await self.shared.vote(generation, vote)
 
     async def purge(self, generation: int) -> bool:
         await self._way(writes=True)

@@ -1,6 +1,8 @@
-"""What each storage promises: the contracts of membership, placement and state.
+"""The contracts of storage: what a back end for members, placements or states must do.
 
-Whoever writes a back end subclasses these classes and imports nothing else of ``rio``.
+To write a back end, subclass a contract. Besides the names of this module a back end needs only
+``rio.ObjectId`` and :mod:`rio.errors`. The test suites in :mod:`rio.testing.contracts` show whether
+it keeps the contract.
 """
 
 from rio.contracts.membership import (
@@ -13,9 +15,11 @@ from rio.contracts.membership import (
     Registered,
     StatusChange,
     Vote,
+    add_vote,
     check_forward,
     check_metadata,
-    with_vote,
+    decode_votes,
+    encode_votes,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.role import Role
@@ -41,7 +45,9 @@ __all__ = [
     "StatusChange",
     "StoredState",
     "Vote",
+    "add_vote",
     "check_forward",
     "check_metadata",
-    "with_vote",
+    "decode_votes",
+    "encode_votes",
 ]

@@ -1,14 +1,15 @@
-"""The membership as JSON: what a node shows to browsers, and what
-:class:`rio.storage.http.HttpMembershipStorage` reads.
+"""The membership as JSON: servers show it to browsers, and
+:class:`rio.storage.http.HttpMembershipStorage` reads it.
 
 ::
 
     {"version": 5, "generation_high": 2, "members": [{
-        "generation": 2, "address": "10.0.0.2:5000", "host": "10.0.0.2", "port": 5000, "status": "ACTIVE",
-        "lease_counter": 17, "metadata": "", "votes": [{"voter": 1, "at": 3.5}]
+        "generation": 2, "address": "10.0.0.2:5000", "host": "10.0.0.2", "port": 5000,
+        "status": "ACTIVE", "lease_counter": 17, "metadata": "",
+        "votes": [{"voter": 1, "at": 3.5}]
     }]}
 
-``metadata`` is Base64. A reader ignores what it does not know.
+``metadata`` is in Base64. A reader ignores fields that it does not know.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus, V
 from rio.identity import Address
 
 
-class _Member(msgspec.Struct):
+class _ListedMember(msgspec.Struct):
     generation: int
     address: str
     status: str
@@ -27,14 +28,14 @@ class _Member(msgspec.Struct):
     metadata: bytes
     votes: tuple[Vote, ...]
     host: str = ""
-    """``address`` once more, for people."""
+    """``address`` once more, in two parts, for people."""
     port: int = 0
 
 
 class _Listing(msgspec.Struct):
     version: int
     generation_high: int
-    members: list[_Member]
+    members: list[_ListedMember]
 
 
 _encode = msgspec.json.Encoder().encode
@@ -42,36 +43,29 @@ _decode = msgspec.json.Decoder(_Listing).decode
 
 
 def encode_members(snapshot: MembershipSnapshot) -> bytes:
-    """The whole snapshot."""
-    return _encode(
-        _Listing(
-            snapshot.version,
-            snapshot.generation_high,
-            [_listed(member) for member in snapshot.members],
-        )
-    )
+    """A whole snapshot as JSON."""
+    members = [_list_member(member) for member in snapshot.members]
+    return _encode(_Listing(snapshot.version, snapshot.generation_high, members))
 
 
 def encode_member(member: Member) -> bytes:
-    """One member, as it stands in the whole."""
-    return _encode(_listed(member))
+    """One member as JSON, as it stands in the listing of all."""
+    return _encode(_list_member(member))
 
 
 def decode_members(data: bytes) -> MembershipSnapshot:
-    """
-    :raises ValueError: this is no listing of members.
+    """Read a listing of all members.
+
+    :raises ValueError: the data is no such listing.
     """
     listing = _decode(data)
-    return MembershipSnapshot(
-        listing.version,
-        listing.generation_high,
-        tuple(_member(member) for member in listing.members),
-    )
+    members = tuple(_read_member(listed) for listed in listing.members)
+    return MembershipSnapshot(listing.version, listing.generation_high, members)
 
 
-def _listed(member: Member) -> _Member:
+def _list_member(member: Member) -> _ListedMember:
     host, port = Address.parse(member.address)
-    return _Member(
+    return _ListedMember(
         member.generation,
         member.address,
         member.status.name,
@@ -83,7 +77,7 @@ def _listed(member: Member) -> _Member:
     )
 
 
-def _member(listed: _Member) -> Member:
+def _read_member(listed: _ListedMember) -> Member:
     status = MemberStatus.__members__.get(listed.status)
     if status is None:
         raise ValueError(f"there is no status {listed.status!r}")

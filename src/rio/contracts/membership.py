@@ -1,9 +1,8 @@
-"""Who is in the cluster: the member record, and the contract of the storage that is the authority
-over it.
+"""Who is in the cluster: the record of a member, and the contract of the storage that holds them.
 
-Storage is the meeting point and the only authority for the terminal statuses; nothing else can make
-a member dead. A member is identified by its generation, a number that the storage issues once and
-never again: a restarted server is a new member.
+This storage is where servers meet, and the only authority for the statuses that end a member:
+nothing else can make a member dead. A member is identified by its generation, a number that the
+storage issues once and never again. A server that restarts is a new member.
 """
 
 from __future__ import annotations
@@ -19,68 +18,86 @@ import msgspec
 from rio.contracts.role import Role
 
 MAX_VOTES = 8
+"""Votes that a member can hold at a time."""
 MAX_METADATA_BYTES = 128
+"""Bytes of metadata that a member can have."""
 
 
 class MemberStatus(IntEnum):
-    """The life of a member. It only moves forward."""
+    """The life of a member. A status only moves forward."""
 
     JOINING = 0
+    """It is registered, and the other members have not accepted it yet."""
     ACTIVE = 1
+    """It owns objects and claims new ones."""
     DRAINING = 2
+    """It gives its objects up and claims nothing new."""
     CONDEMNED = 3
+    """The cluster, by a majority of votes, or an operator wants it to end: it stops as soon as it
+    reads this.
+    """
     LEFT = 4
+    """It ended on its own."""
     DEAD = 5
+    """The cluster declared it dead."""
 
     @property
     def terminal(self) -> bool:
-        """Whether the member is gone for good, so that its objects may be claimed by others."""
+        """Whether the member is gone for good, so that others may claim its objects."""
         return self >= MemberStatus.LEFT
 
 
 class Vote(msgspec.Struct, frozen=True):
-    """One member's verdict that another cannot be reached."""
+    """The verdict of one member that it cannot reach another."""
 
     voter: int
-    """Generation of the voter."""
+    """The generation of the voter."""
     at: float
-    """When, in the voter's own words; only ever compared for change, never with another clock."""
+    """Seconds on the voter's own clock. Readers look only whether it changes; they never compare it
+    with another clock.
+    """
 
 
 class Member(msgspec.Struct, frozen=True):
+    """One server of the cluster, as the storage holds it."""
+
     generation: int
-    """Issued by the storage, never reused: the member's identity."""
+    """The identity of the member. The storage issues each number once."""
     address: str
     """``host:port`` where it listens."""
     status: MemberStatus
+    """Where it is in its life."""
     lease_counter: int = 0
-    """Raised by each renewal. An observer times how long it stays unchanged, by its own clock."""
+    """Raised by each renewal. An observer times, by its own clock, how long it stays unchanged."""
     metadata: bytes = b""
-    """At most 128 bytes that the member tells about itself."""
+    """What the member tells about itself: at most ``MAX_METADATA_BYTES``."""
     votes: tuple[Vote, ...] = ()
-    """At most 8, one for each voter, in the order in which they arrived."""
+    """The votes against it in the order of their arrival: at most ``MAX_VOTES``, one for each
+    voter.
+    """
 
 
 class MembershipSnapshot(msgspec.Struct, frozen=True):
-    """All members at one instant, from one statement."""
+    """All members at one instant."""
 
     version: int
-    """Raised by each change of who is there and in which status: a registration, a status, a purge.
-
-    Not by renewals and votes.
+    """Raised by each change of which members there are and of their statuses: by a registration, a
+    new status and a purge, but not by renewals and votes.
     """
     generation_high: int
-    """The highest generation issued so far.
+    """The highest generation that was issued so far.
 
-    A member that is absent and not above it was purged, and is dead.
+    A member that is absent although its generation is not higher was purged, and is dead.
     """
     members: tuple[Member, ...] = ()
+    """The members that were not purged, of every status."""
 
     def find(self, generation: int) -> Member | None:
+        """The member of a generation, or ``None`` if it is not in this snapshot."""
         return next((member for member in self.members if member.generation == generation), None)
 
     def status_of(self, generation: int) -> MemberStatus | None:
-        """The status, ``DEAD`` for one that was purged, ``None`` for one that is newer than this
+        """The status of a member: ``DEAD`` if it was purged, ``None`` if it is newer than this
         snapshot.
         """
         member = self.find(generation)
@@ -90,52 +107,56 @@ class MembershipSnapshot(msgspec.Struct, frozen=True):
 
     @property
     def active(self) -> tuple[Member, ...]:
+        """The members whose status is ``ACTIVE``."""
         return tuple(member for member in self.members if member.status == MemberStatus.ACTIVE)
 
 
 class Registered(NamedTuple):
-    """What a new member is told."""
+    """What the storage answers to a new member."""
 
     generation: int
+    """The generation of the new member."""
     snapshot: MembershipSnapshot
+    """All members, the new one among them."""
 
 
 class StatusChange(NamedTuple):
-    """The fate of a compare-and-set."""
+    """How a compare-and-set ended."""
 
     applied: bool
+    """Whether it changed the member."""
     member: Member | None
-    """The member as it stands now; ``None`` if it was purged or never existed."""
+    """The member as it is now; ``None`` if it was purged or never existed."""
 
 
 class MembershipStorage(Role):
-    """The contract.
+    """The contract of the storage that holds the members.
 
-    Every method may raise :class:`rio.errors.StorageUnavailable`, which is never evidence about a
-    member.
+    Every method may raise :class:`rio.errors.StorageUnavailable`. That says nothing about any
+    member, and after a write it is not known whether the write happened.
     """
 
     @abstractmethod
     async def register(self, address: str, metadata: bytes = b"") -> Registered:
-        """Add a member as ``JOINING`` under a new generation, after its listener is bound.
+        """Add a member as ``JOINING`` under a new generation. Its server has bound ``address``.
 
-        Older members of the same address become ``DEAD``: that this one could bind the address
-        proves that they closed it.
+        In the same step, older members of that address become ``DEAD``: they must have closed the
+        address, or this server could not have bound it.
 
-        :raises ValueError: the metadata is longer than 128 bytes.
+        :raises ValueError: the metadata is longer than ``MAX_METADATA_BYTES``.
         """
 
     @abstractmethod
     async def renew(self, generation: int) -> bool:
-        """Raise the lease counter.
+        """Raise the lease counter of a member.
 
-        ``False`` if the member is not ``JOINING``, ``ACTIVE`` or ``DRAINING`` (any more): it must
-        stop.
+        Returns ``False``, and changes nothing, if the status of the member is not ``JOINING``,
+        ``ACTIVE`` or ``DRAINING``, or if it was purged. Its server must then stop.
         """
 
     @abstractmethod
     async def snapshot(self) -> MembershipSnapshot:
-        """Everything, from one statement, never torn."""
+        """Read all members in one step, so that the snapshot is never torn."""
 
     @abstractmethod
     async def set_status(
@@ -146,41 +167,46 @@ class MembershipStorage(Role):
         *,
         expected_counter: int | None = None,
     ) -> StatusChange:
-        """Move a member forward if its status, and its lease counter where given, are still as
-        expected; raises the snapshot's version.
+        """Move a member from the status ``expected`` to ``status``, in one atomic step.
+
+        Nothing changes if the member has another status now, or, where ``expected_counter`` is
+        given, another lease counter. A change raises the version of the snapshot.
 
         :raises ValueError: ``status`` does not come after ``expected``.
         """
 
     @abstractmethod
-    async def vote(self, target: int, vote: Vote) -> StatusChange:
-        """Add or replace one active voter's vote on a member that is not terminal. The snapshot's
-        version stays.
+    async def vote(self, generation: int, vote: Vote) -> StatusChange:
+        """Add a vote against the member ``generation``, or replace the voter's older vote.
 
-        The vote becomes the newest. Where there would be more than 8 the oldest goes: the one that
-        arrived first, whatever its ``at`` says.
+        The voter must be ``ACTIVE``, and the member must not have ended; otherwise nothing changes.
+        The vote becomes the newest. If there would be more than ``MAX_VOTES``, the vote that
+        arrived first goes, whatever its ``at`` says. The version of the snapshot stays.
         """
 
     @abstractmethod
     async def purge(self, generation: int) -> bool:
-        """Forget a terminal member, which raises the snapshot's version.
+        """Forget a member that has ended, and raise the version of the snapshot.
 
-        ``False`` if it is not terminal, or not there.
+        Returns ``False``, and changes nothing, if its status is not terminal or it is not there.
         """
 
     async def wait_for_change(self, version: int, timeout: float) -> None:
-        """Return when the snapshot's version may be above ``version``, and after ``timeout``
-        seconds at the latest.
+        """Return as soon as the version of the snapshot may be above ``version``, and after
+        ``timeout`` seconds at the latest.
 
-        It is a hint of when to read and no more: it may return early, and a back end that hears of
-        nothing simply sleeps, which is what this default does. A node waits in this way between two
-        reads, so that it polls where nothing is heard.
+        This only hints when to read: it may return early. A back end that cannot hear of changes
+        sleeps, as this default does; a server then polls, because it waits in this way between two
+        reads.
         """
         await asyncio.sleep(timeout)
 
 
 def check_metadata(metadata: bytes) -> None:
-    """:raises ValueError: the metadata is longer than 128 bytes."""
+    """Refuse metadata that is too long for a member.
+
+    :raises ValueError: it is longer than ``MAX_METADATA_BYTES``.
+    """
     if len(metadata) > MAX_METADATA_BYTES:
         raise ValueError(
             f"a member's metadata is {len(metadata)} bytes long, the limit is {MAX_METADATA_BYTES}"
@@ -188,14 +214,41 @@ def check_metadata(metadata: bytes) -> None:
 
 
 def check_forward(expected: MemberStatus, status: MemberStatus) -> None:
-    """:raises ValueError: ``status`` does not come after ``expected``."""
+    """Refuse a change of status that does not move forward.
+
+    :raises ValueError: ``status`` does not come after ``expected``.
+    """
     if status <= expected:
         raise ValueError(
-            f"a member's status only moves forward: {status.name} does not come after {expected.name}"
+            "a member's status only moves forward:"
+            f" {status.name} does not come after {expected.name}"
         )
 
 
-def with_vote(votes: Sequence[Vote], vote: Vote) -> tuple[Vote, ...]:
-    """The votes in order of arrival, with ``vote`` as the newest, one for each voter and at most 8."""
+def add_vote(votes: Sequence[Vote], vote: Vote) -> tuple[Vote, ...]:
+    """The votes in the order of their arrival after ``vote`` was added as the newest.
+
+    There is one for each voter, and at most ``MAX_VOTES``: the oldest goes first.
+    """
     others = [other for other in votes if other.voter != vote.voter]
     return tuple([*others, vote][-MAX_VOTES:])
+
+
+_encode_votes = msgspec.msgpack.Encoder().encode
+_decode_votes = msgspec.msgpack.Decoder(tuple[Vote, ...]).decode
+
+
+def encode_votes(votes: Sequence[Vote]) -> bytes:
+    """Votes as bytes, in MessagePack, for back ends that store them in one column.
+
+    Equal votes have equal bytes, so that a back end can compare and set them.
+    """
+    return _encode_votes(votes)
+
+
+def decode_votes(data: bytes) -> tuple[Vote, ...]:
+    """Read what :func:`encode_votes` wrote.
+
+    :raises msgspec.DecodeError: the bytes are no votes.
+    """
+    return _decode_votes(data)

@@ -1,4 +1,4 @@
-"""Where an object lives: the contract of the storage in which nodes claim objects."""
+"""Where an object lives: the contract of the storage in which servers claim objects."""
 
 from __future__ import annotations
 
@@ -11,50 +11,51 @@ from rio.identity import ObjectId
 
 
 class Placement(NamedTuple):
-    """One object's row."""
+    """Who owns one object."""
 
     generation: int | None
-    """The member that owns the object; ``None`` once it was released."""
+    """The member that owns the object; ``None`` after it was released."""
     token: int
-    """The fencing token of this ownership: each successful claim gets a larger one than any before
-    it.
+    """The fencing token of this ownership. Each successful claim gets a larger one than any
+    before it.
     """
 
 
 class ObjectPlacement(Role):
-    """The contract. Every method may raise :class:`rio.errors.StorageUnavailable`, which never
-    means "not placed".
+    """The contract of the storage in which members claim objects.
 
-    A claim is one atomic statement and needs no other table, so that placement and membership may
-    live in different back ends. Taking an object over from a dead owner is a compare-and-set on the
-    dead owner's token: the claimant has seen in a membership snapshot that the owner is terminal,
-    which is for ever, and names the token that it wants to replace. Of several claimants one wins,
-    and all learn who.
+    A claim is one atomic step and needs no other table, so placement and membership may live in
+    different back ends. To take an object over from an owner that has ended, a member names the
+    token that it wants to replace: it has seen in a membership snapshot that the owner's status is
+    terminal, which never changes. One of several claimants wins, and all of them learn the winner.
+
+    Every method may raise :class:`rio.errors.StorageUnavailable`. That never means "not placed",
+    and after a write it is not known whether the write happened.
     """
 
     @abstractmethod
     async def claim(
         self, object_id: ObjectId, generation: int, *, supersede: int | None = None
     ) -> Placement:
-        """Claim an object for a member, and return the placement that stands afterwards, whoever
-        owns it.
+        """Claim an object for the member ``generation``, and return the placement that stands
+        afterwards, whoever owns it.
 
-        The claim succeeds, with a new token, if nobody owns the object, if ``generation`` owns it
-        already (so a claim whose answer was lost can simply be repeated), or if its token is still
-        ``supersede``. Otherwise the row is left as it is.
+        The claim succeeds, with a new token, in three cases: nobody owns the object; ``generation``
+        owns it already, so that a claim whose answer was lost can be repeated; its token is still
+        ``supersede``. Otherwise nothing changes.
         """
 
     @abstractmethod
     async def lookup(self, object_id: ObjectId) -> Placement | None:
-        """The row, or ``None`` if the object was never claimed."""
+        """The placement of an object, or ``None`` if it was never claimed."""
 
     @abstractmethod
     async def release(self, object_id: ObjectId, token: int) -> bool:
-        """Give an object up if it is still held under ``token``.
+        """Give an object up if it is still owned under ``token``.
 
-        ``False`` if it is not, which changes nothing.
+        Returns ``False``, and changes nothing, if it is not.
         """
 
     @abstractmethod
     async def owned_by(self, generation: int) -> Sequence[ObjectId]:
-        """The objects that a member owns."""
+        """The objects that the member ``generation`` owns, in any order."""

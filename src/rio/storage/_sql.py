@@ -15,8 +15,6 @@ from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any, ClassVar, TypeVar, TypeVarTuple
 
-import msgspec
-
 from rio.contracts.membership import (
     Member,
     MembershipSnapshot,
@@ -25,9 +23,11 @@ from rio.contracts.membership import (
     Registered,
     StatusChange,
     Vote,
+    add_vote,
     check_forward,
     check_metadata,
-    with_vote,
+    decode_votes,
+    encode_votes,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import StateStorage, StoredState
@@ -146,15 +146,13 @@ _BALLOT = (
 _VOTE = "UPDATE rio_member SET votes = ? WHERE generation = ? AND votes = ? RETURNING generation"
 _PURGE = f"DELETE FROM rio_member WHERE generation = ? AND status >= {MemberStatus.LEFT:d} RETURNING generation"
 
-_encode_votes = msgspec.msgpack.Encoder().encode
-_decode_votes = msgspec.msgpack.Decoder(tuple[Vote, ...]).decode
-_NO_VOTES = _encode_votes(())
+_NO_VOTES = encode_votes(())
 
 
 def _member(row: Row) -> Member:
     generation, address, status, lease_counter, metadata, votes = row
     return Member(
-        generation, address, MemberStatus(status), lease_counter, metadata, _decode_votes(votes)
+        generation, address, MemberStatus(status), lease_counter, metadata, decode_votes(votes)
     )
 
 
@@ -189,12 +187,12 @@ def _set_status(
     return StatusChange(applied, (yield from _find(generation)))
 
 
-def _vote(target: int, vote: Vote) -> Operation[StatusChange]:
+def _vote(generation: int, vote: Vote) -> Operation[StatusChange]:
     applied = False
-    while not applied and (rows := (yield _BALLOT, (target, vote.voter))):
-        votes = with_vote(_decode_votes(rows[0][0]), vote)
-        applied = bool((yield _VOTE, (_encode_votes(votes), target, rows[0][0])))
-    return StatusChange(applied, (yield from _find(target)))
+    while not applied and (rows := (yield _BALLOT, (generation, vote.voter))):
+        votes = add_vote(decode_votes(rows[0][0]), vote)
+        applied = bool((yield _VOTE, (encode_votes(votes), generation, rows[0][0])))
+    return StatusChange(applied, (yield from _find(generation)))
 
 
 def _purge(generation: int) -> Operation[bool]:
@@ -232,8 +230,8 @@ class SqlMembershipStorage(_SqlRole, MembershipStorage):
             _set_status, generation, int(expected), int(status), expected_counter
         )
 
-    async def vote(self, target: int, vote: Vote) -> StatusChange:
-        return await self._write(_vote, target, vote)
+    async def vote(self, generation: int, vote: Vote) -> StatusChange:
+        return await self._write(_vote, generation, vote)
 
     async def purge(self, generation: int) -> bool:
         return await self._write(_purge, generation)

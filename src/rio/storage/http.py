@@ -89,7 +89,7 @@ class HttpMembershipStorage(MembershipStorage):
     ) -> StatusChange:
         self._refuse()
 
-    async def vote(self, target: int, vote: Vote) -> StatusChange:
+    async def vote(self, generation: int, vote: Vote) -> StatusChange:
         self._refuse()
 
     async def purge(self, generation: int) -> bool:

@@ -20,9 +20,9 @@ from rio.contracts.membership import (
     Registered,
     StatusChange,
     Vote,
+    add_vote,
     check_forward,
     check_metadata,
-    with_vote,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import StateStorage, StoredState
@@ -105,9 +105,9 @@ class LocalMembershipStorage(_Openable, MembershipStorage):
         self._raise_version()
         return StatusChange(True, changed)
 
-    async def vote(self, target: int, vote: Vote) -> StatusChange:
+    async def vote(self, generation: int, vote: Vote) -> StatusChange:
         self._check_open()
-        member, voter = self._members.get(target), self._members.get(vote.voter)
+        member, voter = self._members.get(generation), self._members.get(vote.voter)
         if (
             member is None
             or member.status.terminal
@@ -115,7 +115,7 @@ class LocalMembershipStorage(_Openable, MembershipStorage):
             or voter.status != MemberStatus.ACTIVE
         ):
             return StatusChange(False, member)
-        changed = self._members[target] = replace(member, votes=with_vote(member.votes, vote))
+        changed = self._members[generation] = replace(member, votes=add_vote(member.votes, vote))
         return StatusChange(True, changed)
 
     async def purge(self, generation: int) -> bool:

@@ -26,7 +26,6 @@ from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import hiredis
-import msgspec
 from redis import exceptions
 from redis.asyncio import ConnectionPool
 from redis.asyncio.retry import Retry
@@ -40,9 +39,11 @@ from rio.contracts.membership import (
     Registered,
     StatusChange,
     Vote,
+    add_vote,
     check_forward,
     check_metadata,
-    with_vote,
+    decode_votes,
+    encode_votes,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import StateStorage, StoredState
@@ -173,11 +174,12 @@ return {fits and 1 or 0, member(generation)}
 VOTE = Script(
     _MEMBERS
     + """
-local target, voter, expected, ballot = unpack(ARGV)
-if status_of(target) >= 4 or status_of(voter) ~= 1 then return {'refused', member(target)} end
-if redis.call('HGET', votes, target) ~= expected then return {'changed', member(target)} end
-redis.call('HSET', votes, target, ballot)
-return {'counted', member(target)}
+local generation, voter, expected, ballot = unpack(ARGV)
+local function answer(fate) return {fate, member(generation)} end
+if status_of(generation) >= 4 or status_of(voter) ~= 1 then return answer('refused') end
+if redis.call('HGET', votes, generation) ~= expected then return answer('changed') end
+redis.call('HSET', votes, generation, ballot)
+return answer('counted')
 """
 )
 PURGE = Script(
@@ -753,9 +755,7 @@ def _prefixed(*parts: str) -> bytes:
 
 # --- membership -----------------------------------------------------------------------------------
 
-_encode_votes = msgspec.msgpack.Encoder().encode
-_decode_votes = msgspec.msgpack.Decoder(tuple[Vote, ...]).decode
-_NO_VOTES = _encode_votes(())
+_NO_VOTES = encode_votes(())
 
 
 def _member(answer: Sequence[bytes]) -> Member | None:
@@ -768,7 +768,7 @@ def _member(answer: Sequence[bytes]) -> Member | None:
         MemberStatus(int(status)),
         int(lease),
         metadata,
-        _decode_votes(votes),
+        decode_votes(votes),
     )
 
 
@@ -814,11 +814,13 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
         )
         return StatusChange(bool(applied), _member(member))
 
-    async def vote(self, target: int, vote: Vote) -> StatusChange:
+    async def vote(self, generation: int, vote: Vote) -> StatusChange:
         votes: tuple[Vote, ...] = ()
         while True:
-            ballot = _encode_votes(with_vote(votes, vote))
-            fate, answer = await self._run(VOTE, target, vote.voter, _encode_votes(votes), ballot)
+            ballot = encode_votes(add_vote(votes, vote))
+            fate, answer = await self._run(
+                VOTE, generation, vote.voter, encode_votes(votes), ballot
+            )
             member = _member(answer)
             if fate != b"changed" or member is None:
                 return StatusChange(fate == b"counted", member)

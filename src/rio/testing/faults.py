@@ -213,8 +213,8 @@ class FaultyMembershipStorage(MembershipStorage):
             )
         )
 
-    async def vote(self, target: int, vote: Vote) -> StatusChange:
-        return await self._faults.call(self._storage.vote(target, vote))
+    async def vote(self, generation: int, vote: Vote) -> StatusChange:
+        return await self._faults.call(self._storage.vote(generation, vote))
 
     async def purge(self, generation: int) -> bool:
         return await self._faults.call(self._storage.purge(generation))
