@@ -76,7 +76,8 @@ class Address(NamedTuple):
 
 
 def type_name_of(cls: type) -> str:
-    """The name under which ``cls`` travels: what its ``type_name=`` said, or the class's own name."""
+    """The name under which ``cls`` travels: what its ``type_name=`` said, or the class's own "
+    "name."""
     name = cls.__dict__.get("__rio_type_name__", cls.__name__)
     assert isinstance(name, str)
     return name

@@ -20,7 +20,8 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     """
     if _loop_runs():
         raise RuntimeError(
-            "rio.run() cannot be called where an event loop already runs: await the coroutine instead"
+            "rio.run() cannot be called where an event loop already runs: await the coroutine "
+            "instead"
         )
     with asyncio.Runner(debug=debug, loop_factory=_fastest_loop()) as runner:
         return runner.run(main)

@@ -9,8 +9,14 @@ import pytest
 
 from rio.contracts.state import StateStorage
 from rio.errors import BadRegistration
-from rio.objects.managed_state import ManagedState, ManagedStateField, State, managed_state
-from rio.objects.service_object import ServiceObject, managed_states_of
+from rio.objects.managed_state import (
+    ManagedState,
+    ManagedStateField,
+    State,
+    managed_state,
+    managed_states_of,
+)
+from rio.objects.service_object import ServiceObject
 
 
 class Ledger(State):

@@ -10,14 +10,13 @@ import pytest
 from rio.errors import BadRegistration, NotAttached, RioError
 from rio.identity import Address, ObjectId, type_name_of
 from rio.objects.app_data import AppData
+from rio.objects.lifecycle import HOOK_NAMES, hooks_of
 from rio.objects.managed_state import State, managed_state
 from rio.objects.message import DynamicMessage, Message
+from rio.objects.registry import Registry
 from rio.objects.service_object import (
-    HOOK_NAMES,
     ActivationContext,
     ServiceObject,
-    check_construction,
-    hooks_of,
 )
 
 
@@ -177,7 +176,7 @@ class Busy(ServiceObject):
 
 async def run_hooks(instance: Any, runtime: Recorder) -> None:
     """As the runtime does it."""
-    hooks = hooks_of(type(instance))
+    hooks = Registry(type(instance))[type_name_of(type(instance))].hooks
     for hook in hooks:
         runtime.shutting_down = hook is hooks.shutdown
         if hook is not None:
@@ -197,8 +196,8 @@ async def test_hooks_run_with_the_application_data_if_they_take_it() -> None:
 
 
 def test_a_class_that_overrides_no_hook_has_none_to_run() -> None:
-    assert hooks_of(Room) == (None,) * 5
-    assert tuple(hooks_of(Room)._fields) == HOOK_NAMES
+    assert hooks_of(Room, has_state=False) == (None,) * 5
+    assert tuple(hooks_of(Room, has_state=False)._fields) == HOOK_NAMES
 
 
 async def test_a_class_with_managed_state_loads_it_by_default() -> None:
@@ -214,7 +213,7 @@ def test_hooks_are_inherited() -> None:
     class Busier(Busy):
         async def after_load(self) -> None: ...
 
-    hooks = hooks_of(Busier)
+    hooks = hooks_of(Busier, has_state=False)
     assert None not in hooks
     assert hooks.load is not None
     assert hooks.load.function is Busy.load
@@ -270,7 +269,7 @@ def test_a_hook_whose_parameter_is_something_else_is_refused(function: Any) -> N
     with pytest.raises(
         BadRegistration, match=r"its parameter is the application's data: write app: rio\.AppData"
     ):
-        hooks_of(bad)
+        hooks_of(bad, has_state=False)
 
 
 # --- construction ---------------------------------------------------------------------------------
@@ -285,13 +284,12 @@ def test_a_class_is_made_without_arguments() -> None:
         def __init__(self, size: int) -> None:
             self.size = size
 
-    for cls in (Room, Busy, Defaults):
-        check_construction(cls)
+    Registry(Room, Busy, Defaults)
     with pytest.raises(
         BadRegistration,
         match=r"Needy\.__init__ \(.*:\d+\): missing a required argument: 'size'.*without arguments",
     ):
-        check_construction(Needy)
+        Registry(Needy)
 
 
 def test_an_abstract_class_is_refused() -> None:
@@ -302,4 +300,4 @@ def test_an_abstract_class_is_refused() -> None:
         def must(self) -> None: ...
 
     with pytest.raises(BadRegistration, match="Abstract is abstract"):
-        check_construction(Abstract)
+        Registry(Abstract)

@@ -37,7 +37,8 @@ class AppData:
             kept = ", ".join(sorted(type_hints.short(known) for known in self._values)) or "nothing"
             name = type_hints.qualified(wanted)
             raise ConfigurationError(
-                f"AppData holds no {name}: set({type_hints.short(wanted)}(...)) before the server starts. It holds: {kept}"
+                f"AppData holds no {name}: set({type_hints.short(wanted)}(...)) before the server "
+                f"starts. It holds: {kept}"
             ) from None
 
     def get_or_default(self, wanted: type[T]) -> T:

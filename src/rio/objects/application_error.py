@@ -95,7 +95,8 @@ class ApplicationError(CallFailed):
         def __init__(self, *args, **kwargs):
             if type(self) is ApplicationError:
                 raise TypeError(
-                    "subclass rio.ApplicationError and declare fields: callers tell application errors apart by their class"
+                    "subclass rio.ApplicationError and declare fields: callers tell application "
+                    "errors apart by their class"
                 )
             record = self.__rio_record__(*args, **kwargs)
             values = [getattr(record, name) for name in self.__rio_fields__]
@@ -184,7 +185,8 @@ class ApplicationError(CallFailed):
             ) from problem
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._field_values().items())})"
+        fields = ", ".join(f"{name}={value!r}" for name, value in self._field_values().items())
+        return f"{type(self).__name__}({fields})"
 
     def __str__(self) -> str:
         values = self._field_values()
@@ -226,7 +228,8 @@ def _fields_of_error(cls: type[ApplicationError]) -> dict[str, _Field]:
             or name.startswith("__")
         ):
             raise BadRegistration(
-                f"application error {type_hints.qualified(cls)}: a field cannot be called {name!r}, choose another name"
+                f"application error {type_hints.qualified(cls)}: a field cannot be called "
+                f"{name!r}, choose another name"
             )
         default = cls.__dict__.get(name, msgspec.NODEFAULT)
         if isinstance(default, _FIELD_SPECIFIER):
@@ -262,7 +265,8 @@ def _enter(cls: type[ApplicationError]) -> None:
         known = _CLASS_OF_ERROR_NAME.get(cls.__rio_type_name__)
         if known is not None:
             raise BadRegistration(
-                f"application errors {type_hints.qualified(known)} and {type_hints.qualified(cls)} would both travel as {cls.__rio_type_name__!r}: "
+                f"application errors {type_hints.qualified(known)} and {type_hints.qualified(cls)} "
+                f"would both travel as {cls.__rio_type_name__!r}: "
                 f'give one of them another name with type_name="..." in its class statement'
             )
     _CLASS_OF_ERROR_NAME[cls.__rio_type_name__] = cls

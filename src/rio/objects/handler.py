@@ -118,8 +118,10 @@ class Handler(Generic[S_co, M_contra, R_co]):
             return self.try_resolve(() if self._owner is None else (vars(self._owner),))
         except NameError as problem:
             raise self._refusal(
-                f"an annotation cannot be read: {problem}. Define it, or import it at run time (not only under TYPE_CHECKING), before "
-                f"the class is registered; what is defined inside a function must come before the class"
+                f"an annotation cannot be read: {problem}. Define it, or import it at run time "
+                "(not only under TYPE_CHECKING), before "
+                "the class is registered; what is defined inside a function must come before the "
+                "class"
             ) from problem
 
     def try_resolve(self, local_names: Iterable[type_hints.Names]) -> HandlerSignature:
@@ -143,7 +145,8 @@ class Handler(Generic[S_co, M_contra, R_co]):
     ) -> HandlerSignature:
         if self.takes_app_data and found.get(self._parameters[2]) is not AppData:
             raise self._refusal(
-                f"its third parameter is the application's data: write {self._parameters[2]}: rio.AppData, or remove it"
+                f"its third parameter is the application's data: write {self._parameters[2]}: "
+                "rio.AppData, or remove it"
             )
         annotation = found.get(self._parameters[1], inspect.Parameter.empty)
         if self._dynamic_name is not None:
@@ -161,8 +164,10 @@ class Handler(Generic[S_co, M_contra, R_co]):
         assert self._dynamic_name is not None
         if annotation not in (inspect.Parameter.empty, Any, object):
             raise self._refusal(
-                f"a handler that names its message ({self._dynamic_name!r}) gets plain values, but {self._parameters[1]!r} is annotated "
-                f"{type_hints.short(annotation)}: annotate it Any, or use @rio.handler alone and a rio.Message class with type_name="
+                f"a handler that names its message ({self._dynamic_name!r}) gets plain values, but "
+                f"{self._parameters[1]!r} is annotated "
+                f"{type_hints.short(annotation)}: annotate it Any, or use @rio.handler alone and a "
+                "rio.Message class with type_name="
             )
         reply_type = found.get("return", Any)
         self._check_serialisable("reply", reply_type)
@@ -172,19 +177,22 @@ class Handler(Generic[S_co, M_contra, R_co]):
         name = self._parameters[1]
         if annotation is inspect.Parameter.empty:
             raise self._refusal(
-                f"parameter {name!r} has no annotation: write {name}: YourMessage, a subclass of rio.Message"
+                f"parameter {name!r} has no annotation: write {name}: YourMessage, a subclass of "
+                "rio.Message"
             )
         if isinstance(get_origin(annotation), type) and issubclass(get_origin(annotation), Message):
             written = type_hints.short(annotation)
             raise self._refusal(
-                f"parameter {name!r} is a {written}: name it by a subclass, class YourMessage({written})"
+                f"parameter {name!r} is a {written}: name it by a subclass, class "
+                f"YourMessage({written})"
             )
         if (
             not (isinstance(annotation, type) and issubclass(annotation, Message))
             or annotation is Message
         ):
             raise self._refusal(
-                f"parameter {name!r} is annotated {type_hints.short(annotation)}, which is no subclass of rio.Message: make it one, or name the "
+                f"parameter {name!r} is annotated {type_hints.short(annotation)}, which is no "
+                "subclass of rio.Message: make it one, or name the "
                 f'message to get plain values, @rio.handler("the.Name")'
             )
         return annotation
@@ -198,8 +206,10 @@ class Handler(Generic[S_co, M_contra, R_co]):
         returned = found["return"]
         if declared is not NO_REPLY_DECLARED and returned != declared:
             raise self._refusal(
-                f"it returns {type_hints.short(returned)}, but {type_hints.short(message_type)} is answered with {type_hints.short(declared)}: write "
-                f"-> {type_hints.short(declared)}, or class {type_hints.short(message_type)}(rio.Message[{type_hints.short(returned)}])"
+                f"it returns {type_hints.short(returned)}, but {type_hints.short(message_type)} is "
+                f"answered with {type_hints.short(declared)}: write "
+                f"-> {type_hints.short(declared)}, or class "
+                f"{type_hints.short(message_type)}(rio.Message[{type_hints.short(returned)}])"
             )
         return returned
 
@@ -221,7 +231,8 @@ class Handler(Generic[S_co, M_contra, R_co]):
         function = inspect.unwrap(self.function)
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise self._refusal(
-                "it is a generator, and a message has one reply: return a list, or publish events with self.publish()"
+                "it is a generator, and a message has one reply: return a list, or publish events "
+                "with self.publish()"
             )
         if self.timeout is not None and not self.timeout > 0:
             raise self._refusal(
@@ -240,7 +251,8 @@ class Handler(Generic[S_co, M_contra, R_co]):
         if not positional or not 2 <= len(parameters) <= 3:
             shown = ", ".join(str(parameter) for parameter in parameters)
             raise self._refusal(
-                f"it takes ({shown}): a handler takes (self, message) or (self, message, app: rio.AppData)"
+                f"it takes ({shown}): a handler takes (self, message) or (self, message, app: "
+                "rio.AppData)"
             )
         return tuple(parameter.name for parameter in parameters)
 
@@ -376,7 +388,7 @@ def handler(function_or_name: Any = None, /, *, timeout: float | None = None) ->
         @rio.handler(timeout=5.0)                       # seconds
         def peek(self, message: Peek, app: rio.AppData) -> Balance: ...
 
-        @rio.handler("legacy.Set")                      # by name: value is whatever MessagePack holds
+        @rio.handler("legacy.Set")                      # by name: value is of MessagePack types
         async def legacy_set(self, value: Any) -> Any: ...
 
     :raises BadRegistration: the method cannot be a handler; the text says what to change.
@@ -405,7 +417,8 @@ def collect_handlers(cls: type) -> dict[str, Handler[Any, Any, Any]]:
                 hidden = found.pop(name)
                 if value is not None:
                     raise BadRegistration(
-                        f"{type_hints.qualified(base)}.{name} hides {hidden!r}: put @rio.handler on it too, or write {name} = None to take the "
+                        f"{type_hints.qualified(base)}.{name} hides {hidden!r}: put @rio.handler "
+                        f"on it too, or write {name} = None to take the "
                         f"handler away"
                     )
     return found
@@ -423,7 +436,8 @@ def by_message_name(
         other = found.setdefault(each.message_name, each)
         if other is not each:
             raise BadRegistration(
-                f"{type_hints.qualified(cls)} has two handlers for message {each.message_name!r}, {other!r} and {each!r}: remove one of them, "
+                f"{type_hints.qualified(cls)} has two handlers for message {each.message_name!r}, "
+                f"{other!r} and {each!r}: remove one of them, "
                 f"or give one of two different messages another name with type_name="
             )
     return found

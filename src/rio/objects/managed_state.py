@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeGuard
 
 import msgspec
 
@@ -11,6 +11,7 @@ from rio import type_hints
 from rio.contracts.state import StateStorage
 from rio.errors import BadIdentity, BadRegistration
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
+from rio.transport.codec import check_serialisable
 
 
 class State(msgspec.Struct):
@@ -41,7 +42,7 @@ class ManagedStateField(NamedTuple):
     """The field on the object."""
     state_name: str
     """Its name in the storage, unique in the class."""
-    state_type: type[msgspec.Struct]
+    state_type: type[State]
     """A subclass of :class:`rio.State`; calling it without arguments gives the state of an object
     that was never saved.
     """
@@ -70,29 +71,25 @@ class ManagedState:
         if instance is None:
             return self
         raise AttributeError(
-            f"{type(instance).__name__}.{self._attribute} is not loaded yet: a managed state is there once load() has run"
+            f"{type(instance).__name__}.{self._attribute} is not loaded yet: a managed state is "
+            "there once load() has run"
         )
 
-    def field(
-        self, base: type[msgspec.Struct], local_names: Iterable[type_hints.Names] = ()
-    ) -> ManagedStateField:
-        """What the marker and its annotation say. ``base`` is the class that states have to
-        subclass.
+    def field(self, local_names: Iterable[type_hints.Names] = ()) -> ManagedStateField:
+        """What the marker and its annotation say.
 
         :raises BadRegistration: the annotation is missing, or is no state that an object can
         start with.
         :raises NameError: the annotation names something that is not defined (yet).
         """
         if self._field is None:
-            state_type = self._state_type(base, local_names)
+            state_type = self._state_type(local_names)
             self._field = ManagedStateField(
                 self._attribute, self._state_name(), state_type, self._storage
             )
         return self._field
 
-    def _state_type(
-        self, base: type[msgspec.Struct], local_names: Iterable[type_hints.Names]
-    ) -> type[msgspec.Struct]:
+    def _state_type(self, local_names: Iterable[type_hints.Names]) -> type[State]:
         annotations = type_hints.of_class(self._owner)
         if self._attribute not in annotations:
             wanted = f"{self._attribute}: YourState = rio.managed_state()"
@@ -105,17 +102,16 @@ class ManagedState:
             )
         except (TypeError, SyntaxError) as problem:
             raise self._refusal(f"its annotation is no type: {problem}") from problem
-        if (
-            not (isinstance(state_type, type) and issubclass(state_type, base))
-            or state_type is base
-        ):
+        if not _is_state(state_type):
             raise self._refusal(
-                f"it is annotated {type_hints.short(state_type)}, which is no subclass of rio.State: make it one"
+                f"it is annotated {type_hints.short(state_type)}, which is no subclass of "
+                "rio.State: make it one"
             )
         required = _required_fields(state_type)
         if required:
             raise self._refusal(
-                f"{type_hints.short(state_type)} cannot start empty: give a default to {', '.join(required)}"
+                f"{type_hints.short(state_type)} cannot start empty: give a default to "
+                f"{', '.join(required)}"
             )
         return state_type
 
@@ -131,6 +127,10 @@ class ManagedState:
         return BadRegistration(
             f"managed state {type_hints.qualified(self._owner)}.{self._attribute}: {problem}"
         )
+
+
+def _is_state(wanted: Any) -> TypeGuard[type[State]]:
+    return isinstance(wanted, type) and issubclass(wanted, State) and wanted is not State
 
 
 def _required_fields(struct: type[msgspec.Struct]) -> list[str]:
@@ -158,13 +158,42 @@ def collect_managed_states(cls: type) -> tuple[ManagedState, ...]:
     return tuple(found.values())
 
 
-def check_state_names(cls: type, fields: Iterable[ManagedStateField]) -> None:
+def _check_state_names(cls: type, fields: Iterable[ManagedStateField]) -> None:
     """:raises BadRegistration: two states of ``cls`` would be stored under one name."""
     seen: dict[str, ManagedStateField] = {}
     for field in fields:
         other = seen.setdefault(field.state_name, field)
         if other is not field:
             raise BadRegistration(
-                f"{type_hints.qualified(cls)}: managed states {other.attribute!r} and {field.attribute!r} would both be stored as "
+                f"{type_hints.qualified(cls)}: managed states {other.attribute!r} and "
+                f"{field.attribute!r} would both be stored as "
                 f"{field.state_name!r}: give one of them another name, rio.managed_state(name=...)"
             )
+
+
+class _HasManagedStates(Protocol):
+    __rio_managed_states__: ClassVar[tuple[ManagedState, ...]]
+
+
+def managed_states_of(cls: type[_HasManagedStates]) -> tuple[ManagedStateField, ...]:
+    """The managed states of a service object class, whose annotations can be read by now.
+
+    :raises BadRegistration: a state breaks a rule, or its annotation names something that is not
+    defined.
+    """
+    fields = tuple(_checked_field(cls, marker) for marker in cls.__rio_managed_states__)
+    _check_state_names(cls, fields)
+    return fields
+
+
+def _checked_field(cls: type, marker: ManagedState) -> ManagedStateField:
+    try:
+        field = marker.field((vars(cls),))
+        check_serialisable(field.state_type)
+    except BadRegistration:
+        raise
+    except (NameError, TypeError) as problem:
+        raise BadRegistration(
+            f"a managed state of {type_hints.qualified(cls)} cannot be used: {problem}"
+        ) from problem
+    return field

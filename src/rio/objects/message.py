@@ -74,7 +74,8 @@ class MessageType(msgspec.StructMeta):
     ) -> Any:
         if array_like:
             raise BadRegistration(
-                f"message {name}: array_like=True is refused, because messages are maps so that fields can be added"
+                f"message {name}: array_like=True is refused, because messages are maps so that "
+                "fields can be added"
             )
         check_name(
             f"type name of message {name}",

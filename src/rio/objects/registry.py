@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -13,14 +14,9 @@ from rio import type_hints
 from rio.errors import BadRegistration
 from rio.identity import type_name_of
 from rio.objects.handler import Handler, by_message_name
-from rio.objects.managed_state import ManagedStateField
-from rio.objects.service_object import (
-    LifecycleHooks,
-    ServiceObject,
-    check_construction,
-    hooks_of,
-    managed_states_of,
-)
+from rio.objects.lifecycle import LifecycleHooks, hooks_of
+from rio.objects.managed_state import ManagedStateField, managed_states_of
+from rio.objects.service_object import ServiceObject
 
 T = TypeVar("T", bound=type[ServiceObject])
 
@@ -67,8 +63,10 @@ class Registry:
             self._keep(_registered(cls))
         elif known.cls is not cls:
             raise BadRegistration(
-                f"classes {type_hints.qualified(known.cls)} and {type_hints.qualified(cls)} have one type name, {known.type_name!r}: "
-                f'give one of them another, class {cls.__name__}(rio.ServiceObject, type_name="...")'
+                f"classes {type_hints.qualified(known.cls)} and {type_hints.qualified(cls)} have "
+                f"one type name, {known.type_name!r}: "
+                f"give one of them another, class {cls.__name__}(rio.ServiceObject, "
+                'type_name="...")'
             )
         return cls
 
@@ -135,21 +133,41 @@ class Registry:
             known = messages.setdefault(name, message_type)
             if known is not message_type:
                 raise BadRegistration(
-                    f"message classes {type_hints.qualified(known)} and {type_hints.qualified(message_type)} (taken by {handler!r}) have one type "
-                    f'name, {name!r}: give one of them another, class {message_type.__name__}(rio.Message, type_name="...")'
+                    f"message classes {type_hints.qualified(known)} and "
+                    f"{type_hints.qualified(message_type)} (taken by {handler!r}) have one type "
+                    f"name, {name!r}: give one of them another, class "
+                    f'{message_type.__name__}(rio.Message, type_name="...")'
                 )
         return messages
 
     def _check_not_frozen(self, cls: type) -> None:
         if self._frozen:
             raise BadRegistration(
-                f"{type_hints.qualified(cls)}: a server already uses this registry: add to it before the server starts"
+                f"{type_hints.qualified(cls)}: a server already uses this registry: add to it "
+                "before the server starts"
             )
 
 
 def _registered(cls: type[ServiceObject]) -> RegisteredType:
-    check_construction(cls)
+    _check_construction(cls)
     handlers = by_message_name(cls, cls.__rio_handlers__.values())
-    return RegisteredType(
-        cls, type_name_of(cls), MappingProxyType(handlers), managed_states_of(cls), hooks_of(cls)
-    )
+    states = managed_states_of(cls)
+    hooks = hooks_of(cls, has_state=bool(states))
+    return RegisteredType(cls, type_name_of(cls), MappingProxyType(handlers), states, hooks)
+
+
+def _check_construction(cls: type[ServiceObject]) -> None:
+    """:raises BadRegistration: the runtime cannot make an instance of ``cls``."""
+    if inspect.isabstract(cls):
+        raise BadRegistration(
+            f"{type_hints.qualified(cls)} is abstract: register a subclass that implements it"
+        )
+    try:
+        inspect.signature(cls.__init__).bind(None)
+    except TypeError as problem:
+        raise BadRegistration(
+            f"{type_hints.qualified(cls)}.__init__ ({type_hints.line_of(cls.__init__)}): "
+            f"{problem}. The runtime makes instances without "
+            "arguments: set things up in after_load(self, app: rio.AppData), or give the "
+            "parameters defaults"
+        ) from problem

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import Awaitable, Callable
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, overload
+from collections.abc import Awaitable
+from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 from rio import type_hints
 from rio.errors import BadRegistration, NotAttached
 from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name
 from rio.objects.app_data import AppData
 from rio.objects.handler import Handler, collect_handlers
+from rio.objects.lifecycle import check_hooks, default_hook
 from rio.objects.managed_state import (
     ManagedState,
-    ManagedStateField,
-    State,
-    check_state_names,
     collect_managed_states,
 )
 from rio.objects.message import DynamicMessage, Message
-from rio.transport.codec import check_serialisable
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-HOOK_NAMES = ("before_load", "load", "after_load", "before_shutdown", "shutdown")
 
 
 class ActivationContext(Protocol):
@@ -101,17 +95,19 @@ class ServiceObject:
         cls.__rio_handlers__ = collect_handlers(cls)
         cls.__rio_managed_states__ = collect_managed_states(cls)
         _check_names(cls)
-        _check_hooks(cls)
+        check_hooks(cls)
         _read_what_can_be_read(cls)
 
-    # --- lifecycle: override what you need; each may take the application's data, (self, app: rio.AppData)
+    # --- lifecycle: override what you need; each may take (self, app: rio.AppData)
 
+    @default_hook
     async def before_load(self, *args: Any, **kwargs: Any) -> None:
         """Runs first. Managed state is not there yet.
 
         Takes ``(self)`` or ``(self, app: rio.AppData)``, as the other hooks do.
         """
 
+    @default_hook
     async def load(self, *args: Any, **kwargs: Any) -> None:
         """Loads all managed states.
 
@@ -119,14 +115,17 @@ class ServiceObject:
         """
         await self.load_state()
 
+    @default_hook
     async def after_load(self, *args: Any, **kwargs: Any) -> None:
         """Runs last before the first message."""
 
+    @default_hook
     async def before_shutdown(self, *args: Any, **kwargs: Any) -> None:
         """Runs first when the object is deactivated: the server drains, the object was idle, or
         :meth:`shutdown` was called.
         """
 
+    @default_hook
     async def shutdown(self, *args: Any, **kwargs: Any) -> None:
         """Call it to ask for this object's deactivation, which starts after the current turn.
 
@@ -240,7 +239,8 @@ class ServiceObject:
     def _context(self) -> ActivationContext:
         if self._activation is None:
             raise NotAttached(
-                f"{self!r} is not active: no server has brought this instance to life (rio.testing can do it in a test)"
+                f"{self!r} is not active: no server has brought this instance to life (rio.testing "
+                "can do it in a test)"
             )
         return self._activation
 
@@ -248,151 +248,7 @@ class ServiceObject:
         return f"<{type(self).__name__} {getattr(self, 'id', '(no id)')!r}>"
 
 
-# --- lifecycle hooks ------------------------------------------------------------------------------
-
-
-class LifecycleHook(NamedTuple):
-    """A hook that a class overrides."""
-
-    name: str
-    function: Callable[..., Awaitable[None]]
-    takes_app_data: bool
-
-    def run(self, instance: Any, app_data: AppData) -> Awaitable[None]:
-        """Call it on ``instance``."""
-        return self.function(instance, app_data) if self.takes_app_data else self.function(instance)
-
-
-class LifecycleHooks(NamedTuple):
-    """The hooks of a class; ``None`` where there is nothing to run."""
-
-    before_load: LifecycleHook | None
-    load: LifecycleHook | None
-    """Never ``None`` for a class with managed state."""
-    after_load: LifecycleHook | None
-    before_shutdown: LifecycleHook | None
-    shutdown: LifecycleHook | None
-
-
-class _ShutdownHook:
-    """An overridden ``shutdown``: called by the runtime while it deactivates the object it runs, at
-    any other time it asks for that.
-    """
-
-    def __init__(self, function: Callable[..., Awaitable[None]]) -> None:
-        self.function = function
-        self.__doc__ = function.__doc__
-
-    def __get__(self, instance: ServiceObject | None, owner: type | None = None) -> Any:
-        if instance is None:
-            return self.function
-        if instance._context().shutting_down:
-            return self.function.__get__(instance, owner)
-        return instance._context().shutdown
-
-
-def _check_hooks(cls: type[ServiceObject]) -> None:
-    for name in HOOK_NAMES:
-        function = cls.__dict__.get(name)
-        if function is None:
-            continue
-        where = f"{type_hints.qualified(cls)}.{name} ({type_hints.line_of(function) if callable(function) else ''})"
-        if not inspect.iscoroutinefunction(function):
-            raise BadRegistration(f"lifecycle hook {where}: write async def {name}(self)")
-        _hook_takes_app_data(function, where)
-        if name == "shutdown":
-            type.__setattr__(cls, name, _ShutdownHook(function))
-
-
-def _hook_takes_app_data(function: Callable[..., Any], where: str) -> bool:
-    parameters = [
-        p
-        for p in inspect.signature(function).parameters.values()
-        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-    ]
-    if len(parameters) > 2 or any(p.kind is p.KEYWORD_ONLY for p in parameters):
-        shown = ", ".join(str(parameter) for parameter in parameters)
-        raise BadRegistration(
-            f"lifecycle hook {where} takes ({shown}): a hook takes (self) or (self, app: rio.AppData)"
-        )
-    return len(parameters) == 2
-
-
-def hooks_of(cls: type[ServiceObject]) -> LifecycleHooks:
-    """What the runtime has to run for objects of ``cls``.
-
-    :raises BadRegistration: a hook's second parameter is not the application's data.
-    """
-    return LifecycleHooks(*(_hook(cls, name) for name in HOOK_NAMES))
-
-
-def _hook(cls: type[ServiceObject], name: str) -> LifecycleHook | None:
-    function = getattr(cls, name)
-    if function is getattr(ServiceObject, name) and not (
-        name == "load" and cls.__rio_managed_states__
-    ):
-        return None
-    where = f"{type_hints.qualified(cls)}.{name} ({type_hints.line_of(function)})"
-    takes_app_data = _hook_takes_app_data(function, where)
-    if takes_app_data:
-        _check_takes_app_data(function, where)
-    return LifecycleHook(name, function, takes_app_data)
-
-
-def _check_takes_app_data(function: Callable[..., Any], where: str) -> None:
-    parameter = tuple(inspect.signature(function).parameters.values())[1]
-    try:
-        annotation = type_hints.of_function(function).get(parameter.name)
-    except (NameError, TypeError) as problem:
-        raise BadRegistration(
-            f"lifecycle hook {where}: an annotation cannot be read: {problem}"
-        ) from problem
-    if annotation is not AppData:
-        raise BadRegistration(
-            f"lifecycle hook {where}: its parameter is the application's data: write {parameter.name}: rio.AppData"
-        )
-
-
 # --- what a class says ----------------------------------------------------------------------------
-
-
-def managed_states_of(cls: type[ServiceObject]) -> tuple[ManagedStateField, ...]:
-    """The managed states of a class; its annotations are read now at the latest.
-
-    :raises BadRegistration: a state breaks a rule, or its annotation names something that is not
-    defined.
-    """
-    fields = tuple(_managed_state(cls, marker) for marker in cls.__rio_managed_states__)
-    check_state_names(cls, fields)
-    return fields
-
-
-def _managed_state(cls: type[ServiceObject], marker: ManagedState) -> ManagedStateField:
-    try:
-        field = marker.field(State, (vars(cls),))
-        check_serialisable(field.state_type)
-    except BadRegistration:
-        raise
-    except (NameError, TypeError) as problem:
-        raise BadRegistration(
-            f"a managed state of {type_hints.qualified(cls)} cannot be used: {problem}"
-        ) from problem
-    return field
-
-
-def check_construction(cls: type[ServiceObject]) -> None:
-    """:raises BadRegistration: the runtime cannot make an instance of ``cls``."""
-    if inspect.isabstract(cls):
-        raise BadRegistration(
-            f"{type_hints.qualified(cls)} is abstract: register a subclass that implements it"
-        )
-    try:
-        inspect.signature(cls.__init__).bind(None)
-    except TypeError as problem:
-        raise BadRegistration(
-            f"{type_hints.qualified(cls)}.__init__ ({type_hints.line_of(cls.__init__)}): {problem}. The runtime makes instances without "
-            f"arguments: set things up in after_load(self, app: rio.AppData), or give the parameters defaults"
-        ) from problem
 
 
 def _check_names(cls: type[ServiceObject]) -> None:
@@ -403,7 +259,8 @@ def _check_names(cls: type[ServiceObject]) -> None:
     ):
         if hasattr(ServiceObject, name) or name in ("id", "object_id"):
             raise BadRegistration(
-                f"{type_hints.qualified(cls)}.{name}: {name!r} is taken by rio.ServiceObject, choose another name"
+                f"{type_hints.qualified(cls)}.{name}: {name!r} is taken by rio.ServiceObject, "
+                "choose another name"
             )
 
 
@@ -418,16 +275,4 @@ def _read_what_can_be_read(cls: type[ServiceObject]) -> None:
             handler.try_resolve(local_names)
     for state in cls.__rio_managed_states__:
         with contextlib.suppress(NameError):
-            state.field(State, local_names)
-
-
-__all__ = [
-    "HOOK_NAMES",
-    "ActivationContext",
-    "LifecycleHook",
-    "LifecycleHooks",
-    "ServiceObject",
-    "check_construction",
-    "hooks_of",
-    "managed_states_of",
-]
+            state.field(local_names)

@@ -24,8 +24,8 @@ from rio.transport import codec
 
 if TYPE_CHECKING:
     from rio.objects.app_data import AppData
+    from rio.objects.lifecycle import LifecycleHook
     from rio.objects.registry import RegisteredType
-    from rio.objects.service_object import LifecycleHook
 
 T = TypeVar("T")
 

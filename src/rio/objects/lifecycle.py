@@ -1,0 +1,134 @@
+"""The hooks of an object's life: which of them a class overrides, and what they take."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
+
+from rio import type_hints
+from rio.errors import BadRegistration
+from rio.objects.app_data import AppData
+
+F = TypeVar("F", bound=Callable[..., Awaitable[None]])
+
+HOOK_NAMES = ("before_load", "load", "after_load", "before_shutdown", "shutdown")
+
+
+class LifecycleHook(NamedTuple):
+    """A hook that the runtime runs for the objects of a class."""
+
+    name: str
+    function: Callable[..., Awaitable[None]]
+    takes_app_data: bool
+
+    def run(self, instance: Any, app_data: AppData) -> Awaitable[None]:
+        """Call the hook on ``instance``."""
+        return self.function(instance, app_data) if self.takes_app_data else self.function(instance)
+
+
+class LifecycleHooks(NamedTuple):
+    """The hooks of a class; ``None`` where there is nothing to run."""
+
+    before_load: LifecycleHook | None
+    load: LifecycleHook | None
+    """Never ``None`` for a class with managed state."""
+    after_load: LifecycleHook | None
+    before_shutdown: LifecycleHook | None
+    shutdown: LifecycleHook | None
+
+
+def default_hook(function: F) -> F:
+    """Mark a hook of the base class, which the runtime need not run."""
+    function.__rio_default_hook__ = True  # type: ignore[attr-defined]
+    return function
+
+
+class ShutdownHook:
+    """An overridden ``shutdown``, which has two meanings.
+
+    The runtime calls it to run the hook while it deactivates the object. At any other time a call
+    asks for the deactivation.
+    """
+
+    def __init__(self, function: Callable[..., Awaitable[None]]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self.function
+        context = instance._context()
+        return self.function.__get__(instance, owner) if context.shutting_down else context.shutdown
+
+
+def check_hooks(cls: type) -> None:
+    """Check the hooks in the body of a class, and let ``shutdown`` have both of its meanings.
+
+    :raises BadRegistration: a hook is no coroutine function, or takes other parameters.
+    """
+    for name in HOOK_NAMES:
+        function = cls.__dict__.get(name)
+        if function is None:
+            continue
+        where = _where(cls, name, function)
+        if not inspect.iscoroutinefunction(function):
+            raise BadRegistration(f"lifecycle hook {where}: write async def {name}(self)")
+        _takes_app_data(function, where)
+        if name == "shutdown":
+            type.__setattr__(cls, name, ShutdownHook(function))
+
+
+def hooks_of(cls: type, *, has_state: bool) -> LifecycleHooks:
+    """The hooks to run for objects of ``cls``; ``has_state``: whether there is state to load.
+
+    :raises BadRegistration: a hook's second parameter is not the application's data.
+    """
+    return LifecycleHooks(*(_hook(cls, name, has_state) for name in HOOK_NAMES))
+
+
+def _hook(cls: type, name: str, has_state: bool) -> LifecycleHook | None:
+    function = getattr(cls, name)
+    is_default = hasattr(function, "__rio_default_hook__")
+    if is_default and not (name == "load" and has_state):
+        return None
+    where = _where(cls, name, function)
+    takes_app_data = not is_default and _takes_app_data(function, where)
+    if takes_app_data:
+        _check_app_data(function, where)
+    return LifecycleHook(name, function, takes_app_data)
+
+
+def _takes_app_data(function: Callable[..., Any], where: str) -> bool:
+    parameters = [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if len(parameters) > 2 or any(p.kind is p.KEYWORD_ONLY for p in parameters):
+        shown = ", ".join(str(parameter) for parameter in parameters)
+        raise BadRegistration(
+            f"lifecycle hook {where} takes ({shown}): "
+            f"a hook takes (self) or (self, app: rio.AppData)"
+        )
+    return len(parameters) == 2
+
+
+def _check_app_data(function: Callable[..., Any], where: str) -> None:
+    parameter = tuple(inspect.signature(function).parameters.values())[1]
+    try:
+        annotation = type_hints.of_function(function).get(parameter.name)
+    except (NameError, TypeError) as problem:
+        raise BadRegistration(
+            f"lifecycle hook {where}: rio cannot read an annotation: {problem}"
+        ) from problem
+    if annotation is not AppData:
+        raise BadRegistration(
+            f"lifecycle hook {where}: its parameter is the application's data: "
+            f"write {parameter.name}: rio.AppData"
+        )
+
+
+def _where(cls: type, name: str, function: Any) -> str:
+    line = type_hints.line_of(function) if callable(function) else ""
+    return f"{type_hints.qualified(cls)}.{name} ({line})"
