@@ -9,6 +9,7 @@ import contextvars
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
@@ -178,40 +179,53 @@ class Service(ActivationHost):
         else:
             activation = Activation(turn.table, turn.id, self.registry[turn.type_name], self)
             turn.wait_for(activation)
-            self._start_lifecycle(activation, self._activate, turn.context)
+            self._begin(activation, self._activate, self._given_up, turn.context)
 
-    def _start_lifecycle(
+    def _begin(
         self,
         activation: Activation,
-        step: Callable[[Activation], Coroutine[Any, Any, None]],
+        steps: Callable[[Activation], Coroutine[Any, Any, None]],
+        settle: Callable[[Activation], None],
         caller: bytes | None = None,
     ) -> None:
-        """``caller``: the context of the request for which it is done."""
+        """Take the steps of a lifecycle in a task.
+
+        ``settle``: what becomes of the object if they do not come to their end. The task's callback
+        calls it, and not the task's own code: a task that is cancelled before its first step runs
+        none of that, and the object would stay between two states for ever. ``caller``: the context
+        of the request that asks for the object.
+        """
         context = contextvars.copy_context()
         context.run(activation.begin, self.dispatcher, caller)
-        name = f"{step.__name__} {activation.table.type_name}/{activation.id}"
-        task = self.dispatcher.loop.create_task(step(activation), name=name, context=context)
+        name = f"{steps.__name__} {activation.table.type_name}/{activation.id}"
+        task = self.dispatcher.loop.create_task(steps(activation), name=name, context=context)
         self._tasks[task] = None
-        task.add_done_callback(self._lifecycle_ended)
+        ended = partial(self._lifecycle_ended, activation, activation.turn, settle)
+        task.add_done_callback(ended, context=context)
 
-    def _lifecycle_ended(self, task: asyncio.Task[None]) -> None:
+    def _lifecycle_ended(
+        self,
+        activation: Activation,
+        turn: Turn | None,
+        settle: Callable[[Activation], None],
+        task: asyncio.Task[None],
+    ) -> None:
         self._tasks.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             logger.error("%s failed", task.get_name(), exc_info=task.exception())
+        if turn is not None and not turn.finished:
+            settle(activation)
 
     async def _activate(self, activation: Activation) -> None:
-        try:
-            refusal = await self._claim_for(activation) or await self._load(activation)
-        except BaseException:
-            self._refuse(
-                activation,
-                Unavailable(f"{self.address} stopped while {activation.object_id} was loaded"),
-            )
-            raise
+        refusal = await self._claim_for(activation) or await self._load(activation)
         if refusal is None:
             activation.opened(self.dispatcher)
         else:
             self._refuse(activation, refusal)
+
+    def _given_up(self, activation: Activation) -> None:
+        text = f"{self.address} stopped while {activation.object_id} was loaded"
+        self._refuse(activation, Unavailable(text))
 
     def _refuse(self, activation: Activation, error: RioError) -> None:
         for turn in activation.remove():
@@ -313,7 +327,7 @@ class Service(ActivationHost):
     def turn_ended(self, activation: Mailbox) -> None:
         """No turn runs and none may start: the object goes."""
         assert isinstance(activation, Activation)
-        self._start_lifecycle(activation, self._deactivate)
+        self._begin(activation, self._deactivate, self._leave)
 
     async def _deactivate(self, activation: Activation) -> None:
         try:
@@ -322,10 +336,8 @@ class Service(ActivationHost):
         except Exception as error:
             logger.error("the shutdown hook of %s failed", activation.object_id, exc_info=error)
         finally:
-            try:
-                await self._release(activation)
-            finally:
-                self._leave(activation)
+            await self._release(activation)
+        self._leave(activation)
 
     def _leave(self, activation: Activation) -> None:
         self.router.end(
