@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import rio
-from rio.errors import HandlerError
+from rio.errors import HandlerFailed
 from tests.server.harness import Cluster, activations, until
 
 MOMENTS = range(6)
@@ -134,7 +134,7 @@ async def test_an_object_that_failed_as_the_node_lost_its_lease_answers(
     client = await cluster.client()
     assert await client.send(Tally, "a", Bump()) == 1
     canceller.aim(lambda name: name.endswith("deactivate"), 0)
-    with pytest.raises(HandlerError):
+    with pytest.raises(HandlerFailed):
         await client.send(Tally, "a", Break())
     assert await client.send(Tally, "a", Bump()) == 2
     assert canceller.hit
