@@ -16,20 +16,15 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from rio.cluster.config import ClusterConfig
-from rio.cluster.gossip import (
-    CastVote,
-    Condemn,
-    Event,
-    Fence,
-    Gossip,
-    Late,
-    Read,
-    Received,
-    Refresh,
-    Reset,
-    Send,
+from rio.cluster.gossip import Gossip
+from rio.cluster.gossip_actions import CastVote, Condemn, Fence, Refresh, ResetLink, Send
+from rio.cluster.gossip_events import (
+    GossipEvent,
+    LoopLate,
+    MessageReceived,
+    SnapshotRead,
     Tick,
-    Voted,
+    VoteWritten,
 )
 from rio.cluster.lease import Observer
 from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus, Vote
@@ -125,7 +120,7 @@ class Node:
         if observe and self.world.observers:
             for member in self.observer.step(snapshot, sent, self.world.now).evict:
                 self.evict(member)
-        self.feed(Read(snapshot, sent))
+        self.feed(SnapshotRead(snapshot, sent))
 
     def evict(self, member: Member) -> None:
         self.queries += 1
@@ -139,7 +134,7 @@ class Node:
             self.world.note("E1", member.generation)
             self.read()
 
-    def feed(self, event: Event) -> None:
+    def feed(self, event: GossipEvent) -> None:
         for action in self.gossip.step(event, self.world.now):
             match action:
                 case Send():
@@ -154,7 +149,7 @@ class Node:
                     self.condemn(action.member)
                 case Fence():
                     self.fences += 1
-                case Reset():
+                case ResetLink():
                     pass
         for target in self.gossip.suspicions:
             self.suspected_at.setdefault(target, self.world.now)
@@ -165,7 +160,7 @@ class Node:
         self.world.votes += 1
         change = at_once(self.world.storage.vote(target, Vote(self.generation, self.world.now)))
         if change.member is not None:
-            self.feed(Voted(change.member))
+            self.feed(VoteWritten(change.member))
 
     def condemn(self, member: Member) -> None:
         self.queries += 1
@@ -189,7 +184,7 @@ class Node:
         self._tick_due = math.inf
         late = self.world.now - due
         if late > 0.25:
-            self.gossip.step(Late(late), self.world.now)
+            self.gossip.step(LoopLate(late), self.world.now)
         self.feed(Tick())
 
 
@@ -258,7 +253,7 @@ class World:
     def deliver(self, source: Node, address: str, payload: bytes) -> None:
         target = self._by_address[address]
         if self.rng.random() >= self.loss and not self.cut(source.generation, target.generation):
-            event = Received(source.generation, payload)
+            event = MessageReceived(source.generation, payload)
             self.at(
                 self.now + self.rng.uniform(0.0002, 0.003),
                 lambda: target.when_awake(lambda: target.feed(event)),

@@ -9,48 +9,39 @@ from typing import Any, TypeVar
 import pytest
 
 from rio._core.gossip import MemberTable, Record
+from rio.cluster.awareness import Awareness
 from rio.cluster.config import ClusterConfig, GossipConfig
-from rio.cluster.detector import (
-    Awareness,
-    FreshVotes,
-    quorum,
-    reaches_majority,
-    remaining_suspicion,
-    retransmit_limit,
-    shortest_suspicion,
-    wanted_confirmations,
+from rio.cluster.gossip import Gossip
+from rio.cluster.gossip_actions import CastVote, Condemn, Fence, Refresh, ResetLink, Send
+from rio.cluster.gossip_events import (
+    GreetingDue,
+    LoopLate,
+    MessageReceived,
+    SnapshotRead,
+    Tick,
+    VoteWritten,
 )
-from rio.cluster.gossip import (
+from rio.cluster.gossip_messages import (
     MAX_MESSAGE,
     Ack,
-    CastVote,
-    Condemn,
     Difference,
     Digest,
-    Fence,
-    Gossip,
-    Greet,
-    Late,
-    Message,
+    GossipMessage,
     Nack,
     Ping,
     PingRequest,
-    Read,
-    Received,
-    Refresh,
-    Reset,
-    Send,
-    Tick,
-    TokenBucket,
     Update,
-    Voted,
     decode,
     encode,
 )
+from rio.cluster.news import retransmit_limit
+from rio.cluster.suspicion import remaining_suspicion, shortest_suspicion, wanted_confirmations
+from rio.cluster.token_bucket import TokenBucket
+from rio.cluster.votes import FreshVotes, quorum, reaches_majority
 from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus, Vote
 from rio.errors import ConfigurationError, ProtocolError
 
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=GossipMessage)
 
 JOINING, ACTIVE, DRAINING, CONDEMNED = (
     MemberStatus.JOINING,
@@ -154,7 +145,7 @@ def test_awareness_stays_between_0_and_8_and_stretches_time_outs() -> None:
 )
 def test_a_late_event_loop_makes_a_node_distrust_itself(late: float, health: int) -> None:
     talk = Talk(3)
-    talk.gossip.step(Late(late), 0.0)
+    talk.gossip.step(LoopLate(late), 0.0)
     assert talk.gossip.awareness.health == health
 
 
@@ -214,7 +205,7 @@ class Talk:
         snapshot = MembershipSnapshot(
             self.version, max(100, len(self.members)), tuple(self.members)
         )
-        return self.step(Read(snapshot, self.now if sent is None else sent))
+        return self.step(SnapshotRead(snapshot, self.now if sent is None else sent))
 
     def change(self, generation: int, **changes: Any) -> None:
         import msgspec
@@ -246,7 +237,9 @@ class Talk:
         to: int = 0,
     ) -> list[Any]:
         return self.step(
-            Received(source, encode(kind(to or self.own, source, version, health, state, *fields)))
+            MessageReceived(
+                source, encode(kind(to or self.own, source, version, health, state, *fields))
+            )
         )
 
     def wait(self, seconds: float, answering: bool = True) -> list[Any]:
@@ -289,10 +282,16 @@ def messages(actions: list[Any], kind: type[M]) -> list[M]:
     return [message for message in decoded if isinstance(message, kind)]
 
 
+def is_suspected(talk: Talk, generation: int) -> bool:
+    """Whether anybody suspects a member that has not refuted it, as far as this node knows."""
+    record = talk.gossip.table.record(generation)
+    return record is not None and bool(record.suspects)
+
+
 def told(actions: list[Any]) -> dict[int, Record]:
     """All records in the messages."""
     table = MemberTable()
-    for message in messages(actions, Message):
+    for message in messages(actions, GossipMessage):
         if message.state:
             table.merge(message.state)
     return {record.generation: record for record in table.records()}
@@ -326,7 +325,7 @@ def test_a_ping_for_another_generation_is_not_answered() -> None:
 
 def test_a_message_in_the_name_of_another_member_is_refused() -> None:
     talk = Talk(3)
-    assert talk.step(Received(3, encode(Ping(1, 2, 10, 0, b"", 77)))) == []
+    assert talk.step(MessageReceived(3, encode(Ping(1, 2, 10, 0, b"", 77)))) == []
     assert talk.gossip.rejected == 1
 
 
@@ -341,7 +340,7 @@ def test_members_are_probed_in_turn_each_once_a_round() -> None:
 def test_a_member_that_answers_a_probe_is_not_suspected() -> None:
     talk = Talk(3)
     talk.wait(60.0)
-    assert talk.gossip.suspicions == {}
+    assert not talk.gossip.suspicions
 
 
 def test_before_a_member_is_suspected_three_others_are_asked() -> None:
@@ -355,7 +354,7 @@ def test_before_a_member_is_suspected_three_others_are_asked() -> None:
     assert {(request.target, request.number) for request in asked} == {(5, ping.number)}
     talk.hear(Ack, asked[0].to, ping.number)
     talk.wait(5.0)
-    assert talk.gossip.suspicions == {}
+    assert not talk.gossip.suspicions
 
 
 @pytest.mark.parametrize("liar", ["wrong number", "not asked"])
@@ -421,7 +420,7 @@ def test_a_node_that_distrusts_itself_probes_more_slowly_until_its_probes_succee
 
 def test_a_failed_probe_asks_for_a_new_connection() -> None:
     talk = Talk(4)
-    assert Reset("a:3") in talk.suspect(3)
+    assert ResetLink("a:3") in talk.suspect(3)
 
 
 # --- suspicion and refutation ---------------------------------------------------------------------
@@ -430,8 +429,8 @@ def test_a_failed_probe_asks_for_a_new_connection() -> None:
 def test_a_suspicion_is_told_and_first_of_all_to_the_suspect() -> None:
     talk = Talk(4)
     talk.suspect(3)
-    assert talk.gossip.is_suspected(3)
-    talk.gossip._news.clear()
+    assert is_suspected(talk, 3)
+    talk.gossip.news.clear()
     ping = talk.probe(3)
     assert told([Send("", encode(ping))]) == {3: Record(3, 0, ACTIVE, b"", (1,))}
 
@@ -439,7 +438,7 @@ def test_a_suspicion_is_told_and_first_of_all_to_the_suspect() -> None:
 def test_a_suspicion_that_is_heard_is_looked_into_before_it_is_shared() -> None:
     talk = Talk(8)
     talk.hear(Update, 2, state=state(Record(5, 0, ACTIVE, b"", (2,))))
-    assert talk.gossip.suspicions == {}
+    assert not talk.gossip.suspicions
     pings = messages(talk.wait(2.0), Ping)
     assert 5 in [ping.to for ping in pings]
     record = talk.gossip.table.record(5)
@@ -450,7 +449,7 @@ def test_a_suspicion_that_is_heard_is_looked_into_before_it_is_shared() -> None:
 def test_a_suspicion_that_enough_share_is_not_looked_into_again() -> None:
     talk = Talk(8)
     talk.hear(Update, 2, state=state(Record(5, 0, ACTIVE, b"", (2, 3, 4, 6))))
-    assert talk.gossip._next_urgent(talk.now) is None
+    assert not talk.gossip.suspicions.needs_witness(5)
 
 
 def test_a_node_that_hears_that_it_is_suspected_refutes_it() -> None:
@@ -481,10 +480,10 @@ def test_only_the_owner_refutes() -> None:
     talk.suspect(3)
     for source in (2, 3, 4):
         talk.hear(Update, source, state=state(Record(3, 0, ACTIVE, b"", ())))
-    assert talk.gossip.is_suspected(3)
+    assert is_suspected(talk, 3)
     assert told(talk.wait(20.0, answering=False))[3].incarnation == 0  # nobody here raises it
     talk.hear(Update, 4, state=state(Record(3, 1, ACTIVE, b"", ())))
-    assert not talk.gossip.is_suspected(3)
+    assert not is_suspected(talk, 3)
     assert 3 not in talk.gossip.suspicions
 
 
@@ -493,15 +492,15 @@ def test_an_answer_ends_ones_own_suspicion_but_not_that_of_others() -> None:
     talk.suspect(3)
     ping = talk.probe(3)
     talk.hear(Ack, 3, ping.number)
-    assert talk.gossip.suspicions == {}
-    assert talk.gossip.is_suspected(3)  # until it refutes
+    assert not talk.gossip.suspicions
+    assert is_suspected(talk, 3)  # until it refutes
 
 
 def test_a_sick_node_keeps_its_suspicions_to_itself() -> None:
     talk = Talk(4)
     talk.gossip.awareness.adjust(8)
     talk.suspect(3)
-    assert not talk.gossip.is_suspected(3)
+    assert not is_suspected(talk, 3)
 
 
 def test_a_draining_member_says_so_under_a_new_incarnation() -> None:
@@ -515,13 +514,13 @@ def test_gossip_about_a_member_that_has_ended_is_dropped_and_it_never_comes_back
     talk.suspect(3)
     talk.change(3, status=DEAD)
     talk.read()
-    assert talk.gossip.suspicions == {}
+    assert not talk.gossip.suspicions
     for incarnation in (0, 5, 0xFFFF_FFFF):
         talk.hear(Update, 2, state=state(Record(3, incarnation, ACTIVE, b"", ())))
     assert talk.gossip.table.record(3) is None
-    assert 3 not in talk.gossip.members
+    assert 3 not in talk.gossip.view.members
     assert talk.hear(Ping, 3, 9) == []  # nor is it answered
-    assert 3 not in {message.to for message in messages(talk.wait(30.0), Message)}
+    assert 3 not in {message.to for message in messages(talk.wait(30.0), GossipMessage)}
 
 
 # --- news -----------------------------------------------------------------------------------------
@@ -533,7 +532,7 @@ def test_news_is_sent_as_often_as_the_limit_says_and_no_more(count: int, limit: 
     talk.wait(30.0)
     actions = talk.hear(Update, 2, state=state(Record(2, 1, ACTIVE, b"m", ())))
     carriers = [
-        message for message in messages(actions + talk.wait(30.0), Message) if message.state
+        message for message in messages(actions + talk.wait(30.0), GossipMessage) if message.state
     ]
     assert len(carriers) == limit
 
@@ -549,10 +548,10 @@ def test_what_was_known_is_no_news() -> None:
 
 def test_what_was_sent_least_often_goes_first() -> None:
     talk = Talk(200)
-    talk.gossip._next_gossip = math.inf
+    talk.gossip._news_round._next_at = math.inf
     for generation in range(2, 100):
         talk.hear(Update, 2, state=state(Record(generation, 1, ACTIVE, b"", ())))
-    first, second = talk.gossip._take_news(64), talk.gossip._take_news(34)
+    first, second = talk.gossip.news.take(64), talk.gossip.news.take(34)
     assert len({*first, *second}) == 98
 
 
@@ -572,7 +571,7 @@ def test_bytes_that_are_no_message_are_refused(payload: bytes) -> None:
     with pytest.raises(ProtocolError):
         decode(payload)
     talk = Talk(3)
-    assert talk.step(Received(2, payload)) == []
+    assert talk.step(MessageReceived(2, payload)) == []
     assert talk.gossip.rejected == 1
 
 
@@ -584,19 +583,19 @@ def test_one_exchange_makes_two_members_know_the_same() -> None:
     for talk, generations in ((one, range(3, 150)), (other, range(100, 300))):
         for generation in generations:
             talk.gossip.table.put(generation, generation % 3, ACTIVE, b"x" * (generation % 5))
-    one.gossip._ring = [2]
-    one.gossip._next_sync = one.now
+    one.gossip.ring._members = [2]
+    one.gossip.comparisons.due = one.now
     inbox = [(other, 1, payload) for payload in payloads(one.step(Tick()), Digest)]
     while inbox:
         talk, source, payload = inbox.pop(0)
-        answer = talk.step(Received(source, payload))
+        answer = talk.step(MessageReceived(source, payload))
         back = (one, 2) if talk is other else (other, 1)
         inbox += [(*back, sent) for sent in payloads(answer, Update, Difference)]
     assert one.gossip.table.encode() == other.gossip.table.encode()
     assert len(one.gossip.table) == 297
 
 
-def payloads(actions: list[Any], *kinds: type[Message]) -> list[bytes]:
+def payloads(actions: list[Any], *kinds: type[GossipMessage]) -> list[bytes]:
     return [
         action.payload
         for action in actions
@@ -636,8 +635,8 @@ def test_a_difference_that_was_not_asked_for_is_not_answered() -> None:
 def test_all_messages_of_an_exchange_of_1024_members_stay_below_32_kib() -> None:
     talk = Talk(2)
     talk.members = [Member(generation, f"a:{generation}", ACTIVE) for generation in range(1, 1025)]
-    talk.version, talk.gossip._generation_high = 11, 1024
-    talk.step(Read(MembershipSnapshot(11, 1024, tuple(talk.members)), 0.0))
+    talk.version, talk.gossip.view.generation_high = 11, 1024
+    talk.step(SnapshotRead(MembershipSnapshot(11, 1024, tuple(talk.members)), 0.0))
     for generation in range(2, 1025):
         talk.gossip.table.put(generation, 9, ACTIVE, bytes(128), range(1, 9))
     sizes = [
@@ -702,7 +701,7 @@ def test_a_snapshot_that_the_storage_does_not_know_is_forgotten_after_one_read()
     talk = Talk(3)
     lie = state(snapshot=(10**9, 10**9, [(1, 5), (2, 1), (3, 5)]))
     assert Fence() in talk.hear(Update, 2, state=lie)
-    assert set(talk.gossip.members) == {2, 3}  # whom it talks to is up to its own reads
+    assert set(talk.gossip.view.members) == {2, 3}  # whom it talks to is up to its own reads
     talk.now += 1.0
     talk.read()
     assert (talk.gossip.table.version, talk.gossip.table.status_of(3)) == (10, 1)
@@ -713,7 +712,7 @@ def test_a_snapshot_that_the_storage_does_not_know_is_forgotten_after_one_read()
 def test_a_heard_snapshot_is_not_passed_on_as_ones_own() -> None:
     talk = Talk(3)
     talk.hear(Update, 2, state=state(snapshot=(50, 100, [(1, 1), (2, 1), (3, 5)])))
-    assert all(message.version == 10 for message in messages(talk.wait(5.0), Message))
+    assert all(message.version == 10 for message in messages(talk.wait(5.0), GossipMessage))
     assert (
         messages(talk.hear(Digest, 3, tuple(talk.gossip.table.digests()), version=1), Difference)
         == []
@@ -724,33 +723,33 @@ def test_a_message_of_a_member_newer_than_the_snapshot_is_answered_once_the_stor
     None
 ):
     talk = Talk(3)
-    actions = talk.step(Received(200, encode(Ping(1, 200, 11, 0, b"", 5))))
+    actions = talk.step(MessageReceived(200, encode(Ping(1, 200, 11, 0, b"", 5))))
     assert actions == [Refresh()]
     talk.members.append(Member(200, "a:200", JOINING))
     talk.version = 11
-    actions = talk.step(Read(MembershipSnapshot(11, 200, tuple(talk.members)), talk.now))
+    actions = talk.step(SnapshotRead(MembershipSnapshot(11, 200, tuple(talk.members)), talk.now))
     assert [(ack.to, ack.number) for ack in messages(actions, Ack)] == [(200, 5)]
 
 
 def test_a_message_of_nobody_is_not_answered_and_not_kept() -> None:
     talk = Talk(3)
     for source in range(5000, 6000):
-        talk.step(Received(source, encode(Ping(1, source, 0, 0, b"", 5))))
+        talk.step(MessageReceived(source, encode(Ping(1, source, 0, 0, b"", 5))))
     assert len(talk.gossip._strangers) <= 64
-    assert talk.step(Received(50, encode(Ping(1, 50, 0, 0, b"", 5)))) == []  # 50 was purged
+    assert talk.step(MessageReceived(50, encode(Ping(1, 50, 0, 0, b"", 5)))) == []  # 50 was purged
 
 
 def test_who_joins_greets_the_active_members_until_a_majority_has_answered() -> None:
     talk = Talk(4, status=JOINING)
     others = frozenset({2, 3, 4})
-    greetings = messages(talk.step(Greet()), Ping)
+    greetings = messages(talk.step(GreetingDue()), Ping)
     assert sorted(ping.to for ping in greetings) == [2, 3, 4]
     for ping in greetings[:2]:
-        assert not talk.gossip.knows_majority_of(others)
+        assert not talk.gossip.greeting.reached_majority_of(others)
         talk.hear(Ack, ping.to, ping.number)
-    assert talk.gossip.knows_majority_of(others)
-    assert [ping.to for ping in messages(talk.step(Greet()), Ping)] == [greetings[2].to]
-    assert talk.gossip.knows_majority_of(frozenset())
+    assert talk.gossip.greeting.reached_majority_of(others)
+    assert [ping.to for ping in messages(talk.step(GreetingDue()), Ping)] == [greetings[2].to]
+    assert talk.gossip.greeting.reached_majority_of(frozenset())
 
 
 # --- votes ----------------------------------------------------------------------------------------
@@ -774,7 +773,7 @@ def suspected(
         end = talk.now + 1.0
         while talk.gossip.due <= end:
             talk.now = max(talk.now, talk.gossip.due)
-            for message in messages(talk.step(Tick()), Message):
+            for message in messages(talk.step(Tick()), GossipMessage):
                 if isinstance(message, Ping) and message.to != target:
                     talk.hear(Ack, message.to, message.number)
                 elif isinstance(message, PingRequest):
@@ -814,7 +813,7 @@ def test_what_others_say_is_never_enough_for_a_vote() -> None:
 
 def test_a_sick_node_does_not_vote() -> None:
     talk, _ = suspected(5, shared_by=(2, 4))
-    talk.gossip.suspicions[3].voted_at = -math.inf
+    talk.gossip.suspicions.by_member[3].voted_at = -math.inf
     talk.gossip.awareness.adjust(3)
     talk.renew_all()
     assert not any(isinstance(action, CastVote | Condemn) for action in talk.read())
@@ -822,9 +821,9 @@ def test_a_sick_node_does_not_vote() -> None:
 
 def test_who_cannot_reach_a_majority_does_not_vote() -> None:
     talk, _ = suspected(5, shared_by=(2, 4))
-    talk.gossip.suspicions[3].voted_at = -math.inf
+    talk.gossip.suspicions.by_member[3].voted_at = -math.inf
     for other in (2, 4):
-        talk.gossip.suspicions[other] = talk.gossip.suspicions[3]
+        talk.gossip.suspicions.by_member[other] = talk.gossip.suspicions.by_member[3]
     talk.renew_all()
     assert not any(isinstance(action, CastVote | Condemn) for action in talk.read())
 
@@ -857,7 +856,7 @@ def test_the_vote_that_completes_a_quorum_condemns_without_another_read() -> Non
     member = Member(
         3, "a:3", ACTIVE, lease_counter=9, votes=(Vote(1, 1.0), Vote(2, 1.0), Vote(4, 1.0))
     )
-    assert Condemn(member) in talk.step(Voted(member))
+    assert Condemn(member) in talk.step(VoteWritten(member))
 
 
 def test_votes_that_do_not_change_for_a_minute_no_longer_count() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from rio._core.gossip import MemberTable
-from rio.cluster.gossip import Ping, Update, encode
+from rio.cluster.gossip_messages import Ping, Update, encode
 from rio.contracts.membership import MemberStatus, Vote
 from tests.cluster.gossip_world import STRICT, Node, World, at_once
 
@@ -112,7 +112,7 @@ def test_one_message_in_ten_lost_evicts_nobody(count: int, few: int, seconds: fl
         world.run(seconds)
         assert world.ended() == []
         votes += world.votes
-        refuted += sum(node.gossip.incarnation for node in world.nodes.values())
+        refuted += sum(node.gossip.own.incarnation for node in world.nodes.values())
     print(
         f"\n{count} nodes, 10 % loss, {len(seeds(few)) * seconds:.0f} s: 0 evictions, {votes} votes, {refuted} suspicions refuted"
     )

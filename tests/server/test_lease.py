@@ -104,7 +104,7 @@ class Leash(rio.ClusterProvider):
 
     async def _wait_for_eviction(self) -> None:
         await self._evicted.wait()
-        self._lost("was evicted by the test")
+        self._raise_evicted("was evicted by the test")
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from rio.cluster.config import ClusterConfig
-from rio.cluster.detector import LiveMembers
+from rio.cluster.lease import LiveMembers
 from rio.cluster.links import RETRY_INTERVAL, GossipLinks
 from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus
 from rio.testing import LocalCluster, run

@@ -158,6 +158,42 @@ class Observer:
         )
 
 
+class LiveMembers:
+    """Which of the members that the storage calls active are alive: not those whose lease counter
+    this node saw stand still.
+
+    ``patience``: for how long, in seconds. A node whose reads were further apart has not looked,
+    and begins anew.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._looked = -math.inf
+        self._seen: dict[int, _Seen] = {}
+
+    def read(self, snapshot: MembershipSnapshot, now: float) -> None:
+        """Take in one read of the membership, whose answer came at ``now``."""
+        before = self._seen if now - self._looked <= self._patience else {}
+        self._looked, self._seen = now, {}
+        for member in snapshot.active:
+            known = before.get(member.generation)
+            unchanged = known is not None and known.counter == member.lease_counter
+            self._seen[member.generation] = (
+                known if known and unchanged else _Seen(member.lease_counter, now)
+            )
+
+    def of(self, active: frozenset[int]) -> frozenset[int]:
+        """Those of ``active`` that were alive at the last read. A node that cannot read does not
+        take that for the others' silence.
+        """
+        silent = {
+            generation
+            for generation, seen in self._seen.items()
+            if self._looked - seen.since >= self._patience
+        }
+        return active - silent
+
+
 def watch(
     snapshot: MembershipSnapshot, generation: int, limit: int | None = None
 ) -> tuple[Member, ...]:

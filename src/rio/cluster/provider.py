@@ -1,5 +1,5 @@
-"""What stands between a server and the membership: joining, holding a lease, learning who else is
-there, leaving.
+"""What stands between a server and the membership: it joins, holds a lease, learns which other
+members there are, and leaves.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from rio._core.clock import Clock, now
 from rio.backoff import backoff
 from rio.cluster.config import ClusterConfig
+from rio.cluster.gossip_transport import GossipTransport
 from rio.cluster.lease import Lease, Observer
+from rio.cluster.loops import run_until_one_ends
 from rio.cluster.storage_calls import StorageCalls
 from rio.contracts.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.errors import NodeEvicted, StorageError
@@ -25,42 +27,27 @@ from rio.errors import NodeEvicted, StorageError
 logger = logging.getLogger("rio.cluster")
 
 FIRST_RETRY = 0.05
-"""Seconds before the first retry of something that failed, at most; doubled by each further
-failure.
+"""Seconds before the first retry of an action that failed, at most. Each further failure doubles
+them.
 """
 
 SHORTEST_POLL = 0.05
-"""Seconds after which the membership is read again at the earliest, however often the storage tells
-of changes.
+"""Seconds between two reads of the membership, at least, however often the storage tells of
+changes.
 """
 
 
-class GossipTransport(Protocol):
-    """How a node's messages get to other nodes.
-
-    Each arrives once or never; in order or not; nobody waits for it.
-    """
-
-    def send(self, address: str, payload: bytes) -> None:
-        """Send, or lose, one message; it reaches :meth:`ClusterProvider.receive` of the node at
-        ``address``.
-        """
-
-    def reset(self, address: str) -> None:
-        """Something is wrong on the way to this address: take a new one."""
-
-
 class ClusterProvider(ABC):
-    """One node's part in the cluster. The server owns one, and calls in this order: callbacks,
-    ``join``, ``serve``, ``drain``, ``leave``.
+    """One node's part in the cluster. The server owns one: it sets :attr:`on_lease` and
+    :attr:`on_snapshot`, then calls :meth:`join`, :meth:`serve`, :meth:`drain` and :meth:`leave`.
 
-    ``storage``: prepared by the caller, who also closes it. ``config``:
-    :meth:`ClusterConfig.strict` unless given. ``clock``: seconds, the same clock by which the
-    server admits. ``rng``: spreads the retries.
+    ``storage``: prepared by the caller, who also closes it. ``config``: the settings, by default
+    :meth:`ClusterConfig.strict`. ``clock``: seconds, the same clock by which the server admits.
+    ``rng``: spreads the retries.
 
-    A node admits calls while ``clock()`` is less than what :attr:`on_lease` was last told. Storage
-    calls end within ``config.storage_timeout`` even where a driver ignores both time-outs and
-    cancellation.
+    A node admits calls while ``clock()`` is less than what :attr:`on_lease` was last told. A call
+    of the storage ends within ``config.storage_timeout``, even where a driver ignores both timeouts
+    and cancellation.
     """
 
     def __init__(
@@ -82,15 +69,15 @@ class ClusterProvider(ABC):
         self.generation = 0
         """The identity that the storage gave this node, 0 before :meth:`join`."""
         self.address = ""
-        """``host:port`` as joined."""
+        """``host:port`` under which this node joined."""
         self.snapshot = MembershipSnapshot(0, 0)
         """The newest membership that this node has read."""
         self.transport: GossipTransport | None = None
-        """The way to the other nodes, set before :meth:`join`; ``None``: the nodes meet in the
-        storage only.
+        """What carries gossip to the other nodes, set before :meth:`join`. With ``None`` the nodes
+        meet in the storage only.
         """
         self.on_lease: Callable[[float], None] = _ignore
-        """Called with ``lease_until``, a time of ``clock``, each time it moves: infinite where
+        """Called with the end of the lease, a time of ``clock``, each time it moves: infinity where
         nobody watches, ``-inf`` for a fence.
         """
         self.on_snapshot: Callable[[MembershipSnapshot], None] = _ignore
@@ -102,15 +89,15 @@ class ClusterProvider(ABC):
         return self._config
 
     async def join(self, address: str, metadata: bytes = b"") -> int:
-        """Become an active member and return its generation. To be called once the listener is
-        bound: older members of ``address`` die.
+        """Become an active member, and return its generation. Older members of ``address`` die, so
+        this is called once the listener is bound.
 
-        If this raises or is cancelled, :meth:`leave` takes back what it did; without it the others
-        evict the member, which is silent.
+        If this raises or is cancelled, :meth:`leave` takes back what it did. Without that the
+        others evict the member, which is silent.
 
         :raises StorageUnavailable: the storage did not answer.
-        :raises NodeEvicted: another node took the address over meanwhile.
-        :raises JoinFailed: the other nodes cannot be talked to.
+        :raises NodeEvicted: another node has taken the address over meanwhile.
+        :raises JoinFailed: this node and the others cannot reach each other.
         """
         self._leaving.clear()
         self._lease = Lease(self._lease_duration())
@@ -133,22 +120,22 @@ class ClusterProvider(ABC):
         """Hold the lease and follow the membership until cancelled, or until :meth:`leave`. No
         failure of the storage ends it.
 
-        :raises NodeEvicted: this node is no longer a live member. It was fenced first; it must
-        stop, and may start again as a new member.
+        :raises NodeEvicted: this node is no longer a live member. It is fenced and must stop; it
+        may start again as a new member.
         :raises RuntimeError: the node has not joined.
         """
         if not self.generation:
             raise RuntimeError("join() comes before serve()")
         try:
-            await _until_one_ends(_until(self._leaving), *self._loops())
+            await run_until_one_ends(self._wait_for_leave(), *self._loops())
         finally:
             await self._calls.settle()
 
     async def drain(self) -> None:
-        """Tell the cluster that this node activates nothing new. It stays a member and must keep
-        being served until :meth:`leave`.
+        """Tell the cluster that this node activates nothing new. It stays a member, and
+        :meth:`serve` must go on until :meth:`leave`.
 
-        :raises StorageUnavailable: the storage did not answer; it may be tried again.
+        :raises StorageUnavailable: the storage did not answer; the call may be repeated.
         :raises NodeEvicted: the node is no longer a live member.
         """
         await self._advance(MemberStatus.DRAINING)
@@ -157,11 +144,11 @@ class ClusterProvider(ABC):
         """Fence this node for good, end :meth:`serve`, and tell the cluster, so that others take
         its objects at once. Idempotent.
 
-        To be called when no turn runs any more; after a failed :meth:`join` and after
-        :class:`NodeEvicted` as well.
+        It is called when no turn runs any more, also after a :meth:`join` that failed and after
+        :class:`NodeEvicted`.
 
         :raises StorageUnavailable: the storage did not answer. The node is fenced all the same, and
-        the others evict it by its silence.
+        the others evict it, as it is silent.
         """
         self._leaving.set()
         self._fence()
@@ -171,7 +158,7 @@ class ClusterProvider(ABC):
             await self._calls.settle()
 
     async def refresh(self) -> MembershipSnapshot:
-        """Read the membership now and return :attr:`snapshot`, which is this read or a newer one.
+        """Read the membership now, and return :attr:`snapshot`: this read or a newer one.
 
         :raises StorageUnavailable: the storage did not answer.
         :raises NodeEvicted: this node is no longer a live member; it is fenced.
@@ -185,12 +172,12 @@ class ClusterProvider(ABC):
         """
         logger.debug("a message of member %d is ignored: this node does not gossip", source)
 
-    async def _meet_the_others(self) -> None:  # noqa: B027  # there is nobody to meet where nobody talks
-        """Between registering and becoming active: make sure that the others can be talked to."""
+    async def _meet_the_others(self) -> None:  # noqa: B027  # nodes that do not gossip do not meet
+        """Make sure that the others can be reached, between registering and becoming active."""
 
     @abstractmethod
     def _lease_duration(self) -> float:
-        """``lease_local`` in seconds, or infinite where nobody watches."""
+        """``lease_local`` in seconds, or infinity where nobody watches."""
 
     @abstractmethod
     async def _renew(self) -> None:
@@ -200,8 +187,11 @@ class ClusterProvider(ABC):
     async def _evict(self, member: Member) -> None:
         """Act on a member whose lease has run out."""
 
+    async def _wait_for_leave(self) -> None:
+        await self._leaving.wait()
+
     def _loops(self) -> list[Coroutine[Any, Any, None]]:
-        """What :meth:`serve` runs, side by side, until one of them raises."""
+        """What :meth:`serve` runs side by side, until one of them raises."""
         return [
             self._repeat(
                 "reading the membership",
@@ -218,8 +208,8 @@ class ClusterProvider(ABC):
         action: Callable[[], Awaitable[None]],
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Run ``action`` every ``interval`` seconds from start to start, sooner after a failure,
-        whatever fails but an eviction.
+        """Run ``action`` every ``interval`` seconds from start to start, and sooner after a
+        failure. Only an eviction ends it.
 
         ``wait``: how to spend the time after a success; it may return early.
         """
@@ -260,8 +250,8 @@ class ClusterProvider(ABC):
         )
 
     async def _poll(self) -> None:
-        """Read once, then do what the observer finds until the next read is due, at least one
-        thing: what is left over is found again.
+        """Read the membership, then do what the observer finds until the next read is due, at least
+        one thing. The next read finds again what was left.
         """
         sent = self._clock()
         snapshot = await self._read()
@@ -279,7 +269,7 @@ class ClusterProvider(ABC):
         due = self._clock() + seconds
         await asyncio.sleep(min(seconds, SHORTEST_POLL))
         left = max(0.0, due - self._clock())
-        with suppress(TimeoutError):  # of a storage that does not keep to the time it was given
+        with suppress(TimeoutError):  # a storage may wait for longer than it was told
             async with asyncio.timeout(left):
                 try:
                     await self._storage.wait_for_change(self.snapshot.version, left)
@@ -290,11 +280,13 @@ class ClusterProvider(ABC):
                     await asyncio.sleep(left)
 
     async def _read(self) -> MembershipSnapshot:
-        """One read as it came; :attr:`snapshot` takes it unless a newer one has overtaken it."""
+        """Return one read as it came; :attr:`snapshot` is set to it unless a newer read has
+        overtaken it.
+        """
         read = await self._calls.run(self._storage.snapshot())
         status = read.status_of(self.generation)
         if self.generation and status is not None and status >= MemberStatus.CONDEMNED:
-            self._lost(f"is {status.name}")
+            self._raise_evicted(f"is {status.name}")
         known = self.snapshot.version
         if read.version >= known:
             self.snapshot = read
@@ -306,10 +298,7 @@ class ClusterProvider(ABC):
         await self._calls.run(self._storage.purge(generation))
 
     async def _advance(self, target: MemberStatus) -> None:
-        """Move this node's own status forward to ``target``, from wherever it is.
-
-        Repeating it is harmless.
-        """
+        """Move this node's own status forward to ``target``, from whatever it is. Idempotent."""
         member = self.snapshot.find(self.generation)
         while member is not None and member.status < target:
             member = (
@@ -319,10 +308,10 @@ class ClusterProvider(ABC):
             ).member
         status = MemberStatus.DEAD if member is None else member.status
         if target < MemberStatus.CONDEMNED <= status:
-            self._lost(f"is {status.name}")
+            self._raise_evicted(f"is {status.name}")
 
     def _extend(self, sent: float) -> None:
-        """Take note of a renewal that succeeded and was sent at ``sent``."""
+        """Count a renewal that succeeded and was sent at ``sent``."""
         before = self._lease.until
         if not self._leaving.is_set() and self._lease.renewed(sent) != before:
             self.on_lease(self._lease.until)
@@ -331,8 +320,8 @@ class ClusterProvider(ABC):
         self._lease.fence(self._clock())
         self.on_lease(-math.inf)
 
-    def _lost(self, why: str) -> None:
-        """Fence, and raise what ends the node; a node that leaves knows already."""
+    def _raise_evicted(self, why: str) -> None:
+        """Fence, and raise what ends the node. A node that leaves has nothing to end."""
         if not self._leaving.is_set():
             self._fence()
             logger.error(
@@ -345,13 +334,15 @@ class ClusterProvider(ABC):
 
 
 class LocalClusterProvider(ClusterProvider):
-    """Membership within one process: no failure is detected, so the lease never ends and nobody is
+    """Membership within one process: it detects no failure, so the lease never ends and nobody is
     evicted.
 
-    Works over any storage, for instance a file that a single server uses alone. It still follows
-    the membership, stops when another server joins at its address, and forgets old members. After a
+    It works over any storage, for instance a file that one server uses alone. It still follows the
+    membership, stops when another server joins at its address, and forgets old members. After a
     crash the server has to come back at the same address: only that tells the storage that the old
-    one is dead. Not to be mixed with other providers in one cluster: they would evict it.
+    one is dead. Do not mix it with other providers in one cluster: they would evict it.
+
+    Its parameters are those of :class:`ClusterProvider`.
     """
 
     def _lease_duration(self) -> float:
@@ -362,23 +353,6 @@ class LocalClusterProvider(ClusterProvider):
 
     async def _evict(self, member: Member) -> None:
         """Nobody renews here, so silence means nothing."""
-
-
-async def _until_one_ends(*loops: Coroutine[Any, Any, None]) -> None:
-    """Run all side by side until one returns or raises, then end the others."""
-    tasks = [asyncio.create_task(loop) for loop in loops]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _until(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 def _ignore(_: object) -> None:

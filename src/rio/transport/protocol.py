@@ -166,8 +166,8 @@ def read_goaway(body: bytes) -> tuple[str, int | None]:
 
 
 def gossip(payload: bytes) -> bytes:
-    """A GOSSIP: ``[10, 0, payload]``, the payload being a message of :mod:`rio.cluster.gossip` in
-    MessagePack.
+    """A GOSSIP: ``[10, 0, payload]``, the payload being one of :mod:`rio.cluster.gossip_messages`
+    in MessagePack.
     """
     return b"\x93\x0a\x00" + payload
 
