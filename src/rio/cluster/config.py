@@ -1,6 +1,6 @@
 """The settings of a cluster.
 
-Every node of one cluster must use the same ones: the lease of one is timed by the others.
+All nodes of one cluster must use the same settings: each node's lease is timed by the others.
 """
 
 from __future__ import annotations
@@ -13,82 +13,82 @@ import msgspec
 from rio.errors import ConfigurationError
 
 CLOCK_RATE_TOLERANCE = 0.1
-"""How much faster or slower than real time a clock may run before two nodes could admit calls for
-one object: 10 %.
+"""The error of a clock's rate that the lease allows for: 10 %. With a larger error two nodes could
+admit calls for one object.
 """
 
 MIN_EVICT_RATIO = (1 + CLOCK_RATE_TOLERANCE) / (1 - CLOCK_RATE_TOLERANCE)
-"""``lease_evict / lease_local`` at the least, 1.222: a lease timed by the slowest clock still ends
+"""The least ``lease_evict / lease_local``, 1.222: a lease that the slowest clock times still ends
 before the fastest observer evicts.
 """
 
 EVICT_RATIO = 1.3
-"""``lease_evict / lease_local`` of the presets: :data:`MIN_EVICT_RATIO` and some air."""
+"""``lease_evict / lease_local`` of the presets: :data:`MIN_EVICT_RATIO` with a margin."""
 
 MIN_ATTEMPTS = 3
-"""Renewals that must fit into ``lease_local``: one may be lost and one late without a pause."""
+"""Renewals that must fit into ``lease_local``: the node does not pause if one of them is lost and
+another one is late.
+"""
 
 DAY = 86_400.0
+"""Seconds."""
 
 
 class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of gossip and failure detection between the nodes. All durations are seconds;
     the defaults are memberlist's for a LAN.
 
-    They speed things up and never decide alone: whether a member is dead is up to the lease and the
-    storage. ``n`` is the number of live members, ``health`` what a node thinks of its own senses,
-    from 0 (good) to 8.
+    Gossip makes things quicker and never decides alone: the lease and the storage decide whether a
+    member is dead. ``n`` below is the number of live members, ``health`` a node's opinion of its
+    own senses, from 0 (good) to 8.
 
     :raises ConfigurationError: the values contradict each other.
     """
 
     probe_interval: float = 1.0
-    """How often a node probes one other, the next of a shuffled list: ``probe_interval * (1 +
-    health)``.
-
-    In the presets: ``renew_interval``.
+    """How often a node probes another one, the next of a shuffled list: every ``probe_interval * (1
+    + health)``. In the presets: ``renew_interval``.
     """
 
     probe_timeout: float = 0.5
-    """How long it waits for the answer before it asks others to try: ``probe_timeout * (1 +
-    health)``. Less than ``probe_interval``.
+    """How long a node waits for the answer before it asks others to try: ``probe_timeout * (1 +
+    health)``. At most half of ``probe_interval``.
     """
 
     indirect_probes: int = 3
-    """How many others it asks then."""
+    """How many others the node asks to try."""
 
     gossip_interval: float = 0.2
-    """How often a node that has news passes it on.
-
-    In the presets: ``min(0.2, probe_interval / 5)``.
+    """How often a node that has news passes it on. In the presets: ``min(0.2, probe_interval /
+    5)``.
     """
 
     fan_out: int = 3
-    """To how many others, each time."""
+    """How many others a node passes its news on to, each time."""
 
     retransmit_multiplier: int = 4
     """Each piece of news is sent ``retransmit_multiplier * ceil(log10(n + 1))`` times by each node.
     """
 
     suspicion_multiplier: int = 4
-    """A suspicion that two others share stands ``suspicion_multiplier * max(1, log10(n)) *
-    probe_interval`` before its holder votes.
+    """A suspicion that two others share stands for ``suspicion_multiplier * max(1, log10(n)) *
+    probe_interval`` before a node votes on it.
     """
 
     suspicion_max_multiplier: int = 6
-    """One that nobody shares stands this many times as long; with one other who shares it, the time
-    between that the logarithm gives.
+    """A suspicion that nobody shares stands this many times as long. If one other node shares it,
+    it stands for a time between the two, by a logarithm.
     """
 
     sync_interval: float = 30.0
-    """How often a node compares all that it knows with another one, chosen at random."""
+    """How often a node compares all that it knows with another node, chosen at random."""
 
     vote_lifetime: float = 60.0
-    """How long a vote counts. A voter renews its own after a third of that."""
+    """How long a vote counts. A voter renews its vote after a third of that."""
 
     join_timeout: float = 60.0
-    """How long a new node tries to exchange probes with a majority of the others before it gives up
-    joining.
+    """How long a new node tries to exchange probes with a majority of the others before its join
+    fails.
     """
 
     def __post_init__(self) -> None:
@@ -118,7 +118,10 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def every(cls, probe_interval: float) -> Self:
-        """The defaults, scaled to another ``probe_interval``; ``join_timeout`` stays."""
+        """The defaults, scaled to another ``probe_interval``. ``join_timeout`` stays the same.
+
+        :raises ConfigurationError: ``probe_interval`` is not a number of seconds above 0.
+        """
         return cls(
             probe_interval=probe_interval,
             probe_timeout=probe_interval / 2,
@@ -129,11 +132,10 @@ class GossipConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings of a :class:`rio.cluster.peer_to_peer.PeerToPeerClusterProvider`. All durations
-    are seconds.
+    """The settings of a :class:`rio.PeerToPeerClusterProvider`. All durations are seconds.
 
-    The defaults are :meth:`strict`. With :meth:`from_rio_rs` the settings of rio-rs are translated;
-    each field states its formula.
+    The defaults are :meth:`strict`. :meth:`from_rio_rs` translates the settings of rio-rs by the
+    formulas that stand at the fields.
 
     :raises ConfigurationError: the values contradict each other; the text names the field and the
     value that it needs.
@@ -146,16 +148,16 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How long a node may admit calls after it *sent* a renewal that succeeded. At least ``3 *
     renew_interval`` and ``3 * poll_interval``.
 
-    From rio-rs: ``interval_secs * num_failures_threshold``, the time in which that many checks fail
-    in a row.
+    From rio-rs: ``interval_secs * num_failures_threshold``, the time that so many failed checks in
+    a row take.
     """
 
     lease_evict: float = 6.5
     """How long an observer must see a lease counter unchanged, by its own clock, before it declares
-    the member dead.
+    the member dead. At least ``1.1 / 0.9 * lease_local``, which is enough for clocks that are up to
+    10 % too fast or too slow.
 
-    At least ``1.1 / 0.9 * lease_local``, which holds for clocks that are up to 10 % too fast or too
-    slow. From rio-rs: ``1.3 * lease_local``.
+    From rio-rs: ``1.3 * lease_local``.
     """
 
     poll_interval: float = 1.0
@@ -165,8 +167,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     storage_timeout: float = 2.0
-    """How long one call of the storage may take. At most ``lease_local / 2``, so that a stuck
-    renewal leaves the time for another.
+    """How long one call of the storage may take. At most ``lease_local / 2``, so that a renewal that
+    hangs leaves the time for another one.
 
     From rio-rs: ``min(2, lease_local / 2)``.
     """
@@ -175,28 +177,30 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How many members a node may evict: the next ones after itself on the ring of generations;
     ``None`` for all. From rio-rs: the same.
 
-    It bounds the traffic when a node dies (that many nodes try to evict it). Where a member and all
-    who watch it die together, those are evicted first and then the member, each at most
+    It bounds the traffic when a node dies, as so many nodes try to evict it. If a member dies
+    together with all nodes that watch it, those are evicted first and then the member, each at most
     ``poll_interval`` after the one before.
     """
 
     drop_inactive_after: float = DAY
-    """How long a member that left or died stays in the storage. Without effect on safety: a member
-    that is absent is dead.
+    """How long a member that left or died stays in the storage. It has no effect on safety: a
+    member that is absent is dead. Only the newest 64 are kept, however long this is.
 
-    However large, only the newest 64 are kept. From rio-rs: ``drop_inactive_after_secs``, where
-    ``None`` is infinite.
+    From rio-rs: ``drop_inactive_after_secs``, where ``None`` is infinity.
     """
 
     gossip: GossipConfig | None = msgspec.field(default_factory=GossipConfig)
-    """How the nodes talk to each other; with ``None`` they do not, and meet in the storage only.
-    From rio-rs: ``GossipConfig.every(min( interval_secs, lease_local / 3))``."""
+    """How the nodes talk to each other. With ``None`` they do not, and meet in the storage only.
+
+    From rio-rs: ``GossipConfig.every(min(interval_secs, lease_local / 3))``.
+    """
 
     require_durable_storage: bool = True
-    """Whether a server refuses storage that says it may forget what it has acknowledged, as a Redis
-    without an append-only file does.
+    """Whether a server refuses a storage that may forget what it has acknowledged, such as a Redis
+    without an append-only file. With ``False`` the server only warns, as in the presets
+    :meth:`fast` and :meth:`local`.
 
-    The presets :meth:`fast` and :meth:`local` only warn. From rio-rs: ``True``.
+    From rio-rs: ``True``.
     """
 
     def __post_init__(self) -> None:
@@ -237,27 +241,27 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failover_bound(self) -> float:
-        """Seconds from the SIGKILL of a node to its eviction at the latest: ``lease_evict + 3 *
+        """The most seconds from the SIGKILL of a node to its eviction: ``lease_evict + 3 *
         poll_interval``.
 
-        The last counter is seen up to one poll after the kill, the lease is timed from there, the
-        poll that finds it run out comes up to one poll later; the third poll is the allowance for
-        four storage calls (the last renewal, the two reads, the eviction), so it holds while each
-        takes at most ``poll_interval / 4``. A slower storage adds what it takes longer.
+        An observer sees the last counter up to one poll after the kill, and times the lease from
+        there. The poll that finds the lease run out comes up to one poll later. The third poll is
+        the allowance for four storage calls (the last renewal, the two reads, the eviction), so the
+        bound holds while each of them takes at most ``poll_interval / 4``. A slower storage adds
+        the rest.
         """
         return self.lease_evict + 3 * self.poll_interval
 
     @classmethod
     def strict(cls) -> Self:
-        """For production: a pause of 5 s (a full garbage collection, a storage restart) stops
-        nobody. Failover within 9.5 s.
+        """For production. A pause of less than 5 s, such as a full garbage collection or a restart
+        of the storage, stops no node. Failover within 9.5 s.
         """
         return cls()
 
     @classmethod
     def fast(cls) -> Self:
-        """For quiet machines and a storage that is near: half of everything in :meth:`strict`.
-
+        """For quiet machines and a storage that is near: half of each duration of :meth:`strict`.
         Failover within 4.75 s.
         """
         return cls(
@@ -306,18 +310,17 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
         limit_monitored_members: int | None = None,
         drop_inactive_after_secs: float | None = None,
     ) -> Self:
-        """The settings of rio-rs' ``PeerToPeerClusterConfig``, in the units of rio-rs; the defaults
-        are rio-rs' own.
+        """Translate the settings of rio-rs' ``PeerToPeerClusterConfig``. Names, units and defaults
+        are those of rio-rs; the formulas stand at the fields of this class.
 
-        A member is declared dead when ``num_failures_threshold`` checks, ``interval_secs`` apart,
-        have failed within ``interval_secs_threshold``. Here the checks that fail are those in a row
-        in which its lease counter stands still, so they take ``interval_secs *
-        num_failures_threshold``, and the window has to be at least as long: with a shorter one
-        rio-rs would never find a member broken, and this refuses. The other formulas are at the
-        fields.
+        rio-rs declares a member dead when ``num_failures_threshold`` checks, ``interval_secs``
+        apart, have failed within ``interval_secs_threshold``. Here a check fails if the member's
+        lease counter stands still, so the checks fail in a row and take ``interval_secs *
+        num_failures_threshold``. The window ``interval_secs_threshold`` must be at least as long:
+        with a shorter one rio-rs would never find a member broken.
 
         :raises ConfigurationError: a value is not positive, or the window is shorter than the
-        failures take.
+        failed checks take.
         """
         _check_duration("interval_secs", interval_secs)
         _check_duration("interval_secs_threshold", interval_secs_threshold)

@@ -1,12 +1,13 @@
-"""The arithmetic of staying alive and staying single: plain state machines, without a clock, a
+"""The lease of a member, and how the others time it: plain state machines, without a clock, a
 storage or a task of their own.
 
-One side holds a lease (:class:`Lease`), the others time its silence (:class:`Observer`). Why a node
-has stopped admitting before anyone may evict it: the storage applied the last renewal after the
-node *sent* it, from where ``lease_local`` runs, and before the observer *received* the read that
-showed it, from where ``lease_evict`` runs; and ``lease_evict`` is longer than ``lease_local`` even
-if the two clocks run at rates that are 10 % off in opposite directions. The eviction names the
-counter it judged, so one that comes late fails.
+A member holds a :class:`Lease`; the others time its silence with an :class:`Observer`. A node has
+always stopped admitting before another one may evict it, for this reason: ``lease_local`` runs from
+the moment at which the node *sent* its last renewal, and ``lease_evict`` from the moment at which
+the observer *received* the read that showed it. The storage applied the renewal in between. And
+``lease_evict`` is longer than ``lease_local`` even if the rates of the two clocks are 10 % off in
+opposite directions. An eviction names the counter that it judged, so an eviction that comes late
+fails.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from rio.contracts.membership import Member, MembershipSnapshot
 
 GAP_POLLS = 2.5
 """An observer whose reads were further apart than this many ``poll_interval`` has not observed, and
-starts to count anew.
+begins anew.
 """
 
 MAX_ENDED_MEMBERS = 64
-"""How many members that left or died are kept in the storage, whatever their age."""
+"""Members that left or died and are kept in the storage, at most."""
 
 
 class Lease:
     """Until when a node may admit calls, by its own clock.
 
-    ``duration``: ``lease_local`` in seconds, or infinite where nobody watches.
+    ``duration``: ``lease_local`` in seconds, or infinity where nobody watches.
     """
 
     def __init__(self, duration: float) -> None:
@@ -42,38 +43,38 @@ class Lease:
 
     def renewed(self, sent: float) -> float:
         """Count a renewal that succeeded and was *sent* at ``sent``, whenever its answer came;
-        returns :attr:`until`.
+        return :attr:`until`.
 
-        One that was sent before the node was fenced says nothing about now and is ignored.
+        A renewal that was sent before the node was fenced says nothing about now, and is ignored.
         """
         if sent > self._fenced_at:
             self.until = max(self.until, sent + self._duration)
         return self.until
 
     def fence(self, now: float) -> None:
-        """End the lease at once. Only a renewal sent after ``now`` brings it back."""
+        """End the lease at once. Only a renewal that is sent after ``now`` brings it back."""
         self._fenced_at = max(self._fenced_at, now)
         self.until = -math.inf
 
     def admits(self, now: float) -> bool:
         """Whether a turn may start at ``now``.
 
-        It pauses by itself when renewals fail and goes on with the first that succeeds.
+        When renewals fail the node pauses by itself, and goes on with the first that succeeds.
         """
         return now < self.until
 
 
 class Duties(NamedTuple):
-    """What an observer should do after a read; repeated by each read until the storage shows it
-    done.
+    """What an observer has to do after a read. Each read repeats it, until the storage shows that
+    it is done.
     """
 
     evict: tuple[Member, ...]
-    """Members to declare dead, as they were read: by compare-and-set on their status *and* their
-    lease counter. In ring order.
+    """Members to declare dead, as they were read and in ring order: by compare-and-set on their
+    status *and* their lease counter.
     """
     purge: tuple[int, ...]
-    """Generations of members that ended long enough ago to be forgotten."""
+    """The generations of members that ended long enough ago to be forgotten."""
 
 
 class _Seen(NamedTuple):
@@ -86,9 +87,9 @@ class Observer:
     """What the member ``generation`` knows about the others from its own reads of the membership,
     by its own clock.
 
-    Two rules keep a sick observer from evicting healthy members. Where its own reads were more than
-    ``2.5 * poll_interval`` apart, or its own counter stood still for ``lease_local`` (a storage
-    that can be read but not written), it learnt nothing: all its timers restart.
+    Two rules keep a sick observer from evicting healthy members. All its timers restart if its own
+    reads were more than ``2.5 * poll_interval`` apart, or if its own counter stood still for
+    ``lease_local``, as with a storage that can be read but not written.
     """
 
     def __init__(self, generation: int, config: ClusterConfig) -> None:
@@ -127,7 +128,7 @@ class Observer:
         self._ended = {generation: self._ended.get(generation, received) for generation in ended}
 
     def _silence(self, generation: int, sent: float) -> float:
-        """For how long at least the counter has been the same: from the receipt of the first read
+        """For how long the counter has been the same, at least: from the receipt of the first read
         to the sending of the last.
         """
         seen = self._seen.get(generation)

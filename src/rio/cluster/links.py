@@ -1,8 +1,8 @@
-"""The connections between nodes, which carry gossip only, so that no user's request can delay it.
+"""The connections between nodes. They carry gossip only, so that no user's request can delay it.
 
-One connection for each direction: a node writes to the connections that it made and reads from
-those that were made to it. So an answer proves that both can be reached under the address that they
-gave.
+There is one connection for each direction: a node writes to the connections that it made, and reads
+from those that were made to it. So an answer proves that both nodes can be reached under their
+addresses.
 """
 
 from __future__ import annotations
@@ -24,26 +24,30 @@ from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 logger = logging.getLogger("rio.cluster")
 
 FRAME_LIMIT = 64 * 1024
-"""Bytes of a frame that a node is willing to read on the connections it made; it is sent next to
+"""Bytes of a frame that a node reads on the connections that it made, at most: it is sent next to
 nothing there.
 """
 
 MAX_WAITING = 32
-"""Messages that wait for a connection; then the oldest are lost."""
+"""Messages that wait for a connection, at most. The oldest are lost."""
 
 MAX_UNSENT = 256 * 1024
-"""Bytes that a peer may leave unread before what is meant for it is lost."""
+"""Bytes that a peer may leave unread before further messages to it are lost."""
 
 MAX_CONNECTIONS = 256
+"""Connections at a time. For one more, the one that was used least recently is closed."""
+
 IDLE_TIMEOUT = 60.0
-"""Seconds without a message after which a connection is closed when another one is made."""
+"""Seconds without a message after which a connection may be closed, which happens when another one
+is made.
+"""
 
 RETRY_INTERVAL = 1.0
 """Seconds between two attempts to connect to one address."""
 
 DEAD_LINK_TIMEOUT = 5.0
-"""Seconds that sent bytes may stay unacknowledged before the system gives the connection up, where
-it can be told so.
+"""Seconds that sent bytes may stay unacknowledged before the system closes the connection, on
+systems that have such an option.
 """
 
 Make = Callable[[], ClientConnection]
@@ -51,10 +55,10 @@ Make = Callable[[], ClientConnection]
 
 class GossipLinks:
     """Sends messages to addresses, as UDP would: each arrives once or never, and nobody waits for
-    it.
+    it. A :class:`rio.cluster.gossip_transport.GossipTransport`.
 
-    ``hello``: how this node introduces itself; asked for each connection, as a node learns its
-    generation late.
+    ``hello``: how this node introduces itself. It is called for each connection, as a node learns
+    its generation late. ``connect``: how to open a connection.
     """
 
     def __init__(
@@ -70,7 +74,7 @@ class GossipLinks:
         self._closed = False
 
     def send(self, address: str, payload: bytes) -> None:
-        """Send a message, or lose it."""
+        """Send a message to the node at ``address``, or lose it."""
         if self._closed:
             return
         link = self._links.pop(address, None)
@@ -81,7 +85,7 @@ class GossipLinks:
         link.send(protocol.gossip(payload))
 
     def reset(self, address: str) -> None:
-        """Give the connection up: what may be wrong with it is not worth finding out."""
+        """Close the connection to ``address``. The next message makes a new one."""
         link = self._links.get(address)
         if link is not None:
             link.drop()
@@ -106,8 +110,8 @@ class GossipLinks:
         return connection
 
     def _make_room(self) -> None:
-        """Forget the connections that nobody has used for a while, and the one used least recently
-        if there are too many.
+        """Close the connections that were not used for a while, and the one that was used least
+        recently if there are too many.
         """
         now = asyncio.get_running_loop().time()
         for address, link in list(self._links.items()):
@@ -139,9 +143,8 @@ class GossipLink:
         if connection is not None and connection.usable:
             if connection.transport.get_write_buffer_size() + len(connection.writer) <= MAX_UNSENT:
                 connection.put(frame)
-        elif (
-            self._connecting is not None and not self._connecting.done()
-        ):  # one that was cancelled before it began is still here
+        elif self._connecting is not None and not self._connecting.done():
+            # A task that was cancelled before its first step is done, and still stands here.
             self._waiting.append(frame)
         elif self.used_at >= self._retry_at:
             self._retry_at = self.used_at + RETRY_INTERVAL
@@ -185,7 +188,7 @@ class GossipLink:
             connection.close()
             await connection.wait_closed()
 
-    # --- what a connection asks of its client: there are no calls here ----------------------------
+    # --- what a connection asks of its owner; a link makes no calls -------------------------------
 
     def refused(
         self, call: Call, error: tuple[str, str, Any], connection: ClientConnection
@@ -196,8 +199,8 @@ class GossipLink:
 
 
 def _give_up_dead_links(transport: Any) -> None:
-    """A peer that is gone without a word is not written to for the quarter of an hour that TCP
-    would try.
+    """Stop writing to a peer that is gone without a word much sooner than after the quarter of an
+    hour for which TCP would try.
     """
     own = transport.get_extra_info("socket")
     if own is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
