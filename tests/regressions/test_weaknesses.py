@@ -20,7 +20,9 @@ from rio.client import pool
 from rio.contracts.membership import MemberStatus
 from rio.errors import NoServersAvailable, NotExecuted, StorageUnavailable, UnknownMessage
 from rio.identity import ObjectId
-from rio.storage import Storage, redis
+from rio.storage import Storage
+from rio.storage.redis._dialer import RedisDialer
+from rio.storage.redis._lane import RedisLane
 from rio.testing import StorageFaults
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection
@@ -334,10 +336,10 @@ async def test_a_connection_to_redis_that_breaks_while_it_is_prepared_is_unavail
 
         async def disconnect(self, **_: object) -> None: ...
 
-    lane = redis._Lane(redis._Target("redis://127.0.0.1:1/0"))
+    lane = RedisLane(RedisDialer("redis://127.0.0.1:1/0"))
     lane._connection = Broken()
     with pytest.raises(StorageUnavailable, match="it may have been done or not"):
-        await lane.command(b"INFO")
+        await lane.ask(b"INFO")
 
 
 # --- the page -------------------------------------------------------------------------------------

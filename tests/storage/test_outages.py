@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from rio.contracts.membership import MemberStatus
 from rio.errors import StateNotFound, StorageUnavailable
-from rio.storage import Storage, _circuit, open_storage
+from rio.storage import Storage, _connector, open_storage
 from rio.storage.postgres import PostgresDatabase, PostgresObjectPlacement
 from rio.testing import Proxy
 from rio.testing.contracts import ADA
@@ -148,7 +148,7 @@ async def test_what_comes_byte_by_byte_is_understood(server: Server) -> None:
 async def test_a_server_that_is_gone_is_unavailable_and_never_not_found(
     server: Server, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_circuit, "WAIT_TIMEOUT", 0.2)
+    monkeypatch.setattr(_connector, "WAIT_TIMEOUT", 0.2)
     token = (await storage.placement.claim(ADA, 1)).token
     await fenced(storage.state, ADA, token)
     generation = (await storage.membership.register("h:1")).generation

@@ -13,13 +13,17 @@ from rio.contracts.placement import ObjectPlacement
 from rio.contracts.state import StateStorage, StoredState
 from rio.errors import ConfigurationError, SchemaMismatch, StorageUnavailable, Superseded
 from rio.identity import ObjectId
-from rio.storage import _circuit, postgres
+from rio.storage import _connector
 from rio.storage.postgres import (
     PostgresDatabase,
     PostgresMembershipStorage,
     PostgresObjectPlacement,
     PostgresState,
+    _dialer,
+    _pool,
 )
+from rio.storage.postgres._dialer import PostgresDialer
+from rio.storage.postgres._pool import PostgresPool
 from rio.testing.contracts import ADA
 from rio.testing.proxy import Proxy
 from tests.servers import Server
@@ -97,8 +101,8 @@ async def test_the_password_is_never_shown(unused_port: int) -> None:
 async def test_a_server_that_was_not_there_a_moment_ago_is_not_waited_for_again(
     unused_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_circuit, "WAIT_TIMEOUT", 0.05)
-    pool = postgres._Pool(postgres._Target(f"postgres://rio@127.0.0.1:{unused_port}/d"), 2)
+    monkeypatch.setattr(_connector, "WAIT_TIMEOUT", 0.05)
+    pool = PostgresPool(PostgresDialer(f"postgres://rio@127.0.0.1:{unused_port}/d"), 2)
     with pytest.raises(StorageUnavailable, match="cannot be reached"):
         await pool.run(lambda connection: connection.fetch("SELECT 1"))
     with pytest.raises(StorageUnavailable, match="a moment ago"):
@@ -131,7 +135,7 @@ async def test_what_has_returned_is_durable_unless_the_url_says_otherwise(
         ("&synchronous_commit=remote_apply", "remote_apply"),
     ):
         await session.execute("ALTER ROLE rio SET synchronous_commit = off")
-        connection = await postgres._Target(postgres_url + options).dial()
+        connection = await PostgresDialer(postgres_url + options).dial()
         assert await connection.fetchval("SHOW synchronous_commit") == expected
         await connection.close()
     await session.execute("ALTER ROLE rio RESET synchronous_commit")
@@ -141,7 +145,7 @@ async def test_what_has_returned_is_durable_unless_the_url_says_otherwise(
 
 
 async def test_the_server_and_the_system_have_deadlines_too(postgres_url: str) -> None:
-    connection = await postgres._Target(postgres_url).dial()
+    connection = await PostgresDialer(postgres_url).dial()
     settings = dict(await connection.fetch("SELECT name, setting FROM pg_settings"))
     assert settings["statement_timeout"] == "1800"
     assert settings["idle_in_transaction_session_timeout"] == "2000"
@@ -157,8 +161,8 @@ async def test_the_server_and_the_system_have_deadlines_too(postgres_url: str) -
 async def test_a_server_that_accepts_and_says_nothing_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(postgres, "CONNECT_TIMEOUT", 0.05)
-    monkeypatch.setattr(_circuit, "WAIT_TIMEOUT", 0.1)
+    monkeypatch.setattr(_dialer, "CONNECT_TIMEOUT", 0.05)
+    monkeypatch.setattr(_connector, "WAIT_TIMEOUT", 0.1)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         pytest.raises(StorageUnavailable, match="cannot be reached"),
@@ -169,7 +173,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up(
 async def test_who_gets_no_connection_in_time_is_told_that_nothing_was_done(
     postgres_url: str, session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres, "WAIT_TIMEOUT", 0.1)
+    monkeypatch.setattr(_pool, "WAIT_TIMEOUT", 0.1)
     database = PostgresDatabase(postgres_url, pool_size=1)
     async with PostgresMembershipStorage(database) as membership, PostgresState(database) as state:
         await fenced(state)
@@ -188,9 +192,10 @@ async def test_who_gets_no_connection_in_time_is_told_that_nothing_was_done(
 async def test_a_connection_that_is_not_answered_takes_the_idle_ones_with_it(
     postgres_url: str, session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They go to the same server: each of them would be waited for as long, and in vain."""
-    monkeypatch.setattr(postgres, "COMMAND_TIMEOUT", 1.0)
-    pool = postgres._Pool(postgres._Target(postgres_url), 3)
+    """They go to the same server: waiting for each of them would be in vain too."""
+    monkeypatch.setattr(_dialer, "COMMAND_TIMEOUT", 1.0)
+    monkeypatch.setattr(_pool, "COMMAND_TIMEOUT", 1.0)
+    pool = PostgresPool(PostgresDialer(postgres_url), 3)
     await asyncio.gather(
         *(pool.run(lambda connection: connection.fetch("SELECT pg_sleep(0.05)")) for _ in range(3))
     )

@@ -21,14 +21,15 @@ from rio.errors import (
     StorageUnavailable,
 )
 from rio.identity import ObjectId
-from rio.storage import _circuit, open_storage
-from rio.storage import redis as redis_module
+from rio.storage import _connector, open_storage
 from rio.storage.redis import (
     RedisDatabase,
     RedisMembershipStorage,
     RedisObjectPlacement,
     RedisState,
 )
+from rio.storage.redis._dialer import RedisDialer
+from rio.storage.redis._lane import RedisLane
 from rio.testing.contracts import (
     ADA,
     MembershipStorageContract,
@@ -205,7 +206,8 @@ async def test_the_keys_of_a_table_are_on_one_server_of_a_cluster(
     keys = [key.decode() for key in await redis.keys(f"*{namespace}[:}}]*")]
     tags = {key[key.index("{") + 1 : key.index("}")] for key in keys}
     assert tags == {
-        f"{namespace}:members",
+        f"{namespace}:database",
+        f"{namespace}:membership",
         f"{namespace}:placement",
         *(f"1:T1:{number}1:s" for number in range(8)),
     }
@@ -345,17 +347,17 @@ async def test_a_login_that_is_refused_says_so_and_never_shows_the_password() ->
 async def test_a_server_that_is_not_there_is_unavailable_and_not_waited_for_again(
     unused_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_circuit, "WAIT_TIMEOUT", 0.05)
-    lane = redis_module._Lane(redis_module._Target(f"redis://127.0.0.1:{unused_port}/0"))
+    monkeypatch.setattr(_connector, "WAIT_TIMEOUT", 0.05)
+    lane = RedisLane(RedisDialer(f"redis://127.0.0.1:{unused_port}/0"))
     with pytest.raises(StorageUnavailable, match="cannot be reached"):
-        await lane.command(b"PING")
+        await lane.ask(b"PING")
     with pytest.raises(StorageUnavailable, match="a moment ago"):
-        await lane.command(b"PING")
+        await lane.ask(b"PING")
 
 
 async def test_a_namespace_of_another_version_is_refused(redis: Any, redis_url: str) -> None:
     namespace = redis_url.rpartition("=")[2]
-    await redis.hset(f"{{{namespace}:members}}:cluster", "schema", "99")
+    await redis.hset(f"{{{namespace}:database}}:schema", "version", "99")
     with pytest.raises(SchemaMismatch, match="schema 99"):
         await RedisState(redis_url).prepare()
 

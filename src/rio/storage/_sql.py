@@ -1,12 +1,13 @@
-"""The three roles over any SQL database, and the seam that a database fills.
+"""The roles on any SQL database, and what a database must offer for them.
 
-Every operation is a generator that yields statements and is sent their rows, so that one text
-serves a driver that runs it in a thread (SQLite) and one that awaits each statement (PostgreSQL).
-Operations are run again when a transaction must be, so all their effects are in SQL, and they
-return what happened; only the roles raise. Statements that change members touch ``rio_cluster``
-last: that one order keeps transactions that overlap from waiting for each other in a circle.
+Every operation is a generator that yields statements and is sent their rows. So one text serves a
+driver that runs the whole operation in a thread (SQLite) and a driver that awaits each statement
+(PostgreSQL). A database may have to run an operation again, so all effects of an operation are in
+its SQL, and an operation returns what happened; only the roles raise errors. Statements that change
+members touch ``rio_cluster`` last: because of that one order, transactions that overlap never wait
+for each other in a circle.
 
-Placeholders are ``?``; a driver with another style translates them.
+Placeholders are ``?``; a database with another style translates them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import StateStorage, StoredState
 from rio.errors import SchemaMismatch, StateCorrupt, StateNotFound, Superseded
 from rio.identity import ObjectId
-from rio.storage._sharing import SharedDatabase, SharingRole
+from rio.storage._shared import DatabaseRole, SharedDatabase
 
 SCHEMA_VERSION = 1
 
@@ -42,52 +43,54 @@ Ts = TypeVarTuple("Ts")
 
 Row = tuple[Any, ...]
 Statement = tuple[str, Sequence[Any]]
+"""The text of a statement, and the values of its placeholders."""
 Operation = Generator[Statement, list[Row], T]
-"""What one transaction does: yields statements, is sent their rows, returns the result."""
+"""The statements of one transaction: it yields them, is sent their rows, and returns a result."""
 
 
-def check_schema_version(where: str, found: int) -> None:
-    """:raises SchemaMismatch: the tables in ``where`` are of another version than this ``rio``
-    needs.
+def check_schema_version(database: str, found: int) -> None:
+    """Refuse tables that this version of ``rio`` did not make.
+
+    :raises SchemaMismatch: the tables in ``database`` have another schema version.
     """
-    if found != SCHEMA_VERSION:
-        age, remedy = (
-            ("older", "move its data to a new database")
-            if found < SCHEMA_VERSION
-            else ("newer", "upgrade rio")
-        )
-        raise SchemaMismatch(
-            f"{where}: the tables have schema {found}, {age} than the {SCHEMA_VERSION} of this rio: {remedy}, or choose another database"
-        )
+    if found == SCHEMA_VERSION:
+        return
+    age, remedy = (
+        ("older", "move its data to a new database")
+        if found < SCHEMA_VERSION
+        else ("newer", "upgrade rio")
+    )
+    raise SchemaMismatch(
+        f"{database}: its tables have schema {found}, {age} than schema {SCHEMA_VERSION} of this"
+        f" rio: {remedy}, or choose another database"
+    )
 
 
 class SqlDatabase(SharedDatabase):
-    """What a database must offer besides being opened and closed: to run operations in
-    transactions.
-    """
+    """A database that runs operations in transactions."""
 
     next_token: ClassVar[str]
-    """An SQL expression for a token larger than any before it, even when rows were deleted in
+    """An SQL expression for a token that is larger than any before it, even if rows were deleted in
     between.
     """
 
     @abstractmethod
     def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        """Run ``operation(*args)`` in a transaction of its own or shared with others, and return
-        once it is durable.
+        """Run ``operation(*args)`` in one transaction, which it may share with other operations,
+        and return when its effects are durable.
 
-        :raises StorageUnavailable: it may have been done or not.
+        :raises StorageUnavailable: it is not known whether it was done.
         """
 
     def write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        """Like :meth:`write`, for an operation whose statements need not share a transaction: each
-        may be in one of its own.
+        """Like :meth:`write`, but each statement of the operation may be a transaction of its
+        own.
         """
         return self.write(operation, *args)
 
     def write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        """Like :meth:`write_each`, past everything that waits where the database can: for a lease
-        that must not run out meanwhile.
+        """Like :meth:`write_each`, but do not wait behind other operations if the database can
+        avoid it: a lease must not run out meanwhile.
         """
         return self.write(operation, *args)
 
@@ -95,11 +98,13 @@ class SqlDatabase(SharedDatabase):
     def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         """Run ``operation(*args)``, which changes nothing, and which sees every write that has
         returned.
+
+        :raises StorageUnavailable: the database did not answer.
         """
 
 
-class _SqlRole(SharingRole):
-    """What the three roles share: running their operations."""
+class _SqlRole(DatabaseRole):
+    """A role that runs operations on an SQL database."""
 
     def __init__(self, database: SqlDatabase) -> None:
         super().__init__(database)
@@ -126,30 +131,50 @@ class _SqlRole(SharingRole):
 
 _MEMBER = "m.generation, m.address, m.status, m.lease_counter, m.metadata, m.votes"
 _FIND = f"SELECT {_MEMBER} FROM rio_member AS m WHERE m.generation = ?"
-_SNAPSHOT = f"SELECT c.sv, c.generation_high, {_MEMBER} FROM rio_cluster AS c LEFT JOIN rio_member AS m ON 1 = 1 ORDER BY m.generation"
-_SUPERSEDE = f"UPDATE rio_member SET status = {MemberStatus.DEAD:d} WHERE address = ? AND status < {MemberStatus.LEFT:d}"
-_NEXT_GENERATION = "UPDATE rio_cluster SET sv = sv + 1, generation_high = generation_high + 1 RETURNING generation_high"
-_REGISTER = "INSERT INTO rio_member (generation, address, status, lease_counter, metadata, votes) VALUES (?, ?, ?, 0, ?, ?)"
+_SNAPSHOT = (
+    f"SELECT c.snapshot_version, c.generation_high, {_MEMBER}"
+    " FROM rio_cluster AS c LEFT JOIN rio_member AS m ON 1 = 1 ORDER BY m.generation"
+)
+_END_OLDER = (
+    f"UPDATE rio_member SET status = {MemberStatus.DEAD:d}"
+    f" WHERE address = ? AND status < {MemberStatus.LEFT:d}"
+)
+_NEXT_GENERATION = (
+    "UPDATE rio_cluster"
+    " SET snapshot_version = snapshot_version + 1, generation_high = generation_high + 1"
+    " RETURNING generation_high"
+)
+_REGISTER = (
+    "INSERT INTO rio_member (generation, address, status, lease_counter, metadata, votes)"
+    " VALUES (?, ?, ?, 0, ?, ?)"
+)
 _RENEW = (
     "UPDATE rio_member SET lease_counter = lease_counter + 1"
     f" WHERE generation = ? AND status <= {MemberStatus.DRAINING:d} RETURNING generation"
 )
 _SET_STATUS = (
-    "UPDATE rio_member SET status = ?"
-    " WHERE generation = ? AND status = ? AND lease_counter = COALESCE(?, lease_counter) RETURNING generation"
+    "UPDATE rio_member SET status = ? WHERE generation = ? AND status = ?"
+    " AND lease_counter = COALESCE(?, lease_counter) RETURNING generation"
 )
-_RAISE_VERSION = "UPDATE rio_cluster SET sv = sv + 1"
-_BALLOT = (
-    f"SELECT m.votes FROM rio_member AS m WHERE m.generation = ? AND m.status < {MemberStatus.LEFT:d}"
-    f" AND EXISTS (SELECT 1 FROM rio_member AS v WHERE v.generation = ? AND v.status = {MemberStatus.ACTIVE:d})"
+_RAISE_VERSION = "UPDATE rio_cluster SET snapshot_version = snapshot_version + 1"
+_VOTES_IF_ALLOWED = (
+    "SELECT m.votes FROM rio_member AS m"
+    f" WHERE m.generation = ? AND m.status < {MemberStatus.LEFT:d} AND EXISTS ("
+    "SELECT 1 FROM rio_member AS v"
+    f" WHERE v.generation = ? AND v.status = {MemberStatus.ACTIVE:d})"
 )
-_VOTE = "UPDATE rio_member SET votes = ? WHERE generation = ? AND votes = ? RETURNING generation"
-_PURGE = f"DELETE FROM rio_member WHERE generation = ? AND status >= {MemberStatus.LEFT:d} RETURNING generation"
+_SET_VOTES = (
+    "UPDATE rio_member SET votes = ? WHERE generation = ? AND votes = ? RETURNING generation"
+)
+_PURGE = (
+    f"DELETE FROM rio_member WHERE generation = ? AND status >= {MemberStatus.LEFT:d}"
+    " RETURNING generation"
+)
 
 _NO_VOTES = encode_votes(())
 
 
-def _member(row: Row) -> Member:
+def _member_of(row: Row) -> Member:
     generation, address, status, lease_counter, metadata, votes = row
     return Member(
         generation, address, MemberStatus(status), lease_counter, metadata, decode_votes(votes)
@@ -158,20 +183,20 @@ def _member(row: Row) -> Member:
 
 def _find(generation: int) -> Operation[Member | None]:
     rows = yield _FIND, (generation,)
-    return _member(rows[0]) if rows else None
+    return _member_of(rows[0]) if rows else None
 
 
-def _snapshot() -> Operation[MembershipSnapshot]:
+def _read_snapshot() -> Operation[MembershipSnapshot]:
     rows = yield _SNAPSHOT, ()
-    members = tuple(_member(row[2:]) for row in rows if row[2] is not None)
+    members = tuple(_member_of(row[2:]) for row in rows if row[2] is not None)
     return MembershipSnapshot(rows[0][0], rows[0][1], members)
 
 
 def _register(address: str, metadata: bytes) -> Operation[Registered]:
-    yield _SUPERSEDE, (address,)
+    yield _END_OLDER, (address,)
     [(generation,)] = yield _NEXT_GENERATION, ()
     yield _REGISTER, (generation, address, int(MemberStatus.JOINING), metadata, _NO_VOTES)
-    return Registered(generation, (yield from _snapshot()))
+    return Registered(generation, (yield from _read_snapshot()))
 
 
 def _renew(generation: int) -> Operation[bool]:
@@ -189,9 +214,10 @@ def _set_status(
 
 def _vote(generation: int, vote: Vote) -> Operation[StatusChange]:
     applied = False
-    while not applied and (rows := (yield _BALLOT, (generation, vote.voter))):
-        votes = add_vote(decode_votes(rows[0][0]), vote)
-        applied = bool((yield _VOTE, (encode_votes(votes), generation, rows[0][0])))
+    while not applied and (rows := (yield _VOTES_IF_ALLOWED, (generation, vote.voter))):
+        [(before,)] = rows
+        after = encode_votes(add_vote(decode_votes(before), vote))
+        applied = bool((yield _SET_VOTES, (after, generation, before)))
     return StatusChange(applied, (yield from _find(generation)))
 
 
@@ -203,8 +229,9 @@ def _purge(generation: int) -> Operation[bool]:
 
 
 class SqlMembershipStorage(_SqlRole, MembershipStorage):
-    """Members as rows of ``rio_member``; version and highest generation in the one row of
-    ``rio_cluster``.
+    """Members as rows of ``rio_member``.
+
+    The snapshot's version and the highest generation are in the one row of ``rio_cluster``.
     """
 
     async def register(self, address: str, metadata: bytes = b"") -> Registered:
@@ -215,7 +242,7 @@ class SqlMembershipStorage(_SqlRole, MembershipStorage):
         return await self._write_apart(_renew, generation)
 
     async def snapshot(self) -> MembershipSnapshot:
-        return await self._read(_snapshot)
+        return await self._read(_read_snapshot)
 
     async def set_status(
         self,
@@ -240,13 +267,18 @@ class SqlMembershipStorage(_SqlRole, MembershipStorage):
 # --- placement ------------------------------------------------------------------------------------
 
 CLAIM = (
-    "INSERT INTO rio_placement AS p (type_name, id, generation, token) VALUES (?, ?, ?, {next_token})"
-    " ON CONFLICT (type_name, id) DO UPDATE SET generation = excluded.generation, token = excluded.token"
+    "INSERT INTO rio_placement AS p (type_name, id, generation, token)"
+    " VALUES (?, ?, ?, {next_token})"
+    " ON CONFLICT (type_name, id)"
+    " DO UPDATE SET generation = excluded.generation, token = excluded.token"
     " WHERE p.generation IS NULL OR p.generation = excluded.generation OR p.token = ?"
     " RETURNING generation, token"
 )
 LOOKUP = "SELECT generation, token FROM rio_placement WHERE type_name = ? AND id = ?"
-RELEASE = "UPDATE rio_placement SET generation = NULL WHERE type_name = ? AND id = ? AND token = ? AND generation IS NOT NULL RETURNING token"
+RELEASE = (
+    "UPDATE rio_placement SET generation = NULL"
+    " WHERE type_name = ? AND id = ? AND token = ? AND generation IS NOT NULL RETURNING token"
+)
 _OWNED_BY = "SELECT type_name, id FROM rio_placement WHERE generation = ?"
 
 
@@ -257,7 +289,7 @@ def _claim(
         rows = (yield statement, (*object_id, generation, supersede)) or (yield LOOKUP, object_id)
         if rows and rows[0][0] is not None:
             return Placement(*rows[0])
-        # it was refused because of an owner that has given it up since
+        # The claim was refused because of an owner that has released the object since.
 
 
 def _lookup(object_id: ObjectId) -> Operation[Placement | None]:
@@ -271,25 +303,30 @@ def _release(object_id: ObjectId, token: int) -> Operation[bool]:
 
 def _owned_by(generation: int) -> Operation[list[ObjectId]]:
     rows = yield _OWNED_BY, (generation,)
-    return [ObjectId(*map(_text, row)) for row in rows]
+    return [ObjectId(*map(_decode_name, row)) for row in rows]
 
 
-def _text(value: str | bytes) -> str:
-    """A name as it was given: a database whose text cannot hold NUL keeps names as bytes."""
-    return value.decode() if isinstance(value, bytes) else value
+def _decode_name(name: str | bytes) -> str:
+    """A database whose text cannot hold NUL keeps names as bytes."""
+    return name.decode() if isinstance(name, bytes) else name
 
 
 class SqlObjectPlacement(_SqlRole, ObjectPlacement):
-    """Placements as rows of ``rio_placement``. A claim is one statement, a refused claim two."""
+    """Placements as rows of ``rio_placement``.
+
+    A claim that succeeds is one statement, a claim that is refused is two.
+    """
 
     def __init__(self, database: SqlDatabase) -> None:
         super().__init__(database)
-        self._claim = CLAIM.format(next_token=database.next_token)
+        self._claim_statement = CLAIM.format(next_token=database.next_token)
 
     async def claim(
         self, object_id: ObjectId, generation: int, *, supersede: int | None = None
     ) -> Placement:
-        return await self._write_each(_claim, self._claim, object_id, generation, supersede)
+        return await self._write_each(
+            _claim, self._claim_statement, object_id, generation, supersede
+        )
 
     async def lookup(self, object_id: ObjectId) -> Placement | None:
         return await self._read(_lookup, object_id)
@@ -304,13 +341,16 @@ class SqlObjectPlacement(_SqlRole, ObjectPlacement):
 # --- state ----------------------------------------------------------------------------------------
 
 LOAD_AND_FENCE = (
-    "INSERT INTO rio_state AS s (type_name, id, state_name, version, token, data) VALUES (?, ?, ?, 0, ?, ?)"
-    " ON CONFLICT (type_name, id, state_name) DO UPDATE SET token = excluded.token WHERE s.token <= excluded.token"
+    "INSERT INTO rio_state AS s (type_name, id, state_name, version, token, data)"
+    " VALUES (?, ?, ?, 0, ?, ?)"
+    " ON CONFLICT (type_name, id, state_name)"
+    " DO UPDATE SET token = excluded.token WHERE s.token <= excluded.token"
     " RETURNING version, data"
 )
 SAVE = (
     "UPDATE rio_state SET version = version + 1, data = ?"
-    " WHERE type_name = ? AND id = ? AND state_name = ? AND token = ? AND version = ? RETURNING version"
+    " WHERE type_name = ? AND id = ? AND state_name = ? AND token = ? AND version = ?"
+    " RETURNING version"
 )
 
 
@@ -328,7 +368,7 @@ def _save(
 class SqlState(_SqlRole, StateStorage):
     """States as rows of ``rio_state``.
 
-    A row of version 0 is a fence where nothing is stored yet.
+    A row of version 0 is a fence, laid where nothing is stored yet.
     """
 
     async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
@@ -340,7 +380,8 @@ class SqlState(_SqlRole, StateStorage):
         version, data = row
         if not isinstance(version, int) or not isinstance(data, bytes):
             raise StateCorrupt(
-                f"the stored {state_name} of {object_id} is no row of rio: version {version!r}, data {type(data).__name__}"
+                f"the stored {state_name} of {object_id} is no row of rio:"
+                f" version {version!r}, data {type(data).__name__}"
             )
         if version == 0:
             raise StateNotFound(f"no {state_name} is stored for {object_id}")
@@ -351,6 +392,7 @@ class SqlState(_SqlRole, StateStorage):
     ) -> int:
         if not await self._write_each(_save, object_id, state_name, token, version, data):
             raise Superseded(
-                f"{state_name} of {object_id} was not saved: token {token}, version {version} is no longer what is stored"
+                f"{state_name} of {object_id} was not saved:"
+                f" token {token}, version {version} is no longer what is stored"
             )
         return version + 1

@@ -1,5 +1,5 @@
-"""The membership as the nodes themselves show it over HTTP: for clients that are not to know the
-database, and may only read.
+"""The membership as the servers show it over HTTP: for clients, which only read it and need not
+know the database.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ from rio.contracts.membership import (
     StatusChange,
     Vote,
 )
-from rio.errors import ConfigurationError, StorageClosed, StorageUnavailable
+from rio.errors import ConfigurationError, StorageUnavailable
+from rio.storage._openable import Openable
 
 __all__ = ["HttpMembershipStorage"]
 
 MAX_HEAD = 1 << 14
+"""Bytes of the status line and the headers of an answer."""
 MAX_BODY = 1 << 22
-"""Bytes of an answer; a full cluster of 1024 members takes a tenth of it."""
+"""Bytes of an answer. A full cluster of 1024 members takes a tenth of it."""
 
 
-class HttpMembershipStorage(MembershipStorage):
-    """Reads ``/members`` from the first node that answers. What would write is refused: it is for
-    :class:`rio.Client`.
+class HttpMembershipStorage(Openable, MembershipStorage):
+    """Reads ``/members`` from the first server that answers.
 
-    ``url``: ``http://host:port``, with several hosts as ``http://one:80,two:80``; or ``https://``.
-    ``timeout``: seconds for each of them.
+    It is for :class:`rio.Client`: every method that would write raises
+    :class:`rio.errors.ConfigurationError`.
+
+    ``url``: ``http://host:port`` or ``https://host:port``; several hosts as
+    ``http://one:80,two:80``. ``timeout``: seconds that each host has to answer.
 
     :raises ConfigurationError: the URL names no server.
     """
@@ -40,23 +44,13 @@ class HttpMembershipStorage(MembershipStorage):
     def __init__(self, url: str, /, *, timeout: float = 2.0) -> None:
         parts = urlsplit(url)
         self._bases = [
-            _checked(url, parts._replace(netloc=netloc)) for netloc in parts.netloc.split(",")
+            _check_base(url, parts._replace(netloc=netloc)) for netloc in parts.netloc.split(",")
         ]
         self._url = url
         self._timeout = timeout
-        self._open = False
-
-    async def prepare(self) -> None:
-        self._open = True
-
-    async def close(self) -> None:
-        self._open = False
 
     async def snapshot(self) -> MembershipSnapshot:
-        if not self._open:
-            raise StorageClosed(
-                f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'"
-            )
+        self._check_open()
         problems = []
         for base in list(self._bases):
             try:
@@ -67,7 +61,7 @@ class HttpMembershipStorage(MembershipStorage):
                 self._bases.remove(base)
                 self._bases.insert(0, base)
                 return snapshot
-        raise StorageUnavailable(f"no node showed its members: {'; '.join(problems)}")
+        raise StorageUnavailable(f"no server showed its members: {'; '.join(problems)}")
 
     async def _read(self, base: SplitResult) -> MembershipSnapshot:
         async with asyncio.timeout(self._timeout):
@@ -101,14 +95,16 @@ class HttpMembershipStorage(MembershipStorage):
         )
 
 
-def _checked(url: str, parts: SplitResult) -> SplitResult:
+def _check_base(url: str, parts: SplitResult) -> SplitResult:
+    """:raises ConfigurationError: the parts of one host name no HTTP server."""
     try:
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
     if not usable or parts.username or parts.query:
         raise ConfigurationError(
-            f"{url!r} names no HTTP server: write http://host:port, several hosts with commas between them"
+            f"{url!r} names no HTTP server: write http://host:port,"
+            " several hosts with commas between them"
         )
     return parts
 
@@ -117,8 +113,8 @@ async def _get(base: SplitResult) -> bytes:
     """The body of ``/members``.
 
     :raises OSError: there is no connection.
-    :raises EOFError: it broke.
-    :raises ValueError: the answer is none, or too long.
+    :raises EOFError: the connection broke.
+    :raises ValueError: the answer is not HTTP with a body of a known length, or it is too long.
     """
     encrypted = base.scheme == "https"
     port = base.port or (443 if encrypted else 80)
@@ -126,10 +122,7 @@ async def _get(base: SplitResult) -> bytes:
         base.hostname, port, ssl=encrypted or None, limit=MAX_HEAD
     )
     try:
-        # HTTP/1.0 is enough, and keeps proxies from answering in chunks
-        writer.write(
-            f"GET {base.path.rstrip('/')}/members HTTP/1.0\r\nHost: {base.netloc}\r\nAccept: application/json\r\n\r\n".encode()
-        )
+        writer.write(_request(base))
         status, *headers = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         _check_status(status)
         return await reader.readexactly(_length(headers))
@@ -137,13 +130,25 @@ async def _get(base: SplitResult) -> bytes:
         writer.transport.abort()
 
 
+def _request(base: SplitResult) -> bytes:
+    """HTTP/1.0 is enough, and keeps proxies from answering in chunks."""
+    head = [
+        f"GET {base.path.rstrip('/')}/members HTTP/1.0",
+        f"Host: {base.netloc}",
+        "Accept: application/json",
+    ]
+    return "\r\n".join([*head, "", ""]).encode()
+
+
 def _check_status(line: str) -> None:
+    """:raises ValueError: the answer is no HTTP, or not OK."""
     words = line.split(" ", 2)
     if len(words) < 2 or not words[0].startswith("HTTP/1.") or words[1] != str(HTTPStatus.OK.value):
         raise ValueError(f"it answered {line[:80]!r}")
 
 
 def _length(headers: list[str]) -> int:
+    """:raises ValueError: no header says it, or it is more than ``MAX_BODY``."""
     for header in headers:
         name, _, value = header.partition(":")
         if name.strip().lower() == "content-length" and value.strip().isdigit():

@@ -1,8 +1,8 @@
-"""The three storages in the memory of one process: for tests, for trying things out, and as the
-plain statement of each contract.
+"""Storages in the memory of one process: for tests, for trying things out, and as the shortest
+statement of each contract.
 
-They keep their content over ``close()`` and a new ``prepare()``, as a file would, and lose it with
-the process.
+They keep what they hold over ``close()`` and another ``prepare()``, as a file would, and lose it
+when the process ends.
 """
 
 from __future__ import annotations
@@ -26,32 +26,18 @@ from rio.contracts.membership import (
 )
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import StateStorage, StoredState
-from rio.errors import StateNotFound, StorageClosed, Superseded
+from rio.errors import StateNotFound, Superseded
 from rio.identity import ObjectId
+from rio.storage._openable import Openable
 
 __all__ = ["LocalMembershipStorage", "LocalObjectPlacement", "LocalState"]
 
 
-class _Openable:
-    """What the three share: being open or not."""
+class LocalMembershipStorage(Openable, MembershipStorage):
+    """Members in a dict.
 
-    _open = False
-
-    async def prepare(self) -> None:
-        self._open = True
-
-    async def close(self) -> None:
-        self._open = False
-
-    def _check_open(self) -> None:
-        if not self._open:
-            raise StorageClosed(
-                f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'"
-            )
-
-
-class LocalMembershipStorage(_Openable, MembershipStorage):
-    """Members in a dict. Nodes that form a cluster must be given the same instance."""
+    All servers of a cluster, and its clients, must be given the same instance.
+    """
 
     def __init__(self) -> None:
         self._members: dict[int, Member] = {}
@@ -148,8 +134,11 @@ class LocalMembershipStorage(_Openable, MembershipStorage):
         )
 
 
-class LocalObjectPlacement(_Openable, ObjectPlacement):
-    """Placements in a dict."""
+class LocalObjectPlacement(Openable, ObjectPlacement):
+    """Placements in a dict.
+
+    All servers of a cluster must be given the same instance.
+    """
 
     def __init__(self) -> None:
         self._placements: dict[ObjectId, Placement] = {}
@@ -190,10 +179,10 @@ class LocalObjectPlacement(_Openable, ObjectPlacement):
         ]
 
 
-class LocalState(_Openable, StateStorage):
-    """States in a dict.
+class LocalState(Openable, StateStorage):
+    """States in a dict, as the bytes that were saved.
 
-    What is held is the encoded bytes, so that nothing is shared with the objects.
+    All servers of a cluster must be given the same instance.
     """
 
     def __init__(self) -> None:
@@ -218,7 +207,8 @@ class LocalState(_Openable, StateStorage):
         fence, state = self._states.get((object_id, state_name), (None, StoredState(0, b"")))
         if fence != token or state.version != version:
             raise Superseded(
-                f"{state_name} of {object_id} was not saved: token {token}, version {version} is no longer what is stored"
+                f"{state_name} of {object_id} was not saved:"
+                f" token {token}, version {version} is no longer what is stored"
             )
         self._states[object_id, state_name] = token, StoredState(version + 1, bytes(data))
         return version + 1

@@ -1,15 +1,15 @@
-"""A database that several roles share: it is open as long as at least one of them is."""
+"""A database that several roles share."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
 
-from rio.errors import StorageClosed
+from rio.storage._openable import Openable
 
 
 class SharedDatabase(ABC):
-    """Opened by the first of its roles and closed by the last."""
+    """A database that its first role opens and its last role closes."""
 
     def __init__(self) -> None:
         self._users = 0
@@ -23,7 +23,7 @@ class SharedDatabase(ABC):
 
     @abstractmethod
     async def _close(self) -> None:
-        """Finish what waits and disconnect."""
+        """Finish the operations that wait, and disconnect."""
 
     async def join(self) -> None:
         """Open the database for one more role."""
@@ -42,8 +42,8 @@ class SharedDatabase(ABC):
         await self._settle()
 
     def _settle(self) -> asyncio.Future[None]:
-        """Have the database opened or closed by a task of its own, so that cancelling a user leaves
-        nothing half open.
+        """Have a task open or close the database, so that a caller who is cancelled leaves nothing
+        half open.
         """
         task = asyncio.get_running_loop().create_task(self._open_or_close())
         self._tasks.add(task)
@@ -57,28 +57,21 @@ class SharedDatabase(ABC):
                 self._is_open = not self._is_open
 
 
-class SharingRole:
-    """A role whose database is open while it is."""
+class DatabaseRole(Openable):
+    """A role on a shared database, which is open as long as one of its roles is."""
 
     def __init__(self, shared: SharedDatabase) -> None:
         self._shared = shared
-        self._joined = False
 
     async def prepare(self) -> None:
-        if self._joined:
+        if self._is_open:
             return
         await self._shared.join()
-        if self._joined:  # another task was faster
+        if self._is_open:  # another task was faster
             await self._shared.leave()
-        self._joined = True
+        self._is_open = True
 
     async def close(self) -> None:
-        if self._joined:
-            self._joined = False
+        if self._is_open:
+            self._is_open = False
             await self._shared.leave()
-
-    def _check_open(self) -> None:
-        if not self._joined:
-            raise StorageClosed(
-                f"{type(self).__name__} is not open: call prepare() first, or use it in 'async with'"
-            )

@@ -1,0 +1,24 @@
+"""A role that knows whether it is open."""
+
+from __future__ import annotations
+
+from rio.errors import StorageClosed
+
+
+class Openable:
+    """Put it before the contract among the bases of a role that has nothing else to prepare."""
+
+    _is_open = False
+
+    async def prepare(self) -> None:
+        self._is_open = True
+
+    async def close(self) -> None:
+        self._is_open = False
+
+    def _check_open(self) -> None:
+        """:raises StorageClosed: the role was not prepared, or it is closed."""
+        if not self._is_open:
+            raise StorageClosed(
+                f"{type(self).__name__} is not open: call prepare() first, or use 'async with'"
+            )

@@ -1,0 +1,160 @@
+"""The callers who wait for the statements of one table in PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Sequence
+from typing import Any, NamedTuple
+
+from rio.errors import StorageUnavailable
+from rio.storage._connector import WAIT_TIMEOUT
+from rio.storage._sql import Row
+from rio.storage.postgres._errors import concerns_one_row
+from rio.storage.postgres._pool import PostgresPool
+from rio.storage.postgres._statements import ArrayStatement
+
+MAX_BATCH = 256
+"""Rows of one statement."""
+MAX_BATCH_BYTES = 1 << 22
+"""Bytes of the states of one statement, if it is for more than one row."""
+
+
+class WaitingRow(NamedTuple):
+    """One row for a statement, and the future of the caller who waits for its outcome."""
+
+    statement: ArrayStatement
+    parameters: tuple[Any, ...]
+    future: asyncio.Future[list[Row]]
+    since: float
+    """When it was submitted, by the clock of the event loop."""
+
+    def settle(self, rows: list[Row]) -> None:
+        if not self.future.done():  # it is if the caller was cancelled meanwhile
+            self.future.set_result(rows)
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+Key = tuple[Any, ...]
+Group = dict[Key, WaitingRow]
+"""Rows of one statement, by their keys."""
+
+
+class PostgresLane:
+    """Serves the statements of one table in rounds. A round has the first row in line for each key,
+    and one statement for each kind.
+
+    So rows of one key are done in the order in which they were submitted. A caller only waits for a
+    future, and cancelling it disturbs nobody.
+    """
+
+    def __init__(self, pool: PostgresPool) -> None:
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[Key, deque[WaitingRow]] = {}
+        self._serving: asyncio.Task[None] | None = None
+        self.rows = 0
+        """Rows that went to the server."""
+        self.statements = 0
+        """The statements in which they went."""
+
+    def submit(
+        self, statement: ArrayStatement, parameters: tuple[Any, ...]
+    ) -> asyncio.Future[list[Row]]:
+        """What the statement returns for one row."""
+        future: asyncio.Future[list[Row]] = self._loop.create_future()
+        waiting = WaitingRow(statement, parameters, future, self._loop.time())
+        self._waiting.setdefault(parameters[statement.key], deque()).append(waiting)
+        if self._serving is None:
+            self._serving = self._loop.create_task(self._serve())
+        return future
+
+    async def wait_until_idle(self) -> None:
+        """Return when no row waits."""
+        if self._serving is not None:
+            await asyncio.wait((self._serving,))
+
+    async def _serve(self) -> None:
+        """A task begins one turn of the loop after it is made, so other callers can join the first
+        round.
+        """
+        while self._waiting:
+            groups = self._take()
+            if len(groups) == 1:
+                await self._send(groups[0])
+            else:
+                await asyncio.gather(*map(self._send, groups))
+            await asyncio.sleep(0)  # the callers that were just answered may submit more
+        self._serving = None
+
+    def _take(self) -> list[Group]:
+        """The next round, up to the limits."""
+        groups: dict[ArrayStatement, Group] = {}
+        oldest = self._loop.time() - WAIT_TIMEOUT
+        rows = size = 0
+        for key in list(self._waiting):
+            waiting = self._pop(key)
+            if waiting.since < oldest:
+                waiting.fail(
+                    StorageUnavailable(
+                        "PostgreSQL was too slow with earlier statements:"
+                        " it was not asked, nothing was done"
+                    )
+                )
+            elif not waiting.future.done():
+                groups.setdefault(waiting.statement, {})[key] = waiting
+                rows += 1
+                size += sum(len(value) for value in waiting.parameters if isinstance(value, bytes))
+                if rows == MAX_BATCH or size > MAX_BATCH_BYTES:
+                    break
+        return list(groups.values())
+
+    def _pop(self, key: Key) -> WaitingRow:
+        line = self._waiting[key]
+        first = line.popleft()
+        if not line:
+            del self._waiting[key]
+        return first
+
+    async def _send(self, group: Group) -> None:
+        """Give each caller the outcome of its row. This raises nothing."""
+        try:
+            found = await self._fetch(group)
+        except Exception as error:
+            if len(group) > 1 and concerns_one_row(error):
+                # Nothing was done. Which row is to blame shows when each is alone.
+                for key, waiting in group.items():
+                    await self._send({key: waiting})
+            else:
+                for waiting in group.values():
+                    waiting.fail(error)
+        else:
+            for key, waiting in group.items():
+                waiting.settle([found[key]] if key in found else [])
+
+    async def _fetch(self, group: Group) -> dict[Key, Row]:
+        """The rows that the server returns, by their keys."""
+        self.rows += len(group)
+        self.statements += 1
+        if len(group) == 1:
+            [(key, waiting)] = group.items()
+            rows = await self._ask(waiting.statement, waiting.statement.one, waiting.parameters)
+            return {key: tuple(rows[0])} if rows else {}
+        # In this order, two statements never wait for each other's locks in a circle.
+        ordered = [group[key] for key in sorted(group)]
+        statement = ordered[0].statement
+        columns = [*zip(*(waiting.parameters for waiting in ordered), strict=True)]
+        rows = await self._ask(statement, statement.many, columns)
+        width = statement.key.stop - statement.key.start
+        return {tuple(row[:width]): tuple(row[width:]) for row in rows}
+
+    async def _ask(
+        self, statement: ArrayStatement, sql: str, parameters: Sequence[Any]
+    ) -> list[Any]:
+        def fetch(connection: Any) -> Awaitable[list[Any]]:
+            return connection.fetch(sql, *parameters)  # type: ignore[no-any-return]  # untyped
+
+        return await self._pool.run(fetch, repeatable=statement.repeatable)

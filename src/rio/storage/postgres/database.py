@@ -1,0 +1,205 @@
+"""One PostgreSQL database, for roles to share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import warnings
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple, TypeVar, TypeVarTuple
+from urllib.parse import urlsplit
+
+from rio.errors import ConfigurationError, StorageClosed
+from rio.storage._sql import Operation, Row, SqlDatabase, Statement, check_schema_version
+from rio.storage.postgres._dialer import PostgresDialer
+from rio.storage.postgres._lane import PostgresLane
+from rio.storage.postgres._listener import ChangeListener
+from rio.storage.postgres._pool import PostgresPool
+from rio.storage.postgres._schema import NEXT_TOKEN, prepare_schema
+from rio.storage.postgres._statements import ARRAY_STATEMENTS, encode_names, number_placeholders
+
+logger = logging.getLogger("rio.storage")
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class PostgresStatistics(NamedTuple):
+    """What a database has done since it was opened."""
+
+    rows: int
+    """Claims, lookups, releases, loads and saves."""
+    statements: int
+    """The statements in which they went to the server: fewer than ``rows`` if they were
+    gathered.
+    """
+
+
+class OpenConnections(NamedTuple):
+    """What an open database consists of."""
+
+    pool: PostgresPool
+    lease: PostgresPool
+    """One connection, for the lease alone."""
+    lanes: dict[str, PostgresLane]
+    """By the names in ``ARRAY_STATEMENTS``."""
+    listener: ChangeListener
+    tasks: set[asyncio.Task[Any]]
+    """Statements on behalf of callers, who may be gone."""
+
+
+class PostgresDatabase(SqlDatabase):
+    """One PostgreSQL database (and ``search_path``), for roles to share.
+
+    ``url``: ``postgres://user:password@host:port/database``, with several hosts if one may take
+    over from another. Its options are those of libpq (``sslmode``, ``target_session_attrs``) and
+    settings of the session (``search_path``). ``pool_size``: connections at most, besides one for
+    the lease and one that listens.
+
+    The first of its roles that is prepared opens it, the last that is closed closes it. A statement
+    may take 2 seconds.
+
+    :raises ConfigurationError: the URL is none of PostgreSQL, or ``pool_size`` is below 1.
+    """
+
+    next_token = NEXT_TOKEN
+    _opened: OpenConnections | None = None
+
+    def __init__(self, url: str, /, *, pool_size: int = 5) -> None:
+        super().__init__()
+        if urlsplit(url).scheme not in ("postgres", "postgresql"):
+            raise ConfigurationError(
+                f"{url!r} is no URL of PostgreSQL:"
+                " write postgres://user:password@host:port/database"
+            )
+        if pool_size < 1:
+            raise ConfigurationError(f"pool_size must be at least 1, got {pool_size}")
+        self._dialer = PostgresDialer(url)
+        self._pool_size = pool_size
+
+    def __repr__(self) -> str:
+        return f"PostgresDatabase({self._dialer.server!r})"
+
+    def statistics(self) -> PostgresStatistics:
+        """What the database has done since it was opened.
+
+        :raises StorageClosed: the database is not open.
+        """
+        lanes = self._require_open().lanes.values()
+        return PostgresStatistics(
+            sum(lane.rows for lane in lanes), sum(lane.statements for lane in lanes)
+        )
+
+    async def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        """As :meth:`SqlDatabase.write`. These operations are rare: they run one after the other in
+        the whole cluster, as they do in SQLite.
+        """
+
+        async def transact(connection: Any) -> T:
+            await connection.execute("BEGIN; SELECT FROM rio_cluster FOR UPDATE")
+            result = await _drive(operation(*args), _fetcher(connection))
+            await connection.execute("COMMIT")
+            return result
+
+        return await self._detach(self._require_open().pool.run(transact))
+
+    async def write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        return await _drive(operation(*args), self._fetch)
+
+    async def write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        def run(connection: Any) -> Awaitable[T]:
+            return _drive(operation(*args), _fetcher(connection))
+
+        return await self._detach(self._require_open().lease.run(run, repeatable=True))
+
+    async def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        return await _drive(operation(*args), self._fetch)
+
+    async def wait_for_change(self, version: int, timeout: float) -> None:
+        """See :meth:`rio.contracts.MembershipStorage.wait_for_change`."""
+        await self._require_open().listener.wait(version, timeout)
+
+    async def _fetch(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
+        for_arrays = ARRAY_STATEMENTS.get(statement)
+        if for_arrays is not None:
+            lane = self._require_open().lanes[for_arrays.lane]
+            return await lane.submit(for_arrays, encode_names(parameters))
+        run = self._require_open().pool.run(
+            lambda connection: _fetcher(connection)(statement, parameters), repeatable=True
+        )
+        return await self._detach(run)
+
+    async def _detach(self, run: Awaitable[T]) -> T:
+        """Run it to its end whatever happens to the caller, so that no connection is left in the
+        middle of a statement.
+        """
+        tasks = self._require_open().tasks
+        task = asyncio.ensure_future(run)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        task.add_done_callback(_log_failure)
+        return await asyncio.shield(task)
+
+    def _require_open(self) -> OpenConnections:
+        if self._opened is None:
+            raise StorageClosed(f"{self!r} is not open: call prepare() on a role that uses it")
+        return self._opened
+
+    async def _open(self) -> None:
+        pool = PostgresPool(self._dialer, self._pool_size)
+        try:
+            found = await pool.run(prepare_schema)
+            check_schema_version(self._dialer.server, found)
+        except BaseException:
+            await pool.close()
+            raise
+        lease = PostgresPool(self._dialer, 1)
+        lanes = {statement.lane: PostgresLane(pool) for statement in ARRAY_STATEMENTS.values()}
+        self._opened = OpenConnections(pool, lease, lanes, ChangeListener(self._dialer), set())
+
+    async def _close(self) -> None:
+        opened, self._opened = self._require_open(), None
+        await opened.listener.close()
+        await asyncio.gather(*(lane.wait_until_idle() for lane in opened.lanes.values()))
+        if opened.tasks:
+            await asyncio.wait(opened.tasks)
+        await asyncio.gather(opened.pool.close(), opened.lease.close())
+
+    def __del__(self) -> None:
+        if self._opened is not None:
+            warnings.warn(
+                f"{self!r} was not closed: use 'async with', or call close()",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
+
+
+def _fetcher(connection: Any) -> Callable[[str, Sequence[Any]], Awaitable[list[Row]]]:
+    """What executes one statement on a connection."""
+
+    async def fetch(statement: str, parameters: Sequence[Any]) -> list[Row]:
+        rows = await connection.fetch(number_placeholders(statement), *parameters)
+        return [tuple(row) for row in rows]
+
+    return fetch
+
+
+async def _drive(
+    operation: Operation[T], fetch: Callable[[str, Sequence[Any]], Awaitable[list[Row]]]
+) -> T:
+    """Run an operation by awaiting each of its statements."""
+    statement: Statement
+    try:
+        statement = next(operation)
+        while True:
+            statement = operation.send(await fetch(*statement))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    """Take note of a failure whose caller may be gone."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.debug("a statement failed: %r", task.exception())

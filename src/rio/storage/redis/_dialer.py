@@ -1,0 +1,84 @@
+"""How to connect to the server that a URL of Redis names, and how to talk to it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import hiredis
+from redis import exceptions
+from redis.asyncio import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from rio.errors import ConfigurationError, StorageUnavailable
+from rio.storage.redis._errors import REFUSED_LOGIN
+from rio.storage.redis._scripts import SCRIPTS
+
+CONNECT_TIMEOUT = 2.0
+"""Seconds for one attempt to connect."""
+
+
+class RedisDialer:
+    """Makes connections to the server that a URL names."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        login, at, hosts = parts.netloc.rpartition("@")
+        self.server = f"{parts.scheme}://{login.partition(':')[0]}{at}{hosts}{parts.path}"
+        """The URL without its password and options, for error texts."""
+        options = {
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": None,
+            "socket_keepalive": True,
+        }
+        try:
+            self._pool: Any = ConnectionPool.from_url(url, **options)
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"{self.server}: {error}") from error
+
+    async def dial(self) -> Any:
+        """A new connection that knows the scripts.
+
+        :raises StorageUnavailable: the server refuses the connection.
+        :raises OSError: or another error of ``TEMPORARY``: another attempt may succeed.
+        """
+        connection: Any = self._pool.make_connection()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await connection.connect()
+                await exchange(
+                    connection, [(b"SCRIPT", b"LOAD", script.text) for script in SCRIPTS]
+                )
+        except BaseException as error:
+            await drop(connection)
+            if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
+                raise StorageUnavailable(f"{self.server}: {REFUSED_LOGIN} ({error})") from error
+            raise
+        return connection
+
+
+async def exchange(connection: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """Send commands in one write, and return their answers.
+
+    An error that is the answer to a command stands in its place. The caller sets a deadline.
+    """
+    await connection.send_packed_command(
+        list(map(hiredis.pack_command, commands)), check_health=False
+    )
+    answers = []
+    for _ in commands:
+        try:
+            answers.append(await connection.read_response(timeout=math.inf))
+        except exceptions.ResponseError as error:
+            answers.append(error)
+    return answers
+
+
+async def drop(connection: Any) -> None:
+    """Close a connection without waiting for the server."""
+    await connection.disconnect(nowait=True)

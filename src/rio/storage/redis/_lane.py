@@ -1,0 +1,216 @@
+"""One connection to Redis, and the scripts that wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from redis import exceptions
+
+from rio.errors import StorageUnavailable
+from rio.storage._connector import WAIT_TIMEOUT, Connector
+from rio.storage.redis._dialer import RedisDialer, drop, exchange
+from rio.storage.redis._errors import TEMPORARY, explain
+from rio.storage.redis._scripts import Script
+
+COMMAND_TIMEOUT = 2.0
+"""Seconds for one write and its answers; then the connection is dropped."""
+MAX_BATCH = 512
+"""Rows of one write."""
+MAX_BATCH_BYTES = 1 << 22
+"""Bytes of one write, if it is more than one row."""
+
+
+class WaitingScript(NamedTuple):
+    """A script for one row, and the future of the caller who waits for its answer."""
+
+    script: Script
+    keys: tuple[bytes, ...]
+    row: tuple[Any, ...]
+    """The arguments."""
+    future: asyncio.Future[Any]
+    since: float
+    """When it was submitted, by the clock of the event loop."""
+
+    def settle(self, answer: Any) -> None:
+        if self.future.done():  # the caller was cancelled meanwhile
+            return
+        if isinstance(answer, Exception):
+            self.future.set_exception(answer)
+        else:
+            self.future.set_result(answer)
+
+
+Command = list[WaitingScript]
+"""Rows of one script, which go to the server as one command."""
+
+
+class RedisLane:
+    """Runs scripts on one connection in the order in which they were submitted, and sends all that
+    wait in one write.
+
+    A caller only waits for a future, and cancelling it disturbs nobody.
+    """
+
+    def __init__(self, dialer: RedisDialer) -> None:
+        self._server = dialer.server
+        self._connector = Connector(dialer.server, dialer.dial, TEMPORARY)
+        self._connection: Any = None
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[WaitingScript] = []
+        self._serving: asyncio.Task[None] | None = None
+        self.rows = 0
+        """Rows that went to the server."""
+        self.commands = 0
+        """The commands in which they went."""
+
+    def submit(
+        self, script: Script, keys: tuple[bytes, ...], row: tuple[Any, ...]
+    ) -> asyncio.Future[Any]:
+        """The answer of a script to one row."""
+        future = self._loop.create_future()
+        self._waiting.append(WaitingScript(script, keys, row, future, self._loop.time()))
+        if self._serving is None:
+            self._serving = self._loop.create_task(self._serve())
+        return future
+
+    async def ask(self, *words: bytes) -> Any:
+        """The answer to a command that is no script. Nobody else may use the lane meanwhile.
+
+        :raises StorageUnavailable: there was no answer, or it was an error.
+        """
+        try:
+            answers = await self._send([words])
+        except TEMPORARY as error:
+            raise explain(self._server, error) from error
+        if isinstance(answers[0], Exception):
+            raise explain(self._server, answers[0]) from answers[0]
+        return answers[0]
+
+    async def close(self) -> None:
+        """Run all scripts that wait, then disconnect."""
+        if self._serving is not None:
+            await asyncio.wait((self._serving,))
+        await self._disconnect()
+
+    async def _serve(self) -> None:
+        """A task begins one turn of the loop after it is made, so other callers can join the first
+        write.
+        """
+        while self._waiting:
+            commands = self._take()
+            if commands:
+                await self._run(commands)
+                await asyncio.sleep(0)  # the callers that were just answered may submit more
+        self._serving = None
+
+    def _take(self) -> list[Command]:
+        """The commands of the next write, up to the limits."""
+        oldest = self._loop.time() - WAIT_TIMEOUT
+        taken: list[WaitingScript] = []
+        size = count = 0
+        for waiting in self._waiting:
+            if len(taken) == MAX_BATCH or size > MAX_BATCH_BYTES:
+                break
+            count += 1
+            if waiting.since < oldest:
+                waiting.settle(
+                    StorageUnavailable(
+                        f"{self._server}: it was too slow with earlier commands, nothing was done"
+                    )
+                )
+            elif not waiting.future.done():
+                taken.append(waiting)
+                size += sum(len(value) for value in waiting.row if isinstance(value, bytes))
+        del self._waiting[:count]
+        commands: list[Command] = []
+        for script, group in groupby(taken, lambda waiting: waiting.script):
+            rows = list(group)
+            commands += [rows] if script.many else [[row] for row in rows]
+        return commands
+
+    async def _run(self, commands: list[Command]) -> None:
+        """Give each caller the answer to its row. This raises nothing."""
+        try:
+            answers = await self._send(
+                [_pack(b"EVALSHA", command[0].script.digest, command) for command in commands]
+            )
+            await self._run_forgotten(commands, answers)
+        except Exception as error:
+            answers = [error] * len(commands)
+        for command, answer in zip(commands, answers, strict=True):
+            self.rows += len(command)
+            self.commands += 1
+            self._settle(command, answer)
+
+    async def _run_forgotten(self, commands: list[Command], answers: list[Any]) -> None:
+        """Send the text of scripts that the server has forgotten: it was restarted behind a proxy,
+        or told SCRIPT FLUSH. Their answers replace the errors in ``answers``.
+        """
+        forgotten = [
+            index
+            for index, answer in enumerate(answers)
+            if isinstance(answer, exceptions.NoScriptError)
+        ]
+        if not forgotten:
+            return
+        again = [commands[index] for index in forgotten]
+        new = await self._send(
+            [_pack(b"EVAL", command[0].script.text, command) for command in again]
+        )
+        for index, answer in zip(forgotten, new, strict=True):
+            answers[index] = answer
+
+    def _settle(self, command: Command, answer: Any) -> None:
+        if isinstance(answer, Exception):
+            answer = _with_cause(explain(self._server, answer), answer)
+        if isinstance(answer, Exception) or not command[0].script.many:
+            answer = [answer] * len(command)
+        for waiting, own in zip(command, answer, strict=True):
+            waiting.settle(own)
+
+    async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
+        """The answers to commands.
+
+        :raises StorageUnavailable: there was no connection, so nothing was done.
+        :raises Exception: of the driver. It is not known what was done, and the connection is gone.
+        """
+        if self._connection is not None and await self._is_stale():
+            await self._disconnect()
+        if self._connection is None:
+            self._connection = await self._connector.connect()
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT):
+                answers = await exchange(self._connection, commands)
+        except BaseException:
+            await self._disconnect()
+            raise
+        if any(isinstance(answer, exceptions.ReadOnlyError) for answer in answers):
+            # At the next attempt the name in the URL may stand for the new primary.
+            await self._disconnect()
+        return answers
+
+    async def _is_stale(self) -> bool:
+        """Whether the server closed the connection, or sent something that nobody asked for."""
+        try:
+            return not self._connection.is_connected or bool(await self._connection.can_read())
+        except TEMPORARY:
+            return True
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await drop(connection)
+
+
+def _pack(verb: bytes, script: bytes, command: Command) -> tuple[Any, ...]:
+    """The words of a command that runs a script."""
+    keys = command[0].keys
+    return (verb, script, len(keys), *keys, *(value for each in command for value in each.row))
+
+
+def _with_cause(error: Exception, cause: Exception) -> Exception:
+    if error is not cause:
+        error.__cause__ = cause
+    return error

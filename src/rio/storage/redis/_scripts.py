@@ -1,0 +1,213 @@
+"""The operations on Redis, as Lua scripts.
+
+Statuses are the numbers of :class:`rio.contracts.MemberStatus`: 1 is ``ACTIVE``, 2 ``DRAINING``,
+4 ``LEFT`` and 5 ``DEAD``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+
+class Script:
+    """A Lua script.
+
+    ``many``: it takes the arguments of any number of rows, all with the same keys, and answers with
+    a list that has an element for each row.
+    """
+
+    def __init__(self, text: str, *, many: bool = False) -> None:
+        self.text = text.encode()
+        self.many = many
+        self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
+
+
+_NUMBERS = """
+local function next_after(high)  -- larger than any number before, even if those were lost
+    local time = redis.call('TIME')
+    return math.max(high + 1, time[1] * 1000000 + time[2])
+end
+local function text(number) return string.format('%.0f', number) end
+"""
+
+_MEMBERS = (
+    _NUMBERS
+    + """
+local cluster, addresses, statuses, leases, metadata, votes = unpack(KEYS)
+local function raise_version()
+    local version = redis.call('HGET', cluster, 'version') or 0
+    redis.call('HSET', cluster, 'version', text(next_after(tonumber(version))))
+end
+local function status_of(generation)
+    return tonumber(redis.call('HGET', statuses, generation) or 9)
+end
+local function member(generation)
+    local status = redis.call('HGET', statuses, generation)
+    if not status then return {} end
+    return {generation, redis.call('HGET', addresses, generation), status,
+            redis.call('HGET', leases, generation), redis.call('HGET', metadata, generation),
+            redis.call('HGET', votes, generation)}
+end
+local function snapshot()
+    local all = redis.call('HKEYS', statuses)
+    for index, generation in ipairs(all) do all[index] = member(generation) end
+    local high = redis.call('HMGET', cluster, 'version', 'generation')
+    return {high[1] or '0', high[2] or '0', all}
+end
+"""
+)
+
+REGISTER = Script(
+    _MEMBERS
+    + """
+local address, about, no_votes = unpack(ARGV)
+for _, older in ipairs(redis.call('HKEYS', statuses)) do
+    if redis.call('HGET', addresses, older) == address and status_of(older) < 4 then
+        redis.call('HSET', statuses, older, 5)
+    end
+end
+local generation = text(next_after(tonumber(redis.call('HGET', cluster, 'generation') or 0)))
+redis.call('HSET', cluster, 'generation', generation)
+redis.call('HSET', addresses, generation, address)
+redis.call('HSET', statuses, generation, 0)
+redis.call('HSET', leases, generation, 0)
+redis.call('HSET', metadata, generation, about)
+redis.call('HSET', votes, generation, no_votes)
+raise_version()
+return {generation, snapshot()}
+"""
+)
+RENEW = Script(
+    _MEMBERS
+    + """
+if status_of(ARGV[1]) > 2 then return 0 end
+redis.call('HINCRBY', leases, ARGV[1], 1)
+return 1
+"""
+)
+SNAPSHOT = Script(_MEMBERS + "return snapshot()")
+SET_STATUS = Script(
+    _MEMBERS
+    + """
+local generation, expected, status, counter = unpack(ARGV)
+local fits = redis.call('HGET', statuses, generation) == expected
+if counter ~= '' then fits = fits and redis.call('HGET', leases, generation) == counter end
+if fits then
+    redis.call('HSET', statuses, generation, status)
+    raise_version()
+end
+return {fits and 1 or 0, member(generation)}
+"""
+)
+VOTE = Script(
+    _MEMBERS
+    + """
+local generation, voter, expected, ballot = unpack(ARGV)
+local function answer(fate) return {fate, member(generation)} end
+if status_of(generation) >= 4 or status_of(voter) ~= 1 then return answer('refused') end
+if redis.call('HGET', votes, generation) ~= expected then return answer('changed') end
+redis.call('HSET', votes, generation, ballot)
+return answer('counted')
+"""
+)
+PURGE = Script(
+    _MEMBERS
+    + """
+local status = status_of(ARGV[1])
+if status ~= 4 and status ~= 5 then return 0 end
+for _, column in ipairs({addresses, statuses, leases, metadata, votes}) do
+    redis.call('HDEL', column, ARGV[1])
+end
+raise_version()
+return 1
+"""
+)
+
+_PLACEMENTS = """
+local placements, owned = unpack(KEYS)
+local answers = {}
+local function read(object)
+    local row = redis.call('HGET', placements, object)
+    if row then return row, string.match(row, '^(%d*):(%d+)$') end
+end
+"""
+
+CLAIM = Script(
+    _NUMBERS
+    + _PLACEMENTS
+    + """
+local high = tonumber(redis.call('HGET', placements, '') or 0)
+local before = high
+for index = 1, #ARGV, 3 do
+    local object, generation, supersede = ARGV[index], ARGV[index + 1], ARGV[index + 2]
+    local row, owner, token = read(object)
+    if not row or owner == '' or owner == generation or token == supersede then
+        high = next_after(high)
+        row = generation .. ':' .. text(high)
+        redis.call('HSET', placements, object, row)
+        redis.call('ZADD', owned, generation, object)
+    end
+    answers[#answers + 1] = row
+end
+if high > before then redis.call('HSET', placements, '', text(high)) end
+return answers
+""",
+    many=True,
+)
+LOOKUP = Script(
+    _PLACEMENTS
+    + """
+for index, object in ipairs(ARGV) do
+    answers[index] = redis.call('HGET', placements, object)
+end
+return answers
+""",
+    many=True,
+)
+RELEASE = Script(
+    _PLACEMENTS
+    + """
+for index = 1, #ARGV, 2 do
+    local object = ARGV[index]
+    local row, owner, token = read(object)
+    local mine = row and owner ~= '' and token == ARGV[index + 1]
+    if mine then
+        redis.call('HSET', placements, object, ':' .. token)
+        redis.call('ZREM', owned, object)
+    end
+    answers[#answers + 1] = mine and 1 or 0
+end
+return answers
+""",
+    many=True,
+)
+OWNED_BY = Script("return redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[1], ARGV[1])")
+
+LOAD_AND_FENCE = Script("""
+local fence = redis.call('HGET', KEYS[1], 'token')
+if fence and tonumber(fence) > tonumber(ARGV[1]) then return {fence} end
+redis.call('HSET', KEYS[1], 'token', ARGV[1])
+return redis.call('HMGET', KEYS[1], 'token', 'version', 'data')
+""")
+SAVE = Script("""
+local stored = redis.call('HMGET', KEYS[1], 'token', 'version')
+if stored[1] ~= ARGV[1] or (stored[2] or '0') ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'version', ARGV[3], 'data', ARGV[4])
+return 1
+""")
+
+SCRIPTS = [
+    REGISTER,
+    RENEW,
+    SNAPSHOT,
+    SET_STATUS,
+    VOTE,
+    PURGE,
+    CLAIM,
+    LOOKUP,
+    RELEASE,
+    OWNED_BY,
+    LOAD_AND_FENCE,
+    SAVE,
+]
+"""All of them. A connection loads them when it is made."""

@@ -1,0 +1,153 @@
+"""One database of a Redis server, for roles to share."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from typing import NamedTuple, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from rio.contracts.roles import ROLES
+from rio.errors import ConfigurationError, SchemaMismatch, StorageClosed
+from rio.storage._shared import SharedDatabase
+from rio.storage.redis._dialer import RedisDialer
+from rio.storage.redis._lane import RedisLane
+
+SCHEMA_VERSION = 1
+LEASE_LANE = "lease"
+"""The lane of renewals. Every other lane has the name of the role that it serves."""
+
+
+class RedisStatistics(NamedTuple):
+    """What a database has done since it was opened."""
+
+    rows: int
+    """Operations that went to the server."""
+    commands: int
+    """The commands in which they went: fewer than ``rows`` if they were gathered."""
+
+
+class RedisDatabase(SharedDatabase):
+    """One database of a Redis server, for roles to share.
+
+    ``url``: ``redis://user:password@host:port/0``, or ``rediss://`` for TLS, with the options of
+    redis-py. ``namespace``: the beginning of all keys; clusters that share a server need one each.
+    ``durable``: whether to refuse a server without an append-only file, which forgets everything
+    when it is restarted; with ``None``, ``require_durable_storage`` of the cluster decides.
+
+    The first of its roles that is prepared opens it, the last that is closed closes it. A write and
+    its answers may take 2 seconds.
+
+    :raises ConfigurationError: the URL is none of Redis, or the namespace is empty or has braces.
+    """
+
+    _lanes: dict[str, RedisLane] | None = None
+    why_not_durable = ""
+    """Why the server may forget what it has acknowledged; known when the database is open."""
+
+    def __init__(self, url: str, /, *, namespace: str = "rio", durable: bool | None = None) -> None:
+        super().__init__()
+        if urlsplit(url).scheme not in ("redis", "rediss"):
+            raise ConfigurationError(
+                f"{url!r} is no URL of Redis: write redis://user:password@host:port/0"
+            )
+        if not namespace or set(namespace) & set("{}"):
+            raise ConfigurationError(
+                f"the namespace {namespace!r} must not be empty and have no braces"
+            )
+        self.namespace = namespace
+        """The beginning of all keys."""
+        self._durable = durable
+        self._dialer = RedisDialer(url)
+
+    @classmethod
+    def from_url(cls, url: str, /) -> Self:
+        """The database that a URL names. ``?namespace=`` and ``?durable=yes`` or ``no`` stand for
+        the keywords; all other options are those of redis-py.
+
+        :raises ConfigurationError: the URL is none of Redis, or an option is not known.
+        """
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        namespace, durable = options.pop("namespace", "rio"), options.pop("durable", None)
+        if durable not in ("yes", "no", None):
+            raise ConfigurationError(f"durable must be yes or no, got {durable!r}")
+        return cls(
+            parts._replace(query=urlencode(options)).geturl(),
+            namespace=namespace,
+            durable=None if durable is None else durable == "yes",
+        )
+
+    def __repr__(self) -> str:
+        return f"RedisDatabase({self._dialer.server!r}, namespace={self.namespace!r})"
+
+    def statistics(self) -> RedisStatistics:
+        """What the database has done since it was opened.
+
+        :raises StorageClosed: the database is not open.
+        """
+        lanes = self.lanes.values()
+        return RedisStatistics(
+            sum(lane.rows for lane in lanes), sum(lane.commands for lane in lanes)
+        )
+
+    @property
+    def lanes(self) -> dict[str, RedisLane]:
+        """The connections, by their names.
+
+        :raises StorageClosed: the database is not open.
+        """
+        if self._lanes is None:
+            raise StorageClosed(f"{self!r} is not open: call prepare() on a role that uses it")
+        return self._lanes
+
+    async def _open(self) -> None:
+        names = [LEASE_LANE, *(role.name for role in ROLES)]
+        lanes = {name: RedisLane(self._dialer) for name in names}
+        lane = lanes["membership"]
+        try:
+            await self._check_durability(lane)
+            await self._check_schema(lane)
+        except BaseException:
+            await lane.close()
+            raise
+        self._lanes = lanes
+
+    async def _check_durability(self, lane: RedisLane) -> None:
+        self.why_not_durable = "" if self._durable is False else await self._explain(lane)
+        if self._durable and self.why_not_durable:
+            raise ConfigurationError(self.why_not_durable)
+
+    async def _explain(self, lane: RedisLane) -> str:
+        """Why the server may forget what it has acknowledged, or an empty string."""
+        if b"aof_enabled:0" not in await lane.ask(b"INFO", b"persistence"):
+            return ""
+        return (
+            f"{self._dialer.server} keeps nothing over a restart:"
+            " objects would forget what they had saved."
+            " Set 'appendonly yes' (and consider 'appendfsync always'),"
+            " or accept it with ?durable=no in the URL"
+        )
+
+    async def _check_schema(self, lane: RedisLane) -> None:
+        key = f"{{{self.namespace}:database}}:schema".encode()
+        await lane.ask(b"HSETNX", key, b"version", str(SCHEMA_VERSION).encode())
+        found = int(await lane.ask(b"HGET", key, b"version"))
+        if found != SCHEMA_VERSION:
+            raise SchemaMismatch(
+                f"{self._dialer.server}: {self.namespace!r} has schema {found},"
+                f" this rio needs {SCHEMA_VERSION}"
+            )
+
+    async def _close(self) -> None:
+        lanes, self._lanes = self.lanes, None
+        await asyncio.gather(*(lane.close() for lane in lanes.values()))
+
+    def __del__(self) -> None:
+        if self._lanes is not None:
+            warnings.warn(
+                f"{self!r} was not closed: use 'async with', or call close()",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )

@@ -1,0 +1,52 @@
+"""The two connections to a SQLite file: one writes, one reads."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+
+from rio.storage.sqlite._schema import prepare_schema
+
+
+def connect_writer(path: str, busy_timeout: float) -> sqlite3.Connection:
+    """A connection that writes durably. The file is created, with its tables, if it is not there.
+
+    Afterwards SQLite does not wait for locks: the lane does that itself.
+    """
+    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+    try:
+        _switch_to_wal(connection, time.monotonic() + busy_timeout)
+        connection.execute("PRAGMA synchronous = FULL")
+        prepare_schema(connection, path)
+        connection.execute("PRAGMA busy_timeout = 0")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def connect_reader(path: str, busy_timeout: float) -> sqlite3.Connection:
+    """A connection that cannot write."""
+    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another process holds the lock of the file."""
+    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _switch_to_wal(connection: sqlite3.Connection, deadline: float) -> None:
+    """Try until ``deadline``. SQLite itself does not wait here, because two processes that switch
+    at the same time could wait for each other.
+    """
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.001, 0.02))

@@ -1,0 +1,310 @@
+"""One connection to a SQLite file, and the operations that wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import aiosqlite
+
+from rio.errors import StorageUnavailable
+from rio.storage._sql import Operation, Row
+from rio.storage.sqlite._connection import is_busy
+from rio.storage.sqlite._errors import explain
+from rio.storage.sqlite._statements import MAX_ROWS, MULTI_ROW_STATEMENTS, MultiRowStatement
+
+MAX_BATCH = 1024
+"""Operations of one transaction at most, so that other processes get their turn."""
+
+
+class StartedOperation(NamedTuple):
+    """An operation whose first statement is to be executed."""
+
+    steps: Operation[Any]
+    statement: str
+    parameters: Sequence[Any]
+
+    def finish(self, fetch: Callable[[str, Sequence[Any]], list[Row]], rows: list[Row]) -> Any:
+        """The result of the operation. ``rows``: what its first statement returned. ``fetch``
+        executes the other statements.
+        """
+        try:
+            while True:
+                rows = fetch(*self.steps.send(rows))
+        except StopIteration as end:
+            return end.value
+
+
+class WaitingOperation(NamedTuple):
+    """An operation, and the future of the caller who waits for its result."""
+
+    operation: Callable[..., Operation[Any]]
+    args: tuple[Any, ...]
+    future: asyncio.Future[Any]
+
+    def start(self) -> StartedOperation:
+        steps = self.operation(*self.args)
+        return StartedOperation(steps, *next(steps))
+
+    def settle(self, outcome: Any) -> None:
+        if self.future.done():  # the caller was cancelled meanwhile
+            return
+        if isinstance(outcome, BaseException):
+            self.future.set_exception(outcome)
+        else:
+            self.future.set_result(outcome)
+
+
+class SqliteLane:
+    """One connection on its own thread. It serves the operations that wait, a batch at a time.
+
+    ``begin``: the statement that begins a transaction. ``patience``: seconds to wait for the
+    transaction of another process. ``connect`` is called on the thread.
+
+    A caller only waits for a future. Cancelling it drops its operation if that has not begun, and
+    cannot disturb a batch that has. A lane must not refer to its database, or a database that was
+    forgotten would never be collected.
+    """
+
+    def __init__(
+        self, path: str, begin: str, patience: float, connect: Callable[[], sqlite3.Connection]
+    ) -> None:
+        self._path = path
+        self._begin = begin
+        self._patience = patience
+        self._connect = connect
+        self._connection: sqlite3.Connection
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[WaitingOperation] = []
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._owner = aiosqlite.Connection(self._connect_and_keep, iter_chunk_size=64)
+        # This attribute is private, but a thread that is not a daemon would keep a program that
+        # forgets close() from ending.
+        self._owner._thread.daemon = True
+        self.operations = 0
+        """Operations that were committed."""
+        self.transactions = 0
+        """The transactions in which they were committed."""
+
+    async def open(self) -> None:
+        """:raises StorageError: the file cannot be opened, or its tables cannot be used."""
+        try:
+            await self._owner
+        except Exception:
+            self._owner._thread.join()  # it is ending, and must not do so after the loop
+            raise
+
+    async def close(self) -> None:
+        """Serve all operations that wait, then disconnect."""
+        await self._idle.wait()
+        await self._owner.close()
+
+    def abandon(self) -> None:
+        """Disconnect and end the thread, without a loop and without waiting."""
+        self._call(self._owner.stop)
+
+    def submit(
+        self, operation: Callable[..., Operation[Any]], args: tuple[Any, ...]
+    ) -> asyncio.Future[Any]:
+        """The result of ``operation(*args)``, or its error."""
+        future = self._loop.create_future()
+        self._waiting.append(WaitingOperation(operation, args, future))
+        if self._idle.is_set():
+            self._idle.clear()
+            self._loop.call_soon(self._send)
+        return future
+
+    def _send(self) -> None:
+        """Send the operations that wait to the thread.
+
+        This runs one turn of the loop after the first submission, so that others can join it.
+        Operations of one kind stand one after the other.
+        """
+        taken, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+        taken.sort(key=lambda waiting: waiting.operation.__name__)
+        batch = [waiting for waiting in taken if not waiting.future.done()]
+        self._call(partial(self._serve, batch))
+
+    def _settle(self, batch: list[WaitingOperation], outcomes: list[Any]) -> None:
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            waiting.settle(outcome)
+        if self._waiting:
+            # The callers that were just answered run first: they may submit more.
+            self._loop.call_soon(self._send)
+        else:
+            self._idle.set()
+
+    def _call(self, function: Callable[[], object]) -> None:
+        # The queue of the connection's thread is private, but aiosqlite has no public way to run
+        # one function there, a trip for each statement costs ten times the statement, and its own
+        # _execute() breaks the thread when the loop is closed before the answer.
+        self._owner._tx.put_nowait((None, function))
+
+    # --- on the connection's thread ---------------------------------------------------------------
+
+    def _connect_and_keep(self) -> sqlite3.Connection:
+        try:
+            self._connection = self._connect()
+        except sqlite3.Error as error:
+            raise explain(self._path, error) from error
+        return self._connection
+
+    def _serve(self, batch: list[WaitingOperation]) -> None:
+        try:
+            outcomes = self._transact(batch)
+        except BaseException as error:  # whatever it is, no caller may be left waiting
+            outcomes = [
+                StorageUnavailable(f"{self._path}: {error!r}; it may have been done or not")
+                for _ in batch
+            ]
+        try:
+            self._loop.call_soon_threadsafe(self._settle, batch, outcomes)
+        except RuntimeError:
+            assert self._loop.is_closed()  # and all callers are gone with it
+
+    def _transact(self, batch: list[WaitingOperation]) -> list[Any]:
+        """The outcome of each operation: its result, or its own error."""
+        outcomes: list[Any] = []
+        while len(outcomes) < len(batch):
+            left = batch[len(outcomes) :]
+            outcomes += self._run_alone(*left) if len(left) == 1 else self._commit(left)
+        return outcomes
+
+    def _run_alone(self, waiting: WaitingOperation) -> list[Any]:
+        """The outcome of one operation.
+
+        Where SQLite makes a transaction of its first statement by itself, the statements around it
+        are left out.
+        """
+        try:
+            started = waiting.start()
+            if started.statement not in MULTI_ROW_STATEMENTS:
+                return self._commit([waiting])
+            result = started.finish(
+                self._fetch_patiently, self._fetch_patiently(started.statement, started.parameters)
+            )
+        except Exception as error:
+            return [explain(self._path, error)]
+        self.transactions += 1
+        self.operations += 1
+        return [result]
+
+    def _commit(self, batch: list[WaitingOperation]) -> list[Any]:
+        """Commit all operations in one transaction, or, if one fails, those before it. Returns the
+        outcomes up to the one that failed.
+        """
+        try:
+            self._fetch_patiently(self._begin)
+            results, failure = self._run(batch)
+            if failure is None:
+                self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            return [explain(self._path, error) for _ in batch]
+        if failure is not None:
+            self._roll_back()
+            return [*self._transact(batch[: len(results)]), failure]
+        self.transactions += 1
+        self.operations += len(batch)
+        return results
+
+    def _fetch_patiently(self, statement: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Execute a statement that needs the lock of the file, and wait while other processes hold
+        it.
+
+        SQLite's own handler sleeps longer and longer, up to 0.1 s, while processes that have just
+        written write again. Short random waits let every process have its turn.
+        """
+        deadline = time.monotonic() + self._patience
+        while True:
+            try:
+                return self._fetch(statement, parameters)
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() > deadline:
+                    raise
+            time.sleep(random.uniform(0.0002, 0.002))
+
+    def _run(self, batch: list[WaitingOperation]) -> tuple[list[Any], Exception | None]:
+        """The results of the operations before the first that fails, and its error."""
+        results: list[Any] = []
+        try:
+            for first in range(0, len(batch), MAX_ROWS):
+                for started, rows in self._start(batch[first : first + MAX_ROWS]):
+                    results.append(started.finish(self._fetch, rows))
+        except Exception as error:
+            return results, explain(self._path, error)
+        return results, None
+
+    def _start(self, batch: list[WaitingOperation]) -> Iterator[tuple[StartedOperation, list[Row]]]:
+        """Each operation, with the rows that its first statement returned.
+
+        Raises the error of the first operation that cannot be started, after all before it.
+        """
+        started: list[StartedOperation] = []
+        failure: Exception | None = None
+        try:
+            for waiting in batch:
+                started.append(waiting.start())
+        except Exception as error:
+            failure = error
+        for statement, same in groupby(started, attrgetter("statement")):
+            for_many = MULTI_ROW_STATEMENTS.get(statement)
+            for chunk in _split(for_many, list(same)):
+                yield from zip(chunk, self._fetch_chunk(for_many, chunk), strict=True)
+        if failure is not None:
+            raise failure
+
+    def _fetch_chunk(
+        self, for_many: MultiRowStatement | None, chunk: Sequence[StartedOperation]
+    ) -> Iterator[list[Row]]:
+        """The rows that the first statement of each operation returns.
+
+        If the statement for all of them fails, each is executed alone, so that the operation that
+        is to blame fails in its turn.
+        """
+        if for_many is not None and len(chunk) > 1:
+            try:
+                parameters = [started.parameters for started in chunk]
+                yield from for_many.execute(self._connection, parameters)
+                return
+            except Exception:
+                if not self._connection.in_transaction:  # SQLite has rolled it back
+                    raise
+        for started in chunk:
+            yield self._fetch(started.statement, started.parameters)
+
+    def _fetch(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
+        return self._connection.execute(statement, parameters).fetchall()
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:  # not if SQLite has done it, on a full disk for example
+            self._connection.execute("ROLLBACK")
+
+
+def _split(
+    for_many: MultiRowStatement | None, started: Sequence[StartedOperation]
+) -> Iterator[Sequence[StartedOperation]]:
+    """Split operations of one statement into chunks of which each is one statement: no key is twice
+    in a chunk.
+    """
+    if for_many is None or not all(for_many.takes(each.parameters) for each in started):
+        yield from ([each] for each in started)
+        return
+    while started:
+        keys: set[tuple[Any, ...]] = set()
+        for each in started:
+            key = for_many.key_of(each.parameters)
+            if key in keys:
+                break
+            keys.add(key)
+        size = 1 << (len(keys).bit_length() - 1)
+        yield started[:size]
+        started = started[size:]

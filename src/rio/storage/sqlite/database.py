@@ -1,0 +1,123 @@
+"""One SQLite file, for roles to share."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import NamedTuple, TypeVar, TypeVarTuple
+
+from rio.errors import ConfigurationError, StorageClosed
+from rio.storage._sql import Operation, SqlDatabase
+from rio.storage.sqlite._connection import connect_reader, connect_writer
+from rio.storage.sqlite._lane import SqliteLane
+from rio.storage.sqlite._schema import NEXT_TOKEN
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class SqliteStatistics(NamedTuple):
+    """What a database has done since it was opened."""
+
+    writes: int
+    """Operations that wrote and were committed."""
+    write_transactions: int
+    """The transactions in which they were committed: fewer than ``writes`` if they were grouped."""
+    reads: int
+    """Operations that read."""
+    read_transactions: int
+    """The transactions in which they read: fewer than ``reads`` if they were grouped."""
+
+
+class SqliteDatabase(SqlDatabase):
+    """One SQLite file, for roles to share: a connection that writes and a connection that reads,
+    each on a thread of its own.
+
+    ``path``: the file, which is created if it is not there; its directory must exist.
+    ``busy_timeout``: seconds, from 0 to 3600, to wait for the transaction of another process.
+
+    The first of its roles that is prepared opens it, the last that is closed closes it.
+
+    :raises ConfigurationError: the path is empty or SQLite's name for a database in memory, or
+        the timeout is out of its range.
+    """
+
+    next_token = NEXT_TOKEN
+    _lanes: tuple[SqliteLane, SqliteLane] | None = None
+    """The connection that writes and the one that reads, while the database is open."""
+
+    def __init__(self, path: str | os.PathLike[str], /, *, busy_timeout: float = 5.0) -> None:
+        super().__init__()
+        name = os.fspath(path)
+        if not name or name == ":memory:":
+            raise ConfigurationError(
+                f"{name!r} is no file; for storages in memory use rio.storage.local,"
+                " or the URL memory://"
+            )
+        if not 0 <= busy_timeout <= 3600:
+            raise ConfigurationError(f"busy_timeout must be 0 to 3600 seconds, got {busy_timeout}")
+        self.path = os.path.abspath(name)
+        """The absolute path of the file."""
+        self.busy_timeout = busy_timeout
+        """Seconds to wait for the transaction of another process."""
+
+    def __repr__(self) -> str:
+        return f"SqliteDatabase({self.path!r})"
+
+    def statistics(self) -> SqliteStatistics:
+        """What the database has done since it was opened.
+
+        :raises StorageClosed: the database is not open.
+        """
+        writer, reader = self._require_lanes()
+        return SqliteStatistics(
+            writer.operations, writer.transactions, reader.operations, reader.transactions
+        )
+
+    def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
+        writer, _ = self._require_lanes()
+        return writer.submit(operation, args)
+
+    def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
+        _, reader = self._require_lanes()
+        return reader.submit(operation, args)
+
+    def _require_lanes(self) -> tuple[SqliteLane, SqliteLane]:
+        if self._lanes is None:
+            raise StorageClosed(f"{self!r} is not open: call prepare() on a role that uses it")
+        return self._lanes
+
+    async def _open(self) -> None:
+        path, patience = self.path, self.busy_timeout
+        writer = SqliteLane(
+            path, "BEGIN IMMEDIATE", patience, partial(connect_writer, path, patience)
+        )
+        reader = SqliteLane(path, "BEGIN", patience, partial(connect_reader, path, patience))
+        await writer.open()
+        try:
+            await reader.open()
+        except BaseException:
+            await writer.close()
+            raise
+        self._lanes = writer, reader
+
+    async def _close(self) -> None:
+        writer, reader = self._require_lanes()
+        self._lanes = None
+        try:
+            await writer.close()
+        finally:
+            await reader.close()
+
+    def __del__(self) -> None:
+        if self._lanes is not None:
+            for lane in self._lanes:
+                lane.abandon()
+            warnings.warn(
+                f"{self!r} was not closed: use 'async with', or call close()",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
