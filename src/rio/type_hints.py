@@ -1,5 +1,7 @@
-"""Annotations, read where their names can be found: a module's globals, or the function in which a
-class was written.
+"""Annotations as types, and the names of classes and functions as error texts show them.
+
+An annotation is read where its names can be found: in the globals of its module, or in the function
+in which its class was written.
 """
 
 from __future__ import annotations
@@ -12,53 +14,53 @@ from types import FrameType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-Names = Mapping[str, Any]
+Namespace = Mapping[str, Any]
 
 _MAX_FRAMES = 16
-"""How far up the stack the place of a class statement is looked for; classes are made a few frames
-above ours.
+"""How many frames up the stack :func:`names_around` looks for the class statement, which is only a
+few frames away.
 """
 
 
-class _Annotated:
-    """Something that has annotations and nothing else, which is all that
-    :func:`typing.get_type_hints` needs.
-    """
+class _Holder:
+    """Has annotations and nothing else: :func:`typing.get_type_hints` needs no more."""
 
     def __init__(self, annotation: Any) -> None:
         self.__annotations__ = {"it": annotation}
 
 
-def of_function(function: Callable[..., Any], local_names: Iterable[Names] = ()) -> dict[str, Any]:
-    """The annotations of a function as types, parameters by name and the result as ``"return"``.
+def of_function(
+    function: Callable[..., Any], local_names: Iterable[Namespace] = ()
+) -> dict[str, Any]:
+    """The annotations of a function as types: parameters by name, the result as ``"return"``.
 
     :raises NameError: a name in them is not defined (yet).
-    :raises TypeError: they are no types.
+    :raises TypeError: an annotation is not a type.
     """
-    return _first_that_resolves(
+    return _resolve(
         lambda names: typing.get_type_hints(function, localns=names, include_extras=True),
         local_names,
     )
 
 
-def of_annotation(annotation: Any, module: str, local_names: Iterable[Names] = ()) -> Any:
-    """One annotation, as written in ``module``, as a type.
+def of_annotation(annotation: Any, module: str, local_names: Iterable[Namespace] = ()) -> Any:
+    """An annotation that was written in ``module``, as a type.
 
     :raises NameError: a name in it is not defined (yet).
-    :raises TypeError: it is no type.
+    :raises TypeError: it is not a type.
     """
     if isinstance(annotation, type) and typing.get_origin(annotation) is None:
         return annotation
     global_names = vars(sys.modules[module]) if module in sys.modules else {}
-    holder = _Annotated(annotation)
-    return _first_that_resolves(
+    holder = _Holder(annotation)
+    return _resolve(
         lambda names: typing.get_type_hints(holder, global_names, names, include_extras=True)["it"],
         local_names,
     )
 
 
 def of_class(cls: type) -> dict[str, Any]:
-    """The annotations that the body of ``cls`` itself wrote, unresolved."""
+    """The annotations in the body of ``cls``, without inherited ones, and not read as types yet."""
     if sys.version_info >= (3, 14):
         import annotationlib
 
@@ -67,10 +69,9 @@ def of_class(cls: type) -> dict[str, Any]:
 
 
 def names_around(cls: type) -> dict[str, Any]:
-    """The local names of the function in which ``cls`` is being made; empty for a class at module
-    level.
+    """The local names of the function in which ``cls`` is being made.
 
-    Call it while the class statement runs.
+    The result is empty for a class at module level. Call this while the class statement runs.
     """
     frame: FrameType | None = sys._getframe(1)
     for _ in range(_MAX_FRAMES):
@@ -83,8 +84,9 @@ def names_around(cls: type) -> dict[str, Any]:
 
 
 def _local_names(frame: FrameType | None) -> dict[str, Any]:
-    """What a statement in this frame sees before the module's globals; a class body also sees the
-    function around it.
+    """The names that a statement in this frame sees before the globals of its module.
+
+    A class body also sees the names of the function around it.
     """
     if frame is None or frame.f_code.co_name == "<module>":
         return {}
@@ -92,8 +94,8 @@ def _local_names(frame: FrameType | None) -> dict[str, Any]:
     return {**(_local_names(frame.f_back) if is_class_body else {}), **frame.f_locals}
 
 
-def qualified(cls: Any) -> str:
-    """``module.Class``, or the plain text of an annotation that is no class."""
+def full_name(cls: Any) -> str:
+    """``module.Class``; for an annotation that is not a class, its text."""
     if isinstance(cls, type) and typing.get_origin(cls) is None:
         return (
             cls.__qualname__
@@ -103,8 +105,8 @@ def qualified(cls: Any) -> str:
     return str(cls)
 
 
-def short(annotation: Any) -> str:
-    """An annotation as one would write it."""
+def short_name(annotation: Any) -> str:
+    """An annotation as its author would write it: ``Class``, ``None``, ``dict[str, int]``."""
     if annotation is None or annotation is type(None):
         return "None"
     if isinstance(annotation, type) and typing.get_origin(annotation) is None:
@@ -113,14 +115,18 @@ def short(annotation: Any) -> str:
 
 
 def line_of(function: Callable[..., Any]) -> str:
-    """``file:line`` of a function, as editors and terminals link it; empty if it has none."""
+    """``file:line`` of a function, which editors and terminals turn into a link.
+
+    The result is empty for a function that was not written in Python.
+    """
     code = getattr(inspect.unwrap(function), "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
 
 
-def _first_that_resolves(read: Callable[[dict[str, Any]], T], local_names: Iterable[Names]) -> T:
-    """Read annotations with the first of these namespaces (and in the end none) that holds their
-    names.
+def _resolve(read: Callable[[dict[str, Any]], T], local_names: Iterable[Namespace]) -> T:
+    """Read annotations with the first of these namespaces that holds their names.
+
+    The last attempt is made with no local names at all.
     """
     failures: list[Exception] = []
     for names in (*local_names, {}):

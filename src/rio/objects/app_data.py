@@ -34,10 +34,13 @@ class AppData:
         try:
             return cast(T, self._values[wanted])
         except KeyError:
-            kept = ", ".join(sorted(type_hints.short(known) for known in self._values)) or "nothing"
-            name = type_hints.qualified(wanted)
+            kept = (
+                ", ".join(sorted(type_hints.short_name(known) for known in self._values))
+                or "nothing"
+            )
+            name = type_hints.full_name(wanted)
             raise ConfigurationError(
-                f"AppData holds no {name}: set({type_hints.short(wanted)}(...)) before the server "
+                f"AppData holds no {name}: set({type_hints.short_name(wanted)}(...)) before the server "
                 f"starts. It holds: {kept}"
             ) from None
 

@@ -149,12 +149,14 @@ class ApplicationError(CallFailed):
             record = msgspec.convert(fields, cls._typed_record())
         except (msgspec.MsgspecError, NameError, TypeError, ValueError, RecursionError) as problem:
             return UnknownApplicationError(
-                name, fields, f"the fields do not fit {type_hints.qualified(cls)}: {problem}"
+                name, fields, f"the fields do not fit {type_hints.full_name(cls)}: {problem}"
             )
         return _restore(cls, {field: getattr(record, field) for field in cls.__rio_fields__})
 
     @classmethod
-    def _typed_record(cls, local_names: tuple[type_hints.Names, ...] = ()) -> type[msgspec.Struct]:
+    def _typed_record(
+        cls, local_names: tuple[type_hints.Namespace, ...] = ()
+    ) -> type[msgspec.Struct]:
         """The record whose fields have their types: made when first needed, since the annotations
         may be forward references.
         """
@@ -181,7 +183,7 @@ class ApplicationError(CallFailed):
             )
         except (TypeError, ValueError, RecursionError) as problem:
             raise TypeError(
-                f"application error {type_hints.qualified(type(self))} cannot travel: {problem}"
+                f"application error {type_hints.full_name(type(self))} cannot travel: {problem}"
             ) from problem
 
     def __repr__(self) -> str:
@@ -228,7 +230,7 @@ def _fields_of_error(cls: type[ApplicationError]) -> dict[str, _Field]:
             or name.startswith("__")
         ):
             raise BadRegistration(
-                f"application error {type_hints.qualified(cls)}: a field cannot be called "
+                f"application error {type_hints.full_name(cls)}: a field cannot be called "
                 f"{name!r}, choose another name"
             )
         default = cls.__dict__.get(name, msgspec.NODEFAULT)
@@ -249,7 +251,7 @@ def _check_fields(cls: type[ApplicationError], record: type[msgspec.Struct]) -> 
         check_serialisable(record)
     except TypeError as problem:
         raise BadRegistration(
-            f"application error {type_hints.qualified(cls)} cannot travel: {problem}"
+            f"application error {type_hints.full_name(cls)} cannot travel: {problem}"
         ) from problem
 
 
@@ -265,7 +267,7 @@ def _enter(cls: type[ApplicationError]) -> None:
         known = _CLASS_OF_ERROR_NAME.get(cls.__rio_type_name__)
         if known is not None:
             raise BadRegistration(
-                f"application errors {type_hints.qualified(known)} and {type_hints.qualified(cls)} "
+                f"application errors {type_hints.full_name(known)} and {type_hints.full_name(cls)} "
                 f"would both travel as {cls.__rio_type_name__!r}: "
                 f'give one of them another name with type_name="..." in its class statement'
             )

@@ -88,7 +88,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
         self._owner = owner
-        self._where = f"{type_hints.short(owner)}.{name} ({type_hints.line_of(self.function)})"
+        self._where = f"{type_hints.short_name(owner)}.{name} ({type_hints.line_of(self.function)})"
 
     # --- what the annotations say -----------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
                 "class"
             ) from problem
 
-    def try_resolve(self, local_names: Iterable[type_hints.Names]) -> HandlerSignature:
+    def try_resolve(self, local_names: Iterable[type_hints.Namespace]) -> HandlerSignature:
         """As :meth:`resolve`, but leaves it for later if a name is not defined yet.
 
         :raises NameError: a name is not defined yet.
@@ -134,14 +134,14 @@ class Handler(Generic[S_co, M_contra, R_co]):
             self._signature = self._read_annotations(self._hints(local_names), local_names)
         return self._signature
 
-    def _hints(self, local_names: Iterable[type_hints.Names]) -> dict[str, Any]:
+    def _hints(self, local_names: Iterable[type_hints.Namespace]) -> dict[str, Any]:
         try:
             return type_hints.of_function(self.function, local_names)
         except (TypeError, SyntaxError) as problem:
             raise self._refusal(f"an annotation is no type: {problem}") from problem
 
     def _read_annotations(
-        self, found: Mapping[str, Any], local_names: tuple[type_hints.Names, ...]
+        self, found: Mapping[str, Any], local_names: tuple[type_hints.Namespace, ...]
     ) -> HandlerSignature:
         if self.takes_app_data and found.get(self._parameters[2]) is not AppData:
             raise self._refusal(
@@ -166,7 +166,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
             raise self._refusal(
                 f"a handler that names its message ({self._dynamic_name!r}) gets plain values, but "
                 f"{self._parameters[1]!r} is annotated "
-                f"{type_hints.short(annotation)}: annotate it Any, or use @rio.handler alone and a "
+                f"{type_hints.short_name(annotation)}: annotate it Any, or use @rio.handler alone and a "
                 "rio.Message class with type_name="
             )
         reply_type = found.get("return", Any)
@@ -181,7 +181,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
                 "rio.Message"
             )
         if isinstance(get_origin(annotation), type) and issubclass(get_origin(annotation), Message):
-            written = type_hints.short(annotation)
+            written = type_hints.short_name(annotation)
             raise self._refusal(
                 f"parameter {name!r} is a {written}: name it by a subclass, class "
                 f"YourMessage({written})"
@@ -191,7 +191,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
             or annotation is Message
         ):
             raise self._refusal(
-                f"parameter {name!r} is annotated {type_hints.short(annotation)}, which is no "
+                f"parameter {name!r} is annotated {type_hints.short_name(annotation)}, which is no "
                 "subclass of rio.Message: make it one, or name the "
                 f'message to get plain values, @rio.handler("the.Name")'
             )
@@ -201,15 +201,15 @@ class Handler(Generic[S_co, M_contra, R_co]):
         self, message_type: type[Message[Any]], declared: Any, found: Mapping[str, Any]
     ) -> Any:
         if "return" not in found:
-            wanted = "None" if declared is NO_REPLY_DECLARED else type_hints.short(declared)
+            wanted = "None" if declared is NO_REPLY_DECLARED else type_hints.short_name(declared)
             raise self._refusal(f"it has no return annotation: write -> {wanted}")
         returned = found["return"]
         if declared is not NO_REPLY_DECLARED and returned != declared:
             raise self._refusal(
-                f"it returns {type_hints.short(returned)}, but {type_hints.short(message_type)} is "
-                f"answered with {type_hints.short(declared)}: write "
-                f"-> {type_hints.short(declared)}, or class "
-                f"{type_hints.short(message_type)}(rio.Message[{type_hints.short(returned)}])"
+                f"it returns {type_hints.short_name(returned)}, but {type_hints.short_name(message_type)} is "
+                f"answered with {type_hints.short_name(declared)}: write "
+                f"-> {type_hints.short_name(declared)}, or class "
+                f"{type_hints.short_name(message_type)}(rio.Message[{type_hints.short_name(returned)}])"
             )
         return returned
 
@@ -218,7 +218,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
             check_serialisable(wanted)
         except TypeError as problem:
             raise self._refusal(
-                f"its {what} {type_hints.short(wanted)} cannot travel: {problem}"
+                f"its {what} {type_hints.short_name(wanted)} cannot travel: {problem}"
             ) from problem
 
     # --- what the function is ---------------------------------------------------------------------
@@ -417,7 +417,7 @@ def collect_handlers(cls: type) -> dict[str, Handler[Any, Any, Any]]:
                 hidden = found.pop(name)
                 if value is not None:
                     raise BadRegistration(
-                        f"{type_hints.qualified(base)}.{name} hides {hidden!r}: put @rio.handler "
+                        f"{type_hints.full_name(base)}.{name} hides {hidden!r}: put @rio.handler "
                         f"on it too, or write {name} = None to take the "
                         f"handler away"
                     )
@@ -436,7 +436,7 @@ def by_message_name(
         other = found.setdefault(each.message_name, each)
         if other is not each:
             raise BadRegistration(
-                f"{type_hints.qualified(cls)} has two handlers for message {each.message_name!r}, "
+                f"{type_hints.full_name(cls)} has two handlers for message {each.message_name!r}, "
                 f"{other!r} and {each!r}: remove one of them, "
                 f"or give one of two different messages another name with type_name="
             )

@@ -131,4 +131,4 @@ def _check_app_data(function: Callable[..., Any], where: str) -> None:
 
 def _where(cls: type, name: str, function: Any) -> str:
     line = type_hints.line_of(function) if callable(function) else ""
-    return f"{type_hints.qualified(cls)}.{name} ({line})"
+    return f"{type_hints.full_name(cls)}.{name} ({line})"

@@ -75,7 +75,7 @@ class ManagedState:
             "there once load() has run"
         )
 
-    def field(self, local_names: Iterable[type_hints.Names] = ()) -> ManagedStateField:
+    def field(self, local_names: Iterable[type_hints.Namespace] = ()) -> ManagedStateField:
         """What the marker and its annotation say.
 
         :raises BadRegistration: the annotation is missing, or is no state that an object can
@@ -89,7 +89,7 @@ class ManagedState:
             )
         return self._field
 
-    def _state_type(self, local_names: Iterable[type_hints.Names]) -> type[State]:
+    def _state_type(self, local_names: Iterable[type_hints.Namespace]) -> type[State]:
         annotations = type_hints.of_class(self._owner)
         if self._attribute not in annotations:
             wanted = f"{self._attribute}: YourState = rio.managed_state()"
@@ -104,13 +104,13 @@ class ManagedState:
             raise self._refusal(f"its annotation is no type: {problem}") from problem
         if not _is_state(state_type):
             raise self._refusal(
-                f"it is annotated {type_hints.short(state_type)}, which is no subclass of "
+                f"it is annotated {type_hints.short_name(state_type)}, which is no subclass of "
                 "rio.State: make it one"
             )
         required = _required_fields(state_type)
         if required:
             raise self._refusal(
-                f"{type_hints.short(state_type)} cannot start empty: give a default to "
+                f"{type_hints.short_name(state_type)} cannot start empty: give a default to "
                 f"{', '.join(required)}"
             )
         return state_type
@@ -125,7 +125,7 @@ class ManagedState:
 
     def _refusal(self, problem: str) -> BadRegistration:
         return BadRegistration(
-            f"managed state {type_hints.qualified(self._owner)}.{self._attribute}: {problem}"
+            f"managed state {type_hints.full_name(self._owner)}.{self._attribute}: {problem}"
         )
 
 
@@ -165,7 +165,7 @@ def _check_state_names(cls: type, fields: Iterable[ManagedStateField]) -> None:
         other = seen.setdefault(field.state_name, field)
         if other is not field:
             raise BadRegistration(
-                f"{type_hints.qualified(cls)}: managed states {other.attribute!r} and "
+                f"{type_hints.full_name(cls)}: managed states {other.attribute!r} and "
                 f"{field.attribute!r} would both be stored as "
                 f"{field.state_name!r}: give one of them another name, rio.managed_state(name=...)"
             )
@@ -194,6 +194,6 @@ def _checked_field(cls: type, marker: ManagedState) -> ManagedStateField:
         raise
     except (NameError, TypeError) as problem:
         raise BadRegistration(
-            f"a managed state of {type_hints.qualified(cls)} cannot be used: {problem}"
+            f"a managed state of {type_hints.full_name(cls)} cannot be used: {problem}"
         ) from problem
     return field

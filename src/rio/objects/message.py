@@ -148,7 +148,7 @@ class Message(msgspec.Struct, Generic[R_co], metaclass=MessageType):
 
 
 def reply_type_of(
-    message_type: type[Message[Any]], local_names: Iterable[type_hints.Names] = ()
+    message_type: type[Message[Any]], local_names: Iterable[type_hints.Namespace] = ()
 ) -> Any:
     """What ``message_type`` is answered with: ``Balance`` for ``Message[Balance]``, ``NoneType``
     for ``Message[None]``, and :data:`NO_REPLY_DECLARED` for a bare ``Message``. Forward references
@@ -166,7 +166,7 @@ def _resolve_reply_early(cls: type) -> None:
         _resolve_reply(cls, (type_hints.names_around(cls),))
 
 
-def _resolve_reply(cls: type, local_names: tuple[type_hints.Names, ...]) -> Any:
+def _resolve_reply(cls: type, local_names: tuple[type_hints.Namespace, ...]) -> Any:
     reply = _reply_with_variables(cls, local_names)
     if isinstance(reply, TypeVar) or getattr(reply, "__parameters__", None):
         reply = NO_REPLY_DECLARED
@@ -174,7 +174,7 @@ def _resolve_reply(cls: type, local_names: tuple[type_hints.Names, ...]) -> Any:
     return reply
 
 
-def _reply_with_variables(cls: type, local_names: tuple[type_hints.Names, ...]) -> Any:
+def _reply_with_variables(cls: type, local_names: tuple[type_hints.Namespace, ...]) -> Any:
     """The reply as ``cls`` declares it, with the type variables of ``cls`` left in."""
     for base in cls.__dict__.get("__orig_bases__", cls.__bases__):
         origin = get_origin(base) or base

@@ -97,7 +97,7 @@ class Ref:
         handler = self._object_type.__rio_handlers__.get(name)
         if handler is None:
             known = ", ".join(self._object_type.__rio_handlers__) or "none"
-            kind = type_hints.short(self._object_type)
+            kind = type_hints.short_name(self._object_type)
             raise AttributeError(
                 f"{kind} has no handler {name!r}, and a reference has nothing else. It has: {known}"
             )
@@ -142,7 +142,7 @@ class RefMethod:
             message = DynamicMessage(self._handler.message_name, message)
         elif type(message) is not expected:
             raise TypeError(
-                f"{type_hints.short(ref._object_type)}.{self._handler.name} takes a {type_hints.short(expected)}, got {message!r:.200}"
+                f"{type_hints.short_name(ref._object_type)}.{self._handler.name} takes a {type_hints.short_name(expected)}, got {message!r:.200}"
             )
         return ref._sender.send(ref._object_type, ref.id, message, timeout=timeout)
 

@@ -63,7 +63,7 @@ class Registry:
             self._keep(_registered(cls))
         elif known.cls is not cls:
             raise BadRegistration(
-                f"classes {type_hints.qualified(known.cls)} and {type_hints.qualified(cls)} have "
+                f"classes {type_hints.full_name(known.cls)} and {type_hints.full_name(cls)} have "
                 f"one type name, {known.type_name!r}: "
                 f"give one of them another, class {cls.__name__}(rio.ServiceObject, "
                 'type_name="...")'
@@ -133,8 +133,8 @@ class Registry:
             known = messages.setdefault(name, message_type)
             if known is not message_type:
                 raise BadRegistration(
-                    f"message classes {type_hints.qualified(known)} and "
-                    f"{type_hints.qualified(message_type)} (taken by {handler!r}) have one type "
+                    f"message classes {type_hints.full_name(known)} and "
+                    f"{type_hints.full_name(message_type)} (taken by {handler!r}) have one type "
                     f"name, {name!r}: give one of them another, class "
                     f'{message_type.__name__}(rio.Message, type_name="...")'
                 )
@@ -143,7 +143,7 @@ class Registry:
     def _check_not_frozen(self, cls: type) -> None:
         if self._frozen:
             raise BadRegistration(
-                f"{type_hints.qualified(cls)}: a server already uses this registry: add to it "
+                f"{type_hints.full_name(cls)}: a server already uses this registry: add to it "
                 "before the server starts"
             )
 
@@ -160,13 +160,13 @@ def _check_construction(cls: type[ServiceObject]) -> None:
     """:raises BadRegistration: the runtime cannot make an instance of ``cls``."""
     if inspect.isabstract(cls):
         raise BadRegistration(
-            f"{type_hints.qualified(cls)} is abstract: register a subclass that implements it"
+            f"{type_hints.full_name(cls)} is abstract: register a subclass that implements it"
         )
     try:
         inspect.signature(cls.__init__).bind(None)
     except TypeError as problem:
         raise BadRegistration(
-            f"{type_hints.qualified(cls)}.__init__ ({type_hints.line_of(cls.__init__)}): "
+            f"{type_hints.full_name(cls)}.__init__ ({type_hints.line_of(cls.__init__)}): "
             f"{problem}. The runtime makes instances without "
             "arguments: set things up in after_load(self, app: rio.AppData), or give the "
             "parameters defaults"

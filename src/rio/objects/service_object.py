@@ -259,7 +259,7 @@ def _check_names(cls: type[ServiceObject]) -> None:
     ):
         if hasattr(ServiceObject, name) or name in ("id", "object_id"):
             raise BadRegistration(
-                f"{type_hints.qualified(cls)}.{name}: {name!r} is taken by rio.ServiceObject, "
+                f"{type_hints.full_name(cls)}.{name}: {name!r} is taken by rio.ServiceObject, "
                 "choose another name"
             )
 

@@ -129,7 +129,7 @@ def encode_error(
 
     ``None``, which can always be encoded, stands for a value that is not at hand.
     """
-    what = "a value" if value is None else f"a value of type {type_hints.qualified(type(value))}"
+    what = "a value" if value is None else f"a value of type {type_hints.full_name(type(value))}"
     return failure(f"{what} cannot be encoded as MessagePack: {_in_words(problem)}")
 
 
@@ -137,7 +137,7 @@ def decode_error(problem: Exception, wanted: Any, failure: type[RioError] = BadM
     """What to raise when bytes could not be decoded into ``wanted``: a ``failure`` that names the
     type and the path of the field.
     """
-    what = "a plain value" if wanted is Any or wanted is object else type_hints.qualified(wanted)
+    what = "a plain value" if wanted is Any or wanted is object else type_hints.full_name(wanted)
     return failure(f"the payload does not decode into {what}: {_in_words(problem)}")
 
 
@@ -164,7 +164,7 @@ def check_serialisable(wanted: Any) -> None:
     decoder_of(wanted)
     foreign = _foreign_part(msgspec.inspect.type_info(wanted), set())
     if foreign is not None:
-        raise TypeError(f"{type_hints.qualified(foreign)} is not a type that MessagePack can carry")
+        raise TypeError(f"{type_hints.full_name(foreign)} is not a type that MessagePack can carry")
 
 
 def _foreign_part(info: Any, seen: set[int]) -> Any:
