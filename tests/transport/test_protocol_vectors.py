@@ -22,7 +22,7 @@ from rio._core.calls import Caller, ClientHalf, MessageCodec
 from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT, FrameReader, FrameWriter
 from rio._core.gossip import MemberTable
 from rio.client import retry
-from rio.cluster import gossip
+from rio.cluster import gossip_messages
 from rio.objects import system_messages
 from rio.transport import call_context, protocol
 from rio.transport.call_context import Context, Link
@@ -109,7 +109,9 @@ OURS: dict[str, Callable[[], bytes]] = {
     "goaway_draining": lambda: protocol.goaway("10.0.0.7:7070 is about to stop"),
     "goaway_stopped": lambda: protocol.goaway("10.0.0.7:7070 has stopped", 301),
     "goaway_client": lambda: protocol.simple(Kind.GOAWAY, 303),
-    "gossip": lambda: protocol.gossip(gossip.encode(gossip.Ping(4, 3, 12, 0, news(), 77))),
+    "gossip": lambda: protocol.gossip(
+        gossip_messages.encode(gossip_messages.Ping(4, 3, 12, 0, news(), 77))
+    ),
 }
 
 
