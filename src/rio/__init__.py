@@ -1,5 +1,9 @@
-"""Distributed stateful services: objects with an identity, found anywhere in a cluster, that take
-one message at a time and keep state.
+"""Distributed stateful services: objects that have an identity, take one message at a time and keep
+state, wherever in a cluster they are.
+
+Subclass :class:`ServiceObject`, mark its methods with :func:`handler`, host the class with a
+:class:`Server`, and send its objects a :class:`Message` with a :class:`Client`. Public as well are
+:mod:`rio.errors`, :mod:`rio.contracts`, :mod:`rio.storage` and :mod:`rio.testing`.
 """
 
 from rio.client.admin import AdminCommand

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import random
 
+_MAX_DOUBLINGS = 32  # far more than any ``longest`` needs; a float overflows at 1,024
+
 
 def backoff(failures: int, first: float, longest: float, rng: random.Random) -> float:
-    """Seconds before the next attempt after ``failures`` in a row: full jitter below
-    ``min(longest, first * 2 ** (failures - 1))``.
+    """Seconds to wait after ``failures`` failed attempts in a row, of which there is at least one.
+
+    The time is drawn evenly between 0 and ``min(longest, first * 2 ** (failures - 1))``, so that
+    programs that failed at the same time do not try again at the same time. ``first`` and
+    ``longest`` are seconds.
     """
-    doublings = min(failures - 1, 32)  # no more than a float can take
+    doublings = min(failures - 1, _MAX_DOUBLINGS)
     return rng.uniform(0.0, min(longest, first * 2.0**doublings))

@@ -1,4 +1,4 @@
-"""Everything that ``rio`` raises, as one tree under :class:`RioError`.
+"""The errors that ``rio`` raises: one tree under :class:`RioError`.
 
 After a failed call the first question is "may it have run?". The tree answers it:
 
@@ -11,7 +11,7 @@ After a failed call the first question is "may it have run?". The tree answers i
 All other errors say what is wrong with a program, a peer, a storage or a node.
 
 A name that ends in ``Error`` is a family of errors; every other name is the condition that was met.
-A class that can arrive from a server has a ``code``, its name on the wire. A code maps to one
+A class that can arrive from a server has a ``code``, its name on the wire. A code stands for one
 class. A code that this version does not know arrives as :class:`UnknownCode`, which keeps it.
 """
 
@@ -20,20 +20,27 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 APPLICATION_ERROR = "application_error"
-"""The code of every application error: the wire and the retry rules know it without its class."""
+"""The code of every application error. Transport and client read it without knowing the class."""
 
 
 class RioError(Exception):
-    """The root of all errors of ``rio``."""
+    """The root of all errors of ``rio``. The module :mod:`rio.errors` describes the tree.
+
+    The classes in :mod:`rio.errors` are raised by ``rio``. For errors of your own, subclass
+    :class:`rio.ApplicationError`.
+    """
 
     code: ClassVar[str] = ""
+    """The name of the class on the wire; empty for an error that does not arrive from a server."""
 
     def __init__(self, message: str = "", detail: Any = None) -> None:
         super().__init__(message)
         self.message = message
-        """What was wrong and what to do, for a person."""
+        """For a person: what was wrong and what to do."""
         self.detail = detail
-        """What a program can use: a value of MessagePack types whose shape belongs to the class."""
+        """For a program: a value of MessagePack types. The docstring of the class says its shape;
+        ``None`` where it says nothing.
+        """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -42,7 +49,8 @@ class RioError(Exception):
             known = _CLASS_OF_CODE.setdefault(code, cls)
             if known is not cls:
                 raise TypeError(
-                    f"error code {code!r} of {cls.__name__} already belongs to {known.__name__}"
+                    f"error code {code!r} of {cls.__name__} already belongs to {known.__name__}:"
+                    " choose another one"
                 )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -56,7 +64,10 @@ _CLASS_OF_CODE: dict[str, type[RioError]] = {}
 
 
 class NotExecuted(RioError):
-    """The call did not run anywhere. The client has already tried again where that could help."""
+    """The call did not run anywhere, so calling again is safe.
+
+    The client has already tried again where that could help.
+    """
 
     code = "not_executed"
 
@@ -69,34 +80,38 @@ class NoServersAvailable(NotExecuted):
 
 
 class Redirected(NotExecuted):
-    """The object lives on another node. ``detail``: ``[address, generation]``.
+    """The object lives on another node. ``detail``: ``[address, generation]`` of that node.
 
-    The client follows it, and raises it after too many hops.
+    The client follows a redirect to the other node, and raises this error after too many of them.
     """
 
     code = "redirect"
 
 
 class Draining(NotExecuted):
-    """The node is about to stop and activates no more objects."""
+    """The node is about to stop, so it activates no more objects."""
 
     code = "draining"
 
 
 class Unavailable(NotExecuted):
-    """The node cannot admit the call now: it lost touch with its storage, or somebody stops it."""
+    """The node cannot admit the call now: it does not run, does not hold its lease at present, or
+    could not claim the object in the storage.
+    """
 
     code = "unavailable"
 
 
 class Overloaded(NotExecuted):
-    """The node reached a limit: of calls in flight, or of calls that wait for one object."""
+    """A limit is reached: calls in flight on a node, calls that wait for one object, or bytes that
+    wait to be sent to a server. The text says which.
+    """
 
     code = "overloaded"
 
 
 class NotActivated(NotExecuted):
-    """The object could not be brought to life: the claim, the load or a lifecycle hook failed.
+    """The node could not bring the object to life, because its load or a lifecycle hook failed.
 
     The text has the cause. ``detail``: ``[exception class name, remote traceback]``.
     """
@@ -114,9 +129,9 @@ class Expired(NotExecuted):
 
 
 class UnknownType(NotExecuted):
-    """The node does not host objects of this type.
+    """No node hosts objects of this type. The client has asked all of them.
 
-    The client asks the other nodes before it raises this.
+    Register the class with :class:`rio.Registry`, or look at the spelling of its type name.
     """
 
     code = "unknown_type"
@@ -128,39 +143,44 @@ class UnknownType(NotExecuted):
 class OutcomeUnknown(RioError):
     """The call may have run, so the client did not send it again.
 
-    Declare its message ``idempotent`` or ``readonly`` to have the client repeat it instead.
+    If a repetition does no harm, declare the message ``idempotent`` or ``readonly``: then the
+    client repeats the call.
     """
 
     code = "outcome_unknown"
 
 
 class ConnectionLost(OutcomeUnknown):
-    """The connection broke after the client wrote the call and before the answer came."""
+    """The connection broke after the client had written the call and before the answer came.
+
+    If the client had written nothing yet, it would have tried again.
+    """
 
 
 class CallTimeout(OutcomeUnknown, TimeoutError):
-    """The deadline passed after the client wrote the call.
+    """The deadline passed after the client had written the call.
 
-    A call that certainly did not start ends as :class:`Expired` instead.
+    A call that certainly did not start ends as :class:`Expired` instead. ``except TimeoutError``
+    catches this class.
     """
 
     code = "timeout"
 
 
 class Superseded(OutcomeUnknown):
-    """Another activation of the object has taken over.
+    """Another activation of the object has taken over, so the storage refuses to save its state.
 
-    This activation can save no more state, and its node drops it from memory.
+    The node drops the activation from memory.
     """
 
     code = "superseded"
 
 
 class Deadlock(OutcomeUnknown):
-    """A call in this chain of calls would wait for an object that itself waits for that call.
+    """A call would wait for an object that itself waits for that call.
 
-    The call that closes the cycle did not run. A handler that lets the error through has run up to
-    there, and its own caller gets the same error. ``detail``: the cycle, a list of
+    The call that closes the circle did not run. A handler that lets the error through has run up to
+    that call, and its own caller gets the same error. ``detail``: the circle, a list of
     ``"Type/id.Message"``.
     """
 
@@ -178,34 +198,41 @@ class UnknownCode(OutcomeUnknown):
 
 
 class CallRefused(RioError):
-    """A server looked at the call and would not run it."""
+    """A server, or the client itself, looked at the call and would not run it.
+
+    Calling again changes nothing: the call is wrong.
+    """
 
 
 class BadIdentity(CallRefused, ValueError):
-    """A type name or an object id is empty, too long, or no text.
+    """A type name, a message name or an object id is empty, too long, or not text.
 
-    Type names and message names have 1 to 128 bytes of UTF-8, object ids 1 to 512.
+    A type name and a message name have 1 to 128 bytes of UTF-8, an object id has 1 to 512.
     """
 
     code = "bad_identity"
 
 
 class UnknownMessage(CallRefused):
-    """The object's type has no handler for this message."""
+    """The object's class has no handler for this message."""
 
     code = "unknown_message"
 
 
 class BadMessage(CallRefused):
-    """The payload does not decode into the message's type. The text names the field."""
+    """The message cannot be encoded, or does not decode into its class at the server.
+
+    The text names the field.
+    """
 
     code = "bad_message"
 
 
 class FrameTooLarge(CallRefused):
-    """A message is larger than the frame limit of the client or of the server, in bytes.
+    """A message is larger than the frame limit of the client or of the server.
 
-    A reply that is too large ends as :class:`ReplyTooLarge`: that call ran.
+    The text has both sizes in bytes. A reply that is too large ends as :class:`ReplyTooLarge`
+    instead: that call ran.
     """
 
     code = "frame_too_large"
@@ -215,14 +242,14 @@ class FrameTooLarge(CallRefused):
 
 
 class CallFailed(RioError):
-    """The handler ran and did not end well."""
+    """The handler ran and did not end well. Calling again may repeat its effects."""
 
 
 class HandlerFailed(CallFailed):
-    """The handler raised an exception that is no :class:`rio.ApplicationError`.
+    """The handler raised an exception that is not a :class:`rio.ApplicationError`.
 
-    The node dropped the object from memory; its saved state stands. ``detail``: ``[exception class
-    name, remote traceback]``.
+    The node has dropped the object from memory; its saved state stands. ``str()`` of this error has
+    the remote traceback. ``detail``: ``[exception class name, remote traceback]``.
     """
 
     code = "handler_failed"
@@ -234,13 +261,17 @@ class HandlerFailed(CallFailed):
 
 
 class BadReply(CallFailed):
-    """The handler's reply is not of its declared type, or does not decode into the expected one."""
+    """The reply is not of the handler's declared type, or does not decode into the expected one."""
 
     code = "bad_reply"
 
 
 class ReplyTooLarge(CallFailed):
-    """The handler ran, and its reply is larger than the frame limit of the server, in bytes."""
+    """The handler ran, and its reply is larger than the frame limit of the server.
+
+    The text has both sizes in bytes. A message that is too large ends as :class:`FrameTooLarge`
+    instead: that call did not run.
+    """
 
     code = "reply_too_large"
 
@@ -249,36 +280,39 @@ class ReplyTooLarge(CallFailed):
 
 
 class ConfigurationError(RioError, ValueError):
-    """A setting or a storage URL that cannot work."""
+    """A setting or a storage URL cannot work. The text names it."""
 
 
 class BadAddress(ConfigurationError):
-    """A text that is not ``HOST:PORT``."""
+    """The text of an address is not ``HOST:PORT`` or ``[IPV6]:PORT``."""
 
 
 class BadRegistration(RioError, TypeError):
-    """A class or a handler that cannot be registered.
+    """A class of objects, messages or errors, or a handler, breaks a rule.
 
-    The text names the class and the line to change.
+    The text names the class, in most cases the line, and what to change.
     """
 
 
 class NotAttached(RioError, RuntimeError):
-    """A service object that no server has activated was asked to send, save or publish.
+    """A service object was asked to send, save or publish, but no server has activated it.
 
-    Such an instance can handle messages in a test, and nothing else.
+    Your program has made this instance itself. Such an instance can handle messages in a test, and
+    nothing else.
     """
 
 
 class BindFailed(RioError, OSError):
-    """The server cannot listen on its address: it is taken, or is not one of this machine."""
+    """The server cannot listen on its address: another program does, or it is not an address of
+    this machine.
+    """
 
 
 # --- a peer that does not speak the protocol ------------------------------------------------------
 
 
 class ProtocolError(RioError):
-    """Bytes that are not a frame of this protocol. The connection is closed."""
+    """A peer sent bytes that are not a frame of this protocol. The connection is closed."""
 
     code = "protocol_error"
 
@@ -296,26 +330,29 @@ class ProtocolVersionMismatch(ProtocolError):
 
 
 class StorageError(RioError):
-    """The root of what storages raise. Only :class:`StateNotFound` means that an object is new."""
+    """The root of the errors that a storage raises.
+
+    Only :class:`StateNotFound` means that an object was never saved.
+    """
 
 
 class StateNotFound(StorageError):
-    """The storage answered, and it holds no state under this key."""
+    """The storage has answered that it holds no state for this object under this name."""
 
 
 class StorageUnavailable(StorageError):
-    """The storage did not do it: unreachable, locked, full, read-only or too slow.
+    """The storage could not do its work: it is unreachable, locked, full, read-only or too slow.
 
-    A write may still have happened.
+    A write may have happened nevertheless.
     """
 
 
 class StateCorrupt(StorageError):
-    """The stored bytes do not decode. The storage leaves them untouched."""
+    """The stored bytes do not decode into the state's class. The storage keeps them as they are."""
 
 
 class SchemaMismatch(StorageError):
-    """An older or a newer version of ``rio`` made the database."""
+    """Another version of ``rio`` made the tables or keys of this database."""
 
 
 class StorageClosed(StorageError):
@@ -326,13 +363,13 @@ class StorageClosed(StorageError):
 
 
 class ClusterError(RioError):
-    """The root of what keeps a node out of its cluster."""
+    """The root of the errors that keep a node out of its cluster."""
 
 
 class JoinFailed(ClusterError):
     """A new node could not exchange probes, both ways, with a majority of the other members.
 
-    The address that it advertises may be a wrong one.
+    Look whether the others can reach the address that the node advertises.
     """
 
 
@@ -347,20 +384,30 @@ class NodeEvicted(ClusterError):
 
 
 class Lagged(RioError):
-    """A subscriber was too slow, and events were dropped. The subscription goes on."""
+    """Events were dropped because the subscriber, or its connection, was too slow.
+
+    The subscription goes on with the next event.
+    """
 
     def __init__(self, missed: int) -> None:
         super().__init__(f"{missed} event(s) were dropped because the subscriber was too slow")
         self.missed = missed
-        """How many events were dropped."""
+        """The number of events that were dropped."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.missed,)
 
 
 def from_code(code: str, message: str, detail: Any = None) -> RioError:
-    """The error that arrived as ``code``."""
+    """The error that a server has sent as ``code``, with its text and its detail.
+
+    A code that this version does not know gives an :class:`UnknownCode`.
+    """
     cls = _CLASS_OF_CODE.get(code)
     if cls is None:
-        return UnknownCode(f"unknown error {code!r}: {message}", [code, detail])
+        return UnknownCode(
+            f"a server answered with an error that this version of rio does not know, {code!r}:"
+            f" {message}",
+            [code, detail],
+        )
     return cls(message, detail)

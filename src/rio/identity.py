@@ -1,4 +1,4 @@
-"""What a thing is called: an object's identity, a server's address, a class's name on the wire."""
+"""Names: the identity of an object, the address of a server, the name of a class on the wire."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from typing import NamedTuple, Self
 from rio.errors import BadAddress, BadIdentity, RioError
 
 MAX_TYPE_NAME_BYTES = 128
+"""Bytes of UTF-8 that the name of a type, a message, an error or a state can have."""
 MAX_ID_BYTES = 512
+"""Bytes of UTF-8 that the id of an object can have."""
 
 
 class ObjectId(NamedTuple):
-    """The identity of one object in the whole cluster: two strings, compared exactly."""
+    """The identity of an object in its cluster: two strings, which ``rio`` compares exactly.
+
+    ``str()`` gives ``type_name/id``. Making the tuple checks nothing; :meth:`checked` does.
+    """
 
     type_name: str
+    """The name of the object's type: 1 to 128 bytes of UTF-8."""
     id: str
+    """Tells the objects of a type apart: 1 to 512 bytes of UTF-8."""
 
     def __str__(self) -> str:
         return f"{self.type_name}/{self.id}"
@@ -23,7 +30,7 @@ class ObjectId(NamedTuple):
     def checked(cls, type_name: str, id: str) -> Self:
         """An identity whose parts fit the wire and every storage.
 
-        :raises BadIdentity: a part is no string, is empty, is too long or cannot be encoded.
+        :raises BadIdentity: a part is not a string, is empty, is too long or is not valid Unicode.
         """
         check_name("type name", type_name, MAX_TYPE_NAME_BYTES)
         check_name("object id", id, MAX_ID_BYTES)
@@ -33,34 +40,43 @@ class ObjectId(NamedTuple):
 def check_name(what: str, value: str, limit: int, failure: type[RioError] = BadIdentity) -> None:
     """Make sure that ``value`` is a string of 1 to ``limit`` bytes of UTF-8.
 
-    :raises BadIdentity: it is not (``failure`` where a class or a handler says the name).
+    ``what`` names the value in the text of the error.
+
+    :raises BadIdentity: it is not. A caller can give another class of error as ``failure``.
     """
     if not isinstance(value, str):
-        raise failure(f"{what} must be a str, got {type(value).__name__}: {value!r}")
+        raise failure(f"{what} must be a str, got {type(value).__name__}: {value!r:.200}")
     if not value:
-        raise failure(f"{what} must not be empty")
+        raise failure(f"{what} must not be empty: give it 1 to {limit} bytes of UTF-8")
     try:
         size = len(value.encode())
     except UnicodeEncodeError as error:
         raise failure(f"{what} {value!r} is not valid Unicode text: {error}") from error
     if size > limit:
-        raise failure(f"{what} {value[:32]!r}... is {size} bytes long, the limit is {limit}")
+        raise failure(
+            f"{what} {value[:32]!r}... is {size} bytes long in UTF-8: shorten it to {limit} bytes"
+        )
 
 
 class Address(NamedTuple):
-    """Where a server listens. Its text form is ``host:port``; an IPv6 host stands in brackets."""
+    """Where a server listens.
+
+    ``str()`` gives ``host:port``, with an IPv6 host in brackets.
+    """
 
     host: str
+    """A host name or an IP address, without brackets."""
     port: int
+    """0 to 65535. A server that binds port 0 chooses a free one."""
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``host:port`` or ``[ipv6]:port``.
+        """Read an address from ``host:port`` or ``[ipv6]:port``.
 
-        :raises BadAddress: the text has another form or the port is not 0 to 65535.
+        :raises BadAddress: the text has another form, or the port is not a number from 0 to 65535.
         """
         host, separator, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
@@ -76,8 +92,7 @@ class Address(NamedTuple):
 
 
 def type_name_of(cls: type) -> str:
-    """The name under which ``cls`` travels: what its ``type_name=`` said, or the class's own "
-    "name."""
+    """The name of ``cls`` on the wire: its ``type_name=``, or else the name of the class."""
     name = cls.__dict__.get("__rio_type_name__", cls.__name__)
     assert isinstance(name, str)
     return name

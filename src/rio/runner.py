@@ -10,24 +10,24 @@ T = TypeVar("T")
 
 
 def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
-    """Run a coroutine to its end, as :func:`asyncio.run` does, on uvloop where that is installed:
-    ``rio.run(main())``.
+    """Run a coroutine to its end and return its result, on uvloop if uvloop is installed.
 
-    No event loop policy is touched. Where a loop already runs (Jupyter), await the coroutine
-    instead.
+    Write ``rio.run(main())`` where you would write ``asyncio.run(main())``. It does not touch the
+    event loop policy. ``debug`` turns asyncio's debug mode on or off; ``None`` leaves it as it is.
 
-    :raises RuntimeError: an event loop already runs in this thread.
+    :raises RuntimeError: an event loop already runs in this thread, as in Jupyter. Await the
+        coroutine there instead.
     """
-    if _loop_runs():
+    if _is_loop_running():
         raise RuntimeError(
-            "rio.run() cannot be called where an event loop already runs: await the coroutine "
-            "instead"
+            "rio.run() cannot be called where an event loop already runs:"
+            " await the coroutine instead"
         )
-    with asyncio.Runner(debug=debug, loop_factory=_fastest_loop()) as runner:
+    with asyncio.Runner(debug=debug, loop_factory=_find_loop_factory()) as runner:
         return runner.run(main)
 
 
-def _loop_runs() -> bool:
+def _is_loop_running() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -35,9 +35,10 @@ def _loop_runs() -> bool:
     return True
 
 
-def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def _find_loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's, or ``None`` for asyncio's own loop."""
     try:
         import uvloop
-    except ImportError:  # Windows, or left out on purpose
+    except ImportError:  # on Windows, or where the user did not install it
         return None
     return uvloop.new_event_loop
