@@ -15,13 +15,13 @@ MAX_ID_BYTES = 512
 class ObjectId(NamedTuple):
     """The identity of an object in its cluster: two strings, which ``rio`` compares exactly.
 
-    ``str()`` gives ``type_name/id``. Making the tuple checks nothing; :meth:`checked` does.
+    ``type_name`` is the name of the object's type, 1 to 128 bytes of UTF-8. ``id`` tells the
+    objects of a type apart; it has 1 to 512 bytes. ``str()`` gives ``type_name/id``. Making the
+    tuple checks nothing; :meth:`checked` does.
     """
 
     type_name: str
-    """The name of the object's type: 1 to 128 bytes of UTF-8."""
     id: str
-    """Tells the objects of a type apart: 1 to 512 bytes of UTF-8."""
 
     def __str__(self) -> str:
         return f"{self.type_name}/{self.id}"
@@ -61,13 +61,13 @@ def check_name(what: str, value: str, limit: int, failure: type[RioError] = BadI
 class Address(NamedTuple):
     """Where a server listens.
 
-    ``str()`` gives ``host:port``, with an IPv6 host in brackets.
+    ``host`` is a host name or an IP address, without brackets. ``port`` is 0 to 65535; a server
+    that binds port 0 chooses a free one. ``str()`` gives ``host:port``, with an IPv6 host in
+    brackets.
     """
 
     host: str
-    """A host name or an IP address, without brackets."""
     port: int
-    """0 to 65535. A server that binds port 0 chooses a free one."""
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -1,4 +1,4 @@
-"""Errors that an application raises for its callers, with fields that travel."""
+"""The errors that an application raises for its callers, with fields that travel."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ import gc
 import re
 import weakref
 from collections.abc import Callable, Mapping
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    NamedTuple,
-    cast,
-    dataclass_transform,
-    get_origin,
-)
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast, dataclass_transform, get_origin
 
 import msgspec
 
@@ -24,29 +16,19 @@ from rio.errors import APPLICATION_ERROR, BadRegistration, CallFailed, RioError,
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
 from rio.transport.codec import NATIVE_TYPES, check_serialisable
 
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
-    R_co = TypeVar("R_co", covariant=True, default=Any)
-else:
-    from typing import TypeVar
-
-    R_co = TypeVar("R_co", covariant=True)
-
-T = TypeVar("T")
-
-
-# --- application errors ---------------------------------------------------------------------------
-
 
 class _Field(NamedTuple):
+    """A field that an error class declares."""
+
     annotation: Any
     default: Any
+    """``msgspec.NODEFAULT`` if the field has none."""
     module: str
+    """The module in which the annotation was written, and in which it is read."""
 
 
-class _Computed:
-    """An attribute that is computed unless the instance has one of its own of that name."""
+class _ComputedAttribute:
+    """An attribute that is computed, unless the instance has a value of its own under that name."""
 
     def __init__(self, compute: Callable[[Any], Any]) -> None:
         self._compute = compute
@@ -64,20 +46,30 @@ _CLASS_VARIABLE = re.compile(r"(\w+\.)?ClassVar\b")
 
 @dataclass_transform(eq_default=False, field_specifiers=(msgspec.field,))
 class ApplicationError(CallFailed):
-    """An outcome that callers are meant to handle: ``class InsufficientFunds(rio.ApplicationError):
-    missing: int``.
+    """The base of the errors that a handler raises for its callers to catch.
 
-    Raise it in a handler (``raise InsufficientFunds(missing=3)``) and it arrives at the caller as
-    the same class with its fields, and the object lives on. Fields are declared, given and read as
-    those of a dataclass; a field ``message: str`` is the text of the error. If the caller's program
-    has no class of that name, or one that the fields do not fit, it gets
-    :class:`UnknownApplicationError`. Any other exception is a fault: the caller gets
-    :class:`rio.errors.HandlerFailed`, and the object is dropped from memory.
+    Subclass it, and declare fields as in a dataclass::
 
-    ``type_name=`` in the class statement is its name on the wire (default: the name of the class).
+        class InsufficientFunds(rio.ApplicationError):
+            missing: int
 
-    :raises BadRegistration: the type name is empty, longer than 128 bytes or that of another class,
-    or exceptions themselves need a field's name.
+    ``raise InsufficientFunds(missing=3)`` in a handler arrives at the caller as the same class with
+    the same fields, and the object lives on. A field ``message: str`` is the text of the error. The
+    types of the fields are those that a :class:`rio.Message` can have.
+
+    If the caller's program has no class of that name, or the fields do not fit the class that it
+    has, the caller gets an :class:`rio.UnknownApplicationError`. Any other exception of a handler
+    is a fault: the caller gets :class:`rio.errors.HandlerFailed`, and the object is dropped from
+    memory.
+
+    ``type_name="..."`` in the class statement sets the name on the wire, 1 to 128 bytes of UTF-8;
+    by default it is the name of the class.
+
+    :raises BadRegistration: (when the class is made) the type name is empty, too long or that of
+        another error class, a field has a name that exceptions need, or a field's type cannot
+        travel.
+    :raises TypeError: (when an error is made) the arguments do not fit the fields, or the class is
+        :class:`rio.ApplicationError` itself.
     """
 
     code = APPLICATION_ERROR
@@ -95,24 +87,24 @@ class ApplicationError(CallFailed):
         def __init__(self, *args, **kwargs):
             if type(self) is ApplicationError:
                 raise TypeError(
-                    "subclass rio.ApplicationError and declare fields: callers tell application "
-                    "errors apart by their class"
+                    "rio.ApplicationError itself cannot be raised: subclass it and declare fields,"
+                    " because callers tell application errors apart by their class"
                 )
             record = self.__rio_record__(*args, **kwargs)
             values = [getattr(record, name) for name in self.__rio_fields__]
             Exception.__init__(self, *values)
             self.__dict__.update(zip(self.__rio_fields__, values, strict=True))
 
-        @_Computed
+        @_ComputedAttribute
         def message(self):
             """The error as one line of text."""
             return str(self) or type(self).__name__
 
-        @_Computed
+        @_ComputedAttribute
         def detail(self):
-            """How it travels: ``[type name, map of its fields]``.
+            """The form in which the error travels: ``[type name, map of its fields]``.
 
-            :raises TypeError: a field holds something that MessagePack cannot express.
+            :raises TypeError: a field holds a value that MessagePack cannot carry.
             """
             return [self.__rio_type_name__, self._encoded_fields()]
 
@@ -123,27 +115,29 @@ class ApplicationError(CallFailed):
         cls.__rio_fields__ = _fields_of_error(cls)
         super().__init_subclass__()
         cls.__rio_record__ = _record_of(cls, dict.fromkeys(cls.__rio_fields__, Any))
-        with contextlib.suppress(NameError):  # then from_wire asks again
+        with contextlib.suppress(NameError):  # then from_wire reads them
             _check_fields(cls, cls._typed_record((type_hints.names_around(cls),)))
-        _enter(cls)
+        _register(cls)
 
     @staticmethod
     def from_wire(detail: Any) -> RioError:
-        """The error that arrived as ``detail``; see the class for what becomes of one that is not
-        known here.
+        """The error that has arrived as ``detail``.
+
+        It is an :class:`rio.UnknownApplicationError` if its class is not known here, or does not
+        fit, and an :class:`rio.errors.UnknownCode` if ``detail`` is not ``[type name, fields]``.
         """
         if not (
             isinstance(detail, (list, tuple)) and len(detail) == 2 and isinstance(detail[0], str)
         ):
             return UnknownCode(
-                f"an application error of unknown form arrived: {detail!r:.200}",
+                f"an application error arrived that is not [type name, fields]: {detail!r:.200}",
                 [ApplicationError.code, detail],
             )
         name, fields = detail
         cls = _CLASS_OF_ERROR_NAME.get(name)
         if cls is None:
             return UnknownApplicationError(
-                name, fields, "this program has no application error of that name"
+                name, fields, "this program has no subclass of rio.ApplicationError of that name"
             )
         try:
             record = msgspec.convert(fields, cls._typed_record())
@@ -157,8 +151,12 @@ class ApplicationError(CallFailed):
     def _typed_record(
         cls, local_names: tuple[type_hints.Namespace, ...] = ()
     ) -> type[msgspec.Struct]:
-        """The record whose fields have their types: made when first needed, since the annotations
-        may be forward references.
+        """The record that checks the types of the fields.
+
+        It is made when it is needed for the first time, because annotations may be forward
+        references.
+
+        :raises NameError: an annotation names something that is not defined yet.
         """
         known = cls.__dict__.get("__rio_typed_record__")
         if known is None:
@@ -209,8 +207,9 @@ class ApplicationError(CallFailed):
 
 
 def _fields_of_error(cls: type[ApplicationError]) -> dict[str, _Field]:
-    """The fields of an error class, inherited ones first; each remembers the module in which its
-    annotation was written.
+    """The fields of an error class by name, inherited ones first.
+
+    :raises BadRegistration: exceptions need the name of a field.
     """
     fields = {
         name: field
@@ -218,21 +217,9 @@ def _fields_of_error(cls: type[ApplicationError]) -> dict[str, _Field]:
         for name, field in base.__dict__.get("__rio_fields__", {}).items()
     }
     for name, annotation in type_hints.of_class(cls).items():
-        if (
-            get_origin(annotation) is ClassVar
-            or annotation is ClassVar
-            or _CLASS_VARIABLE.match(str(annotation))
-        ):
+        if _is_class_variable(annotation):
             continue
-        if (
-            (name != "message" and hasattr(ApplicationError, name))
-            or name in ("detail", "args")
-            or name.startswith("__")
-        ):
-            raise BadRegistration(
-                f"application error {type_hints.full_name(cls)}: a field cannot be called "
-                f"{name!r}, choose another name"
-            )
+        _check_field_name(cls, name)
         default = cls.__dict__.get(name, msgspec.NODEFAULT)
         if isinstance(default, _FIELD_SPECIFIER):
             delattr(cls, name)
@@ -240,8 +227,28 @@ def _fields_of_error(cls: type[ApplicationError]) -> dict[str, _Field]:
     return fields
 
 
+def _is_class_variable(annotation: Any) -> bool:
+    return (
+        get_origin(annotation) is ClassVar
+        or annotation is ClassVar
+        or _CLASS_VARIABLE.match(str(annotation)) is not None
+    )
+
+
+def _check_field_name(cls: type[ApplicationError], name: str) -> None:
+    if (
+        (name != "message" and hasattr(ApplicationError, name))
+        or name in ("detail", "args")
+        or name.startswith("__")
+    ):
+        raise BadRegistration(
+            f"application error {type_hints.full_name(cls)}: a field cannot be called {name!r},"
+            " because exceptions need that name: choose another one"
+        )
+
+
 def _record_of(cls: type[ApplicationError], types: Mapping[str, Any]) -> type[msgspec.Struct]:
-    """The hidden struct that takes, checks and encodes the fields of an error class."""
+    """The struct that takes, checks and encodes the fields of an error class."""
     definition = [(name, types[name], field.default) for name, field in cls.__rio_fields__.items()]
     return msgspec.defstruct(cls.__name__, definition, module=cls.__module__)
 
@@ -255,31 +262,33 @@ def _check_fields(cls: type[ApplicationError], record: type[msgspec.Struct]) -> 
         ) from problem
 
 
-def _enter(cls: type[ApplicationError]) -> None:
-    """Make an error class known by its name.
+def _register(cls: type[ApplicationError]) -> None:
+    """Make an error class known by its name on the wire.
 
-    The same class made again (a reloaded module, a notebook's cell) replaces itself.
+    A class that is made again, by a reloaded module or in a notebook, replaces its earlier self.
+
+    :raises BadRegistration: another error class has the name.
     """
     known = _CLASS_OF_ERROR_NAME.get(cls.__rio_type_name__)
-    if known is not None and not _same_place(known, cls):
+    if known is not None and not _is_same_definition(known, cls):
         del known
-        gc.collect()  # a class lives in a cycle: a dead one may still be in the table
+        gc.collect()  # a class refers to itself, so a dead one may still be in the table
         known = _CLASS_OF_ERROR_NAME.get(cls.__rio_type_name__)
         if known is not None:
             raise BadRegistration(
-                f"application errors {type_hints.full_name(known)} and {type_hints.full_name(cls)} "
-                f"would both travel as {cls.__rio_type_name__!r}: "
-                f'give one of them another name with type_name="..." in its class statement'
+                f"application errors {type_hints.full_name(known)} and {type_hints.full_name(cls)}"
+                f" would both travel as {cls.__rio_type_name__!r}: give one of them another name"
+                ' with type_name="..." in its class statement'
             )
     _CLASS_OF_ERROR_NAME[cls.__rio_type_name__] = cls
 
 
-def _same_place(one: type, other: type) -> bool:
+def _is_same_definition(one: type, other: type) -> bool:
     return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 
 def _restore(cls: type[ApplicationError], values: Mapping[str, Any]) -> ApplicationError:
-    """An instance with these fields, whatever constructor the class has."""
+    """An error with these fields, made without the constructor of its class."""
     error = cls.__new__(cls)
     Exception.__init__(error, *values.values())
     error.__dict__.update(values)
@@ -291,9 +300,11 @@ _FIELD_SPECIFIER = type(msgspec.field())
 
 class UnknownApplicationError(ApplicationError, type_name="rio.UnknownApplicationError"):
     """An application error whose class this program does not have, or whose fields do not fit the
-    class it has.
+    class that it has.
 
-    Raised on, it travels as what it was.
+    ``type_name`` is the name of its class on the wire, ``fields`` the fields as they arrived (a map
+    from names to values of MessagePack types), and ``reason`` says why it is not of its own class.
+    A handler that lets it through sends its own caller the error as it was, under its own name.
     """
 
     type_name: str
@@ -302,9 +313,9 @@ class UnknownApplicationError(ApplicationError, type_name="rio.UnknownApplicatio
 
     if not TYPE_CHECKING:
 
-        @_Computed
+        @_ComputedAttribute
         def detail(self):
-            """As it arrived: ``[type name, fields]``."""
+            """The form in which the error arrived: ``[type name, fields]``."""
             return [self.type_name, self.fields]
 
     def __str__(self) -> str:
