@@ -13,9 +13,10 @@ from rio.contracts.state import StateStorage, StoredState
 from rio.errors import StateNotFound, StorageUnavailable
 from rio.identity import ObjectId
 from rio.storage import Storage
-from rio.testing.contracts import ADA
 
 T = TypeVar("T")
+
+ADA = ObjectId("Account", "ada")
 
 
 async def fenced(state: StateStorage, object_id: ObjectId = ADA, token: int = 1) -> None:

@@ -8,29 +8,29 @@ from rio.contracts.membership import MembershipStorage
 from rio.contracts.placement import ObjectPlacement
 from rio.contracts.state import StateStorage
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
-from rio.testing.contracts import (
-    ADA,
-    MembershipStorageContract,
-    ObjectPlacementContract,
-    StateStorageContract,
+from rio.testing.conformance import (
+    MembershipStorageTests,
+    ObjectPlacementTests,
+    StateStorageTests,
 )
+from tests.storage.steps import ADA
 
 
-class TestLocalMembershipStorage(MembershipStorageContract):
+class TestLocalMembershipStorage(MembershipStorageTests):
     @pytest.fixture
     async def membership(self) -> AsyncIterator[MembershipStorage]:
         async with LocalMembershipStorage() as membership:
             yield membership
 
 
-class TestLocalObjectPlacement(ObjectPlacementContract):
+class TestLocalObjectPlacement(ObjectPlacementTests):
     @pytest.fixture
     async def placement(self) -> AsyncIterator[ObjectPlacement]:
         async with LocalObjectPlacement() as placement:
             yield placement
 
 
-class TestLocalState(StateStorageContract):
+class TestLocalState(StateStorageTests):
     @pytest.fixture
     async def state(self) -> AsyncIterator[StateStorage]:
         async with LocalState() as state:

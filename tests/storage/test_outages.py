@@ -19,9 +19,8 @@ from rio.errors import StateNotFound, StorageUnavailable
 from rio.storage import Storage, _connector, open_storage
 from rio.storage.postgres import PostgresDatabase, PostgresObjectPlacement
 from rio.testing import Proxy
-from rio.testing.contracts import ADA
 from tests.servers import PostgresServer, RedisServer, Server
-from tests.storage.steps import Savers, fenced
+from tests.storage.steps import ADA, Savers, fenced
 
 LONGEST = 8.0
 """Seconds that an operation may take: waiting in line, for a connection and for an answer all have

@@ -23,32 +23,31 @@ from rio.storage.postgres import (
     PostgresObjectPlacement,
     PostgresState,
 )
-from rio.testing.contracts import (
-    ADA,
-    MembershipStorageContract,
-    ObjectPlacementContract,
-    StateStorageContract,
+from rio.testing.conformance import (
+    MembershipStorageTests,
+    ObjectPlacementTests,
+    StateStorageTests,
 )
-from tests.storage.steps import fenced, waiting_for_a_lock
+from tests.storage.steps import ADA, fenced, waiting_for_a_lock
 
 pytestmark = pytest.mark.both_loops
 
 
-class TestPostgresMembershipStorage(MembershipStorageContract):
+class TestPostgresMembershipStorage(MembershipStorageTests):
     @pytest.fixture
     async def membership(self, postgres_url: str) -> AsyncIterator[MembershipStorage]:
         async with PostgresMembershipStorage(postgres_url) as membership:
             yield membership
 
 
-class TestPostgresObjectPlacement(ObjectPlacementContract):
+class TestPostgresObjectPlacement(ObjectPlacementTests):
     @pytest.fixture
     async def placement(self, postgres_url: str) -> AsyncIterator[ObjectPlacement]:
         async with PostgresObjectPlacement(postgres_url) as placement:
             yield placement
 
 
-class TestPostgresState(StateStorageContract):
+class TestPostgresState(StateStorageTests):
     @pytest.fixture
     async def state(self, postgres_url: str) -> AsyncIterator[StateStorage]:
         async with PostgresState(postgres_url) as state:

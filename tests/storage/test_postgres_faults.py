@@ -24,10 +24,9 @@ from rio.storage.postgres import (
 )
 from rio.storage.postgres._dialer import PostgresDialer
 from rio.storage.postgres._pool import PostgresPool
-from rio.testing.contracts import ADA
 from rio.testing.proxy import Proxy
 from tests.servers import Server
-from tests.storage.steps import fenced, waiting_for_a_lock
+from tests.storage.steps import ADA, fenced, waiting_for_a_lock
 
 
 @pytest.fixture

@@ -12,33 +12,32 @@ import pytest
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.identity import ObjectId
 from rio.storage import Storage, open_storage
-from rio.testing import races
-from rio.testing.contracts import SharedStorageContract
-from rio.testing.races import Shared
+from rio.testing._racer import run_race
+from rio.testing.conformance import SharedStorage, SharedStorageTests
 
 
-class TestSqlite(SharedStorageContract):
+class TestSqlite(SharedStorageTests):
     elections = 1000
 
     @pytest.fixture
-    def shared(self, sqlite_url: str) -> Shared:
-        return Shared("rio.storage:open_storage", (f"{sqlite_url}?busy_timeout=30",))
+    def shared(self, sqlite_url: str) -> SharedStorage:
+        return SharedStorage("rio.storage:open_storage", (f"{sqlite_url}?busy_timeout=30",))
 
 
-class TestPostgres(SharedStorageContract):
+class TestPostgres(SharedStorageTests):
     elections = 100
 
     @pytest.fixture
-    def shared(self, postgres_url: str) -> Shared:
-        return Shared("rio.storage:open_storage", (postgres_url,))
+    def shared(self, postgres_url: str) -> SharedStorage:
+        return SharedStorage("rio.storage:open_storage", (postgres_url,))
 
 
-class TestRedis(SharedStorageContract):
+class TestRedis(SharedStorageTests):
     elections = 1000
 
     @pytest.fixture
-    def shared(self, redis_url: str) -> Shared:
-        return Shared("rio.storage:open_storage", (redis_url,))
+    def shared(self, redis_url: str) -> SharedStorage:
+        return SharedStorage("rio.storage:open_storage", (redis_url,))
 
 
 class BlindPlacement(ObjectPlacement):
@@ -88,8 +87,8 @@ def url(request: pytest.FixtureRequest) -> str:
 
 
 async def test_the_race_for_objects_shows_what_a_blind_claim_does(url: str) -> None:
-    answers = await races.run(
-        Shared("tests.storage.test_processes:open_blindly", (url,)), "claim_all", 600
+    answers = await run_race(
+        SharedStorage("tests.storage.test_processes:open_blindly", (url,)), "claim_all", 600
     )
     believers = [
         sum(answer[index][0] == number for number, answer in enumerate(answers, 1))

@@ -30,34 +30,33 @@ from rio.storage.redis import (
 )
 from rio.storage.redis._dialer import RedisDialer
 from rio.storage.redis._lane import RedisLane
-from rio.testing.contracts import (
-    ADA,
-    MembershipStorageContract,
-    ObjectPlacementContract,
-    StateStorageContract,
+from rio.testing.conformance import (
+    MembershipStorageTests,
+    ObjectPlacementTests,
+    StateStorageTests,
 )
 from rio.testing.proxy import Proxy
 from tests.servers import RedisServer, Server, free_port
-from tests.storage.steps import fenced
+from tests.storage.steps import ADA, fenced
 
 pytestmark = pytest.mark.both_loops
 
 
-class TestRedisMembershipStorage(MembershipStorageContract):
+class TestRedisMembershipStorage(MembershipStorageTests):
     @pytest.fixture
     async def membership(self, redis_url: str) -> AsyncIterator[MembershipStorage]:
         async with RedisMembershipStorage(redis_url) as membership:
             yield membership
 
 
-class TestRedisObjectPlacement(ObjectPlacementContract):
+class TestRedisObjectPlacement(ObjectPlacementTests):
     @pytest.fixture
     async def placement(self, redis_url: str) -> AsyncIterator[ObjectPlacement]:
         async with RedisObjectPlacement(redis_url) as placement:
             yield placement
 
 
-class TestRedisState(StateStorageContract):
+class TestRedisState(StateStorageTests):
     @pytest.fixture
     async def state(self, redis_url: str) -> AsyncIterator[StateStorage]:
         async with RedisState(redis_url) as state:

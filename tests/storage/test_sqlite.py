@@ -37,12 +37,12 @@ from rio.storage.sqlite import (
     SqliteObjectPlacement,
     SqliteState,
 )
-from rio.testing.contracts import (
-    ADA,
-    MembershipStorageContract,
-    ObjectPlacementContract,
-    StateStorageContract,
+from rio.testing.conformance import (
+    MembershipStorageTests,
+    ObjectPlacementTests,
+    StateStorageTests,
 )
+from tests.storage.steps import ADA
 
 pytestmark = pytest.mark.both_loops
 
@@ -72,21 +72,21 @@ async def state(database: SqliteDatabase) -> AsyncIterator[StateStorage]:
         yield state
 
 
-class TestSqliteMembershipStorage(MembershipStorageContract):
+class TestSqliteMembershipStorage(MembershipStorageTests):
     @pytest.fixture
     async def membership(self, path: Path) -> AsyncIterator[MembershipStorage]:
         async with SqliteMembershipStorage(path) as membership:
             yield membership
 
 
-class TestSqliteObjectPlacement(ObjectPlacementContract):
+class TestSqliteObjectPlacement(ObjectPlacementTests):
     @pytest.fixture
     async def placement(self, path: Path) -> AsyncIterator[ObjectPlacement]:
         async with SqliteObjectPlacement(path) as placement:
             yield placement
 
 
-class TestSqliteState(StateStorageContract):
+class TestSqliteState(StateStorageTests):
     @pytest.fixture
     async def state(self, path: Path) -> AsyncIterator[StateStorage]:
         async with SqliteState(path) as state:

@@ -11,8 +11,7 @@ from rio.errors import ConfigurationError, StorageClosed, StorageUnavailable
 from rio.storage import Storage, open_storage
 from rio.storage.local import LocalMembershipStorage, LocalState
 from rio.storage.sqlite import SqliteMembershipStorage, SqliteObjectPlacement, SqliteState
-from rio.testing.contracts import ADA
-from tests.storage.steps import fenced
+from tests.storage.steps import ADA, fenced
 
 
 def test_importing_storage_loads_no_driver() -> None:

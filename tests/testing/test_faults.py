@@ -16,7 +16,7 @@ from rio.contracts.state import StateStorage
 from rio.errors import StateNotFound, StorageUnavailable
 from rio.identity import ObjectId
 from rio.storage import Storage, open_storage
-from rio.testing import StorageFaults, contracts, run
+from rio.testing import StorageFaults, conformance, run
 
 ADA = ObjectId("Account", "ada")
 
@@ -157,7 +157,7 @@ async def faulty() -> AsyncIterator[Storage]:
         await faults.settle()
 
 
-class TestMembership(contracts.MembershipStorageContract):
+class TestMembership(conformance.MembershipStorageTests):
     @pytest.fixture
     def membership(self, faulty: Storage) -> Any:
         return faulty.membership
@@ -167,7 +167,7 @@ class TestMembership(contracts.MembershipStorageContract):
     )
 
 
-class TestPlacement(contracts.ObjectPlacementContract):
+class TestPlacement(conformance.ObjectPlacementTests):
     @pytest.fixture
     def placement(self, faulty: Storage) -> ObjectPlacement:
         return faulty.placement
@@ -175,7 +175,7 @@ class TestPlacement(contracts.ObjectPlacementContract):
     test_a_storage_that_is_not_open_says_so_and_not_that_nothing_is_placed = None
 
 
-class TestState(contracts.StateStorageContract):
+class TestState(conformance.StateStorageTests):
     @pytest.fixture
     def state(self, faulty: Storage) -> StateStorage:
         return faulty.state

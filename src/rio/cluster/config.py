@@ -167,8 +167,8 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     storage_timeout: float = 2.0
-    """How long one call of the storage may take. At most ``lease_local / 2``, so that a renewal that
-    hangs leaves the time for another one.
+    """How long one call of the storage may take. At most ``lease_local / 2``, so that a renewal
+    that hangs leaves the time for another one.
 
     From rio-rs: ``min(2, lease_local / 2)``.
     """

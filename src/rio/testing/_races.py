@@ -1,142 +1,50 @@
-"""Several processes on one storage that want the same at the same moment: what
-:class:`rio.testing.contracts.SharedStorageContract` runs.
+"""What each of several processes does that want the same of one storage at the same moment: the
+program that :class:`rio.testing._racer.Racer` starts.
 
-``python -m rio.testing.races RACE NUMBER COUNT FACTORY [ARGUMENT...]`` is one of them. It prints
-``ready``, begins at the time that a line on its standard input says, and prints its answer as JSON.
+``python -m rio.testing._races RACE NUMBER SIZE FUNCTION [ARGUMENT...]`` prints ``ready``, begins at
+the time that a line on its standard input says, and prints its answer as JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import time
-from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from importlib import import_module
 from itertools import pairwise
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from rio.contracts.membership import MemberStatus, Vote
 from rio.contracts.state import StateStorage, StoredState
 from rio.errors import StateNotFound, Superseded
 from rio.identity import ObjectId
 from rio.storage import Storage
+from rio.testing._shared_storage import SharedStorage
 
 COUNTER = ObjectId("Race", "counter")
-LIMIT = 1 << 26
-"""Bytes of an answer."""
-
-
-class Shared(NamedTuple):
-    """How any process opens the same data: the function ``"module:function"`` is called with the
-    arguments.
-
-    It returns a :class:`rio.storage.Storage` that is not prepared yet, and it does so in processes
-    that have imported nothing else.
-    """
-
-    function: str
-    arguments: tuple[str, ...] = ()
-
-    def open(self) -> Storage:
-        module, _, name = self.function.partition(":")
-        storage: Storage = getattr(import_module(module), name)(*self.arguments)
-        return storage
-
-
-# --- the parent -----------------------------------------------------------------------------------
-
-
-class Racer:
-    """One process, ready to begin: ``async with Racer(shared, "claim_all", 1, 3000) as racer``.
-
-    In the end it is killed.
-    """
-
-    def __init__(self, shared: Shared, race: str, number: int, count: int) -> None:
-        self._arguments = [race, str(number), str(count), shared.function, *shared.arguments]
-        self._process: asyncio.subprocess.Process
-
-    async def __aenter__(self) -> Self:
-        command = [sys.executable, "-W", "error", "-m", "rio.testing.races", *self._arguments]
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        environ = {**os.environ, "PYTHONPATH": path}
-        self._process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, stdout=PIPE, env=environ, limit=LIMIT
-        )
-        assert await self.line() == "ready", f"{self._arguments} did not start"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.kill()
-
-    def tell(self, start: float = 0.0) -> None:
-        """Have it begin, at a time of the clock that all processes share; or, if it goes on until
-        it is told, end.
-        """
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{start}\n".encode())
-
-    async def line(self) -> str:
-        """The next line of its output, or nothing if there will be none."""
-        assert self._process.stdout is not None
-        return (await self._process.stdout.readline()).decode().strip()
-
-    async def answer(self) -> Any:
-        line = await self.line()
-        assert line, (
-            f"{self._arguments} ended with {await self._process.wait()} and without an answer"
-        )
-        return json.loads(line)
-
-    async def kill(self) -> list[str]:
-        """SIGKILL, and what it had printed before."""
-        if self._process.returncode is None:
-            self._process.kill()
-        rest, _ = await self._process.communicate()
-        return [line for line in rest.decode().splitlines(keepends=True) if line.endswith("\n")]
-
-
-async def run(shared: Shared, race: str, count: int, *, processes: int = 4) -> list[Any]:
-    """Start processes with the numbers 1, 2 and so on, let them begin at the same moment, and
-    return what each answers.
-    """
-    async with AsyncExitStack() as stack:
-        starting = [
-            stack.enter_async_context(Racer(shared, race, number, count))
-            for number in range(1, processes + 1)
-        ]
-        racers = [await racer for racer in starting]
-        start = time.monotonic() + 0.1
-        for racer in racers:
-            racer.tell(start)
-        return [await racer.answer() for racer in racers]
-
-
-# --- what each process does -----------------------------------------------------------------------
+"""The object whose state all processes change in :func:`take_turns`."""
 
 
 class Part(NamedTuple):
-    """One process's part in a race."""
+    """The part of one process in a race."""
 
     storage: Storage
     number: int
+    """Tells the processes apart: 1, 2 and so on."""
     size: int
-    """Of what, is the race's to say."""
+    """How much there is to do, in units of the race."""
     start: float
-    """When all begin, by the clock that all processes of a machine share."""
+    """When all processes begin, by the clock that all processes of a machine share."""
 
-    async def moment(self, seconds: float) -> None:
+    async def wait_until(self, seconds: float) -> None:
         """Wait until so long after the start, so that all processes do the next thing at the same
         time.
         """
         await asyncio.sleep(self.start + seconds - time.monotonic())
 
     async def generations(self) -> list[int]:
-        """The first ``size`` members, in the order in which they came."""
+        """The first ``size`` members, in the order in which they registered."""
         return sorted(
             member.generation for member in (await self.storage.membership.snapshot()).members
         )[: self.size]
@@ -149,13 +57,13 @@ async def join(part: Part) -> int:
 
 
 async def claim_all(part: Part) -> list[tuple[int | None, int]]:
-    """Claim all objects, which everybody wants, a hundred at each moment."""
+    """Claim all objects, a hundred at each moment; every process wants the same."""
     claims: list[tuple[int | None, int]] = []
     for first in range(0, part.size, 100):
         objects = [
             ObjectId("Race", str(index)) for index in range(first, min(first + 100, part.size))
         ]
-        await part.moment(first * 0.0002)
+        await part.wait_until(first * 0.0002)
         claims += await asyncio.gather(
             *(part.storage.placement.claim(object_id, part.number) for object_id in objects)
         )
@@ -163,7 +71,9 @@ async def claim_all(part: Part) -> list[tuple[int | None, int]]:
 
 
 async def claim_in_waves(part: Part) -> list[list[int]]:
-    """The tokens of claims, some of which are made at once, and some after each other."""
+    """Claim the process' own objects again and again, all at once each time; the tokens of each
+    time.
+    """
     objects = [ObjectId("Wave", f"{part.number}-{index}") for index in range(50)]
     waves: list[list[int]] = []
     for _ in range(part.size):
@@ -175,9 +85,9 @@ async def claim_in_waves(part: Part) -> list[list[int]]:
 
 
 async def set_status(part: Part) -> list[list[tuple[bool, MemberStatus | None]]]:
-    """32 times at the same moment: move a member from active to a status of one's own.
+    """Move each member from active to the process' own status, 32 times at the same moment.
 
-    Who did it, and what its status is.
+    Answers, for each member and time, whether that moved it, and what its status is.
     """
     wanted = MemberStatus(part.number + 1)
 
@@ -187,13 +97,13 @@ async def set_status(part: Part) -> list[list[tuple[bool, MemberStatus | None]]]
 
     fates: list[list[tuple[bool, MemberStatus | None]]] = []
     for index, generation in enumerate(await part.generations()):
-        await part.moment(index * 0.002)
+        await part.wait_until(index * 0.002)
         fates.append(await asyncio.gather(*(move(generation) for _ in range(32))))
     return fates
 
 
 async def vote(part: Part) -> bool:
-    """The first members vote on all others, each process for one of them."""
+    """Vote on all members but the first eight, in the name of one of these for each process."""
     members = await part.generations()
     own = Vote(members[part.number - 1], 1.0)
     return all(
@@ -202,7 +112,7 @@ async def vote(part: Part) -> bool:
 
 
 async def renew(part: Part) -> int:
-    """Renew the lease of the first member, many at once."""
+    """Renew the lease of the first member many times at once; how often that succeeded."""
     first, *_ = await part.generations()
     return sum(
         await asyncio.gather(*(part.storage.membership.renew(first) for _ in range(part.size)))
@@ -210,14 +120,14 @@ async def renew(part: Part) -> int:
 
 
 async def take_turns(part: Part) -> int:
-    """Take one object over from whoever has it and add one to its state.
-
-    How often that was acknowledged.
+    """Take one object over from the process that has it, and add one to its state; how often that
+    was acknowledged.
     """
     return sum([await add_one(part.storage, part.number) for _ in range(part.size)])
 
 
 async def add_one(storage: Storage, number: int) -> bool:
+    """Take the object over and add one to its state; whether that was acknowledged."""
     placement = await storage.placement.lookup(COUNTER)
     claimed = await storage.placement.claim(
         COUNTER, number, supersede=placement.token if placement else None
@@ -235,14 +145,15 @@ async def add_one(storage: Storage, number: int) -> bool:
 
 
 async def load(state: StateStorage, object_id: ObjectId, token: int) -> StoredState:
+    """The state, or version 0 where nothing is stored."""
     try:
         return await state.load_and_fence(object_id, "s", token)
     except StateNotFound:
         return StoredState(0, b"")
 
 
-async def save_for_ever(part: Part) -> None:
-    """Save one version after the other, and say so of each that is acknowledged."""
+async def save_until_killed(part: Part) -> None:
+    """Save one version after the other, and print each that is acknowledged."""
 
     async def save_one(object_id: ObjectId) -> None:
         version = (await load(part.storage.state, object_id, 1)).version
@@ -250,14 +161,14 @@ async def save_for_ever(part: Part) -> None:
             version = await part.storage.state.save(
                 object_id, "s", 1, version, str(version + 1).encode()
             )
-            tell([object_id.id, version])
+            print_answer([object_id.id, version])
 
     await asyncio.gather(*(save_one(ObjectId("Saved", str(index))) for index in range(part.size)))
 
 
 async def move_in_step(part: Part) -> int:
-    """Until it is told to stop: two members come, move forward in step, and go; the left one first
-    each time. How many pairs there were.
+    """Until a line tells it to stop: register two members, move them forward in step, and purge
+    them, the left one first each time; how many pairs there were.
     """
     pairs, membership = 0, part.storage.membership
     stop = asyncio.ensure_future(asyncio.to_thread(sys.stdin.readline))
@@ -284,24 +195,24 @@ RACES: dict[str, Callable[[Part], Awaitable[Any]]] = {
         vote,
         renew,
         take_turns,
-        save_for_ever,
+        save_until_killed,
         move_in_step,
     )
 }
 
 
-def tell(what: Any) -> None:
-    print(json.dumps(what), flush=True)
+def print_answer(answer: Any) -> None:
+    print(json.dumps(answer), flush=True)
 
 
-async def main(race: str, number: str, count: str, function: str, *arguments: str) -> None:
-    storage = Shared(function, arguments).open()
+async def main(race: str, number: str, size: str, function: str, *arguments: str) -> None:
+    storage = SharedStorage(function, arguments).open()
     if race != join.__name__:
         await storage.prepare()
     try:
         print("ready", flush=True)
         start = float(await asyncio.to_thread(sys.stdin.readline))
-        tell(await RACES[race](Part(storage, int(number), int(count), start)))
+        print_answer(await RACES[race](Part(storage, int(number), int(size), start)))
     finally:
         await storage.close()
 
