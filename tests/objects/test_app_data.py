@@ -51,7 +51,7 @@ def test_a_missing_value_is_an_error_that_says_what_to_set_and_what_is_there() -
     app = AppData()
     with pytest.raises(
         ConfigurationError,
-        match=r"no .*test_app_data\.Settings: set\(Settings\(\.\.\.\)\).*It holds: nothing",
+        match=r"no .*test_app_data\.Settings: call set\(Settings\(\.\.\.\)\).*It holds: nothing",
     ):
         app.get(Settings)
     app.set(1)

@@ -134,14 +134,14 @@ def made(annotation: Any, **keywords: Any) -> type[ServiceObject]:
     ("annotation", "text"),
     [
         (None, r"it has no annotation: write field: YourState = rio\.managed_state\(\)"),
-        (NotState, r"annotated NotState, which is no subclass of rio\.State"),
-        (State, "which is no subclass"),
-        (dict[str, int], "which is no subclass"),
-        (Ledger | None, "which is no subclass"),
+        (NotState, r"annotated NotState: annotate it with a subclass of rio\.State"),
+        (State, "annotate it with a subclass"),
+        (dict[str, int], "annotate it with a subclass"),
+        (Ledger | None, "annotate it with a subclass"),
         ("int", "annotated int"),
         (Needy, "Needy cannot start empty: give a default to first, second"),
         (NeedyKeywords, "give a default to second"),
-        ("1 +", "its annotation is no type"),
+        ("1 +", "its annotation is not a type"),
     ],
 )
 def test_a_field_that_cannot_be_state_is_refused_when_the_class_is_made(

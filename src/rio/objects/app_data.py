@@ -1,4 +1,4 @@
-"""What the application gives to its objects: one value per type."""
+"""The values that an application gives to its objects: one for each type."""
 
 from __future__ import annotations
 
@@ -11,46 +11,47 @@ T = TypeVar("T")
 
 
 class AppData:
-    """One value per type, shared by all objects of a server: a connection pool, a clock, settings.
+    """The values that the objects of a server share, one for each type: a pool, a clock, settings.
 
-    A handler or a hook that declares a parameter of this type gets it.
+    Fill it before the server starts, and give it to the server as ``app_data=``. A handler or a
+    hook that has a parameter of this type gets it; any method can read ``self.app_data``. It stays
+    in its process: ``rio`` sends it nowhere.
     """
 
     def __init__(self) -> None:
         self._values: dict[Any, Any] = {}
 
     def set(self, value: T, as_type: type[T] | None = None) -> None:
-        """Keep ``value`` under its own class, or under ``as_type`` (a base class or a protocol).
+        """Keep ``value`` under its own class, or under ``as_type``: a base class or a protocol.
 
-        An earlier one is replaced.
+        It replaces the value that was kept under this type before.
         """
         self._values[type(value) if as_type is None else as_type] = value
 
     def get(self, wanted: type[T]) -> T:
-        """The value kept under exactly this type.
+        """The value that is kept under exactly this type, not under a subclass.
 
         :raises ConfigurationError: there is none.
         """
         try:
             return cast(T, self._values[wanted])
         except KeyError:
-            kept = (
-                ", ".join(sorted(type_hints.short_name(known) for known in self._values))
-                or "nothing"
-            )
-            name = type_hints.full_name(wanted)
+            kept = sorted(type_hints.short_name(known) for known in self._values)
             raise ConfigurationError(
-                f"AppData holds no {name}: set({type_hints.short_name(wanted)}(...)) before the server "
-                f"starts. It holds: {kept}"
+                f"AppData holds no {type_hints.full_name(wanted)}:"
+                f" call set({type_hints.short_name(wanted)}(...)) before the server starts."
+                f" It holds: {', '.join(kept) or 'nothing'}"
             ) from None
 
     def get_or_default(self, wanted: type[T]) -> T:
-        """The value kept under this type; if there is none, one made by calling the type without
-        arguments, and kept.
+        """The value that is kept under this type.
+
+        If there is none, this calls the type without arguments, and keeps the result.
         """
         if wanted not in self._values:
             self._values[wanted] = wanted()
         return cast(T, self._values[wanted])
 
     def __contains__(self, wanted: object) -> bool:
+        """Whether there is a value under exactly this type."""
         return wanted in self._values

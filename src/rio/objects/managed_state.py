@@ -1,4 +1,4 @@
-"""Fields of an object that are state: what a class declares, and the records that are saved."""
+"""Managed state: the fields of an object whose values a storage keeps."""
 
 from __future__ import annotations
 
@@ -15,45 +15,57 @@ from rio.transport.codec import check_serialisable
 
 
 class State(msgspec.Struct):
-    """The base of what an object remembers.
+    """The base of the records that a storage keeps for an object.
 
-    Every field has a default, because an object that was never saved starts with them.
+    Subclass it, and declare fields as in a dataclass, each with a default: an object that was never
+    saved starts with the defaults. Then mark a field of the object with :func:`rio.managed_state`::
+
+        class Ledger(rio.State):
+            balance: int = 0
+
+    A field can have any type that msgspec encodes as MessagePack.
     """
 
 
-# --- fields of an object that are state -----------------------------------------------------------
-
-
 def managed_state(*, name: str | None = None, storage: StateStorage | None = None) -> Any:
-    """Mark a field of a service object as state that is loaded before the first message: ``ledger:
-    Ledger = rio.managed_state()``.
+    """Mark a field of a service object as state that a storage keeps.
 
-    The annotation is a subclass of :class:`rio.State`. ``name`` is the state's name in the storage,
-    by default that of the field: give the old name when you rename the field. ``storage`` holds
-    this state; by default it is the server's.
+    Annotate the field with a subclass of :class:`rio.State`::
+
+        class Account(rio.ServiceObject):
+            ledger: Ledger = rio.managed_state()
+
+    The field has its value once :meth:`rio.ServiceObject.load` has run, which is before the first
+    message. ``await self.save_state()`` writes it; nothing else does.
+
+    ``name`` is the name of the state in the storage, 1 to 128 bytes of UTF-8, by default the name
+    of the field. When you rename the field, give the old name here. ``storage`` keeps this state;
+    by default the server's storage does.
+
+    :raises BadRegistration: (when the class is made or registered) the annotation is missing, is
+        not a subclass of :class:`rio.State`, has a field without a default or cannot travel, or the
+        name is empty, too long or that of another state of the class.
     """
     return ManagedState(name, storage)
 
 
 class ManagedStateField(NamedTuple):
-    """One managed state of a class."""
+    """A managed state of a class."""
 
     attribute: str
-    """The field on the object."""
+    """The name of the field on the object."""
     state_name: str
-    """Its name in the storage, unique in the class."""
+    """The name of the state in the storage. No other state of the class has it."""
     state_type: type[State]
-    """A subclass of :class:`rio.State`; calling it without arguments gives the state of an object
-    that was never saved.
-    """
+    """Called without arguments, it gives the state of an object that was never saved."""
     storage: StateStorage | None
-    """Where it is kept; ``None`` for the server's storage."""
+    """The storage that keeps the state; ``None`` for the server's."""
 
 
 class ManagedState:
     """The marker that :func:`managed_state` leaves on the class.
 
-    The loaded state lies on the instance, under the same name.
+    The loaded state is an attribute of the instance, under the same name.
     """
 
     def __init__(self, name: str | None, storage: StateStorage | None) -> None:
@@ -71,49 +83,47 @@ class ManagedState:
         if instance is None:
             return self
         raise AttributeError(
-            f"{type(instance).__name__}.{self._attribute} is not loaded yet: a managed state is "
-            "there once load() has run"
+            f"{type(instance).__name__}.{self._attribute} is not loaded yet:"
+            " a managed state has its value once load() has run"
         )
 
     def field(self, local_names: Iterable[type_hints.Namespace] = ()) -> ManagedStateField:
-        """What the marker and its annotation say.
+        """The managed state that the marker and its annotation declare.
 
-        :raises BadRegistration: the annotation is missing, or is no state that an object can
-        start with.
+        :raises BadRegistration: the annotation is missing, or an object cannot start with it.
         :raises NameError: the annotation names something that is not defined (yet).
         """
         if self._field is None:
-            state_type = self._state_type(local_names)
+            state_type = self._read_annotation(local_names)
+            self._check_state_type(state_type)
             self._field = ManagedStateField(
                 self._attribute, self._state_name(), state_type, self._storage
             )
         return self._field
 
-    def _state_type(self, local_names: Iterable[type_hints.Namespace]) -> type[State]:
+    def _read_annotation(self, local_names: Iterable[type_hints.Namespace]) -> Any:
         annotations = type_hints.of_class(self._owner)
         if self._attribute not in annotations:
-            wanted = f"{self._attribute}: YourState = rio.managed_state()"
             raise self._refusal(
-                f"it has no annotation: write {wanted}, with class YourState(rio.State)"
+                f"it has no annotation: write {self._attribute}: YourState = rio.managed_state(),"
+                " with class YourState(rio.State)"
             )
         try:
-            state_type = type_hints.of_annotation(
+            return type_hints.of_annotation(
                 annotations[self._attribute], self._owner.__module__, local_names
             )
         except (TypeError, SyntaxError) as problem:
-            raise self._refusal(f"its annotation is no type: {problem}") from problem
+            raise self._refusal(f"its annotation is not a type: {problem}") from problem
+
+    def _check_state_type(self, state_type: Any) -> None:
+        name = type_hints.short_name(state_type)
         if not _is_state(state_type):
-            raise self._refusal(
-                f"it is annotated {type_hints.short_name(state_type)}, which is no subclass of "
-                "rio.State: make it one"
-            )
+            raise self._refusal(f"it is annotated {name}: annotate it with a subclass of rio.State")
         required = _required_fields(state_type)
         if required:
             raise self._refusal(
-                f"{type_hints.short_name(state_type)} cannot start empty: give a default to "
-                f"{', '.join(required)}"
+                f"{name} cannot start empty: give a default to {', '.join(required)}"
             )
-        return state_type
 
     def _state_name(self) -> str:
         name = self._attribute if self._name is None else self._name
@@ -134,6 +144,7 @@ def _is_state(wanted: Any) -> TypeGuard[type[State]]:
 
 
 def _required_fields(struct: type[msgspec.Struct]) -> list[str]:
+    """The names of the fields that have no default."""
     names, defaults = struct.__struct_fields__, struct.__struct_defaults__
     without = len(names) - len(defaults)
     return [
@@ -144,9 +155,9 @@ def _required_fields(struct: type[msgspec.Struct]) -> list[str]:
 
 
 def collect_managed_states(cls: type) -> tuple[ManagedState, ...]:
-    """The managed states of a class in the order of their declaration, inherited ones first.
+    """The markers of a class in the order of their declaration, inherited ones first.
 
-    A subclass overrides by the field's name.
+    A subclass overrides a state with any attribute of the same name.
     """
     found: dict[str, ManagedState] = {}
     for base in reversed(cls.__mro__):
@@ -159,15 +170,18 @@ def collect_managed_states(cls: type) -> tuple[ManagedState, ...]:
 
 
 def _check_state_names(cls: type, fields: Iterable[ManagedStateField]) -> None:
-    """:raises BadRegistration: two states of ``cls`` would be stored under one name."""
+    """Make sure that no two states of ``cls`` would be stored under one name.
+
+    :raises BadRegistration: two states would.
+    """
     seen: dict[str, ManagedStateField] = {}
     for field in fields:
         other = seen.setdefault(field.state_name, field)
         if other is not field:
             raise BadRegistration(
-                f"{type_hints.full_name(cls)}: managed states {other.attribute!r} and "
-                f"{field.attribute!r} would both be stored as "
-                f"{field.state_name!r}: give one of them another name, rio.managed_state(name=...)"
+                f"{type_hints.full_name(cls)}: managed states {other.attribute!r} and"
+                f" {field.attribute!r} would both be stored as {field.state_name!r}:"
+                " give one of them another name, rio.managed_state(name=...)"
             )
 
 
@@ -176,17 +190,17 @@ class _HasManagedStates(Protocol):
 
 
 def managed_states_of(cls: type[_HasManagedStates]) -> tuple[ManagedStateField, ...]:
-    """The managed states of a service object class, whose annotations can be read by now.
+    """The managed states of a class. All names in their annotations have to be defined by now.
 
     :raises BadRegistration: a state breaks a rule, or its annotation names something that is not
-    defined.
+        defined.
     """
-    fields = tuple(_checked_field(cls, marker) for marker in cls.__rio_managed_states__)
+    fields = tuple(_field_of(cls, marker) for marker in cls.__rio_managed_states__)
     _check_state_names(cls, fields)
     return fields
 
 
-def _checked_field(cls: type, marker: ManagedState) -> ManagedStateField:
+def _field_of(cls: type, marker: ManagedState) -> ManagedStateField:
     try:
         field = marker.field((vars(cls),))
         check_serialisable(field.state_type)

@@ -1,4 +1,4 @@
-"""What travels to an object: messages, with the reply that each declares."""
+"""Messages, which travel to objects, and the reply that each of them declares."""
 
 from __future__ import annotations
 
@@ -33,8 +33,6 @@ else:
 
     R_co = TypeVar("R_co", covariant=True)
 
-T = TypeVar("T")
-
 
 class NoReply(enum.Enum):
     """The type of :data:`NO_REPLY_DECLARED`."""
@@ -43,20 +41,15 @@ class NoReply(enum.Enum):
 
 
 NO_REPLY_DECLARED: Final = NoReply.DECLARED
-"""What :func:`reply_type_of` says of a message that does not tell what it is answered with."""
+"""The result of :func:`reply_type_of` for a message that declares no reply."""
 
 
-# --- messages -------------------------------------------------------------------------------------
-
-
-@dataclass_transform(
-    field_specifiers=(msgspec.field,)
-)  # on the metaclass, so that a message may be frozen although its base is not
+# on the metaclass, so that a message may be frozen although its base is not
+@dataclass_transform(field_specifiers=(msgspec.field,))
 class MessageType(msgspec.StructMeta):
-    """The class of message classes.
+    """The class of message classes, which takes the keywords of a class statement.
 
-    It exists because ``msgspec`` reads the keywords of a class statement before
-    ``__init_subclass__``.
+    ``__init_subclass__`` cannot take them, because ``msgspec`` reads all keywords before it runs.
     """
 
     def __new__(
@@ -74,16 +67,12 @@ class MessageType(msgspec.StructMeta):
     ) -> Any:
         if array_like:
             raise BadRegistration(
-                f"message {name}: array_like=True is refused, because messages are maps so that "
-                "fields can be added"
+                f"message {name}: leave out array_like=True, because a message travels as a map,"
+                " so that you can add fields later"
             )
-        check_name(
-            f"type name of message {name}",
-            name if type_name is None else type_name,
-            MAX_TYPE_NAME_BYTES,
-            BadRegistration,
-        )
-        namespace["__rio_type_name__"] = name if type_name is None else type_name
+        wire_name = name if type_name is None else type_name
+        check_name(f"type name of message {name}", wire_name, MAX_TYPE_NAME_BYTES, BadRegistration)
+        namespace["__rio_type_name__"] = wire_name
         if idempotent is not None:
             namespace["__rio_idempotent__"] = idempotent
         if readonly is not None:
@@ -95,20 +84,30 @@ class MessageType(msgspec.StructMeta):
 
 
 class Message(msgspec.Struct, Generic[R_co], metaclass=MessageType):
-    """A typed, validated record that an object can be sent: ``class Deposit(rio.Message[Balance]):
-    amount: int``.
+    """A typed record that is sent to an object, and checked when it arrives.
 
-    ``Message[Reply]`` says what it is answered with, ``Message[None]`` that there is no answer but
-    "done"; a bare ``Message`` says nothing.
+    Subclass it, and declare fields as in a dataclass. The type in the brackets is the type of the
+    reply::
 
-    Keywords of the class statement: ``type_name`` is its name on the wire (default: the name of the
-    class; a subclass gets its own), ``idempotent`` says that handling it twice does no harm,
-    ``readonly`` that handling it changes nothing (both are inherited; either allows a call whose
-    outcome is unknown to be sent again). All others are those of :class:`msgspec.Struct`, but
-    ``array_like``.
+        class Deposit(rio.Message[Balance]):
+            amount: int
 
-    :raises BadRegistration: ``array_like=True``, or a type name that is empty or longer than 128
-    bytes.
+    The reply of a ``Message[None]`` says only "done". A bare ``Message`` declares no reply: then
+    callers say what they expect (``returns=``), or get plain values. A field, and a reply, can have
+    any type that msgspec encodes as MessagePack.
+
+    These are the keywords of the class statement:
+
+    * ``type_name="..."``: the name on the wire, 1 to 128 bytes of UTF-8. By default it is the name
+      of the class; a subclass does not inherit it.
+    * ``readonly=True``: handling the message changes nothing.
+    * ``idempotent=True``: handling the message twice does no harm. If a message is either of the
+      two, the client may repeat a call whose outcome is unknown. Subclasses inherit both.
+    * the keywords of :class:`msgspec.Struct`, such as ``frozen`` and ``kw_only``, except
+      ``array_like``.
+
+    :raises BadRegistration: (when the class is made) the type name is empty or too long, or
+        ``array_like`` is true.
     """
 
     if TYPE_CHECKING:
@@ -150,32 +149,34 @@ class Message(msgspec.Struct, Generic[R_co], metaclass=MessageType):
 def reply_type_of(
     message_type: type[Message[Any]], local_names: Iterable[type_hints.Namespace] = ()
 ) -> Any:
-    """What ``message_type`` is answered with: ``Balance`` for ``Message[Balance]``, ``NoneType``
-    for ``Message[None]``, and :data:`NO_REPLY_DECLARED` for a bare ``Message``. Forward references
-    are looked up in ``local_names``, then in the module of the class that wrote them.
+    """The type of the reply that ``message_type`` declares.
 
-    :raises NameError: a forward reference names nothing that exists by now.
+    It is ``Balance`` for a ``Message[Balance]``, ``NoneType`` for a ``Message[None]``, and
+    :data:`NO_REPLY_DECLARED` for a bare ``Message``. A forward reference is looked up in
+    ``local_names``, then in the module of the class that wrote it.
+
+    :raises NameError: a forward reference names something that is not defined (yet).
     """
     known = message_type.__dict__.get("__rio_reply_type__")
     return _resolve_reply(message_type, tuple(local_names)) if known is None else known
 
 
 def _resolve_reply_early(cls: type) -> None:
-    """Read the reply now if its names exist; names that are local to a function exist only now."""
-    with contextlib.suppress(NameError):  # then reply_type_of asks again
+    """Read the reply now, while the names that are local to a function exist."""
+    with contextlib.suppress(NameError):  # then reply_type_of reads it
         _resolve_reply(cls, (type_hints.names_around(cls),))
 
 
 def _resolve_reply(cls: type, local_names: tuple[type_hints.Namespace, ...]) -> Any:
-    reply = _reply_with_variables(cls, local_names)
+    reply = _declared_reply(cls, local_names)
     if isinstance(reply, TypeVar) or getattr(reply, "__parameters__", None):
         reply = NO_REPLY_DECLARED
     type.__setattr__(cls, "__rio_reply_type__", reply)
     return reply
 
 
-def _reply_with_variables(cls: type, local_names: tuple[type_hints.Namespace, ...]) -> Any:
-    """The reply as ``cls`` declares it, with the type variables of ``cls`` left in."""
+def _declared_reply(cls: type, local_names: tuple[type_hints.Namespace, ...]) -> Any:
+    """The reply as ``cls`` declares it; it may hold type variables of ``cls``."""
     for base in cls.__dict__.get("__orig_bases__", cls.__bases__):
         origin = get_origin(base) or base
         if not isinstance(origin, MessageType):
@@ -186,14 +187,15 @@ def _reply_with_variables(cls: type, local_names: tuple[type_hints.Namespace, ..
         )
         if origin.__dict__.get("__rio_root__"):
             return arguments[0] if arguments else NO_REPLY_DECLARED
-        inherited = _reply_with_variables(
+        inherited = _declared_reply(
             origin, local_names if origin.__module__ == cls.__module__ else ()
         )
-        return _substituted(inherited, origin, arguments)
+        return _substitute(inherited, origin, arguments)
     return NO_REPLY_DECLARED
 
 
-def _substituted(reply: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
+def _substitute(reply: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
+    """The reply that ``origin`` declares, with ``arguments`` for its type variables."""
     bound = dict(zip(origin.__parameters__, arguments, strict=False)) if arguments else {}
     if isinstance(reply, TypeVar):
         return bound.get(reply, NO_REPLY_DECLARED)
@@ -206,11 +208,13 @@ def _substituted(reply: Any, origin: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 class DynamicMessage(msgspec.Struct, frozen=True):
-    """A message from a program that does not have its class: the message's type name, and a value
-    of MessagePack types (a map for a handler that takes a :class:`Message`, anything for a dynamic
-    handler).
+    """A message of a program that does not have the message's class.
 
-    :raises BadIdentity: the type name is empty or too long.
+    ``type_name`` is the name of the message on the wire, 1 to 128 bytes of UTF-8. ``value`` is of
+    MessagePack types: for a handler that takes a :class:`rio.Message` it is a map from the names of
+    the fields to their values, for a dynamic handler it is what that handler expects.
+
+    :raises BadIdentity: the type name is not a string, is empty or is too long.
     """
 
     type_name: str
@@ -221,9 +225,9 @@ class DynamicMessage(msgspec.Struct, frozen=True):
 
 
 def encode_message(message: Message[Any] | DynamicMessage) -> bytes:
-    """The payload of a message.
+    """The payload of a message: its fields, or its value, as MessagePack.
 
-    :raises BadMessage: it holds something that cannot be encoded.
+    :raises BadMessage: the message holds a value that MessagePack cannot carry.
     """
     if isinstance(message, DynamicMessage):
         return encode_dynamic(message.value, failure=BadMessage)
