@@ -17,8 +17,8 @@ import pytest
 
 import rio as package
 from rio.cli import main
-from rio.cli.arguments import parse
-from rio.cli.supervisor import commands
+from rio.cli.program import parse
+from rio.cli.supervisor import command_lines
 from rio.contracts.membership import MemberStatus
 from tests.cli.processes import ROOT, Running, rio, until
 
@@ -283,7 +283,7 @@ def test_workers_take_the_ports_after_the_given_one() -> None:
         ],
         {},
     )
-    lines = [" ".join(command) for command in commands(given)]
+    lines = [" ".join(command) for command in command_lines(given)]
     assert [re.findall(r"--ad\w+ (\S+)", line) for line in lines] == [
         [f"[::1]:{7000 + n}", f"a.example:{80 + n}"] for n in range(3)
     ]
@@ -291,7 +291,7 @@ def test_workers_take_the_ports_after_the_given_one() -> None:
 
 def test_workers_with_port_0_each_take_a_free_one() -> None:
     given = parse(["run", "m:r", "--storage", "s", "--workers", "2"], {})
-    assert all("--address 127.0.0.1:0 " in " ".join(command) for command in commands(given))
+    assert all("--address 127.0.0.1:0 " in " ".join(command) for command in command_lines(given))
 
 
 def test_memory_is_refused_for_workers(

@@ -1,5 +1,5 @@
-"""The command ``rio``: run servers, look at a cluster, send messages by hand."""
+"""The command ``rio``: it runs servers, shows a cluster, and sends messages by hand."""
 
-from rio.cli.commands import main
+from rio.cli.program import main
 
 __all__ = ["main"]

@@ -1,4 +1,7 @@
-"""What each command does, and how a program that has failed says so."""
+"""The commands: what each is called, which options it has, and what it does.
+
+To add a command, add a row to ``COMMANDS``.
+"""
 
 from __future__ import annotations
 
@@ -6,99 +9,155 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 
-from rio.cli import supervisor
-from rio.cli.arguments import Arguments, parse
-from rio.cli.serving import serve
-from rio.cli.target import load_registry
+from rio.cli import options
+from rio.cli.options import Arguments, CommandParser
+from rio.cli.registry import load_registry
+from rio.cli.server_process import follow_parent, serve
+from rio.cli.supervisor import Supervisor, command_lines
 from rio.client.admin import AdminCommand
 from rio.client.client import Client
 from rio.contracts.membership import Member
-from rio.errors import ConfigurationError, NodeEvicted, RioError
-from rio.objects.application_error import UnknownApplicationError
+from rio.errors import ConfigurationError
 from rio.objects.message import DynamicMessage
 from rio.runner import run
 from rio.storage import open_storage
 
-FAILED = 1
-INTERRUPTED = 130
+
+class Command(NamedTuple):
+    """One command of ``rio``."""
+
+    name: str
+    summary: str
+    """One line for the list of commands, without a full stop."""
+    description: str
+    examples: str
+    """Command lines, each after two spaces."""
+    add_options: Callable[[CommandParser], None]
+    """Declares its options, besides ``--storage``."""
+    execute: Callable[[Arguments], int | None]
+    """Does it. Returns the exit code if that is not 0."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command ``rio``.
+# --- rio run --------------------------------------------------------------------------------------
 
-    Returns its exit code: 0; 1 for an error; 2 for wrong usage; 70 for a server that was declared
-    dead.
-    """
-    parsed = parse(list(sys.argv[1:] if arguments is None else arguments), os.environ)
-    try:
-        return COMMANDS[parsed.command](parsed)
-    except NodeEvicted as error:
-        return _complain(error, supervisor.EVICTED)
-    except RioError as error:
-        return _complain(error, FAILED)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+RUN = """\
+Serve the objects of a registry until SIGTERM or SIGINT. Then let the objects finish, hand them over
+to other servers, and end. A second signal ends the server at once.
 
+The module is looked for in the current directory first. When the server is ready, it prints a line:
+  listening on HOST:PORT (member N)
+"""
 
-def _complain(error: RioError, code: int) -> int:
-    name, text = type(error).__name__, error.message
-    if isinstance(
-        error, UnknownApplicationError
-    ):  # an application's own error: its class is in the server's program, not in this one
-        name, text = error.type_name, msgspec.json.encode(error.fields).decode()
-    print(f"rio: {name}: {text}", file=sys.stderr)
-    return code
+RUN_EXAMPLES = """\
+  rio run bank:registry --storage sqlite:///bank.db
+  rio run bank:registry --storage sqlite:///bank.db --workers 4
+  rio run bank:registry --storage sqlite:///bank.db --address 0.0.0.0:7000 --advertise 10.0.0.7:7000
+  rio run bank:registry --storage redis://cache/0 --state postgres://db/bank --http 127.0.0.1:8080
+
+exit codes:
+  0   the server was asked to stop, and stopped
+  1   an error
+  2   wrong usage
+  70  the cluster declared this server dead: start it again
+"""
 
 
-# --- servers --------------------------------------------------------------------------------------
+def add_run_options(parser: CommandParser) -> None:
+    parser.add_argument(
+        "registry",
+        metavar="MODULE:REGISTRY",
+        help="where the rio.Registry is, for example shop.service:registry",
+    )
+    parser.add_option(
+        "--address",
+        metavar="HOST:PORT",
+        default="127.0.0.1:0",
+        type=options.read_address,
+        help="where to listen; port 0 takes a free port",
+    )
+    parser.add_option(
+        "--advertise",
+        metavar="HOST:PORT",
+        type=options.read_address,
+        help="the address under which others reach the server, if it is not --address",
+    )
+    parser.add_option(
+        "--http",
+        metavar="HOST:PORT",
+        type=options.read_address,
+        help="where to show /members, /livez and /readyz; nowhere by default",
+    )
+    options.add_roles(parser)
+    parser.add_option(
+        "--cluster",
+        metavar="PRESET",
+        default="strict",
+        type=options.read_preset,
+        help="strict, fast or local: how soon the cluster notices a dead server",
+    )
+    parser.add_option(
+        "--workers",
+        metavar="N",
+        default="1",
+        type=options.read_count,
+        help="how many server processes to run; each listens on the port after the one before",
+    )
+    parser.add_option(
+        "--log-level",
+        metavar="LEVEL",
+        default="info",
+        type=options.read_log_level,
+        help=f"{', '.join(options.LOG_LEVELS)}: what goes to stderr",
+    )
 
 
-def run_command(arguments: Arguments) -> int:
-    """``rio run``"""
-    supervisor.follow_parent(os.environ)
+def run_servers(arguments: Arguments) -> int:
+    """Run one server in this process, or several under a supervisor."""
+    follow_parent(os.environ)
     logging.basicConfig(
         level=arguments.log_level.upper(),
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
     if arguments.workers > 1:
-        return _run_workers(arguments)
-    registry = load_registry(arguments.target)
-    with suppress(asyncio.CancelledError):  # it was stopped before it had started
+        return _supervise(arguments)
+    registry = load_registry(arguments.registry)
+    with suppress(asyncio.CancelledError):  # it was stopped before it was ready
         run(serve(registry, arguments))
     return 0
 
 
-def _run_workers(arguments: Arguments) -> int:
-    if arguments.storage.startswith("memory:"):
+def _supervise(arguments: Arguments) -> int:
+    urls = [arguments.storage, *arguments.roles().values()]
+    if any(url.startswith("memory:") for url in urls):
         raise ConfigurationError(
-            "memory:// cannot be shared by several processes: take sqlite:///FILE, or --workers 1"
+            "memory:// cannot be shared by several processes: use sqlite:///FILE, or --workers 1"
         )
-    load_registry(arguments.target)  # say at once, and once, what is wrong with it
-    return run(supervisor.Supervisor(supervisor.commands(arguments), os.environ).run())
+    load_registry(arguments.registry)  # what is wrong with it is said at once, and once
+    return run(Supervisor(command_lines(arguments), os.environ).run())
 
 
-# --- the cluster from outside ---------------------------------------------------------------------
+# --- rio members ----------------------------------------------------------------------------------
 
 
-def members_command(arguments: Arguments) -> int:
-    """``rio members``"""
-    members = run(_members(_shared(arguments.storage)))
+def list_members(arguments: Arguments) -> None:
+    """Print the servers of a cluster."""
+    members = run(_read_members(_shared_storage(arguments)))
     if not members:
         print("no members: has a server been started on this storage?", file=sys.stderr)
-        return 0
+        return
     width = max(len(member.address) for member in members)
     print(f"{'MEMBER':>6}  {'ADDRESS':<{width}}  STATUS")
     for member in members:
         print(f"{member.generation:>6}  {member.address:<{width}}  {member.status.name.lower()}")
-    return 0
 
 
-async def _members(url: str) -> tuple[Member, ...]:
+async def _read_members(url: str) -> tuple[Member, ...]:
     storage = open_storage(url)
     try:
         await storage.membership.prepare()
@@ -107,48 +166,133 @@ async def _members(url: str) -> tuple[Member, ...]:
         await storage.close()
 
 
-def send_command(arguments: Arguments) -> int:
-    """``rio send``"""
+# --- rio send -------------------------------------------------------------------------------------
+
+
+def add_send_options(parser: CommandParser) -> None:
+    options.add_object(parser)
+    parser.add_argument(
+        "message", metavar="MESSAGE", help="the type name of the message, for example Deposit"
+    )
+    parser.add_argument(
+        "payload",
+        metavar="JSON",
+        nargs="?",
+        default="{}",
+        type=options.read_json,
+        help="the fields of the message, as JSON; {} by default",
+    )
+    options.add_timeout(parser)
+
+
+def send_message(arguments: Arguments) -> None:
+    """Send a message to an object, and print the reply."""
     print(run(_send(arguments)))
-    return 0
 
 
 async def _send(arguments: Arguments) -> str:
     message = DynamicMessage(arguments.message, arguments.payload)
-    async with Client(_shared(arguments.storage), timeout=arguments.timeout) as client:
+    async with Client(_shared_storage(arguments), timeout=arguments.timeout) as client:
         reply = await client.send(arguments.type_name, arguments.id, message)
     return msgspec.json.encode(reply).decode()
 
 
-def shutdown_command(arguments: Arguments) -> int:
-    """``rio shutdown``"""
-    run(_admin(arguments, AdminCommand.shutdown(arguments.type_name, arguments.id)))
-    return 0
+# --- rio shutdown, rio stop -----------------------------------------------------------------------
 
 
-def stop_command(arguments: Arguments) -> int:
-    """``rio stop``"""
-    run(_admin(arguments, AdminCommand.server_exit(arguments.address)))
-    return 0
+def add_shutdown_options(parser: CommandParser) -> None:
+    options.add_object(parser)
+    options.add_timeout(parser)
 
 
-async def _admin(arguments: Arguments, command: AdminCommand) -> None:
-    async with Client(_shared(arguments.storage), timeout=arguments.timeout) as client:
+def shut_object_down(arguments: Arguments) -> None:
+    """Have an object leave memory."""
+    run(_administer(arguments, AdminCommand.shutdown(arguments.type_name, arguments.id)))
+
+
+def add_stop_options(parser: CommandParser) -> None:
+    parser.add_argument(
+        "address",
+        metavar="HOST:PORT",
+        type=options.read_address,
+        help="the address of the server, as `rio members` lists it",
+    )
+    options.add_timeout(parser)
+
+
+def stop_server(arguments: Arguments) -> None:
+    """Have a server drain and stop."""
+    run(_administer(arguments, AdminCommand.server_exit(arguments.address)))
+
+
+async def _administer(arguments: Arguments, command: AdminCommand) -> None:
+    async with Client(_shared_storage(arguments), timeout=arguments.timeout) as client:
         await client.admin(command)
 
 
-def _shared(url: str) -> str:
-    if url.startswith("memory:"):
+def _shared_storage(arguments: Arguments) -> str:
+    """The URL of a storage that this process shares with the servers.
+
+    :raises ConfigurationError: it is in the memory of one process.
+    """
+    if arguments.storage.startswith("memory:"):
         raise ConfigurationError(
-            "memory:// belongs to one process and is empty here: name the storage that the servers share"
+            "memory:// belongs to one process, and is empty here:"
+            " name the storage that the servers share"
         )
-    return url
+    return arguments.storage
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def _add_nothing(parser: CommandParser) -> None: ...
 
 
 COMMANDS = {
-    "run": run_command,
-    "members": members_command,
-    "send": send_command,
-    "shutdown": shutdown_command,
-    "stop": stop_command,
+    command.name: command
+    for command in [
+        Command(
+            "run",
+            "serve the objects of a registry",
+            RUN,
+            RUN_EXAMPLES,
+            add_run_options,
+            run_servers,
+        ),
+        Command(
+            "members",
+            "list the servers of a cluster",
+            "List the servers of a cluster with their addresses and statuses.",
+            "  rio members --storage sqlite:///bank.db",
+            _add_nothing,
+            list_members,
+        ),
+        Command(
+            "send",
+            "send a message to an object",
+            "Send a message to an object, and print the reply as JSON.",
+            "  rio send Account ada Deposit '{\"amount\": 100}' --storage sqlite:///bank.db",
+            add_send_options,
+            send_message,
+        ),
+        Command(
+            "shutdown",
+            "have an object leave memory",
+            "Have an object leave memory, wherever it lives.\n"
+            "Its next message brings it back with its saved state.",
+            "  rio shutdown Account ada --storage sqlite:///bank.db",
+            add_shutdown_options,
+            shut_object_down,
+        ),
+        Command(
+            "stop",
+            "have a server drain and stop",
+            "Ask a server to let its objects finish, hand them over to other servers, and end.",
+            "  rio stop 127.0.0.1:40123 --storage sqlite:///bank.db",
+            add_stop_options,
+            stop_server,
+        ),
+    ]
 }
+"""By their names, in the order of the help text."""

@@ -8,6 +8,7 @@ know it (a test compares them with the table).
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from rio.contracts.membership import MembershipStorage
@@ -33,3 +34,20 @@ ROLES = (
     RoleRow("placement", ObjectPlacement, "which server owns which object"),
     RoleRow("state", StateStorage, "the managed states of objects"),
 )
+
+
+def make_stand_in(contract: type[Any], call: Callable[..., Awaitable[Any]]) -> Any:
+    """A role without a back end: ``call(method, *args, **keywords)`` answers each method of the
+    contract, by its name. Closing it does nothing.
+    """
+
+    def make_method(name: str) -> Callable[..., Any]:
+        async def method(_: Any, *args: Any, **keywords: Any) -> Any:
+            return await call(name, *args, **keywords)
+
+        return method
+
+    async def close(_: Any) -> None: ...
+
+    methods = {name: make_method(name) for name in contract.__abstractmethods__}
+    return type(f"StandIn{contract.__name__}", (contract,), methods | {"close": close})()

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from rio.contracts.roles import ROLES, RoleRow
+from rio.contracts.roles import ROLES, RoleRow, make_stand_in
 from rio.errors import ConfigurationError
 
 
@@ -112,16 +112,13 @@ def _missing(role: RoleRow, url: str) -> Any:
     Clients do not use it. A server does: it is refused when it prepares the role.
     """
 
-    async def refuse(*_: Any, **__: Any) -> None:
+    async def refuse(*_: Any, **__: Any) -> NoReturn:
         raise ConfigurationError(
             f"{url} has no {role.name} ({role.holds}): it is for clients, a server needs the"
             " storage itself"
         )
 
-    async def close(_: Any) -> None: ...
-
-    methods = dict.fromkeys(role.contract.__abstractmethods__, refuse) | {"close": close}
-    return type(f"No{role.contract.__name__}", (role.contract,), methods)()
+    return make_stand_in(role.contract, refuse)
 
 
 _OPENERS: dict[str, Callable[[str, SplitResult], dict[str, Any]]] = {

@@ -5,21 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from rio.contracts.membership import (
-    MembershipSnapshot,
-    MembershipStorage,
-    MemberStatus,
-    Registered,
-    StatusChange,
-    Vote,
-)
-from rio.contracts.placement import ObjectPlacement, Placement
-from rio.contracts.state import StateStorage, StoredState
+from rio.contracts.roles import ROLES, RoleRow, make_stand_in
 from rio.errors import StorageUnavailable
-from rio.identity import ObjectId
 from rio.storage import Storage
 
 T = TypeVar("T")
@@ -80,15 +70,19 @@ class StorageFaults:
             self._way.set()
 
     def wrap(self, storage: Storage) -> Storage:
-        """The three roles, with the faults.
+        """The same roles, with the faults.
 
         Closing them closes nothing: the storage belongs to whoever made it.
         """
-        return Storage(
-            FaultyMembershipStorage(storage.membership, self),
-            FaultyObjectPlacement(storage.placement, self),
-            FaultyState(storage.state, self),
-        )
+        return Storage(**{role.name: self._wrap_role(role, storage) for role in ROLES})
+
+    def _wrap_role(self, role: RoleRow, storage: Storage) -> Any:
+        back_end = getattr(storage, role.name)
+
+        def call(method: str, *args: Any, **keywords: Any) -> Awaitable[Any]:
+            return self.call(getattr(back_end, method)(*args, **keywords))
+
+        return make_stand_in(role.contract, call)
 
     def heal(self) -> None:
         """Let everything through again, as slow as it was.
@@ -176,97 +170,3 @@ class StorageFaults:
         if seconds:
             await asyncio.sleep(seconds)
         await self._way.wait()
-
-
-class FaultyMembershipStorage(MembershipStorage):
-    """A membership, with faults."""
-
-    def __init__(self, storage: MembershipStorage, faults: StorageFaults) -> None:
-        self._storage = storage
-        self._faults = faults
-
-    async def prepare(self) -> None:
-        await self._faults.call(self._storage.prepare())
-
-    async def close(self) -> None: ...
-
-    async def register(self, address: str, metadata: bytes = b"") -> Registered:
-        return await self._faults.call(self._storage.register(address, metadata))
-
-    async def renew(self, generation: int) -> bool:
-        return await self._faults.call(self._storage.renew(generation))
-
-    async def snapshot(self) -> MembershipSnapshot:
-        return await self._faults.call(self._storage.snapshot())
-
-    async def set_status(
-        self,
-        generation: int,
-        expected: MemberStatus,
-        status: MemberStatus,
-        *,
-        expected_counter: int | None = None,
-    ) -> StatusChange:
-        return await self._faults.call(
-            self._storage.set_status(
-                generation, expected, status, expected_counter=expected_counter
-            )
-        )
-
-    async def vote(self, generation: int, vote: Vote) -> StatusChange:
-        return await self._faults.call(self._storage.vote(generation, vote))
-
-    async def purge(self, generation: int) -> bool:
-        return await self._faults.call(self._storage.purge(generation))
-
-
-class FaultyObjectPlacement(ObjectPlacement):
-    """Placements, with faults."""
-
-    def __init__(self, storage: ObjectPlacement, faults: StorageFaults) -> None:
-        self._storage = storage
-        self._faults = faults
-
-    async def prepare(self) -> None:
-        await self._faults.call(self._storage.prepare())
-
-    async def close(self) -> None: ...
-
-    async def claim(
-        self, object_id: ObjectId, generation: int, *, supersede: int | None = None
-    ) -> Placement:
-        return await self._faults.call(
-            self._storage.claim(object_id, generation, supersede=supersede)
-        )
-
-    async def lookup(self, object_id: ObjectId) -> Placement | None:
-        return await self._faults.call(self._storage.lookup(object_id))
-
-    async def release(self, object_id: ObjectId, token: int) -> bool:
-        return await self._faults.call(self._storage.release(object_id, token))
-
-    async def owned_by(self, generation: int) -> Sequence[ObjectId]:
-        return await self._faults.call(self._storage.owned_by(generation))
-
-
-class FaultyState(StateStorage):
-    """States, with faults."""
-
-    def __init__(self, storage: StateStorage, faults: StorageFaults) -> None:
-        self._storage = storage
-        self._faults = faults
-
-    async def prepare(self) -> None:
-        await self._faults.call(self._storage.prepare())
-
-    async def close(self) -> None: ...
-
-    async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
-        return await self._faults.call(self._storage.load_and_fence(object_id, state_name, token))
-
-    async def save(
-        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
-    ) -> int:
-        return await self._faults.call(
-            self._storage.save(object_id, state_name, token, version, data)
-        )

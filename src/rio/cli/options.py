@@ -1,0 +1,159 @@
+"""The options and arguments that commands share, and what the environment says instead of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from rio.cluster.config import ClusterConfig
+from rio.contracts.roles import ROLES
+from rio.errors import RioError
+from rio.identity import Address
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+class Arguments(argparse.Namespace):
+    """What a command line says. A command reads what it has declared."""
+
+    command: str
+    storage: str
+    registry: str
+    address: str
+    advertise: str | None
+    http: str | None
+    cluster: str
+    workers: int
+    log_level: str
+    type_name: str
+    id: str
+    message: str
+    payload: Any
+    timeout: float
+
+    def roles(self) -> dict[str, Any]:
+        """The URLs of the roles that have one of their own, by the role's name."""
+        urls = {role.name: getattr(self, role.name, None) for role in ROLES}
+        return {name: url for name, url in urls.items() if url is not None}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose options can come from the environment too, under ``RIO_`` and their name."""
+
+    environ: Mapping[str, str] = {}
+
+    def add_option(
+        self,
+        name: str,
+        *,
+        help: str,
+        default: str | None = None,
+        required: bool = False,
+        **keywords: Any,
+    ) -> None:
+        """Add an option. An empty variable of the environment counts as none."""
+        variable = "RIO_" + name.lstrip("-").replace("-", "_").upper()
+        value = self.environ.get(variable) or default
+        shown = f"; {default} by default" if default is not None else ""
+        self.add_argument(
+            name,
+            default=value,
+            required=required and value is None,
+            help=f"{help}{shown} [environment: {variable}]",
+            **keywords,
+        )
+
+
+# --- options that several commands have -----------------------------------------------------------
+
+
+def add_storage(parser: CommandParser) -> None:
+    parser.add_option(
+        "--storage",
+        metavar="URL",
+        required=True,
+        help="the storage of the cluster, for example sqlite:///app.db",
+    )
+
+
+def add_roles(parser: CommandParser) -> None:
+    """One option for each role of a storage."""
+    for role in ROLES:
+        parser.add_option(
+            f"--{role.name}",
+            metavar="URL",
+            help=f"where to keep the {role.name} ({role.holds}), if not in --storage",
+        )
+
+
+def add_object(parser: CommandParser) -> None:
+    parser.add_argument(
+        "type_name", metavar="TYPE", help="the type name of the object, for example Account"
+    )
+    parser.add_argument("id", metavar="ID", help="the id of the object, for example ada")
+
+
+def add_timeout(parser: CommandParser) -> None:
+    parser.add_option(
+        "--timeout",
+        metavar="SECONDS",
+        default="30",
+        type=read_seconds,
+        help="how long the call may take",
+    )
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def read_address(text: str) -> str:
+    """:raises argparse.ArgumentTypeError: the text is no ``HOST:PORT``."""
+    try:
+        return str(Address.parse(text))
+    except RioError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def read_preset(text: str) -> str:
+    """:raises argparse.ArgumentTypeError: the text names no preset of the cluster settings."""
+    try:
+        ClusterConfig.named(text)
+    except RioError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def read_count(text: str) -> int:
+    """:raises argparse.ArgumentTypeError: the text is no whole number of at least 1."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 1")
+    return int(text)
+
+
+def read_seconds(text: str) -> float:
+    """:raises argparse.ArgumentTypeError: the text is no finite number above 0."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+def read_log_level(text: str) -> str:
+    """:raises argparse.ArgumentTypeError: there is no such level."""
+    if text.lower() not in LOG_LEVELS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(LOG_LEVELS)}")
+    return text.lower()
+
+
+def read_json(text: str) -> Any:
+    """:raises argparse.ArgumentTypeError: the text is no JSON."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
