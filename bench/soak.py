@@ -107,12 +107,9 @@ async def soak(seconds: float) -> list[Sample]:
     with tempfile.TemporaryDirectory(prefix="rio-soak-") as directory:
         storage = f"sqlite:///{directory}/rio.db"
         with node(storage) as server:
-            async with rio.Client(storage) as client:
-                client.route_limit = (
-                    4 * OBJECTS
-                    # so that its placement cache is full soon, and its size as steady as the
-                    # server's
-                )
+            # With this limit the client's placement cache is full soon, and its size as steady as
+            # the server's.
+            async with rio.Client(storage, route_limit=4 * OBJECTS) as client:
                 return await sampled(client, server.pid, seconds)
 
 

@@ -32,10 +32,10 @@ TYPES = 500
 
 @contextmanager
 def server_and_client(
-    runner: asyncio.Runner, storage: str, *options: str
+    runner: asyncio.Runner, storage: str, *options: str, route_limit: int = 200_000
 ) -> Iterator[tuple[ServerProcess, rio.Client]]:
     with node(storage, "--grant", *options) as server:
-        client = rio.Client(storage)
+        client = rio.Client(storage, route_limit=route_limit)
         runner.run(client.start())
         with pinned({os.getpid(): 0, server.pid: 1}):
             yield server, client
@@ -61,8 +61,7 @@ def test_live_objects(
     benchmark: Any, report: Any, runner: asyncio.Runner, storage_url: str, many: int
 ) -> None:
     """The client may remember the placement of each object; by default it remembers 200,000."""
-    with server_and_client(runner, storage_url) as (server, client):
-        client.route_limit = 4 * many
+    with server_and_client(runner, storage_url, route_limit=4 * many) as (server, client):
         runner.run(activate(client, many))
         all_of_them, few = (calls_to(runner, client, server, objects) for objects in (many, FEW))
         in_turn(benchmark, all_of_them, few, rounds=7)

@@ -299,14 +299,15 @@ async def test_a_redirect_names_the_owner_and_its_generation(
 async def test_the_place_of_many_objects_is_remembered_in_bounded_room(
     servers: list[rio.Server], cluster: Cluster
 ) -> None:
-    client = await cluster.client()
-    client.route_limit = 20
+    client = await cluster.client(route_limit=20)
     for number in range(60):
         await client.send(Thing, f"t{number}", Where())
-    known = sum(client.known("Thing", f"t{number}") is not None for number in range(60))
+    known = sum(
+        client._router.caller.known("Thing", f"t{number}") is not None for number in range(60)
+    )
     assert 0 < known <= 20
-    assert {type(call) for call in client._offline} <= {Call}
-    assert not client._offline
+    assert {type(call) for call in client._router.waiting} <= {Call}
+    assert not client._router.waiting
 
 
 async def test_first_calls_of_one_caller_to_one_object_keep_their_order_on_any_number_of_nodes(

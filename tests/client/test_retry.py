@@ -209,7 +209,9 @@ async def test_closing_a_client_ends_all_its_calls(cluster: Cluster, probe: Prob
         await probe.noted("a counts")
         server._service.draining = True
         calls.append(asyncio.ensure_future(client.send(Counter, "b", Look())))
-        await until(lambda: client._offline)  # it was refused, and waits for its next attempt
+        await until(
+            lambda: client._router.waiting
+        )  # it was refused, and waits for its next attempt
     assert [
         type(outcome).__name__ for outcome in await asyncio.gather(*calls, return_exceptions=True)
     ] == [

@@ -90,12 +90,12 @@ class Line(ClientHalf):
         return [frame[1] for frame in self.frames if frame[0] == CANCEL]
 
 
-class Asker(Caller):
+class Asker:
     """A client that sends every call whose place it does not know to one server."""
 
     def __init__(self, line: Line | None = None, **options: Any) -> None:
-        super().__init__(**options)
-        self.loop = asyncio.get_running_loop()
+        self.caller = Caller(self, self, **options)
+        self.caller.loop = asyncio.get_running_loop()
         self.line = line or Line()
         self.routed: list[Call] = []
         self.armed: list[float] = []
@@ -103,24 +103,11 @@ class Asker(Caller):
         self.described = 0
 
     def ask(self, n: int, id: str = "a", **options: Any) -> asyncio.Future[Any]:
-        future = self.send("Thing", id, Ask(n), **options)
+        future = self.caller.send("Thing", id, Ask(n), **options)
         assert isinstance(future, asyncio.Future)
         return future
 
-    def name_of(self, object_type: Any) -> str:
-        return str(object_type)
-
-    def describe(self, message: Any) -> MessageCodec:
-        self.described += 1
-        return MessageCodec(
-            "ask",
-            msgspec.msgpack.Encoder().encode,
-            msgspec.msgpack.Decoder(Reply).decode,
-            repeatable=True,
-        )
-
-    def reply_decoder(self, message: Any, object_type: Any, returns: Any) -> Any:
-        return msgspec.msgpack.Decoder(returns).decode
+    # --- the owner of the caller ------------------------------------------------------------------
 
     def route(self, call: Call) -> None:
         self.routed.append(call)
@@ -132,6 +119,23 @@ class Asker(Caller):
     def given_up(self, call: Call) -> None:
         self.gone.append(call)
 
+    # --- its codecs -------------------------------------------------------------------------------
+
+    def name_of(self, object_type: Any) -> str:
+        return str(object_type)
+
+    def codec_of(self, message: Any) -> MessageCodec:
+        self.described += 1
+        return MessageCodec(
+            "ask",
+            msgspec.msgpack.Encoder().encode,
+            msgspec.msgpack.Decoder(Reply).decode,
+            repeatable=True,
+        )
+
+    def reply_decoder(self, message: Any, object_type: Any, returns: Any) -> Any:
+        return msgspec.msgpack.Decoder(returns).decode
+
     def unencodable(self, message: Any, error: Exception) -> Exception:
         return TypeError(f"unencodable: {error}")
 
@@ -140,9 +144,6 @@ class Asker(Caller):
 
     def context_of(self, turn: Any) -> bytes:
         return f"in turn of {turn.id}".encode()
-
-    def not_started(self) -> None:
-        raise RuntimeError("not open")
 
 
 async def outcome(awaitable: Awaitable[Any]) -> Any:
@@ -290,13 +291,13 @@ async def test_an_id_that_cannot_be_is_refused_before_anything_is_sent(id: str) 
 async def test_a_message_that_does_not_encode_is_refused() -> None:
     asker = Asker()
     with pytest.raises(TypeError, match="unencodable"):
-        asker.send("Thing", "a", Ask(2**70))
+        asker.caller.send("Thing", "a", Ask(2**70))
 
 
 async def test_a_message_over_the_frame_limit_is_refused_and_the_connection_goes_on() -> None:
     asker = Asker(Line(limit=1000))
     with pytest.raises(FrameTooLarge, match="1000"):
-        asker.send("Thing", "a", Ask(b"x" * 1000))  # type: ignore[arg-type]
+        asker.caller.send("Thing", "a", Ask(b"x" * 1000))  # type: ignore[arg-type]
     future = asker.ask(1)
     await settle()
     asker.line.answer(asker.line.asked()[1], 1)
@@ -319,7 +320,7 @@ async def test_a_server_that_takes_nothing_is_given_no_more_than_the_limit() -> 
 
 async def test_a_client_that_is_not_open_sends_nothing() -> None:
     asker = Asker()
-    asker.loop = None
+    asker.caller.loop = None
     with pytest.raises(RuntimeError, match="not open"):
         asker.ask(1)
 
@@ -462,8 +463,8 @@ async def test_the_timer_is_armed_for_the_earliest_deadline_only() -> None:
     for timeout in (None, 60.0, 20.0, 30.0, 10.0):
         asker.ask(1, timeout=timeout)
     assert [round(deadline - began) for deadline in asker.armed] == [50, 20, 10]
-    assert asker.armed_for == asker.armed[-1]
-    asker.rearm(math.inf)
+    assert asker.caller.armed_for == asker.armed[-1]
+    asker.caller.rearm(math.inf)
     asker.ask(2, timeout=70.0)
     assert round(asker.armed[-1] - began) == 70
 
@@ -486,10 +487,10 @@ async def test_where_an_answer_came_from_is_where_the_next_call_goes() -> None:
     asker = Asker()
     future = asker.ask(1)
     await settle()
-    assert asker.known("Thing", "a") is None
+    assert asker.caller.known("Thing", "a") is None
     asker.line.answer(1, 1)
     await future
-    assert asker.known("Thing", "a") is asker.line
+    assert asker.caller.known("Thing", "a") is asker.line
     asker.ask(2)
     assert len(asker.routed) == 1
     asker.ask(3, id="b")
@@ -499,16 +500,16 @@ async def test_where_an_answer_came_from_is_where_the_next_call_goes() -> None:
 async def test_what_is_forgotten_or_unusable_is_looked_for_again() -> None:
     asker = Asker()
     other = Line()
-    asker.learn("Thing", "a", other)
-    asker.learn("Thing", "b", other)
-    asker.forget("Thing", "a")
-    asker.forget("Thing", "c")
-    asker.forget("Nobody", "c")
+    asker.caller.learn("Thing", "a", other)
+    asker.caller.learn("Thing", "b", other)
+    asker.caller.forget("Thing", "a")
+    asker.caller.forget("Thing", "c")
+    asker.caller.forget("Nobody", "c")
     asker.ask(1)
     asker.ask(2, id="b")
     assert len(asker.routed) == 1
     other.usable = False
-    assert asker.known("Thing", "b") is None
+    assert asker.caller.known("Thing", "b") is None
     asker.ask(3, id="b")
     assert len(asker.routed) == 2
 
@@ -516,11 +517,11 @@ async def test_what_is_forgotten_or_unusable_is_looked_for_again() -> None:
 async def test_of_routes_the_most_recently_used_are_kept_and_their_number_is_bounded() -> None:
     asker = Asker(route_limit=100)
     for n in range(1000):
-        asker.learn("Thing", str(n), asker.line)
-        assert asker.known("Thing", "0") is asker.line, (
+        asker.caller.learn("Thing", str(n), asker.line)
+        assert asker.caller.known("Thing", "0") is asker.line, (
             "a route that is used all the time is never forgotten"
         )
-    known = [n for n in range(1000) if asker.known("Thing", str(n)) is not None]
+    known = [n for n in range(1000) if asker.caller.known("Thing", str(n)) is not None]
     assert len(known) <= 100
     assert 0 in known
     assert 999 in known

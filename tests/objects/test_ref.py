@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from rio.identity import ObjectId
 from rio.objects.app_data import AppData
 from rio.objects.handler import handler
 from rio.objects.message import DynamicMessage, Message
-from rio.objects.ref import Ref, expected_reply, ref
+from rio.objects.ref import ref
 from rio.objects.service_object import ServiceObject
 
 
@@ -44,7 +46,8 @@ class Account(ServiceObject, type_name="bank.Account"):
     async def deposit(self, message: Deposit) -> Balance: ...  # type: ignore[empty-body]
 
     @handler
-    def peek(self, message: Peek, app: AppData) -> Balance: ...  # type: ignore[empty-body]
+    def peek(self, message: Peek, app: AppData) -> Balance:  # type: ignore[empty-body]
+        """What is there."""
 
     @handler
     def undeclared(self, message: Undeclared) -> list[int]: ...  # type: ignore[empty-body]
@@ -112,7 +115,37 @@ def test_a_reference_knows_whom_it_refers_to_and_cannot_be_changed() -> None:
         account.id = "bob"
     assert {"deposit", "peek", "id"} <= set(dir(account))
     assert repr(account) == "<ref to bank.Account/ada>"
-    assert repr(account.deposit) == "<deposit of <ref to bank.Account/ada>>"
+    assert repr(account.deposit) == "<bound method Account.deposit of <ref to bank.Account/ada>>"
+
+
+def test_a_handler_of_a_reference_has_its_name_and_docstring() -> None:
+    method: Any = ref(SENDER, Account, "ada").peek
+    assert (method.__name__, method.__doc__) == ("peek", "What is there.")
+
+
+def test_a_handler_is_read_once_for_all_references_to_a_class() -> None:
+    ada, bob, savings = (
+        ref(SENDER, cls, id) for cls, id in ((Account, "ada"), (Account, "bob"), (Savings, "ada"))
+    )
+    assert ada.deposit.__func__ is bob.deposit.__func__  # type: ignore[attr-defined]
+    assert ada.deposit.__func__ is not savings.deposit.__func__  # type: ignore[attr-defined]
+
+
+async def test_a_call_through_a_reference_runs_one_python_frame() -> None:
+    account: Any = ref(SENDER, Account, "ada")
+    account.deposit(Deposit(1))
+    frames: list[str] = []
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and "/rio/" in frame.f_code.co_filename:
+            frames.append(frame.f_code.co_name)
+
+    sys.setprofile(note)
+    try:
+        account.deposit(Deposit(1))
+    finally:
+        sys.setprofile(None)
+    assert frames == ["send"]
 
 
 def test_references_are_equal_if_they_mean_one_object_by_one_sender() -> None:
@@ -142,26 +175,4 @@ def test_an_id_that_does_not_fit_is_refused(id: Any) -> None:
 @pytest.mark.parametrize("object_type", ["bank.Account", int, Deposit])
 def test_a_reference_needs_a_class_of_service_objects(object_type: Any) -> None:
     with pytest.raises(TypeError, match=r"needs a subclass of rio.ServiceObject"):
-        Ref(SENDER, object_type, "ada")
-
-
-@pytest.mark.parametrize(
-    ("object_type", "message", "arguments", "wanted"),
-    [
-        ("bank.Account", Deposit(1), (), Balance),
-        (Account, Deposit(1), (), Balance),
-        ("bank.Account", Undeclared(), (), Any),
-        (Account, Undeclared(), (), list[int]),
-        (Savings, Undeclared(), (), list[int]),
-        (Account, Balance(1), (), Any),
-        ("bank.Account", DynamicMessage("legacy.Set"), (), Any),
-        (Account, DynamicMessage("legacy.Set"), (), int),
-        (Account, DynamicMessage("Deposit"), (), Balance),
-        (Account, Undeclared(), (str,), str),
-        (Account, Deposit(1), (None,), Balance),
-    ],
-)
-def test_the_reply_is_what_the_caller_says_else_the_message_else_the_handler(
-    object_type: Any, message: Any, arguments: tuple[Any, ...], wanted: Any
-) -> None:
-    assert expected_reply(object_type, message, *arguments) == wanted
+        ref(SENDER, object_type, "ada")

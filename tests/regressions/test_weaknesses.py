@@ -291,11 +291,11 @@ async def test_a_server_listens_on_this_machine_only_unless_it_is_told_otherwise
 async def test_a_server_that_could_not_be_reached_a_thousand_times_is_tried_again(
     cluster: Cluster,
 ) -> None:
-    async def refuse(_: pool.Peer) -> ClientConnection:
+    async def refuse(_: str) -> ClientConnection:
         raise ConnectionRefusedError
 
     client = await cluster.client()
-    peer = pool.Peer("127.0.0.1:1", client, refuse)
+    peer = pool.Peer("127.0.0.1:1", client._router, refuse)
     for _ in range(1100):
         with pytest.raises(NotExecuted):
             await peer.connected()

@@ -13,6 +13,9 @@ import msgspec
 import pytest
 
 import rio
+from rio.client.access import StorageAccess
+from rio.client.client import client_of
+from rio.client.router import Router
 from rio.errors import (
     BadIdentity,
     BadMessage,
@@ -431,7 +434,7 @@ async def test_a_handler_that_misbehaves_harms_only_its_own_call(
     assert activation(server, Victim, "a").turn is None
     if error is HandlerFailed and "outcome" not in how:
         assert "Victim/a failed in" in caplog.text
-    assert len(client._peers) == 1, "the connection has not been lost"
+    assert len(client._router.pool) == 1, "the connection has not been lost"
     assert server.statistics().connections == 1
 
 
@@ -480,11 +483,12 @@ async def test_a_peer_of_another_version_is_told_which_is_spoken(server: rio.Ser
         assert await peer.closed()
 
 
-async def test_a_client_of_another_version_says_so(
-    cluster: Cluster, server: rio.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with rio.Client(cluster.storage) as client:
-        monkeypatch.setattr(client, "_hello", lambda: Hello(VERSION + 1, "client"))
+async def test_a_client_of_another_version_says_so(cluster: Cluster, server: rio.Server) -> None:
+    class NewerAccess(StorageAccess):
+        def introduction(self) -> Hello:
+            return Hello(VERSION + 1, "client")
+
+    async with client_of(Router(NewerAccess(cluster.storage), timeout=30.0)) as client:
         with pytest.raises(
             NotExecuted,
             match=f"this side speaks version {VERSION} of the protocol, the peer version {VERSION + 1}",

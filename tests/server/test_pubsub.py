@@ -196,7 +196,7 @@ async def test_subscribing_to_an_object_that_cannot_be_activated_fails(cluster: 
         async with client.subscribe(Room, "closed", Said):
             pass
     assert subscriptions(cluster) == 0
-    assert not client._subscriptions
+    assert not client._router.subscriptions
 
 
 async def test_an_event_that_does_not_fit_its_class_is_told(cluster: Cluster) -> None:
@@ -369,7 +369,7 @@ async def test_an_object_that_goes_at_the_moment_it_is_subscribed_to_is_followed
         entering = asyncio.ensure_future(events.__aenter__())
         leaving = asyncio.ensure_future(client.admin(rio.AdminCommand.shutdown(Room, id)))
         await asyncio.gather(entering, leaving)
-        await until(lambda: events._attaching is None and subscriptions(cluster) == 1)  # noqa: B023
+        await until(lambda: events._attachment._following is None and subscriptions(cluster) == 1)  # noqa: B023
         await client.send(Room, id, Say("heard"))
         while (event := await anext(events)) != Said("heard"):
             assert event == Said("closing")
@@ -385,7 +385,7 @@ async def test_an_object_that_goes_while_it_is_subscribed_to_again_is_followed(
     async with client.subscribe(Room, "lobby", Said, overflow="drop_oldest") as events:
         for _ in range(50):
             await client.admin(rio.AdminCommand.shutdown(Room, "lobby"))
-        await until(lambda: events._attaching is None and subscriptions(cluster) == 1)
+        await until(lambda: events._attachment._following is None and subscriptions(cluster) == 1)
         await client.send(Room, "lobby", Say("heard"))
         while (event := await anext(events)) != Said("heard"):
             assert event == Said("closing")
@@ -416,7 +416,7 @@ async def test_nothing_is_left_after_unsubscribing(cluster: Cluster) -> None:
     router = server._service.router
     assert not router._listeners
     assert not router._of_sink
-    assert not client._subscriptions
+    assert not client._router.subscriptions
 
 
 async def test_nothing_is_left_after_a_client_has_gone(cluster: Cluster) -> None:
@@ -446,7 +446,7 @@ async def test_nothing_is_left_of_a_subscription_whose_caller_gave_up(cluster: C
         await asyncio.gather(entering, return_exceptions=True)
         if not entering.cancelled():
             await entering.result().close()
-    assert not client._subscriptions
+    assert not client._router.subscriptions
     await client.send(Room, "lobby", Say("anybody there?"))
     await until(lambda: server.statistics().subscriptions == 0)
 

@@ -255,7 +255,9 @@ async def test_a_call_that_ends_while_the_storage_is_away_says_so_and_did_not_ru
     state.fail_load = StorageUnavailable("the disk is on fire")
     call = asyncio.ensure_future(client.send(Keeper, "a", Add(1), timeout=0.5))
     await until(
-        lambda: any("the disk is on fire" in str(waiting.last_error) for waiting in client._offline)
+        lambda: any(
+            "the disk is on fire" in str(waiting.last_error) for waiting in client._router.waiting
+        )
     )
     with pytest.raises(NO_ANSWER):
         await call

@@ -260,7 +260,7 @@ class World:
             )
 
     async def _caller(self, name: str, client: rio.Client, rng: random.Random) -> None:
-        self.history.patience[name] = client.default_timeout
+        self.history.patience[name] = client.timeout
         held: dict[str, int] = {}
         while not self._healing:
             await asyncio.sleep(rng.expovariate(1 / (self.settings.think * self.unit)))

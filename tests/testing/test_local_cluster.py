@@ -188,7 +188,7 @@ def test_options_of_the_server_can_be_given_for_all_nodes_and_for_one() -> None:
     async def main() -> None:
         async with bank(nodes=1, timeout=7.0) as cluster:
             await cluster.start_node(timeout=8.0)
-            assert [node.server.client.default_timeout for node in cluster.nodes] == [7.0, 8.0]
+            assert [node.server.client.timeout for node in cluster.nodes] == [7.0, 8.0]
 
     run(main())
 

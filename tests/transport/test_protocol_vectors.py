@@ -57,17 +57,19 @@ class Line(ClientHalf):
         self.usable = True
 
 
-class Client(Caller):
+class Client:
+    """The owner of a caller, and its codecs."""
+
     def __init__(self) -> None:
-        super().__init__()
-        self.loop = asyncio.get_running_loop()
+        self.caller = Caller(self, self)  # type: ignore[arg-type]
+        self.caller.loop = asyncio.get_running_loop()
         self.line = Line()
-        self.learn("Account", "ada", self.line)
+        self.caller.learn("Account", "ada", self.line)
 
     def name_of(self, object_type: str) -> str:
         return object_type
 
-    def describe(self, message: Any) -> MessageCodec:
+    def codec_of(self, message: Any) -> MessageCodec:
         return MessageCodec("Deposit", msgspec.msgpack.encode, msgspec.msgpack.decode)
 
     def arm(self, deadline: float) -> None: ...
@@ -163,9 +165,9 @@ def test_the_table_of_kinds_names_them_all() -> None:
 
 async def test_the_compiled_client_writes_the_request_and_the_cancel_of_the_page() -> None:
     client = Client()
-    client.send("Account", "ada", {"amount": 100})
+    client.caller.send("Account", "ada", {"amount": 100})
     await settle()
-    future = client.send("Account", "ada", {"amount": 100})
+    future = client.caller.send("Account", "ada", {"amount": 100})
     await settle()
     asyncio.ensure_future(future).cancel()
     await settle()

@@ -7,7 +7,8 @@ import msgspec
 
 import rio
 from rio.objects.handler import BoundHandler, Handler
-from rio.objects.ref import Sender, ref
+from rio.objects.ref import ref
+from rio.objects.sender import Sender
 
 R = TypeVar("R")
 

@@ -9,7 +9,8 @@ mistake; see test_typing.py.
 from typing import Any
 
 import rio
-from rio.objects.ref import Sender, ref
+from rio.objects.ref import ref
+from rio.objects.sender import Sender
 
 
 class Balance(rio.Message):

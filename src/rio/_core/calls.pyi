@@ -1,10 +1,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context
-from typing import Any, final, overload
+from typing import Any, Protocol, final
 
 from typing_extensions import Buffer, disjoint_base
 
+from rio._core.dispatch import Turn
 from rio._core.frame import DEFAULT_FRAME_LIMIT as DEFAULT_FRAME_LIMIT
 from rio._core.frame import FrameReader, FrameWriter, ReceiveBuffer
 
@@ -35,7 +36,7 @@ class Call:
     @property
     def future(self) -> asyncio.Future[Any]: ...
     @property
-    def owner(self) -> Caller: ...
+    def caller(self) -> Caller: ...
     @property
     def type_name(self) -> str: ...
     @property
@@ -88,25 +89,40 @@ class ClientHalf:
     def take_calls(self, after: int = 0) -> list[Call]: ...
     def overdue(self, now: float) -> tuple[list[Call], float]: ...
 
-@disjoint_base
+class _Owner(Protocol):
+    # The owner of a caller.
+    def route(self, call: Call, /) -> None: ...
+    def arm(self, deadline: float, /) -> None: ...
+    def given_up(self, call: Call, /) -> None: ...
+
+class _Codecs(Protocol):
+    def name_of(self, object_type: Any, /) -> str: ...
+    def codec_of(self, message: Any, /) -> MessageCodec: ...
+    def reply_decoder(
+        self, message: Any, object_type: Any, returns: Any, /
+    ) -> Callable[[bytes], Any]: ...
+    def context_of(self, turn: Turn, /) -> bytes: ...
+    def unencodable(self, message: Any, error: Exception, /) -> Exception: ...
+    def undecodable_reply(self, call: Call, error: Exception, /) -> Exception: ...
+
+@final
 class Caller:
     loop: Any
-    default_timeout: float
-    route_limit: int
     def __init__(
         self,
+        owner: _Owner,
+        codecs: _Codecs,
+        *,
         default_timeout: float = 30.0,
         route_limit: int = 200_000,
-        *,
         clock: Callable[[], float] | None = None,
     ) -> None: ...
     @property
+    def default_timeout(self) -> float: ...
+    @property
+    def route_limit(self) -> int: ...
+    @property
     def armed_for(self) -> float: ...
-    @overload
-    def send(
-        self, object_type: Any, id: str, message: Any, /, *, timeout: float | None = None
-    ) -> Awaitable[Any]: ...
-    @overload
     def send(
         self,
         object_type: Any,
@@ -114,8 +130,8 @@ class Caller:
         message: Any,
         /,
         *,
-        returns: Any,
         timeout: float | None = None,
+        returns: Any = None,
     ) -> Awaitable[Any]: ...
     def learn(self, type_name: str, id: str, connection: ClientHalf) -> None: ...
     def known(self, type_name: str, id: str) -> ClientHalf | None: ...

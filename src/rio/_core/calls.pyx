@@ -54,6 +54,10 @@ cdef extern from "Python.h":
 
 cdef object Future = asyncio.Future
 cdef double INFINITY = float("inf")
+cdef str NOT_OPEN = (
+    "this client is not open: use it as `async with rio.Client(...) as client`,"
+    " or await client.start()"
+)
 
 
 @cython.final
@@ -84,7 +88,7 @@ cdef class Call:
     """One call, with all that is needed to send it again."""
 
     cdef readonly object future
-    cdef readonly Caller owner
+    cdef readonly Caller caller
     cdef readonly str type_name
     cdef readonly str id
     cdef readonly str message_name
@@ -106,7 +110,7 @@ cdef class Call:
         """The caller gave up: its future was cancelled."""
         if self._connection is not None:
             self._connection._drop(self)
-        self.owner.given_up(self)
+        self.caller._owner.given_up(self)
 
     @property
     def done(self):
@@ -222,7 +226,7 @@ cdef class ClientHalf:
     def submit(self, Call call not None):
         """Write a call, and wait for its answer."""
         call._is_routed = False
-        self._submit(call, call.owner._now())
+        self._submit(call, call.caller._now())
 
     def take_calls(self, uint64_t after=0):
         """All calls that wait and were written after request number ``after``; this connection
@@ -348,46 +352,64 @@ cdef class ClientHalf:
         try:
             reply = call._decode(payload)
         except Exception as error:
-            call.fail(call.owner.undecodable_reply(call, error))
+            call.fail(call.caller._codecs.undecodable_reply(call, error))
             return 0
         call.future.remove_done_callback(call)
         call.future.set_result(reply)
         if not call._is_routed:
-            call.owner._learn(call, self)
+            call.caller._learn(call, self)
         return 0
 
 
+@cython.final
 cdef class Caller:
-    """Sends calls. The owner (a subclass) knows the servers: ``route(call)`` finds a way for a call
-    whose object's place is not known, ``describe(message, object_type, returns) -> MessageCodec``
-    and ``name_of(object_type) -> str`` are asked once for each class, ``arm(deadline)`` sees to it
-    that :meth:`expire` is called then, ``unencodable(message, error)`` and
-    ``undecodable_reply(call, error)`` make errors, ``reply_decoder(message, object_type, returns)``
-    is asked where the message does not tell, ``given_up(call)`` hears of cancelled callers,
-    ``context_of(turn)`` makes what a nested call carries. ``clock`` replaces the system's, in
-    seconds: deadlines are times of it.
+    """Sends calls, and remembers where their objects were found.
+
+    ``owner`` knows the servers: ``route(call)`` finds a way for a call whose object's place is not
+    known, ``arm(deadline)`` sees to it that the calls whose deadline has passed are ended then, and
+    ``given_up(call)`` hears of cancelled callers.
+
+    ``codecs`` knows the messages. ``name_of(object_type) -> str`` and
+    ``codec_of(message) -> MessageCodec`` are asked once for each class,
+    ``reply_decoder(message, object_type, returns)`` where the message's class does not tell its
+    reply, ``context_of(turn) -> bytes`` for what a nested call carries;
+    ``unencodable(message, error)`` and ``undecodable_reply(call, error)`` make errors.
+
+    ``clock`` replaces the system's, in seconds: deadlines are times of it.
     """
 
+    cdef object _owner
+    cdef object _codecs
     cdef object _loop
     cdef object _clock                       # None: the system's; else a callable
     cdef dict _future_options                # the keywords with which a call's future is made
-    cdef public double default_timeout       # seconds
-    cdef public Py_ssize_t route_limit       # objects whose place is remembered
+    cdef readonly double default_timeout     # seconds
+    cdef readonly Py_ssize_t route_limit     # objects whose place is remembered
     cdef readonly double armed_for           # the earliest deadline that the owner's timer watches
-    cdef dict _names                         # class or name -> checked type name
-    cdef dict _codecs                        # message class -> MessageCodec
+    cdef dict _type_names                    # class or name -> checked type name
+    cdef dict _codec_of                      # message class -> MessageCodec
     cdef dict _routes                        # (recent) type name -> id -> ClientHalf
     cdef dict _older_routes                  # those before; forgotten when _routes is full
     cdef Py_ssize_t _route_count
 
-    def __init__(self, double default_timeout=30.0, Py_ssize_t route_limit=200_000, *, clock=None):
+    def __init__(
+        self,
+        owner,
+        codecs,
+        *,
+        double default_timeout=30.0,
+        Py_ssize_t route_limit=200_000,
+        clock=None,
+    ):
+        self._owner = owner
+        self._codecs = codecs
         self._loop = None
         self._clock = clock
         self.default_timeout = default_timeout
         self.route_limit = route_limit
         self.armed_for = INFINITY
-        self._names = {}
-        self._codecs = {}
+        self._type_names = {}
+        self._codec_of = {}
         self._routes = {}
         self._older_routes = {}
         self._route_count = 0
@@ -403,42 +425,43 @@ cdef class Caller:
         self._future_options = {"loop": loop}
 
     def send(self, object_type, str id not None, message, /, *, timeout=None, returns=None):
+        """Send a message to an object, and await the reply: see :meth:`rio.Client.send`."""
         cdef Call call = Call.__new__(Call)
         cdef MessageCodec codec
         cdef Turn turn = running_turn()
         cdef ClientHalf connection
         if self._loop is None:
-            self.not_started()
-        type_name = self._names.get(object_type)
+            raise RuntimeError(NOT_OPEN)
+        type_name = self._type_names.get(object_type)
         call.type_name = <str>(self._new_name(object_type) if type_name is None else type_name)
         check_id(id)
         call.id = id
-        found = self._codecs.get(type(message))
+        found = self._codec_of.get(type(message))
         codec = <MessageCodec>(self._new_codec(message) if found is None else found)
         call.message_name = <str>(message.type_name if codec.name is None else codec.name)
         try:
             call.payload = <bytes>codec.encode(message)
         except Exception as error:
-            raise self.unencodable(message, error) from error
+            raise self._codecs.unencodable(message, error) from error
         call._decode = codec.decode
         if returns is not None or codec.dynamic_reply:
-            call._decode = self.reply_decoder(message, object_type, returns)
+            call._decode = self._codecs.reply_decoder(message, object_type, returns)
         call.repeatable = codec.repeatable
-        call.owner = self
+        call.caller = self
         cdef double now = self._now()
         call.deadline = now + (self.default_timeout if timeout is None else <double>timeout)
         if turn is not None:
             if turn.deadline != 0 and turn.deadline < call.deadline:
                 call.deadline = turn.deadline
-            call.context = turn.nested_context(self.context_of)
+            call.context = turn.nested_context(self._codecs.context_of)
         call.future = PyObject_Call(Future, (), self._future_options)
         call.future.add_done_callback(call)
         if call.deadline < self.armed_for:
             self.armed_for = call.deadline
-            self.arm(call.deadline)
+            self._owner.arm(call.deadline)
         connection = self._route(call.type_name, id)
         if connection is None:
-            self.route(call)
+            self._owner.route(call)
         else:
             call._is_routed = True
             connection._submit(call, now)
@@ -507,13 +530,13 @@ cdef class Caller:
         return 0
 
     cdef _new_name(self, object_type):
-        name = self.name_of(object_type)
-        self._names[object_type] = name
+        name = self._codecs.name_of(object_type)
+        self._type_names[object_type] = name
         return name
 
     cdef _new_codec(self, message):
-        codec = self.describe(message)
-        self._codecs[type(message)] = codec
+        codec = self._codecs.codec_of(message)
+        self._codec_of[type(message)] = codec
         return codec
 
 

@@ -1,39 +1,38 @@
-"""Commands to the cluster itself."""
+"""Commands to the cluster itself, as data; :meth:`rio.Client.admin` carries them out."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import msgspec
 
-from rio.objects import system_messages
-
-if TYPE_CHECKING:
-    from rio.client.client import Client
-    from rio.objects.service_object import ServiceObject
+from rio.objects.service_object import ServiceObject
 
 
 class AdminCommand(msgspec.Struct, frozen=True):
-    """A command for :meth:`rio.Client.admin`: ``AdminCommand.shutdown(Account, "ada")``,
+    """A command for :meth:`rio.Client.admin`: ``AdminCommand.shutdown(Account, "ada")`` or
     ``AdminCommand.server_exit("10.0.0.7:5000")``.
     """
 
-    object_type: type[Any] | str = ""
-    id: str = ""
-    address: str = ""
+    @staticmethod
+    def shutdown(object_type: type[ServiceObject] | str, id: str) -> Shutdown:
+        """Deactivate an object, on whichever server it lives. Its next message brings it back."""
+        return Shutdown(object_type, id)
 
-    @classmethod
-    def shutdown(cls, object_type: type[ServiceObject] | str, id: str) -> Self:
-        """Deactivate an object, on whichever node it lives. Its next message brings it back."""
-        return cls(object_type=object_type, id=id)
+    @staticmethod
+    def server_exit(address: str) -> ServerExit:
+        """Have the server at ``address``, ``"host:port"``, drain and stop."""
+        return ServerExit(address)
 
-    @classmethod
-    def server_exit(cls, address: str) -> Self:
-        """Have a server drain and stop."""
-        return cls(address=address)
 
-    async def run(self, client: Client) -> None:
-        if self.address:
-            await client.ask_to_leave(self.address)
-        else:
-            await client.send(self.object_type, self.id, system_messages.Shutdown())
+class Shutdown(AdminCommand, frozen=True):
+    """Deactivate an object."""
+
+    object_type: type[Any] | str
+    id: str
+
+
+class ServerExit(AdminCommand, frozen=True):
+    """Have a server drain and stop."""
+
+    address: str

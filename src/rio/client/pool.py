@@ -1,71 +1,138 @@
-"""The servers that a client is connected to: one multiplexed connection for each."""
+"""The servers that a client knows: one multiplexed connection for each."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
 from rio._core.calls import Call
-from rio.errors import NotExecuted, RioError
-from rio.transport.client_connection import ClientConnection
+from rio._core.frame import ReceiveBuffer
+from rio.client.access import ClusterAccess
+from rio.contracts.membership import MembershipSnapshot, MemberStatus
+from rio.errors import NodeEvicted, NotExecuted, RioError
+from rio.transport.client_connection import ClientConnection, ClientOwner
 from rio.transport.protocol import HANDSHAKE_TIMEOUT
 
-logger = logging.getLogger("rio.client")
-
+FIRST_AVOIDANCE = 0.2
+"""Seconds for which new objects are kept away from a server after it could not be reached once;
+doubled with each further failure, up to the longest.
+"""
 LONGEST_AVOIDANCE = 5.0
-"""Seconds for which new objects are kept away from a server that could not be reached, at most."""
-
-Connect = Callable[["Peer"], Awaitable[ClientConnection]]
 
 
 class PeerOwner(Protocol):
     """What a peer asks of its client."""
 
     def now(self) -> float: ...
-    def unreachable(self, peer: Peer, call: Call, error: NotExecuted) -> None: ...
-    def given_to(self, peer: Peer, connection: ClientConnection, call: Call) -> None: ...
+    def reachable(self, peer: Peer, call: Call) -> None: ...
+    def unreachable(self, call: Call, error: NotExecuted) -> None: ...
     def ranks_changed(self) -> None: ...
+
+
+class PoolOwner(PeerOwner, ClientOwner, Protocol):
+    """What a pool asks of its client."""
+
+
+class Pool:
+    """All peers of a client, by address."""
+
+    def __init__(self, access: ClusterAccess, owner: PoolOwner, frame_limit: int) -> None:
+        self._access = access
+        self._owner = owner
+        self._frame_limit = frame_limit
+        self._receive_buffer = ReceiveBuffer()
+        self._peers: dict[str, Peer] = {}
+
+    def peer(self, address: str) -> Peer:
+        peer = self._peers.get(address)
+        if peer is None:
+            peer = self._peers[address] = Peer(address, self._owner, self._connect)
+        return peer
+
+    def address_of(self, connection: ClientConnection) -> str:
+        """The address of the server behind a connection; empty if it is not in use any more."""
+        addresses = (
+            address for address, peer in self._peers.items() if peer.connection is connection
+        )
+        return next(addresses, "")
+
+    @property
+    def connections(self) -> Iterator[ClientConnection]:
+        return (peer.connection for peer in self._peers.values() if peer.connection is not None)
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    async def _connect(self, address: str) -> ClientConnection:
+        return await self._access.connect(address, self._new_connection)
+
+    def _new_connection(self) -> ClientConnection:
+        return ClientConnection(
+            asyncio.get_running_loop(),
+            self._owner,
+            self._access.introduction(),
+            self._frame_limit,
+            self._receive_buffer,
+        )
+
+    # --- following the membership -----------------------------------------------------------------
+
+    def renew(self, address: str) -> None:
+        """Another server has taken over an address."""
+        if address in self._peers:
+            self._peers[address].renewed()
+
+    def follow(self, members: MembershipSnapshot) -> None:
+        """Leave the servers that the cluster has left."""
+        listed = {member.address for member in members.members if not member.status.terminal}
+        dead = {member.address for member in members.members if member.status == MemberStatus.DEAD}
+        for address in sorted(dead - listed):
+            if address in self._peers:
+                self._peers[address].abandon()
+        gone = [
+            address for address, peer in self._peers.items() if address not in listed and peer.idle
+        ]
+        for address in gone:
+            del self._peers[address]
+
+    def relax(self) -> None:
+        """Have idle connections give memory back."""
+        for connection in self.connections:
+            connection.relax()
+
+    async def close(self) -> None:
+        """Close all connections. Idempotent."""
+        for peer in self._peers.values():
+            await peer.close()
+        self._peers.clear()
 
 
 class Peer:
     """One server: its connection, or the calls that wait for it."""
 
-    def __init__(self, address: str, owner: PeerOwner, connect: Connect) -> None:
+    def __init__(
+        self,
+        address: str,
+        owner: PeerOwner,
+        connect: Callable[[str], Awaitable[ClientConnection]],
+    ) -> None:
         self.address = address
         self.connection: ClientConnection | None = None
         self.draining = False
-        """It has said that it is about to stop: new objects go elsewhere."""
+        """The server has said that it is about to stop: new objects go elsewhere."""
         self.failures = 0
-        """How often in a row it could not be reached."""
+        """How often in a row the server could not be reached."""
         self.avoid_until = 0.0
-        """Until when new objects are kept away from it, because it could not be reached."""
+        """Until when new objects are kept away from the server, because it could not be reached."""
         self._owner = owner
         self._connect = connect
         self._waiting: dict[Call, None] = {}
         self._connecting: asyncio.Task[None] | None = None
 
-    def submit(self, call: Call) -> None:
-        """Send a call now, or as soon as the server is connected."""
-        if self.connection is not None and self.connection.usable:
-            self._owner.given_to(self, self.connection, call)
-            return
-        self._waiting[call] = None
-        self.start_connecting()
-
-    def withdraw(self, call: Call) -> None:
-        """The caller has given up a call that may be waiting here."""
-        self._waiting.pop(call, None)
-
-    @property
-    def waiting(self) -> list[Call]:
-        """The calls that wait for the connection."""
-        return list(self._waiting)
-
     def rank(self, moment: float) -> tuple[bool, bool]:
-        """What a new object is better not sent to sorts last: a server that drains, or that could
-        not be reached a short while ago.
+        """How good a place for new objects it is. A server that drains ranks last, and before it a
+        server that could not be reached a short while ago.
         """
         return self.draining, moment < self.avoid_until
 
@@ -76,6 +143,34 @@ class Peer:
         self.draining = False
         self._owner.ranks_changed()
 
+    # --- calls that wait for the connection -------------------------------------------------------
+
+    def add(self, call: Call) -> None:
+        """Have a call wait until the server is connected."""
+        self._waiting[call] = None
+        self._start_connecting()
+
+    def withdraw(self, call: Call) -> None:
+        """The caller has given up a call that waits here."""
+        self._waiting.pop(call, None)
+
+    def _take_waiting(self) -> dict[Call, None]:
+        waiting, self._waiting = self._waiting, {}
+        return waiting
+
+    # --- the connection ---------------------------------------------------------------------------
+
+    async def connected(self) -> ClientConnection:
+        """The connection, made if necessary.
+
+        :raises NotExecuted: the server cannot be reached.
+        """
+        if self.connection is None or not self.connection.usable:
+            await asyncio.shield(self._start_connecting())
+        if self.connection is None or not self.connection.usable:
+            raise NotExecuted(f"{self.address} cannot be reached")
+        return self.connection
+
     @property
     def idle(self) -> bool:
         """Whether nothing is lost by forgetting it."""
@@ -85,68 +180,13 @@ class Peer:
             and (self.connection is None or not self.connection.usable)
         )
 
-    def start_connecting(self) -> asyncio.Task[None]:
-        if self._connecting is None:
-            self._connecting = asyncio.get_running_loop().create_task(
-                self._connect_and_send(), name=f"connect to {self.address}"
-            )
-        return self._connecting
+    def abandon(self) -> None:
+        """Break the connection to a server that the cluster has declared dead.
 
-    async def connected(self) -> ClientConnection:
-        """The connection, made if necessary.
-
-        :raises NotExecuted: the server cannot be reached.
+        Its process may be frozen, with its connections open: it will not answer any more.
         """
-        if self.connection is None or not self.connection.usable:
-            await asyncio.shield(self.start_connecting())
-        if self.connection is None or not self.connection.usable:
-            raise NotExecuted(f"{self.address} cannot be reached")
-        return self.connection
-
-    async def _connect_and_send(self) -> None:
-        try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                self.connection = await self._connect(self)
-        except (OSError, RioError) as error:
-            self._failed(
-                NotExecuted(
-                    f"{self.address} cannot be reached: {str(error) or type(error).__name__}"
-                )
-            )
-        except BaseException as error:
-            self._failed(
-                NotExecuted(f"{self.address} was not connected to: {type(error).__name__}: {error}")
-            )
-            raise
-        else:
-            self._succeeded(self.connection)
-
-    def _succeeded(self, connection: ClientConnection) -> None:
-        if not connection.usable:  # it has said hello and goodbye in one breath
-            self._failed(NotExecuted(f"{self.address} closed the connection at once"))
-            return
-        self._connecting = None
-        self.renewed()
-        connection.on_goaway = self._goes_away
-        waiting, self._waiting = self._waiting, {}
-        for call in waiting:
-            self._owner.given_to(self, connection, call)
-
-    def _failed(self, error: NotExecuted) -> None:
-        self.connection = None
-        self._connecting = None
-        self.failures += 1
-        self.avoid_until = self._owner.now() + min(
-            LONGEST_AVOIDANCE, 0.1 * 2.0 ** min(self.failures, 32)
-        )
-        self._owner.ranks_changed()
-        waiting, self._waiting = self._waiting, {}
-        for call in waiting:
-            self._owner.unreachable(self, call, error)
-
-    def _goes_away(self) -> None:
-        self.draining = True
-        self._owner.ranks_changed()
+        if self.connection is not None and self.connection.usable:
+            self.connection.broken(NodeEvicted(f"the cluster has declared {self.address} dead"))
 
     async def close(self) -> None:
         if self._connecting is not None:
@@ -156,3 +196,50 @@ class Peer:
             self.connection.close()
             await self.connection.wait_closed()
             self.connection = None
+
+    def _start_connecting(self) -> asyncio.Task[None]:
+        if self._connecting is None:
+            self._connecting = asyncio.get_running_loop().create_task(
+                self._connect_and_send(), name=f"connect to {self.address}"
+            )
+        return self._connecting
+
+    async def _connect_and_send(self) -> None:
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+                self.connection = await self._connect(self.address)
+        except (OSError, RioError) as error:
+            reason = str(error) or type(error).__name__
+            self._failed(NotExecuted(f"{self.address} cannot be reached: {reason}"))
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}"
+            self._failed(NotExecuted(f"{self.address} was not connected to: {reason}"))
+            raise
+        else:
+            self._succeeded(self.connection)
+
+    def _succeeded(self, connection: ClientConnection) -> None:
+        if not connection.usable:  # the server has said hello and goodbye in one breath
+            self._failed(NotExecuted(f"{self.address} closed the connection at once"))
+            return
+        self._connecting = None
+        self.renewed()
+        connection.on_goaway = self._goes_away
+        for call in self._take_waiting():
+            self._owner.reachable(self, call)
+
+    def _failed(self, error: NotExecuted) -> None:
+        self.connection = None
+        self._connecting = None
+        self.failures += 1
+        doublings = min(self.failures - 1, 32)  # more would overflow a float
+        self.avoid_until = self._owner.now() + min(
+            LONGEST_AVOIDANCE, FIRST_AVOIDANCE * 2.0**doublings
+        )
+        self._owner.ranks_changed()
+        for call in self._take_waiting():
+            self._owner.unreachable(call, error)
+
+    def _goes_away(self) -> None:
+        self.draining = True
+        self._owner.ranks_changed()

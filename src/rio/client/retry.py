@@ -1,9 +1,11 @@
-"""What a client does about a call that failed: the rules, without the doing."""
+"""The rule by which a client tries again: what it does about a call that failed, and when."""
 
 from __future__ import annotations
 
+import random
 from enum import Enum, auto
 
+from rio.backoff import backoff
 from rio.errors import (
     Deadlock,
     Expired,
@@ -17,6 +19,8 @@ from rio.errors import (
 )
 
 MAX_REDIRECTS = 4
+MAX_ATTEMPTS_WITHOUT_SERVERS = 5
+"""Attempts after which a call fails if no server at all can be reached."""
 FIRST_DELAY = 0.04
 """Seconds before the first repetition, at most; doubled with each, up to the longest."""
 LONGEST_DELAY = 1.0
@@ -27,15 +31,17 @@ class Next(Enum):
 
     RAISE = auto()
     FOLLOW = auto()
-    """Go to the node that is named."""
+    """Ask the node that the error names."""
     ANOTHER = auto()
     """Ask another node at once."""
     LATER = auto()
-    """Wait, then look for a node again."""
+    """Wait for :func:`delay`, then look for a node again."""
 
 
 def decide(error: RioError, *, repeatable: bool) -> Next:
-    """``repeatable``: the message is declared idempotent or readonly, so it may be sent again
+    """What to do with a call that ended in ``error``.
+
+    ``repeatable``: the message is declared ``idempotent`` or ``readonly``, so it may be sent again
     although it may have run.
     """
     match error:
@@ -51,3 +57,8 @@ def decide(error: RioError, *, repeatable: bool) -> Next:
             return Next.LATER if repeatable and not isinstance(error, TimeoutError) else Next.RAISE
         case _:
             return Next.RAISE
+
+
+def delay(attempts: int, rng: random.Random) -> float:
+    """Seconds to wait after ``attempts`` in a row that failed."""
+    return backoff(attempts, FIRST_DELAY, LONGEST_DELAY, rng)

@@ -1,99 +1,56 @@
-"""A reference to an object by class and id, whose handlers can be called as if it were here; and
-the contract of what sends for it.
-"""
+"""A reference to an object by class and id: its handlers can be called as if the object were here."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Any, Protocol, TypeVar, cast, overload
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, TypeVar, cast
 
 from rio import type_hints
-from rio.identity import ObjectId, type_name_of
+from rio.identity import MAX_ID_BYTES, ObjectId, check_name, type_name_of
 from rio.objects.handler import Handler
-from rio.objects.message import NO_REPLY_DECLARED, DynamicMessage, Message, reply_type_of
+from rio.objects.message import DynamicMessage
+from rio.objects.sender import Carrier, Sender
 from rio.objects.service_object import ServiceObject
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
-class Sender(Protocol):
-    """What can send a message to an object: the client, and a live object itself."""
-
-    @overload
-    def send(
-        self,
-        object_type: type[ServiceObject] | str,
-        id: str,
-        message: Message[R],
-        /,
-        *,
-        timeout: float | None = None,
-    ) -> Awaitable[R]: ...
-    @overload
-    def send(
-        self,
-        object_type: type[ServiceObject] | str,
-        id: str,
-        message: DynamicMessage,
-        /,
-        *,
-        timeout: float | None = None,
-    ) -> Awaitable[Any]: ...
-    @overload
-    def send(
-        self,
-        object_type: type[ServiceObject] | str,
-        id: str,
-        message: Message[Any] | DynamicMessage,
-        /,
-        *,
-        returns: type[T],
-        timeout: float | None = None,
-    ) -> Awaitable[T]: ...
-
-
-class _Sends(Protocol):
-    """The part of a :class:`Sender`, or of an activation, that a reference uses."""
-
-    def send(
-        self, object_type: Any, id: str, message: Any, /, *, timeout: float | None = None
-    ) -> Awaitable[Any]: ...
-
-
-def ref(sender: _Sends, object_type: type[T], id: str) -> T:
+def ref(sender: Sender | Carrier, object_type: type[T], id: str) -> T:
     """A :class:`Ref`, typed as the class it refers to. Nothing is sent until a handler is called.
 
-    :raises BadIdentity: the id is empty or longer than 512 bytes.
-    :raises TypeError: ``object_type`` is no service object class.
+    :raises BadIdentity: ``id`` is not a string of 1 to 512 bytes.
+    :raises TypeError: ``object_type`` is not a subclass of :class:`rio.ServiceObject`.
     """
-    return cast(T, Ref(sender, object_type, id))
+    made = getattr(object_type, "__rio_reference_class__", None)
+    if made is None or made._object_type is not object_type:
+        made = _make_reference_class(object_type)
+    return cast(T, made(sender, id))
 
 
 class Ref:
-    """Stands for an object that lives somewhere else.
+    """Stands for an object that lives somewhere else; its attributes are the object's handlers.
 
-    Its attributes are the handlers of the object's class.
+    Each class of service objects has a subclass of its own. A handler becomes a method of that
+    subclass when it is read for the first time, so a later call costs no more than a method's call.
     """
 
-    __slots__ = ("_object_type", "_sender", "id", "object_id")
+    __slots__ = ("_sender", "id")
 
-    _object_type: type[ServiceObject]
-    _sender: _Sends
+    _object_type: ClassVar[type[ServiceObject]]
+    _sender: Sender | Carrier
     id: str
-    object_id: ObjectId
 
-    def __init__(self, sender: _Sends, object_type: type, id: str) -> None:
-        if not (isinstance(object_type, type) and issubclass(object_type, ServiceObject)):
-            raise TypeError(
-                f"a reference needs a subclass of rio.ServiceObject, got {object_type!r}; to address a type by name use send()"
-            )
+    def __init__(self, sender: Sender | Carrier, id: str) -> None:
+        check_name("object id", id, MAX_ID_BYTES)
         object.__setattr__(self, "_sender", sender)
-        object.__setattr__(self, "_object_type", object_type)
-        object.__setattr__(self, "object_id", ObjectId.checked(type_name_of(object_type), id))
         object.__setattr__(self, "id", id)
 
-    def __getattr__(self, name: str) -> RefMethod:
+    @property
+    def object_id(self) -> ObjectId:
+        """Type name and id of the object."""
+        return ObjectId(type_name_of(self._object_type), self.id)
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         handler = self._object_type.__rio_handlers__.get(name)
         if handler is None:
             known = ", ".join(self._object_type.__rio_handlers__) or "none"
@@ -101,7 +58,9 @@ class Ref:
             raise AttributeError(
                 f"{kind} has no handler {name!r}, and a reference has nothing else. It has: {known}"
             )
-        return RefMethod(self, handler)
+        method = _make_method(self._object_type, handler)
+        setattr(type(self), name, method)
+        return cast("Callable[..., Awaitable[Any]]", method.__get__(self))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
@@ -123,61 +82,52 @@ class Ref:
         return hash(self.object_id)
 
 
-class RefMethod:
-    """A handler of an object that lives somewhere else: call it with the message, await the reply."""
+def _make_reference_class(object_type: Any) -> type[Ref]:
+    if not (isinstance(object_type, type) and issubclass(object_type, ServiceObject)):
+        raise TypeError(
+            f"a reference needs a subclass of rio.ServiceObject, got {object_type!r};"
+            " to address a type by name use send()"
+        )
+    made = type("Ref", (Ref,), {"__slots__": (), "_object_type": object_type})
+    object_type.__rio_reference_class__ = made
+    return made
 
-    __slots__ = ("_handler", "_ref")
 
-    def __init__(self, ref: Ref, handler: Handler[Any, Any, Any]) -> None:
-        self._ref = ref
-        self._handler = handler
+def _make_method(
+    object_type: type[ServiceObject], handler: Handler[Any, Any, Any]
+) -> Callable[..., Awaitable[Any]]:
+    """What a reference to objects of ``object_type`` does when this handler is called on it."""
+    make = _make_dynamic_method if handler.message_type is None else _make_typed_method
+    method = make(object_type, handler)
+    method.__name__ = handler.name
+    method.__qualname__ = f"{type_hints.short_name(object_type)}.{handler.name}"
+    method.__doc__ = handler.__doc__
+    return method
 
-    def __call__(self, message: Any, /, *, timeout: float | None = None) -> Awaitable[Any]:
-        """Send the message. ``timeout`` is in seconds.
 
-        :raises TypeError: it is not the message that this handler takes.
-        """
-        ref, expected = self._ref, self._handler.message_type
-        if expected is None:
-            message = DynamicMessage(self._handler.message_name, message)
-        elif type(message) is not expected:
+def _make_typed_method(
+    object_type: type[ServiceObject], handler: Handler[Any, Any, Any]
+) -> Callable[..., Awaitable[Any]]:
+    expected = handler.message_type
+
+    def send(self: Ref, message: Any, /, *, timeout: float | None = None) -> Awaitable[Any]:
+        if type(message) is not expected:
             raise TypeError(
-                f"{type_hints.short_name(ref._object_type)}.{self._handler.name} takes a {type_hints.short_name(expected)}, got {message!r:.200}"
+                f"{type_hints.short_name(object_type)}.{handler.name} takes"
+                f" a {type_hints.short_name(expected)}, got {message!r:.200}"
             )
-        return ref._sender.send(ref._object_type, ref.id, message, timeout=timeout)
+        return self._sender.send(object_type, self.id, message, timeout=timeout)
 
-    def __repr__(self) -> str:
-        return f"<{self._handler.name} of {self._ref!r}>"
-
-
-def expected_reply(
-    object_type: type[ServiceObject] | str,
-    message: Message[Any] | DynamicMessage,
-    returns: Any = None,
-) -> Any:
-    """The type into which the reply is decoded: ``returns`` if it is given, else what the message
-    declares, else what the handler of ``object_type`` returns if that is a class, else ``Any``.
-
-    :raises NameError: the message declares a reply that is not defined.
-    """
-    if returns is not None and returns is not NO_REPLY_DECLARED:
-        return returns
-    if isinstance(message, DynamicMessage):
-        return _reply_of_handler(object_type, message.type_name)
-    declared = reply_type_of(type(message))
-    return (
-        _reply_of_handler(object_type, type_name_of(type(message)))
-        if declared is NO_REPLY_DECLARED
-        else declared
-    )
+    return send
 
 
-def _reply_of_handler(object_type: type[ServiceObject] | str, message_name: str) -> Any:
-    if isinstance(object_type, str):
-        return Any
-    replies = (
-        handler.reply_type
-        for handler in object_type.__rio_handlers__.values()
-        if handler.message_name == message_name
-    )
-    return next(replies, Any)
+def _make_dynamic_method(
+    object_type: type[ServiceObject], handler: Handler[Any, Any, Any]
+) -> Callable[..., Awaitable[Any]]:
+    message_name = handler.message_name
+
+    def send(self: Ref, value: Any, /, *, timeout: float | None = None) -> Awaitable[Any]:
+        message = DynamicMessage(message_name, value)
+        return self._sender.send(object_type, self.id, message, timeout=timeout)
+
+    return send

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable
-from typing import Any, ClassVar, Protocol, TypeVar, overload
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from rio import type_hints
 from rio.errors import BadRegistration, NotAttached
@@ -16,13 +15,13 @@ from rio.objects.managed_state import (
     ManagedState,
     collect_managed_states,
 )
-from rio.objects.message import DynamicMessage, Message
+from rio.objects.message import Message
+from rio.objects.sender import Carrier, Sender
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
-class ActivationContext(Protocol):
+class ActivationContext(Carrier, Protocol):
     """What the runtime attaches to a live object: everything that the object's own methods need of
     it.
     """
@@ -38,16 +37,6 @@ class ActivationContext(Protocol):
         """True while the runtime runs the object's :meth:`ServiceObject.shutdown` hook."""
         ...
 
-    def send(
-        self,
-        object_type: type[Any] | str,
-        id: str,
-        message: Any,
-        /,
-        *,
-        returns: Any = None,
-        timeout: float | None = None,
-    ) -> Awaitable[Any]: ...
     def ref(self, object_type: type[T], id: str, /) -> T: ...
     def publish(self, event: Message[Any], /) -> None: ...
     async def save_state(self, *attributes: str) -> None: ...
@@ -55,7 +44,7 @@ class ActivationContext(Protocol):
     async def shutdown(self) -> None: ...
 
 
-class ServiceObject:
+class ServiceObject(Sender):
     """An object that lives somewhere in the cluster, is found by its type and id, and handles one
     message at a time.
 
@@ -82,6 +71,8 @@ class ServiceObject:
     __rio_type_name__: ClassVar[str]
     __rio_handlers__: ClassVar[dict[str, Handler[Any, Any, Any]]] = {}
     __rio_managed_states__: ClassVar[tuple[ManagedState, ...]] = ()
+    __rio_reference_class__: ClassVar[type | None] = None
+    """The class of the references to objects of this class; :mod:`rio.objects.ref` makes it."""
 
     def __init_subclass__(cls, *, type_name: str | None = None) -> None:
         super().__init_subclass__()
@@ -158,60 +149,6 @@ class ServiceObject:
         """The server on which the object lives."""
         return self._context().address
 
-    @overload
-    def send(
-        self,
-        object_type: type[ServiceObject] | str,
-        id: str,
-        message: Message[R],
-        /,
-        *,
-        timeout: float | None = None,
-    ) -> Awaitable[R]: ...
-    @overload
-    def send(
-        self,
-        object_type: type[ServiceObject] | str,
-        id: str,
-        message: DynamicMessage,
-        /,
-        *,
-        timeout: float | None = None,
-    ) -> Awaitable[Any]: ...
-    @overload
-    def send(
-        self,
-        object_type: type[ServiceObject] | str,
-        id: str,
-        message: Message[Any] | DynamicMessage,
-        /,
-        *,
-        returns: type[T],
-        timeout: float | None = None,
-    ) -> Awaitable[T]: ...
-    def send(
-        self,
-        object_type: type[ServiceObject] | str,
-        id: str,
-        message: Message[Any] | DynamicMessage,
-        /,
-        *,
-        returns: Any = None,
-        timeout: float | None = None,
-    ) -> Awaitable[Any]:
-        """Send a message to another object, wherever it lives, and await the reply. ``timeout`` is
-        in seconds.
-
-        The reply is decoded into ``returns``, else into what the message declares, else into what
-        the handler of ``object_type`` (if that is a class) returns, else into plain values.
-
-        :raises ApplicationError: as the handler raised it.
-        :raises NotExecuted: it did not run.
-        :raises OutcomeUnknown: it may have run.
-        :raises Deadlock: the other object waits for this one.
-        """
-        return self._context().send(object_type, id, message, returns=returns, timeout=timeout)
-
     def ref(self, object_type: type[T], id: str, /) -> T:
         """A reference to another object: ``await self.ref(Account, "ada").deposit(Deposit(1))``."""
         return self._context().ref(object_type, id)
@@ -243,6 +180,8 @@ class ServiceObject:
                 "can do it in a test)"
             )
         return self._activation
+
+    _carrier = _context
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {getattr(self, 'id', '(no id)')!r}>"

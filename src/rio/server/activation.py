@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rio._core import dispatch
 from rio.contracts.state import StateStorage
@@ -19,7 +19,7 @@ from rio.errors import (
 from rio.identity import Address, ObjectId, type_name_of
 from rio.objects.managed_state import ManagedStateField
 from rio.objects.message import Message, encode_message
-from rio.objects.ref import Ref
+from rio.objects.ref import ref
 from rio.transport import codec
 
 if TYPE_CHECKING:
@@ -37,11 +37,8 @@ class ActivationHost:
     app_data: AppData
     address: Address
     state: StateStorage
-
-    def send(
-        self, object_type: Any, id: str, message: Any, /, *, timeout: float | None, returns: Any
-    ) -> Awaitable[Any]:
-        raise NotImplementedError
+    send: Callable[..., Awaitable[Any]]
+    """The compiled ``send`` of the node's client."""
 
     def publish(self, object_id: ObjectId, type_name: str, payload: bytes) -> None:
         raise NotImplementedError
@@ -57,6 +54,7 @@ class Activation(dispatch.Mailbox):
         "failed",
         "object_id",
         "registered",
+        "send",
         "shutting_down",
         "superseded",
         "token",
@@ -78,6 +76,8 @@ class Activation(dispatch.Mailbox):
         """Another activation owns the object: there is no placement to release."""
         self.shutting_down = False
         """Its shutdown hook runs."""
+        self.send = host.send
+        """How the object sends: without a Python frame of the node's."""
         self._host = host
         self._saving: asyncio.Event | None = None
         self._versions: dict[str, int] = {}
@@ -139,20 +139,8 @@ class Activation(dispatch.Mailbox):
     def address(self) -> Address:
         return self._host.address
 
-    def send(
-        self,
-        object_type: type[Any] | str,
-        id: str,
-        message: Any,
-        /,
-        *,
-        returns: Any = None,
-        timeout: float | None = None,
-    ) -> Awaitable[Any]:
-        return self._host.send(object_type, id, message, returns=returns, timeout=timeout)
-
     def ref(self, object_type: type[T], id: str, /) -> T:
-        return cast(T, Ref(self, object_type, id))
+        return ref(self, object_type, id)
 
     def publish(self, event: Message[Any], /) -> None:
         self._host.publish(self.object_id, type_name_of(type(event)), encode_message(event))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import math
 import random
@@ -11,31 +10,30 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
 from rio._core.clock import Clock
 from rio._core.clock import now as system_now
 from rio._core.frame import DEFAULT_FRAME_LIMIT
-from rio.client.client import Client
-from rio.client.pool import Peer
+from rio.client.client import Client, client_of
+from rio.client.router import Router
 from rio.cluster.config import ClusterConfig
 from rio.cluster.links import GossipLinks
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider
-from rio.contracts.membership import MembershipSnapshot, MembershipStorage
+from rio.contracts.membership import MembershipStorage
 from rio.contracts.placement import ObjectPlacement
 from rio.contracts.state import StateStorage
 from rio.errors import BindFailed, ConfigurationError, NodeEvicted, StorageError
 from rio.identity import Address
 from rio.objects.app_data import AppData
 from rio.objects.registry import Registry
+from rio.server.node_access import NodeAccess
 from rio.server.service import Service
 from rio.storage.storage import Storage, close_roles, mix_roles
 from rio.transport import protocol
-from rio.transport.client_connection import ClientConnection
-from rio.transport.memory import MemoryTransport
 from rio.transport.protocol import Hello
 from rio.transport.server_connection import ServerConnection
 
@@ -146,7 +144,7 @@ class Server:
         self.hello = Hello(protocol.VERSION, "node")
         self._listener: asyncio.Server | None = None
         self._http: HttpListener | None = None
-        self._client: NodeClient | None = None
+        self._client: Client | None = None
         self._links: GossipLinks | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._asked_to_stop = asyncio.Event()
@@ -201,14 +199,15 @@ class Server:
         self.address = str(self._advertised())
         if self._http_address is not None:
             self.http_address = await self._start_http(self._http_address)
-        self._client = NodeClient(self)
+        router = self._new_router()
+        self._client = client_of(router)
         self._service.start(loop, Address.parse(self.address), self._client.send)
         self.cluster.on_lease = self._lease_moved
         self.cluster.transport = self._links = GossipLinks(self._introduction)
         await self.cluster.join(self.address)
         self.hello = self._introduction()
         await self._client.start()
-        self.cluster.on_snapshot = self._client.use_members
+        self.cluster.on_snapshot = router.members.use
         self._tasks = [
             loop.create_task(self._serve_cluster(), name="rio server: hold the lease"),
             loop.create_task(self._sweep(), name="rio server: end what is overdue"),
@@ -361,6 +360,23 @@ class Server:
         """The server's side of a connection that is about to be made."""
         return ServerConnection(self._service.dispatcher, self, self._frame_limit)
 
+    def _new_router(self) -> Router:
+        """The router of a client that reaches this node without a socket."""
+        access = NodeAccess(
+            self.cluster,
+            self._service,
+            self.address,
+            introduction=self._introduction,
+            accept=self.new_connection,
+        )
+        return Router(
+            access,
+            timeout=self._timeout,
+            frame_limit=self._frame_limit,
+            clock=self._clock,
+            rng=self._rng,
+        )
+
     def _introduction(self) -> Hello:
         return Hello(protocol.VERSION, "node", self.cluster.generation, self.address)
 
@@ -501,48 +517,3 @@ class Server:
 @contextmanager
 def _no_signals() -> Iterator[None]:
     yield
-
-
-class NodeClient(Client):
-    """The client of a node's own objects: it asks its own node first, without a socket, and the
-    others as any client does.
-    """
-
-    def __init__(self, server: Server) -> None:
-        super().__init__(
-            server._storage.membership,
-            timeout=server._timeout,
-            frame_limit=server._frame_limit,
-            clock=server._clock,
-            rng=server._rng,
-        )
-        self._server = server
-        self._context = contextvars.Context()
-
-    async def start(self) -> None:
-        self._context = contextvars.copy_context()
-        await super().start()
-
-    async def _read_members(self) -> MembershipSnapshot:
-        try:
-            return await self._server.cluster.refresh()
-        except NodeEvicted:
-            return self._server.cluster.snapshot  # the server hears of it itself, and stops
-
-    def _choose(self, call: Any) -> Peer | None:
-        own = self._server.address
-        if own in (call.refusals or {}) or self._server._service.draining:
-            return super()._choose(call)
-        return self._peer(own)
-
-    async def _connect(self, peer: Peer) -> ClientConnection:
-        if peer.address != self._server.address:
-            return await super()._connect(peer)
-        connection = self._new_connection()
-        MemoryTransport.join(self.loop, connection, self._server.new_connection())
-        await connection.ready
-        connection.handover = self._context
-        return connection
-
-    def _hello(self) -> Hello:
-        return self._server.hello

@@ -90,7 +90,7 @@ class Service(ActivationHost):
         )
         self.dispatcher.app_data = app_data
         self._tasks: dict[asyncio.Task[None], None] = {}  # an ordered set
-        self._send: Callable[..., Awaitable[Any]] = self._not_running
+        self.send = self._not_running
 
     def start(
         self, loop: asyncio.AbstractEventLoop, address: Address, send: Callable[..., Awaitable[Any]]
@@ -100,14 +100,9 @@ class Service(ActivationHost):
         """
         self.dispatcher.loop = loop
         self.address = address
-        self._send = send
+        self.send = send
 
     # --- what activations need --------------------------------------------------------------------
-
-    def send(
-        self, object_type: Any, id: str, message: Any, /, *, timeout: float | None, returns: Any
-    ) -> Awaitable[Any]:
-        return self._send(object_type, id, message, timeout=timeout, returns=returns)
 
     def publish(self, object_id: ObjectId, type_name: str, payload: bytes) -> None:
         if len(payload) + ROOM_FOR_EVENT_HEAD > self.frame_limit:

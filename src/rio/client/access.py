@@ -1,0 +1,81 @@
+"""How a client reaches its cluster: who lists the servers, and how it connects to one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, cast
+
+from rio.contracts.membership import MembershipSnapshot, MembershipStorage
+from rio.storage import Storage, open_storage
+from rio.transport import protocol
+from rio.transport.client_connection import ClientConnection, open_connection
+from rio.transport.protocol import Hello
+
+MakeConnection = Callable[[], ClientConnection]
+
+
+class ClusterAccess(Protocol):
+    """What a client is given to work with. :class:`StorageAccess` is for clients outside of the
+    cluster; a server has another one for the client of its own objects.
+    """
+
+    async def open(self) -> None:
+        """:raises StorageError: the storage cannot be used."""
+        ...
+
+    async def close(self) -> None:
+        """Idempotent."""
+        ...
+
+    async def read_members(self) -> MembershipSnapshot:
+        """:raises StorageError: the storage did not answer."""
+        ...
+
+    def introduction(self) -> Hello:
+        """How the client introduces itself to a server."""
+        ...
+
+    def connect(self, address: str, make: MakeConnection, /) -> Awaitable[ClientConnection]:
+        """Connect, and wait until the server has introduced itself.
+
+        :raises OSError: the server cannot be reached.
+        :raises RioError: the server does not speak our protocol.
+        """
+        ...
+
+    @property
+    def preferred_address(self) -> str:
+        """The server that is asked first for an object whose place is not known. Empty: none is
+        preferred.
+        """
+        ...
+
+
+class StorageAccess:
+    """Reads the members from a storage, and connects to them over TCP."""
+
+    preferred_address = ""
+
+    def __init__(self, storage: str | Storage | MembershipStorage) -> None:
+        self._owned = open_storage(storage) if isinstance(storage, str) else None
+        opened = self._owned or storage
+        self._membership = (
+            opened.membership if isinstance(opened, Storage) else cast(MembershipStorage, opened)
+        )
+
+    async def open(self) -> None:
+        if self._owned is not None:
+            await self._owned.membership.prepare()
+
+    async def close(self) -> None:
+        if self._owned is not None:
+            await self._owned.close()
+
+    async def read_members(self) -> MembershipSnapshot:
+        return await self._membership.snapshot()
+
+    def introduction(self) -> Hello:
+        return Hello(protocol.VERSION, "client")
+
+    def connect(self, address: str, make: MakeConnection, /) -> Awaitable[ClientConnection]:
+        return open_connection(address, make)

@@ -1,0 +1,98 @@
+"""Where a subscription is attached: to which object, on which connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+from rio.client.event_queue import EventQueue
+from rio.errors import RioError
+from rio.identity import ObjectId
+from rio.transport.client_connection import ClientConnection
+
+
+class SubscriptionOwner(Protocol):
+    """What an attachment asks of its client."""
+
+    async def attach(self, attachment: Attachment, /) -> ClientConnection | None:
+        """Have the object's events sent to ``attachment``, under a new number.
+
+        Returns the connection on which they come.
+        """
+        ...
+
+    def detach(self, attachment: Attachment, /) -> None:
+        """Deliver nothing to ``attachment`` any more."""
+        ...
+
+
+class Attachment:
+    """Has the events of one object put into a queue, and follows the object when it moves."""
+
+    def __init__(
+        self, owner: SubscriptionOwner, object_id: ObjectId, queue: EventQueue[Any]
+    ) -> None:
+        self.object_id = object_id
+        self.queue = queue
+        self.number = 0
+        """Under which the server sends the events; a new one after each move."""
+        self.connection: ClientConnection | None = None
+        """On which the events come."""
+        self.moves = 0
+        """How often it had to be attached again."""
+        self._owner = owner
+        self._was_attached = False
+        self._is_looking = False
+        self._has_ended = False
+        self._following: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it was attached, or is about to be."""
+        return self._was_attached or self._is_looking or self._closed
+
+    async def attach(self) -> None:
+        """Find the object; again if it, or the connection on which it was found, is gone by now.
+
+        :raises RioError: the object cannot be found.
+        """
+        self._is_looking = True
+        try:
+            while self.connection is None and not self._closed:
+                self.queue.restart()
+                self._has_ended = False
+                connection = await self._owner.attach(self)
+                self._was_attached = True
+                self.connection = None if self._has_ended else connection
+        finally:
+            self._is_looking = False
+
+    def ended(self) -> None:
+        """The object, or the connection to it, has gone away: look for the object again."""
+        self.connection = None
+        self._has_ended = True
+        if not self._closed and self._following is None and not self._is_looking:
+            self.moves += 1
+            self._following = asyncio.get_running_loop().create_task(
+                self._follow(), name=f"subscribe again to {self.object_id}"
+            )
+
+    async def _follow(self) -> None:
+        try:
+            await self.attach()
+        except RioError as error:
+            self.queue.fail(error)
+        finally:
+            self._following = None
+
+    async def close(self) -> None:
+        """Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self.queue.close()
+        self._owner.detach(self)
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)

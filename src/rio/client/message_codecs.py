@@ -1,0 +1,112 @@
+"""How the messages of each class travel: their names, and what encodes and decodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rio._core.calls import Call, MessageCodec
+from rio.errors import BadMessage, BadReply, RioError
+from rio.identity import MAX_TYPE_NAME_BYTES, check_name, type_name_of
+from rio.objects.message import (
+    NO_REPLY_DECLARED,
+    DynamicMessage,
+    Message,
+    encode_message,
+    reply_type_of,
+)
+from rio.objects.sender import Recipient
+from rio.transport import call_context, codec
+from rio.transport.codec import ENCODER
+
+
+class MessageCodecs:
+    """What a compiled caller asks about messages: once for each class, and when one is not like the
+    others of its class.
+    """
+
+    context_of = staticmethod(call_context.nested_context)
+
+    def name_of(self, object_type: type[Any] | str) -> str:
+        """The name of a type of objects.
+
+        :raises BadIdentity: it is empty, longer than 128 bytes or not valid text.
+        """
+        name = object_type if isinstance(object_type, str) else type_name_of(object_type)
+        check_name("type name", name, MAX_TYPE_NAME_BYTES)
+        return name
+
+    def codec_of(self, message: Any) -> MessageCodec:
+        """How messages of this one's class travel.
+
+        :raises TypeError: it is not a message.
+        """
+        if isinstance(message, DynamicMessage):
+            return MessageCodec(None, encode_message, codec.decoder_of(Any), dynamic_reply=True)
+        if not isinstance(message, Message):
+            raise TypeError(
+                "send() takes a rio.Message or a rio.DynamicMessage,"
+                f" got {type(message).__name__}: {message!r:.200}"
+            )
+        cls = type(message)
+        declared = reply_type_of(cls)
+        bare = declared is NO_REPLY_DECLARED
+        return MessageCodec(
+            type_name_of(cls),
+            ENCODER.encode,
+            codec.decoder_of(Any if bare else declared),
+            repeatable=cls.__rio_idempotent__ or cls.__rio_readonly__,
+            dynamic_reply=bare,
+        )
+
+    def reply_decoder(
+        self, message: Any, object_type: type[Recipient] | str, returns: Any
+    ) -> Callable[[bytes], Any]:
+        """What decodes the reply to a message that does not tell it for its whole class."""
+        return codec.decoder_of(expected_reply(object_type, message, returns))
+
+    def unencodable(self, message: Any, error: Exception) -> RioError:
+        """What to raise when a message could not be encoded."""
+        if isinstance(error, RioError):
+            return error
+        return codec.encode_error(error, message, BadMessage)
+
+    def undecodable_reply(self, call: Call, error: Exception) -> RioError:
+        """How a call fails whose reply could not be decoded."""
+        text = str(codec.decode_error(error, object, BadReply))
+        return BadReply(
+            f"the reply of {call.type_name}/{call.id} to {call.message_name}"
+            f" is not what was expected: {text}"
+        )
+
+
+def expected_reply(
+    object_type: type[Recipient] | str,
+    message: Message[Any] | DynamicMessage,
+    returns: Any = None,
+) -> Any:
+    """The type into which the reply is decoded: ``returns`` if it is given, else the type that the
+    message declares, else the type that the handler of ``object_type`` returns if that is a class,
+    else ``Any``.
+
+    :raises NameError: the message declares a reply that is not defined.
+    """
+    if returns is not None:
+        return returns
+    if isinstance(message, DynamicMessage):
+        return _reply_of_handler(object_type, message.type_name)
+    declared = reply_type_of(type(message))
+    if declared is NO_REPLY_DECLARED:
+        return _reply_of_handler(object_type, type_name_of(type(message)))
+    return declared
+
+
+def _reply_of_handler(object_type: type[Recipient] | str, message_name: str) -> Any:
+    if isinstance(object_type, str):
+        return Any
+    replies = (
+        handler.reply_type
+        for handler in object_type.__rio_handlers__.values()
+        if handler.message_name == message_name
+    )
+    return next(replies, Any)

@@ -1,0 +1,318 @@
+"""The slow path of a call in the client: finding a server, an answer that is an error, a deadline.
+
+The compiled caller sends a call without the router while it knows where the object is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from typing import Any
+
+from rio._core.calls import Call, Caller
+from rio._core.clock import Clock
+from rio._core.frame import DEFAULT_FRAME_LIMIT
+from rio.client import retry
+from rio.client.access import ClusterAccess
+from rio.client.members import Members
+from rio.client.message_codecs import MessageCodecs
+from rio.client.pool import Peer, Pool
+from rio.client.retry import Next
+from rio.client.server_choice import ServerChoice
+from rio.client.subscriptions import Subscriptions
+from rio.client.waiting_calls import WaitingCalls
+from rio.contracts.membership import Member, MembershipSnapshot
+from rio.errors import (
+    CallTimeout,
+    ConnectionLost,
+    Draining,
+    Expired,
+    NoServersAvailable,
+    NotExecuted,
+    Redirected,
+    RioError,
+    from_code,
+)
+from rio.objects.application_error import ApplicationError
+from rio.transport.client_connection import ClientConnection
+
+
+class Router:
+    """Owns the compiled caller and what it takes to find a way for a call: the members, the
+    connections to them, and the calls that wait.
+    """
+
+    def __init__(
+        self,
+        access: ClusterAccess,
+        *,
+        timeout: float,
+        refresh_interval: float = 5.0,
+        route_limit: int = 200_000,
+        frame_limit: int = DEFAULT_FRAME_LIMIT,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.caller = Caller(
+            self, MessageCodecs(), default_timeout=timeout, route_limit=route_limit, clock=clock
+        )
+        self.members = Members(access, self, refresh_interval)
+        self.pool = Pool(access, self, frame_limit)
+        self.waiting = WaitingCalls()
+        self.subscriptions = Subscriptions(self.caller)
+        self.event = self.subscriptions.event
+        self.stream_ended = self.subscriptions.stream_ended
+        self._access = access
+        self._choice = ServerChoice(access, self.pool, self.members, self.now)
+        self._rng = rng or random.Random()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def open(self) -> None:
+        """Read the membership. Servers are connected when they are first needed.
+
+        :raises StorageError: the membership cannot be read.
+        """
+        try:
+            await self._access.open()
+            await self.members.open()
+        except BaseException:
+            await self._access.close()
+            raise
+        self.caller.loop = asyncio.get_running_loop()
+
+    @property
+    def is_open(self) -> bool:
+        return self.members.is_followed
+
+    async def close(self) -> None:
+        """End all calls, and close all connections. Idempotent."""
+        self.caller.loop = None
+        for call in list(self.waiting):
+            self.waiting.withdraw(call)
+            call.fail(NotExecuted("the client was closed before the call was sent"))
+        await self.subscriptions.close()
+        await self.members.close()
+        await self.pool.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._access.close()
+
+    def now(self) -> float:
+        """Seconds on the clock of deadlines."""
+        return self.caller.now()
+
+    # --- finding a server -------------------------------------------------------------------------
+
+    def route(self, call: Call) -> None:
+        """Send a call whose object's place is not known."""
+        if call.done:
+            return
+        peer = self._choice.choose(call)
+        if peer is None:
+            self.waiting.add(call, None)
+            self.members.refresh_soon()
+        else:
+            self._send(peer, call)
+
+    def _send(self, peer: Peer, call: Call) -> None:
+        """Send a call now, or as soon as the server is connected."""
+        connection = peer.connection
+        if connection is None or not connection.usable:
+            self.waiting.add(call, peer)
+            peer.add(call)
+            return
+        try:
+            connection.submit(call)
+        except RioError as error:
+            call.fail(error)
+
+    def reachable(self, peer: Peer, call: Call) -> None:
+        """A server is connected that a call has waited for."""
+        self.waiting.discard(call)
+        self._send(peer, call)
+
+    def unreachable(self, call: Call, error: NotExecuted) -> None:
+        """A server that a call has waited for cannot be reached."""
+        self.waiting.discard(call)
+        self.members.refresh_soon()
+        active = self.members.snapshot.active
+        nowhere = all(self.pool.peer(member.address).failures for member in active)
+        if nowhere and call.attempts >= retry.MAX_ATTEMPTS_WITHOUT_SERVERS:
+            call.fail(
+                NoServersAvailable(
+                    f"none of the {len(active)} active members can be reached; the last one: {error}"
+                )
+            )
+        else:
+            self._try_later(call, error)
+
+    def ranks_changed(self) -> None:
+        """A server has become a better or a worse place for new objects."""
+        self._choice.reconsider()
+
+    # --- an answer that is an error ---------------------------------------------------------------
+
+    def refused(
+        self, call: Call, error: tuple[str, str, Any], connection: ClientConnection
+    ) -> None:
+        """A server has answered with an error."""
+        code, text, detail = error
+        if code == ApplicationError.code:
+            self.caller.learn(call.type_name, call.id, connection)
+            call.fail(ApplicationError.from_wire(detail))
+        else:
+            self._failed(call, from_code(code, text, detail), connection)
+
+    def lost(self, connection: ClientConnection, calls: list[Call], error: RioError) -> None:
+        """A connection is gone, and with it the answers to these calls."""
+        self.subscriptions.connection_lost(connection)
+        for call in calls:
+            self._failed(call, error, connection)
+
+    def _failed(self, call: Call, error: RioError, connection: ClientConnection) -> None:
+        if call.done:
+            return
+        if self.caller.loop is None:
+            call.fail(error)
+            return
+        match retry.decide(error, repeatable=call.repeatable):
+            case Next.FOLLOW:
+                self._follow_redirect(call, error)
+            case Next.ANOTHER:
+                self._ask_another(call, error, connection)
+            case Next.LATER:
+                self.caller.forget(call.type_name, call.id)
+                if isinstance(error, (Draining, ConnectionLost)):
+                    self.members.refresh_soon()
+                self._try_later(call, error)
+            case Next.RAISE:
+                call.fail(error)
+
+    def _follow_redirect(self, call: Call, error: RioError) -> None:
+        address, generation = error.detail
+        call.hops += 1
+        if call.hops > retry.MAX_REDIRECTS:
+            text = f"gave up after {retry.MAX_REDIRECTS} redirects: {error.message}"
+            call.fail(Redirected(text, error.detail))
+        elif self._takes_calls(address, generation):
+            self._send(self.pool.peer(address), call)
+        else:
+            self.members.refresh_soon()
+            self._try_later(call, error)
+
+    def _takes_calls(self, address: str, generation: int) -> bool:
+        """Whether a member is alive as far as we know, and could be reached lately."""
+        member = self.members.snapshot.find(generation)
+        return (
+            member is not None
+            and not member.status.terminal
+            and member.address == address
+            and self.now() >= self.pool.peer(address).avoid_until
+        )
+
+    def _ask_another(self, call: Call, error: RioError, connection: ClientConnection) -> None:
+        call.refusals = {**(call.refusals or {}), self.pool.address_of(connection): error.message}
+        call.last_error = error
+        self.route(call)
+
+    def _try_later(self, call: Call, error: RioError) -> None:
+        """Try again after a while; the deadline ends it."""
+        call.attempts += 1
+        call.hops = 0
+        call.last_error = error
+        delay = retry.delay(call.attempts, self._rng)
+        self.waiting.add(call, self.caller.loop.call_later(delay, self._try_again, call))
+
+    def _try_again(self, call: Call) -> None:
+        self.waiting.discard(call)
+        self.route(call)
+
+    # --- news of the membership -------------------------------------------------------------------
+
+    def follow_members(self, before: MembershipSnapshot) -> None:
+        """The members have been read; ``before`` is what was known of them until now."""
+        members = self.members.snapshot
+        for member in members.members:
+            if member.generation > before.generation_high:
+                self.pool.renew(member.address)
+        if members.version > before.version:
+            self._choice.reconsider()
+            for call in self.waiting.take_for_attempt():
+                self.route(call)
+        self.pool.follow(members)
+
+    def send_waiting(self, failure: RioError | None) -> None:
+        """Send the calls that wait for news of the membership, or tell them that there is none."""
+        for call in self.waiting.take_for_members():
+            peer = self._choice.choose(call)
+            if peer is not None:
+                self._send(peer, call)
+            elif call.refusals and call.last_error is not None:
+                call.fail(call.last_error)  # every server was asked
+            else:
+                call.fail(NoServersAvailable(f"the membership {self._shortcoming(failure)}"))
+
+    def _shortcoming(self, failure: RioError | None) -> str:
+        """Why the membership names no server."""
+        if failure is not None:
+            return f"cannot be read: {failure}"
+        return f"lists no active server ({_listed(self.members.snapshot.members)})"
+
+    def relax(self) -> None:
+        """Give back memory that was not needed since the last time."""
+        self.pool.relax()
+
+    # --- deadlines and callers that give up -------------------------------------------------------
+
+    def given_up(self, call: Call) -> None:
+        """A caller was cancelled."""
+        self.waiting.withdraw(call)
+
+    def arm(self, deadline: float) -> None:
+        """End the calls whose deadline has passed at this moment: one timer serves all calls."""
+        if self._timer is not None:
+            self._timer.cancel()
+        delay = max(0.001, deadline - self.now())
+        self._timer = self.caller.loop.call_later(delay, self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        """End the calls whose deadline has passed, and watch the next deadline."""
+        moment = self.now()
+        deadlines = [self._end_waiting(moment)]
+        for connection in self.pool.connections:
+            late, next_deadline = connection.overdue(moment)
+            deadlines.append(next_deadline)
+            for call in late:
+                call.give_up(_timeout_of(call))
+        earliest = min(deadlines)
+        self.caller.rearm(earliest)
+        if earliest < math.inf:
+            self.arm(earliest)
+
+    def _end_waiting(self, moment: float) -> float:
+        """End the calls that were not sent in time. Returns the next deadline of the others."""
+        late, next_deadline = self.waiting.overdue(moment)
+        for call in late:
+            self.waiting.withdraw(call)
+            call.fail(_expiry_of(call))
+        return next_deadline
+
+
+def _listed(members: tuple[Member, ...]) -> str:
+    listed = ", ".join(f"{member.address} is {member.status.name}" for member in members)
+    return listed or "it is empty: has a server been started on this storage?"
+
+
+def _timeout_of(call: Call) -> CallTimeout:
+    return CallTimeout(
+        f"{call.type_name}/{call.id} did not answer {call.message_name} in time; it may have run"
+    )
+
+
+def _expiry_of(call: Call) -> Expired:
+    why = "" if call.last_error is None else f"; the last attempt: {call.last_error}"
+    return Expired(
+        f"{call.message_name} to {call.type_name}/{call.id}"
+        f" found no server that could take it in time{why}"
+    )

@@ -1,0 +1,85 @@
+"""All subscriptions of a client, by the number under which their events come."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from rio._core.calls import Caller, ClientHalf
+from rio.client.attachment import Attachment
+from rio.objects.system_messages import Subscribe
+from rio.transport import protocol
+from rio.transport.client_connection import ClientConnection
+from rio.transport.protocol import Kind
+
+
+class Subscriptions:
+    """Attaches subscriptions to objects, and gives each event to its own."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._attachments: dict[int, Attachment] = {}
+        self._last_number = 0
+
+    # --- what connections bring -------------------------------------------------------------------
+
+    def event(self, connection: ClientConnection, number: int, body: bytes) -> None:
+        """An event has arrived."""
+        attachment = self._attachments.get(number)
+        if attachment is not None:
+            attachment.connection = connection
+            attachment.queue.put(*protocol.read_event(body))
+        else:
+            self._end(number, connection)  # its caller gave up before it was attached
+
+    def stream_ended(self, number: int) -> None:
+        """A server has ended a subscription."""
+        attachment = self._attachments.get(number)
+        if attachment is not None:
+            attachment.ended()
+
+    def connection_lost(self, connection: ClientConnection) -> None:
+        """No event will come on this connection any more."""
+        for attachment in list(self._attachments.values()):
+            if attachment.connection is connection:
+                attachment.ended()
+
+    # --- what attachments ask ---------------------------------------------------------------------
+
+    async def attach(self, attachment: Attachment) -> ClientConnection | None:
+        """Have an object's events sent to ``attachment``, under a new number.
+
+        A subscription is an ordinary call to the object. Returns the connection on which the events
+        come.
+        """
+        self._attachments.pop(attachment.number, None)
+        self._last_number += 1
+        attachment.number = self._last_number
+        self._attachments[attachment.number] = attachment
+        type_name, id = attachment.object_id
+        try:
+            await self._caller.send(type_name, id, Subscribe(attachment.number))
+        except BaseException:
+            self._forget(attachment.number, self._caller.known(type_name, id))
+            raise
+        return cast("ClientConnection | None", self._caller.known(type_name, id))
+
+    def detach(self, attachment: Attachment) -> None:
+        """Deliver nothing to ``attachment`` any more."""
+        self._forget(attachment.number, attachment.connection)
+
+    async def close(self) -> None:
+        """Close all subscriptions."""
+        for attachment in list(self._attachments.values()):
+            await attachment.close()
+
+    def __len__(self) -> int:
+        return len(self._attachments)
+
+    def _forget(self, number: int, connection: ClientHalf | None) -> None:
+        self._attachments.pop(number, None)
+        self._end(number, connection)
+
+    def _end(self, number: int, connection: ClientHalf | None) -> None:
+        """Tell the server that nobody listens under this number."""
+        if connection is not None and connection.usable:
+            connection.put(protocol.simple(Kind.END, number))

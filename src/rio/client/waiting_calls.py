@@ -1,0 +1,69 @@
+"""The calls of a client that are on no connection."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterator
+
+from rio._core.calls import Call
+from rio.client.pool import Peer
+
+
+class WaitingCalls:
+    """Each call with what it waits for: a server's connection (the peer), its next attempt (the
+    timer), or news of the membership (``None``).
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[Call, Peer | asyncio.TimerHandle | None] = {}
+
+    def add(self, call: Call, awaited: Peer | asyncio.TimerHandle | None) -> None:
+        self._calls[call] = awaited
+
+    def discard(self, call: Call) -> None:
+        """A call waits no longer, because what it waited for has come."""
+        self._calls.pop(call, None)
+
+    def withdraw(self, call: Call) -> None:
+        """Nobody waits for a call's reply any more: forget it everywhere."""
+        awaited = self._calls.pop(call, None)
+        if isinstance(awaited, Peer):
+            awaited.withdraw(call)
+        elif awaited is not None:
+            awaited.cancel()
+
+    def take_for_members(self) -> list[Call]:
+        """Take out the calls that wait for news of the membership."""
+        calls = [call for call, awaited in self._calls.items() if awaited is None]
+        for call in calls:
+            del self._calls[call]
+        return calls
+
+    def take_for_attempt(self) -> list[Call]:
+        """Take out the calls that wait for their next attempt."""
+        timers = {
+            call: awaited
+            for call, awaited in self._calls.items()
+            if awaited is not None and not isinstance(awaited, Peer)
+        }
+        for call, timer in timers.items():
+            timer.cancel()
+            del self._calls[call]
+        return list(timers)
+
+    def overdue(self, now: float) -> tuple[list[Call], float]:
+        """The calls whose deadline has passed, and the earliest deadline of the others (``inf`` if
+        there is none).
+        """
+        late = [call for call in self._calls if call.deadline <= now]
+        earliest = min(
+            (call.deadline for call in self._calls if call.deadline > now), default=math.inf
+        )
+        return late, earliest
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(self._calls)
+
+    def __len__(self) -> int:
+        return len(self._calls)

@@ -1,0 +1,66 @@
+"""How the client of a node's own objects reaches the cluster: through its node."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+
+from rio.client.access import MakeConnection
+from rio.cluster.provider import ClusterProvider
+from rio.contracts.membership import MembershipSnapshot
+from rio.errors import NodeEvicted
+from rio.server.service import Service
+from rio.transport.client_connection import ClientConnection, open_connection
+from rio.transport.memory import MemoryTransport
+from rio.transport.protocol import Hello
+from rio.transport.server_connection import ServerConnection
+
+
+class NodeAccess:
+    """Asks the own node first, without a socket, and the other nodes as any client does.
+
+    ``introduction``: how the node introduces itself, once it has joined. ``accept`` makes the
+    server's side of a connection.
+    """
+
+    def __init__(
+        self,
+        cluster: ClusterProvider,
+        service: Service,
+        address: str,
+        *,
+        introduction: Callable[[], Hello],
+        accept: Callable[[], ServerConnection],
+    ) -> None:
+        self.introduction = introduction
+        self._cluster = cluster
+        self._service = service
+        self._address = address
+        self._accept = accept
+        self._context = contextvars.Context()
+
+    async def open(self) -> None:
+        # The node takes the calls of its own objects in this context, and not in the caller's.
+        self._context = contextvars.copy_context()
+
+    async def close(self) -> None: ...
+
+    async def read_members(self) -> MembershipSnapshot:
+        try:
+            return await self._cluster.refresh()
+        except NodeEvicted:
+            return self._cluster.snapshot  # the server hears of it itself, and stops
+
+    @property
+    def preferred_address(self) -> str:
+        return "" if self._service.draining else self._address
+
+    async def connect(self, address: str, make: MakeConnection, /) -> ClientConnection:
+        if address != self._address:
+            return await open_connection(address, make)
+        connection = make()
+        MemoryTransport.join(asyncio.get_running_loop(), connection, self._accept())
+        await connection.ready
+        connection.handover = self._context
+        return connection
