@@ -12,7 +12,7 @@ import pytest
 
 from rio.errors import BadRegistration
 from rio.objects.app_data import AppData
-from rio.objects.handler import Handler, by_message_name, handler
+from rio.objects.handler import Handler, handler, index_by_message_name
 from rio.objects.message import Message
 from rio.objects.service_object import ServiceObject
 
@@ -316,7 +316,7 @@ def test_two_handlers_for_one_message_are_refused_by_both_names() -> None:
         BadRegistration,
         match=r"Room has two handlers for message 'Forget', <handler Room\.one .*<handler Room\.two ",
     ):
-        by_message_name(Room, Room.__rio_handlers__.values())
+        index_by_message_name(Room, Room.__rio_handlers__.values())
 
 
 def test_a_handler_cannot_have_the_name_of_a_method_that_the_object_needs() -> None:
@@ -354,24 +354,27 @@ def no_type(self: Any, message: Deposit) -> "1 +": ...  # type: ignore[valid-typ
     ("function", "text"),
     [
         (no_annotation, "parameter 'message' has no annotation: write message: YourMessage"),
-        (no_message, "parameter 'message' is annotated str, which is no subclass of rio.Message"),
-        (any_message, "annotated Message, which is no subclass"),
-        (a_union, "which is no subclass of rio.Message"),
-        (parametrised, "name it by a subclass, class YourMessage"),
+        (
+            no_message,
+            "parameter 'message' is annotated str: annotate it with a subclass of rio.Message",
+        ),
+        (any_message, "annotated Message: annotate it with a subclass"),
+        (a_union, "annotate it with a subclass of rio.Message"),
+        (parametrised, "annotate it with a subclass, class YourMessage"),
         (no_return, "no return annotation: write -> Balance"),
         (no_return_for_none, "no return annotation: write -> None"),
         (no_return_undeclared, "no return annotation"),
         (
             wrong_return,
-            r"returns int, but Deposit is answered with Balance: write -> Balance, or class Deposit\(rio.Message\[int\]\)",
+            r"returns int, but Deposit declares the reply Balance: write -> Balance, or class Deposit\(rio.Message\[int\]\)",
         ),
-        (wrong_return_none, "returns None, but Deposit is answered with Balance"),
-        (promised, "but Deposit is answered with Balance"),
+        (wrong_return_none, "returns None, but Deposit declares the reply Balance"),
+        (promised, "but Deposit declares the reply Balance"),
         (opaque_reply, "its reply Opaque cannot travel"),
         (not_data, "third parameter is the application's data: write app: rio.AppData"),
         (untyped_data, "third parameter is the application's data"),
         (only_for_checkers, "'Decimal' is not defined.*not only under TYPE_CHECKING"),
-        (no_type, "an annotation is no type"),
+        (no_type, "an annotation is not a type"),
     ],
 )
 def test_annotations_that_break_a_rule_are_refused_with_the_change_to_make(

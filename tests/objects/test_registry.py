@@ -187,7 +187,7 @@ def test_a_handler_from_outside_obeys_the_same_rules() -> None:
     registry = Registry(Room)
     with pytest.raises(
         BadRegistration,
-        match=r"handler wrong \(.*\): it returns int, but Ping is answered with str",
+        match=r"handler wrong \(.*\): it returns int, but Ping declares the reply str",
     ):
         registry.add_handler(Room, wrong)
     with pytest.raises(

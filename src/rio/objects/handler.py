@@ -1,13 +1,22 @@
-"""``@rio.handler``: a method that answers one kind of message, and what its signature says, read
-once.
-"""
+"""``@rio.handler``: the methods that answer messages, and their signatures, which are read once."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
-from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar, cast, get_origin, overload
+from typing import (
+    Any,
+    Generic,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeGuard,
+    TypeVar,
+    cast,
+    get_origin,
+    overload,
+)
 
 from rio import type_hints
 from rio.errors import BadIdentity, BadRegistration
@@ -25,44 +34,52 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class HandlerSignature(NamedTuple):
-    """What the annotations of a handler say."""
+    """The types in the annotations of a handler."""
 
     message_name: str
     """The name of the message on the wire."""
     message_type: type[Message[Any]] | None
-    """``None`` for a dynamic handler."""
+    """The class of the message; ``None`` for a dynamic handler, which gets plain values."""
     reply_type: Any
-    """What the handler returns; ``NoneType`` for nothing, ``Any`` for a dynamic handler that does
-    not say.
+    """The type of the reply: ``NoneType`` for none, ``Any`` for a dynamic handler without a return
+    annotation.
     """
 
 
 class BoundHandler(Protocol[M_contra, R_co]):
-    """A handler of one object: call it with the message, await the reply."""
+    """A handler of an object: call it with the message, and await the reply."""
 
     def __call__(self, message: M_contra, /, *, timeout: float | None = None) -> Awaitable[R_co]:
-        """Answer ``message``; ``timeout`` is in seconds."""
+        """Answer ``message`` within ``timeout`` seconds.
+
+        :raises TimeoutError: the handler did not answer in time.
+        """
         ...
 
 
 class Handler(Generic[S_co, M_contra, R_co]):
-    """A method of a service object that answers one kind of message. Made by :func:`handler`.
+    """A method of a service object that answers one kind of message. :func:`handler` makes it.
 
-    Read on the class it is itself. Read on an instance, or on a reference to one, it is a callable
-    that takes the message and returns an awaitable, whether the method is ``async def`` or plain
-    ``def``; a plain method has run by then.
+    The attribute of an instance, or of a reference, is a :class:`BoundHandler`: it takes the
+    message and returns an awaitable, whether the method is ``async def`` or plain ``def``. A plain
+    method of an instance has run when the call returns. The attribute of the class is the
+    :class:`Handler` itself.
+
+    :raises BadRegistration: the function cannot be a handler; the text says what to change.
     """
 
     function: Callable[..., Any]
-    """The method as written: call it as ``function(instance, message)``, with an :class:`AppData`
-    behind if ``takes_app_data``.
+    """The method as it was written. It takes the instance, the message and, if ``takes_app_data``,
+    an :class:`rio.AppData`.
     """
     name: str
-    """Its attribute on the class."""
+    """The name of the attribute on the class."""
     timeout: float | None
-    """Seconds it may take, if the decorator says so."""
+    """Seconds that a turn of this handler may take; ``None`` for no limit of its own."""
     is_async: bool
+    """Whether the method is ``async def``."""
     takes_app_data: bool
+    """Whether the method has a third parameter."""
 
     def __init__(
         self,
@@ -74,11 +91,11 @@ class Handler(Generic[S_co, M_contra, R_co]):
         self.name = getattr(function, "__name__", "handler")
         self.timeout = timeout
         self.__doc__ = getattr(function, "__doc__", None)
-        self._where = f"{_plain_name(function)} ({type_hints.line_of(function)})"
+        self._where = f"{_name_of(function)} ({type_hints.line_of(function)})"
         self._owner: type | None = None
         self._dynamic_name = message_name
         self._signature: HandlerSignature | None = None
-        self._check_kind()
+        self._check_function()
         self._parameters = self._read_parameters()
         self.takes_app_data = len(self._parameters) == 3
         self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
@@ -90,25 +107,25 @@ class Handler(Generic[S_co, M_contra, R_co]):
         self._owner = owner
         self._where = f"{type_hints.short_name(owner)}.{name} ({type_hints.line_of(self.function)})"
 
-    # --- what the annotations say -----------------------------------------------------------------
+    # --- the annotations --------------------------------------------------------------------------
 
     @property
     def message_name(self) -> str:
-        """The name of its message on the wire."""
+        """The name of the message on the wire."""
         return self.resolve().message_name
 
     @property
     def message_type(self) -> type[Message[Any]] | None:
-        """The class of its message; ``None`` for a dynamic handler, which gets plain values."""
+        """The class of the message; ``None`` for a dynamic handler, which gets plain values."""
         return self.resolve().message_type
 
     @property
     def reply_type(self) -> Any:
-        """The type of its reply."""
+        """The type of the reply."""
         return self.resolve().reply_type
 
     def resolve(self) -> HandlerSignature:
-        """What the annotations say, read now at the latest.
+        """The types in the annotations. This reads them unless they were read before.
 
         :raises BadRegistration: they break a rule, or a name in them is not defined.
         """
@@ -118,98 +135,93 @@ class Handler(Generic[S_co, M_contra, R_co]):
             return self.try_resolve(() if self._owner is None else (vars(self._owner),))
         except NameError as problem:
             raise self._refusal(
-                f"an annotation cannot be read: {problem}. Define it, or import it at run time "
-                "(not only under TYPE_CHECKING), before "
-                "the class is registered; what is defined inside a function must come before the "
-                "class"
+                f"an annotation cannot be read: {problem}. Define the name, or import it at run"
+                " time (not only under TYPE_CHECKING), before the class is registered. A name that"
+                " is local to a function must be defined before the class"
             ) from problem
 
     def try_resolve(self, local_names: Iterable[type_hints.Namespace]) -> HandlerSignature:
-        """As :meth:`resolve`, but leaves it for later if a name is not defined yet.
+        """The types in the annotations, if all names in them are defined already.
 
-        :raises NameError: a name is not defined yet.
+        :raises NameError: a name is not defined yet; :meth:`resolve` can read it later.
+        :raises BadRegistration: the annotations break a rule.
         """
         if self._signature is None:
             local_names = tuple(local_names)
-            self._signature = self._read_annotations(self._hints(local_names), local_names)
+            self._signature = self._read_signature(self._read_hints(local_names), local_names)
         return self._signature
 
-    def _hints(self, local_names: Iterable[type_hints.Namespace]) -> dict[str, Any]:
+    def _read_hints(self, local_names: Iterable[type_hints.Namespace]) -> dict[str, Any]:
         try:
             return type_hints.of_function(self.function, local_names)
         except (TypeError, SyntaxError) as problem:
-            raise self._refusal(f"an annotation is no type: {problem}") from problem
+            raise self._refusal(f"an annotation is not a type: {problem}") from problem
 
-    def _read_annotations(
-        self, found: Mapping[str, Any], local_names: tuple[type_hints.Namespace, ...]
+    def _read_signature(
+        self, hints: Mapping[str, Any], local_names: tuple[type_hints.Namespace, ...]
     ) -> HandlerSignature:
-        if self.takes_app_data and found.get(self._parameters[2]) is not AppData:
+        if self.takes_app_data and hints.get(self._parameters[2]) is not AppData:
+            name = self._parameters[2]
             raise self._refusal(
-                f"its third parameter is the application's data: write {self._parameters[2]}: "
-                "rio.AppData, or remove it"
+                "its third parameter is the application's data:"
+                f" write {name}: rio.AppData, or remove it"
             )
-        annotation = found.get(self._parameters[1], inspect.Parameter.empty)
+        annotation = hints.get(self._parameters[1], inspect.Parameter.empty)
         if self._dynamic_name is not None:
-            return self._dynamic_signature(annotation, found)
-        message_type = self._message_type(annotation)
-        same_module = message_type.__module__ == self.function.__module__
-        reply_type = self._reply_type(
-            message_type, reply_type_of(message_type, local_names if same_module else ()), found
-        )
+            return self._read_dynamic_signature(self._dynamic_name, annotation, hints)
+        message_type = self._read_message_type(annotation)
+        is_local = message_type.__module__ == self.function.__module__
+        declared = reply_type_of(message_type, local_names if is_local else ())
+        reply_type = self._read_reply_type(message_type, declared, hints)
         self._check_serialisable("message", message_type)
         self._check_serialisable("reply", reply_type)
         return HandlerSignature(type_name_of(message_type), message_type, reply_type)
 
-    def _dynamic_signature(self, annotation: Any, found: Mapping[str, Any]) -> HandlerSignature:
-        assert self._dynamic_name is not None
+    def _read_dynamic_signature(
+        self, message_name: str, annotation: Any, hints: Mapping[str, Any]
+    ) -> HandlerSignature:
         if annotation not in (inspect.Parameter.empty, Any, object):
             raise self._refusal(
-                f"a handler that names its message ({self._dynamic_name!r}) gets plain values, but "
-                f"{self._parameters[1]!r} is annotated "
-                f"{type_hints.short_name(annotation)}: annotate it Any, or use @rio.handler alone and a "
-                "rio.Message class with type_name="
+                f"a handler that names its message ({message_name!r}) gets plain values, but"
+                f" {self._parameters[1]!r} is annotated {type_hints.short_name(annotation)}:"
+                " annotate it Any, or use @rio.handler alone and a rio.Message class with"
+                " type_name="
             )
-        reply_type = found.get("return", Any)
+        reply_type = hints.get("return", Any)
         self._check_serialisable("reply", reply_type)
-        return HandlerSignature(self._dynamic_name, None, reply_type)
+        return HandlerSignature(message_name, None, reply_type)
 
-    def _message_type(self, annotation: Any) -> type[Message[Any]]:
-        name = self._parameters[1]
+    def _read_message_type(self, annotation: Any) -> type[Message[Any]]:
+        name, written = self._parameters[1], type_hints.short_name(annotation)
         if annotation is inspect.Parameter.empty:
             raise self._refusal(
-                f"parameter {name!r} has no annotation: write {name}: YourMessage, a subclass of "
-                "rio.Message"
+                f"parameter {name!r} has no annotation:"
+                f" write {name}: YourMessage, a subclass of rio.Message"
             )
         if isinstance(get_origin(annotation), type) and issubclass(get_origin(annotation), Message):
-            written = type_hints.short_name(annotation)
             raise self._refusal(
-                f"parameter {name!r} is a {written}: name it by a subclass, class "
-                f"YourMessage({written})"
+                f"parameter {name!r} is annotated {written}:"
+                f" annotate it with a subclass, class YourMessage({written})"
             )
-        if (
-            not (isinstance(annotation, type) and issubclass(annotation, Message))
-            or annotation is Message
-        ):
+        if not _is_message_type(annotation):
             raise self._refusal(
-                f"parameter {name!r} is annotated {type_hints.short_name(annotation)}, which is no "
-                "subclass of rio.Message: make it one, or name the "
-                f'message to get plain values, @rio.handler("the.Name")'
+                f"parameter {name!r} is annotated {written}: annotate it with a subclass of"
+                ' rio.Message, or name the message to get plain values, @rio.handler("the.Name")'
             )
         return annotation
 
-    def _reply_type(
-        self, message_type: type[Message[Any]], declared: Any, found: Mapping[str, Any]
+    def _read_reply_type(
+        self, message_type: type[Message[Any]], declared: Any, hints: Mapping[str, Any]
     ) -> Any:
-        if "return" not in found:
-            wanted = "None" if declared is NO_REPLY_DECLARED else type_hints.short_name(declared)
+        wanted = "None" if declared is NO_REPLY_DECLARED else type_hints.short_name(declared)
+        if "return" not in hints:
             raise self._refusal(f"it has no return annotation: write -> {wanted}")
-        returned = found["return"]
+        returned = hints["return"]
         if declared is not NO_REPLY_DECLARED and returned != declared:
+            message, written = type_hints.short_name(message_type), type_hints.short_name(returned)
             raise self._refusal(
-                f"it returns {type_hints.short_name(returned)}, but {type_hints.short_name(message_type)} is "
-                f"answered with {type_hints.short_name(declared)}: write "
-                f"-> {type_hints.short_name(declared)}, or class "
-                f"{type_hints.short_name(message_type)}(rio.Message[{type_hints.short_name(returned)}])"
+                f"it returns {written}, but {message} declares the reply {wanted}:"
+                f" write -> {wanted}, or class {message}(rio.Message[{written}])"
             )
         return returned
 
@@ -221,9 +233,9 @@ class Handler(Generic[S_co, M_contra, R_co]):
                 f"its {what} {type_hints.short_name(wanted)} cannot travel: {problem}"
             ) from problem
 
-    # --- what the function is ---------------------------------------------------------------------
+    # --- the function -----------------------------------------------------------------------------
 
-    def _check_kind(self) -> None:
+    def _check_function(self) -> None:
         if not callable(self.function) or isinstance(
             self.function, (type, staticmethod, classmethod)
         ):
@@ -231,13 +243,11 @@ class Handler(Generic[S_co, M_contra, R_co]):
         function = inspect.unwrap(self.function)
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise self._refusal(
-                "it is a generator, and a message has one reply: return a list, or publish events "
-                "with self.publish()"
+                "it is a generator, and a message has one reply:"
+                " return a list, or publish events with self.publish()"
             )
         if self.timeout is not None and not self.timeout > 0:
-            raise self._refusal(
-                f"timeout={self.timeout!r}: a timeout is a positive number of seconds"
-            )
+            raise self._refusal(f"timeout={self.timeout!r}: give a positive number of seconds")
         if self._dynamic_name is not None:
             try:
                 check_name("the message's name", self._dynamic_name, MAX_TYPE_NAME_BYTES)
@@ -245,21 +255,21 @@ class Handler(Generic[S_co, M_contra, R_co]):
                 raise self._refusal(str(problem)) from problem
 
     def _read_parameters(self) -> tuple[str, ...]:
-        """The names of ``self``, the message, and the application's data if it takes it."""
+        """The names of the parameters: of the object, the message, and the application's data."""
         parameters = tuple(inspect.signature(self.function).parameters.values())
         positional = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
         if not positional or not 2 <= len(parameters) <= 3:
             shown = ", ".join(str(parameter) for parameter in parameters)
             raise self._refusal(
-                f"it takes ({shown}): a handler takes (self, message) or (self, message, app: "
-                "rio.AppData)"
+                f"it takes ({shown}):"
+                " a handler takes (self, message) or (self, message, app: rio.AppData)"
             )
         return tuple(parameter.name for parameter in parameters)
 
     def _refusal(self, problem: str) -> BadRegistration:
         return BadRegistration(f"handler {self._where}: {problem}")
 
-    # --- as a descriptor --------------------------------------------------------------------------
+    # --- the attribute of a class, and of an instance ---------------------------------------------
 
     @overload
     def __get__(self, instance: None, owner: type[Any], /) -> Self: ...
@@ -280,12 +290,17 @@ class Handler(Generic[S_co, M_contra, R_co]):
         return f"<handler {self._where}>"
 
 
-def _plain_name(function: Any) -> str:
+def _name_of(function: Any) -> str:
     return str(getattr(function, "__qualname__", function)).rpartition("<locals>.")[2]
 
 
+def _is_message_type(annotation: Any) -> TypeGuard[type[Message[Any]]]:
+    is_message = isinstance(annotation, type) and issubclass(annotation, Message)
+    return is_message and annotation is not Message
+
+
 class _DirectCall:
-    """A handler bound to an instance that is here: called as any method, with no message sent."""
+    """A handler of an instance: called like any other method, without sending a message."""
 
     __slots__ = ("_handler", "_instance")
 
@@ -302,14 +317,14 @@ class _DirectCall:
         )
         result: Any = handler.function(*arguments)
         if not handler.is_async:
-            return _Completed(result)
-        return result if timeout is None else _within(timeout, result)
+            return _ReadyReply(result)
+        return result if timeout is None else _await_within(timeout, result)
 
     def __repr__(self) -> str:
         return f"<bound {self._handler!r} of {self._instance!r}>"
 
 
-class _Completed:
+class _ReadyReply:
     """An awaitable that has its value already."""
 
     __slots__ = ("_value",)
@@ -322,7 +337,7 @@ class _Completed:
         yield
 
 
-async def _within(timeout: float, result: Awaitable[Any]) -> Any:
+async def _await_within(timeout: float, result: Awaitable[Any]) -> Any:
     async with asyncio.timeout(timeout):
         return await result
 
@@ -331,7 +346,7 @@ async def _within(timeout: float, result: Awaitable[Any]) -> Any:
 
 
 class HandlerDecorator(Protocol):
-    """What ``@rio.handler(timeout=...)`` decorates with."""
+    """The decorator that ``@rio.handler(timeout=...)`` makes."""
 
     @overload
     def __call__(
@@ -348,7 +363,7 @@ class HandlerDecorator(Protocol):
 
 
 class DynamicHandlerDecorator(Protocol):
-    """What ``@rio.handler("the.Name")`` decorates with."""
+    """The decorator that ``@rio.handler("the.Name")`` makes."""
 
     @overload
     def __call__(
@@ -377,21 +392,36 @@ def handler(*, timeout: float | None = None) -> HandlerDecorator: ...
 @overload
 def handler(message_name: str, /, *, timeout: float | None = None) -> DynamicHandlerDecorator: ...
 def handler(function_or_name: Any = None, /, *, timeout: float | None = None) -> Any:
-    """Mark a method as the one that answers a kind of message.
+    """Mark a method of a service object as the handler of a message.
 
-    The message is told by the annotation of the method's parameter, a subclass of
-    :class:`rio.Message`, and the return annotation must be what that message declares::
+    The annotation of the method's parameter says which message: a subclass of :class:`rio.Message`.
+    The return annotation must be the reply that this message declares::
 
         @rio.handler
         async def deposit(self, message: Deposit) -> Balance: ...
 
-        @rio.handler(timeout=5.0)                       # seconds
+        @rio.handler(timeout=5.0)
         def peek(self, message: Peek, app: rio.AppData) -> Balance: ...
 
-        @rio.handler("legacy.Set")                      # by name: value is of MessagePack types
+        @rio.handler("legacy.Set")
         async def legacy_set(self, value: Any) -> Any: ...
 
-    :raises BadRegistration: the method cannot be a handler; the text says what to change.
+    The method is ``async def``, or plain ``def`` if it never waits. A parameter after the message
+    gets the :class:`rio.AppData` of the server. An object runs one handler at a time.
+
+    ``timeout`` is the time in seconds that one turn may take. After that ``rio`` cancels an
+    ``async def``, and the caller gets :class:`rio.errors.CallTimeout`. The caller's own deadline
+    holds as well.
+
+    A name in place of an annotation makes a dynamic handler: it answers the message of that name,
+    1 to 128 bytes of UTF-8, and gets plain values of MessagePack types.
+
+    A handler raises a subclass of :class:`rio.ApplicationError` for its callers to catch. After any
+    other exception the caller gets :class:`rio.errors.HandlerFailed`, and the object is dropped
+    from memory.
+
+    :raises BadRegistration: (when the class is made or registered) the method breaks a rule; the
+        text has its line and what to change.
     """
     if function_or_name is None or isinstance(function_or_name, str):
         return lambda function: Handler(function, function_or_name, timeout)
@@ -404,9 +434,9 @@ def handler(function_or_name: Any = None, /, *, timeout: float | None = None) ->
 def collect_handlers(cls: type) -> dict[str, Handler[Any, Any, Any]]:
     """The handlers of a class by attribute name, inherited ones included.
 
-    A subclass overrides a handler with another handler, or takes it away with ``name = None``.
+    A subclass overrides a handler with another handler, or removes it with ``name = None``.
 
-    :raises BadRegistration: a handler is hidden by something that is not one.
+    :raises BadRegistration: an attribute that is not a handler hides a handler.
     """
     found: dict[str, Handler[Any, Any, Any]] = {}
     for base in reversed(cls.__mro__):
@@ -417,27 +447,26 @@ def collect_handlers(cls: type) -> dict[str, Handler[Any, Any, Any]]:
                 hidden = found.pop(name)
                 if value is not None:
                     raise BadRegistration(
-                        f"{type_hints.full_name(base)}.{name} hides {hidden!r}: put @rio.handler "
-                        f"on it too, or write {name} = None to take the "
-                        f"handler away"
+                        f"{type_hints.full_name(base)}.{name} hides {hidden!r}: put @rio.handler"
+                        f" on it too, or write {name} = None to remove the handler"
                     )
     return found
 
 
-def by_message_name(
+def index_by_message_name(
     cls: type, handlers: Iterable[Handler[Any, Any, Any]]
 ) -> dict[str, Handler[Any, Any, Any]]:
-    """The handlers of a class by the name of their message; resolves them all.
+    """The handlers of a class by the name of their message. This reads all their annotations.
 
-    :raises BadRegistration: two of them take the same message.
+    :raises BadRegistration: two of them answer the same message, or one of them breaks a rule.
     """
     found: dict[str, Handler[Any, Any, Any]] = {}
     for each in handlers:
         other = found.setdefault(each.message_name, each)
         if other is not each:
             raise BadRegistration(
-                f"{type_hints.full_name(cls)} has two handlers for message {each.message_name!r}, "
-                f"{other!r} and {each!r}: remove one of them, "
-                f"or give one of two different messages another name with type_name="
+                f"{type_hints.full_name(cls)} has two handlers for message {each.message_name!r},"
+                f" {other!r} and {each!r}: remove one of them, or, if their messages differ,"
+                " give one message another name with type_name="
             )
     return found

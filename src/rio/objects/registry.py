@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from rio import type_hints
 from rio.errors import BadRegistration
 from rio.identity import type_name_of
-from rio.objects.handler import Handler, by_message_name
+from rio.objects.handler import Handler, index_by_message_name
 from rio.objects.lifecycle import LifecycleHooks, hooks_of
 from rio.objects.managed_state import ManagedStateField, managed_states_of
 from rio.objects.service_object import ServiceObject
@@ -86,7 +86,7 @@ class Registry:
         known = self._types[type_name_of(cls)]
         if added in known.handlers.values():
             return added
-        handlers = by_message_name(cls, (*known.handlers.values(), added))
+        handlers = index_by_message_name(cls, (*known.handlers.values(), added))
         self._keep(replace(known, handlers=MappingProxyType(handlers)))
         return added
 
@@ -150,7 +150,7 @@ class Registry:
 
 def _registered(cls: type[ServiceObject]) -> RegisteredType:
     _check_construction(cls)
-    handlers = by_message_name(cls, cls.__rio_handlers__.values())
+    handlers = index_by_message_name(cls, cls.__rio_handlers__.values())
     states = managed_states_of(cls)
     hooks = hooks_of(cls, has_state=bool(states))
     return RegisteredType(cls, type_name_of(cls), MappingProxyType(handlers), states, hooks)
