@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import rio
 from examples.metric_aggregator.service import Metric, Record
+from rio.errors import NotExecuted
 
 CALL_TIMEOUT = 30.0
 """Seconds. Longer than the cluster needs to replace a dead server, so that calls survive that."""
@@ -138,9 +139,7 @@ class Load:
             try:
                 recorded = await client.send(Metric, book.metric, message, timeout=CALL_TIMEOUT)
             except rio.RioError as error:
-                (book.refused if isinstance(error, rio.errors.NotExecuted) else book.unknown).add(
-                    number
-                )
+                (book.refused if isinstance(error, NotExecuted) else book.unknown).add(number)
                 self.tally.count_error(error)
             else:
                 book.acknowledged.add(number)
