@@ -255,9 +255,11 @@ class HandlerFailed(CallFailed):
     code = "handler_failed"
 
     def __str__(self) -> str:
-        has_traceback = isinstance(self.detail, (list, tuple)) and len(self.detail) > 1
-        remote = self.detail[1] if has_traceback else ""
-        return f"{self.message}\n\nremote traceback:\n{remote}" if remote else self.message
+        match self.detail:
+            case [_, traceback, *_] if traceback:
+                return f"{self.message}\n\nremote traceback:\n{traceback}"
+            case _:
+                return self.message
 
 
 class BadReply(CallFailed):

@@ -40,7 +40,7 @@ class LifecycleHooks(NamedTuple):
 
 def default_hook(function: F) -> F:
     """Mark a hook of the base class, which the runtime need not run."""
-    function.__rio_default_hook__ = True  # type: ignore[attr-defined]
+    function.__dict__["__rio_default_hook__"] = True
     return function
 
 
