@@ -1,1 +1,1 @@
-"""What an object is made of: its class, its messages, its state, its lifecycle."""
+"""The parts of an object: its class, its messages, its state, its lifecycle, references to it."""

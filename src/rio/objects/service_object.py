@@ -1,4 +1,4 @@
-"""What users subclass: an object with an identity, handlers, managed state and a lifecycle."""
+"""The base class of users' objects, which have an identity, handlers, state and a lifecycle."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name
 from rio.objects.app_data import AppData
 from rio.objects.handler import Handler, collect_handlers
 from rio.objects.lifecycle import check_hooks, default_hook
-from rio.objects.managed_state import (
-    ManagedState,
-    collect_managed_states,
-)
+from rio.objects.managed_state import ManagedState, collect_managed_states
 from rio.objects.message import Message
 from rio.objects.sender import Carrier, Sender
 
@@ -22,8 +19,9 @@ T = TypeVar("T")
 
 
 class ActivationContext(Carrier, Protocol):
-    """What the runtime attaches to a live object: everything that the object's own methods need of
-    it.
+    """The runtime's side of a live object, to which the object's own methods turn.
+
+    :class:`ServiceObject` says what each of them does.
     """
 
     @property
@@ -41,30 +39,42 @@ class ActivationContext(Carrier, Protocol):
     def publish(self, event: Message[Any], /) -> None: ...
     async def save_state(self, *attributes: str) -> None: ...
     async def load_state(self, *attributes: str) -> None: ...
-    async def shutdown(self) -> None: ...
+    async def shutdown(self) -> None:
+        """Ask for the object's deactivation."""
 
 
 class ServiceObject(Sender):
-    """An object that lives somewhere in the cluster, is found by its type and id, and handles one
-    message at a time.
+    """An object with an identity, which lives on one server of a cluster at a time.
 
-    Subclass it, mark methods with :func:`rio.handler` and fields with :func:`rio.managed_state`.
-    The runtime makes the instance, by calling the class without arguments, when the first message
-    for its id arrives; it runs :meth:`before_load`, :meth:`load` and :meth:`after_load`, then the
-    handlers, and :meth:`before_shutdown` and :meth:`shutdown` before it lets go of it. An exception
-    in one of the first three fails the activation.
+    Subclass it, mark methods with :func:`rio.handler` and fields with :func:`rio.managed_state`,
+    and host the class with a :class:`rio.Server`::
 
-    ``class Room(rio.ServiceObject, type_name="chat.Room")`` sets the name by which the type is
-    addressed; by default it is the class's.
+        class Account(rio.ServiceObject):
+            ledger: Ledger = rio.managed_state()
 
-    :raises BadRegistration: a handler, a managed state or a hook in the class body breaks a rule;
-    the text says what to change.
+            @rio.handler
+            async def deposit(self, message: Deposit) -> Balance: ...
+
+    Clients find the object by its type and id. It handles one message at a time. You never make an
+    instance: when the first message for an id arrives, a server calls the class without arguments,
+    and runs :meth:`before_load`, :meth:`load` and :meth:`after_load`; then come the handlers. The
+    server runs :meth:`before_shutdown` and :meth:`shutdown` before it drops the instance. If one of
+    the first three hooks raises an exception, the activation fails, and the caller gets
+    :class:`rio.errors.NotActivated`.
+
+    ``self.id`` is the id, 1 to 512 bytes of UTF-8, and ``self.object_id`` is the
+    :class:`rio.ObjectId`; both are there before any hook runs, but not yet in ``__init__``.
+
+    ``class Room(rio.ServiceObject, type_name="chat.Room")`` sets the name of the type, 1 to 128
+    bytes of UTF-8; by default it is the name of the class. Clients send it and storages keep it, so
+    give a name if you may ever rename the class.
+
+    :raises BadRegistration: (when the class is made) a handler, a managed state, a hook or the type
+        name breaks a rule; the text says what to change.
     """
 
     id: str
-    """Which object of its type this is. There before any hook runs."""
     object_id: ObjectId
-    """Type name and id."""
 
     _activation: ActivationContext | None = None
 
@@ -77,107 +87,149 @@ class ServiceObject(Sender):
     def __init_subclass__(cls, *, type_name: str | None = None) -> None:
         super().__init_subclass__()
         cls.__rio_type_name__ = cls.__name__ if type_name is None else type_name
-        check_name(
-            f"type name of {cls.__name__}",
-            cls.__rio_type_name__,
-            MAX_TYPE_NAME_BYTES,
-            BadRegistration,
-        )
+        name = cls.__rio_type_name__
+        check_name(f"type name of {cls.__name__}", name, MAX_TYPE_NAME_BYTES, BadRegistration)
         cls.__rio_handlers__ = collect_handlers(cls)
         cls.__rio_managed_states__ = collect_managed_states(cls)
         _check_names(cls)
         check_hooks(cls)
-        _read_what_can_be_read(cls)
+        _read_annotations_early(cls)
 
-    # --- lifecycle: override what you need; each may take (self, app: rio.AppData)
+    # --- lifecycle --------------------------------------------------------------------------------
 
     @default_hook
     async def before_load(self, *args: Any, **kwargs: Any) -> None:
-        """Runs first. Managed state is not there yet.
+        """The first hook of an activation. Managed state is not there yet.
 
-        Takes ``(self)`` or ``(self, app: rio.AppData)``, as the other hooks do.
+        Override it as ``async def`` with the parameters ``(self)`` or ``(self, app: rio.AppData)``.
+        An exception fails the activation.
         """
 
     @default_hook
     async def load(self, *args: Any, **kwargs: Any) -> None:
-        """Loads all managed states.
+        """The hook that loads all managed states.
 
-        Override it to load in another way, or something else as well.
+        Override it, with the parameters of :meth:`before_load`, to load them in another way or to
+        load other things as well. An exception fails the activation.
         """
         await self.load_state()
 
     @default_hook
     async def after_load(self, *args: Any, **kwargs: Any) -> None:
-        """Runs last before the first message."""
+        """The last hook of an activation; the first message comes next.
+
+        Override it, with the parameters of :meth:`before_load`. An exception fails the activation.
+        """
 
     @default_hook
     async def before_shutdown(self, *args: Any, **kwargs: Any) -> None:
-        """Runs first when the object is deactivated: the server drains, the object was idle, or
-        :meth:`shutdown` was called.
+        """The first hook of a deactivation; no handler runs any more.
+
+        Override it, with the parameters of :meth:`before_load`. The server logs an exception, and
+        deactivates the object all the same. A failed activation ends without it, and so does a
+        killed process: save what must survive in the handler that acknowledges it.
         """
 
     @default_hook
     async def shutdown(self, *args: Any, **kwargs: Any) -> None:
-        """Call it to ask for this object's deactivation, which starts after the current turn.
+        """Ask for the deactivation of this object, which starts after the current turn.
 
-        Override it to say what is done last at every deactivation; calling ``self.shutdown()`` asks
-        for it all the same.
+        Override it, with the parameters of :meth:`before_load`, and the override is the last hook
+        of a deactivation. ``await self.shutdown()`` still asks for the deactivation.
+
+        :raises NotAttached: no server has activated this instance.
         """
         context = self._context()
         if not context.shutting_down:
             await context.shutdown()
 
-    # --- the world outside ------------------------------------------------------------------------
+    # --- what the object can use ------------------------------------------------------------------
 
     @property
     def app_data(self) -> AppData:
-        """What the application gave to its objects."""
+        """The values that the application gave to its objects, one for each type.
+
+        :raises NotAttached: no server has activated this instance.
+        """
         return self._context().app_data
 
     @property
     def token(self) -> int:
-        """The fencing token of this activation: larger than that of any activation of this object
-        before it.
+        """The fencing token of this activation, larger than that of any earlier activation.
 
-        Give it to a resource of your own that compares tokens, so that a late write of an older
-        activation is refused there.
+        Give it to a resource of your own that compares tokens. Then that resource can refuse a late
+        write of an earlier activation.
+
+        :raises NotAttached: no server has activated this instance.
         """
         return self._context().token
 
     @property
     def address(self) -> Address:
-        """The server on which the object lives."""
+        """The address of the server on which the object lives.
+
+        :raises NotAttached: no server has activated this instance.
+        """
         return self._context().address
 
     def ref(self, object_type: type[T], id: str, /) -> T:
-        """A reference to another object: ``await self.ref(Account, "ada").deposit(Deposit(1))``."""
+        """A reference to another object: ``await self.ref(Account, "ada").deposit(Deposit(1))``.
+
+        It sends nothing until one of its handlers is called. ``id`` has 1 to 512 bytes of UTF-8.
+
+        :raises BadIdentity: ``id`` is not a string, is empty or is too long.
+        :raises TypeError: ``object_type`` is not a subclass of :class:`rio.ServiceObject`.
+        :raises NotAttached: no server has activated this instance.
+        """
         return self._context().ref(object_type, id)
 
     def publish(self, event: Message[Any], /) -> None:
-        """Hand an event to all who subscribe to this object. It does not wait for them."""
+        """Hand an event to all subscribers of this object, without waiting for them.
+
+        An event is lost if nobody listens. The encoded event has to fit into the frame limit of the
+        server, 4 MiB by default.
+
+        :raises BadMessage: the event holds a value that MessagePack cannot carry.
+        :raises FrameTooLarge: the event is larger than the frame limit.
+        :raises NotAttached: no server has activated this instance.
+        """
         self._context().publish(event)
 
     async def save_state(self, *attributes: str) -> None:
-        """Write these managed states, or all, durably.
+        """Save the managed states of these names, or all; return when they are durable.
 
-        :raises Superseded: another activation of this object has taken over; nothing was written.
-        :raises StorageUnavailable: it is not known whether it was written.
+        The states are written one after the other, not in one transaction. If an error of the
+        storage or a cancellation leaves open whether all were written, the object is dropped from
+        memory when the turn has ended, and its next message loads it again.
+
+        :raises Superseded: another activation of the object has taken over, and the storage has
+            refused the write.
+        :raises StorageUnavailable: the storage did not answer; it may have written or not.
+        :raises BadReply: a state holds a value that MessagePack cannot carry.
+        :raises AttributeError: the class has no managed state of this name.
+        :raises NotAttached: no server has activated this instance.
         """
         await self._context().save_state(*attributes)
 
     async def load_state(self, *attributes: str) -> None:
-        """Read these managed states, or all, again; what is not stored starts with its defaults.
+        """Load the managed states of these names, or all, from the storage.
+
+        A state that is not stored starts with its defaults. What the object has changed since it
+        saved the state last is lost.
 
         :raises StorageUnavailable: the storage did not answer.
-        :raises StateCorrupt: what is stored does not decode.
+        :raises StateCorrupt: the stored bytes do not decode.
+        :raises Superseded: another activation of the object has taken over.
+        :raises AttributeError: the class has no managed state of this name.
+        :raises NotAttached: no server has activated this instance.
         """
         await self._context().load_state(*attributes)
 
     def _context(self) -> ActivationContext:
         if self._activation is None:
             raise NotAttached(
-                f"{self!r} is not active: no server has brought this instance to life (rio.testing "
-                "can do it in a test)"
+                f"{self!r} is not active: no server has activated this instance. Send the object a"
+                " message by a client instead; in a test, by that of a rio.testing.LocalCluster"
             )
         return self._activation
 
@@ -187,25 +239,29 @@ class ServiceObject(Sender):
         return f"<{type(self).__name__} {getattr(self, 'id', '(no id)')!r}>"
 
 
-# --- what a class says ----------------------------------------------------------------------------
+# --- what a class declares ------------------------------------------------------------------------
 
 
 def _check_names(cls: type[ServiceObject]) -> None:
-    """Refuse handlers and states whose name the base class needs itself."""
+    """Make sure that no handler and no state has a name that the base class needs itself.
+
+    :raises BadRegistration: one has.
+    """
     for name in (
         *cls.__rio_handlers__,
         *(name for name, value in cls.__dict__.items() if isinstance(value, ManagedState)),
     ):
         if hasattr(ServiceObject, name) or name in ("id", "object_id"):
             raise BadRegistration(
-                f"{type_hints.full_name(cls)}.{name}: {name!r} is taken by rio.ServiceObject, "
-                "choose another name"
+                f"{type_hints.full_name(cls)}.{name}: {name!r} is taken by rio.ServiceObject,"
+                " choose another name"
             )
 
 
-def _read_what_can_be_read(cls: type[ServiceObject]) -> None:
-    """Read the annotations now, while names that are local to a function exist; names that do not
-    exist yet are read at registration.
+def _read_annotations_early(cls: type[ServiceObject]) -> None:
+    """Read the annotations now, while the names that are local to a function exist.
+
+    An annotation with a name that is not defined yet is read at registration.
     """
     around = type_hints.names_around(cls)
     local_names = ({**around, **vars(cls)}, around)

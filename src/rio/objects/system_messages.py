@@ -5,15 +5,15 @@ from __future__ import annotations
 from rio.objects.message import Message
 
 RESERVED_PREFIX = "rio."
-"""Of the names of types and messages that are not for users."""
+"""Names of types and messages that begin with it are not for users."""
 
 
 class Subscribe(Message[None], type_name="rio.subscribe", idempotent=True):
-    """Every object answers it: from now on its events go to the connection on which this came."""
+    """Asks for the object's events. From now on they go to the connection on which this came."""
 
     number: int
-    """What the sender calls the subscription."""
+    """The sender's number for the subscription."""
 
 
 class Shutdown(Message[None], type_name="rio.shutdown", idempotent=True):
-    """Every object answers it: it is deactivated after this turn."""
+    """Asks for the object's deactivation, which starts after this turn."""
