@@ -1,4 +1,4 @@
-"""A very small HTTP server: it answers ``GET`` and ``HEAD``, one request for each connection, and
+"""A very small HTTP server: it answers ``GET`` and ``HEAD``, one request on each connection, and
 reads no bodies.
 """
 
@@ -17,25 +17,27 @@ from rio.identity import Address
 logger = logging.getLogger("rio.web")
 
 MAX_HEAD = 8192
-"""Bytes of a request line and its headers."""
+"""Bytes of a request line and its headers, at most."""
 MAX_CONNECTIONS = 64
-"""Clients that are served at a time; others are disconnected."""
+"""Clients that are served at a time. Further clients are disconnected."""
 TIMEOUT = 5.0
-"""Seconds that a client has to ask and to take the answer."""
+"""Seconds that a client has to send its request and to take the answer."""
 
 
 class Answer(NamedTuple):
+    """What a page answers."""
+
     status: HTTPStatus
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
 
 
 Pages = Callable[[str], Answer]
-"""From a path, with its percent signs decoded and without its query, to the answer."""
+"""The answer to a path. The path has no query, and its percent escapes are decoded."""
 
 
 class HttpListener:
-    """Serves ``pages`` on an address. Nothing that a client sends can end or block it."""
+    """Serves pages on an address. Nothing that a client sends can end or block it."""
 
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
@@ -43,9 +45,9 @@ class HttpListener:
         self._connections: set[asyncio.StreamWriter] = set()
 
     async def start(self, address: Address) -> Address:
-        """Listen, and return where: port 0 takes a free one.
+        """Listen, and return the address. Port 0 takes a free port.
 
-        :raises BindFailed: the address is taken or is not one of this machine.
+        :raises BindFailed: the address is taken, or it is not one of this machine.
         """
         try:
             self._server = await asyncio.start_server(
@@ -54,12 +56,13 @@ class HttpListener:
         except OSError as error:
             reason = error.strerror or error
             raise BindFailed(
-                f"cannot serve HTTP on {address}: {reason}; choose another address, or port 0 for any"
+                f"cannot serve HTTP on {address}: {reason};"
+                " choose another address, or port 0 for a free one"
             ) from error
         return Address(address.host, self._server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
-        """Stop listening and drop who is connected. Idempotent."""
+        """Stop listening, and drop the clients that are connected. Idempotent."""
         if self._server is not None:
             self._server.close()
             for writer in self._connections:
@@ -73,7 +76,7 @@ class HttpListener:
             if len(self._connections) <= MAX_CONNECTIONS:
                 async with asyncio.timeout(TIMEOUT):
                     await self._converse(reader, writer)
-        except OSError as error:  # TimeoutError among them
+        except OSError as error:  # a TimeoutError is one
             logger.debug("an HTTP client went away: %r", error)
         finally:
             writer.transport.abort()
@@ -84,47 +87,39 @@ class HttpListener:
             head = await reader.readuntil(b"\r\n\r\n")
             answer = self._answer(head.partition(b"\r\n")[0])
         except asyncio.LimitOverrunError:
-            answer = _rendered(
-                _error(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-                    f"the head may have {MAX_HEAD} bytes",
-                )
-            )
+            text = f"the head of a request may have {MAX_HEAD} bytes"
+            answer = _render(_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text))
         except asyncio.IncompleteReadError:
-            return  # it went away without having asked
+            return  # the client went away without a request
         writer.write(answer)
         writer.write_eof()
-        while await reader.read(
-            MAX_HEAD
-        ):  # closing with something unread would take the answer away from the client
+        # If the connection were closed with something unread, the client would lose the answer.
+        while await reader.read(MAX_HEAD):
             pass
 
     def _answer(self, request_line: bytes) -> bytes:
         words = request_line.decode("latin-1").split(" ")
         if len(words) != 3 or not words[1].startswith("/") or not words[2].startswith("HTTP/1."):
-            return _rendered(_error(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request"))
-        method, target, _ = words
+            return _render(_error(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request"))
+        method, url, _ = words
         if method not in ("GET", "HEAD"):
-            return _rendered(
-                _error(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are answered")
-            )
-        return _rendered(self._page(unquote(target.partition("?")[0])), with_body=method == "GET")
+            return _render(_error(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are answered"))
+        return _render(self._page(unquote(url.partition("?")[0])), with_body=method == "GET")
 
     def _page(self, path: str) -> Answer:
         try:
             return self._pages(path)
         except Exception:
             logger.exception("the page %r failed", path)
-            return _error(
-                HTTPStatus.INTERNAL_SERVER_ERROR, "this page failed: see the log of the server"
-            )
+            text = "this page failed: see the log of the server"
+            return _error(HTTPStatus.INTERNAL_SERVER_ERROR, text)
 
 
 def _error(status: HTTPStatus, text: str) -> Answer:
     return Answer(status, f"{text}\n".encode())
 
 
-def _rendered(answer: Answer, *, with_body: bool = True) -> bytes:
+def _render(answer: Answer, *, with_body: bool = True) -> bytes:
     head = [
         f"HTTP/1.1 {answer.status.value} {answer.status.phrase}",
         f"Content-Type: {answer.content_type}",

@@ -1,11 +1,12 @@
-"""What a node shows over HTTP.
+"""What a server shows over HTTP.
 
-==========================  ==============================================================================================
-``/members``                the membership as this node knows it, as JSON (:mod:`rio.contracts.listing`)
+==========================  ====================================================================
+``/members``                the membership as this server knows it, as JSON
+                            (:mod:`rio.contracts.listing`)
 ``/members/{ip}/{port}``    the newest member at an address, or 404
 ``/livez``                  200 while the event loop turns
-``/readyz``                 200 while the node takes new objects; else 503, with the reason
-==========================  ==============================================================================================
+``/readyz``                 200 while the server takes new objects; otherwise 503 and the reason
+==========================  ====================================================================
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ INDEX = b"rio: /members  /members/{ip}/{port}  /livez  /readyz\n"
 
 
 class NodePages:
-    """The pages of one node. ``why_not_ready``: a reason, or an empty string when it is ready."""
+    """The pages of one server.
+
+    ``snapshot``: the membership as the server knows it. ``why_not_ready``: the reason, or an empty
+    string while the server takes new objects.
+    """
 
     def __init__(
         self, snapshot: Callable[[], MembershipSnapshot], why_not_ready: Callable[[], str]
@@ -48,23 +53,20 @@ class NodePages:
 
     def _ready(self) -> Answer:
         reason = self._why_not_ready()
-        return (
-            Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}\n".encode())
-            if reason
-            else Answer(HTTPStatus.OK, b"ok\n")
-        )
+        if reason:
+            return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{reason}\n".encode())
+        return Answer(HTTPStatus.OK, b"ok\n")
 
     def _member(self, host: str, port: str) -> Answer:
         member = self._find(host.strip("[]"), port)
         if member is None:
-            return Answer(
-                HTTPStatus.NOT_FOUND, f"no member is known at {host} port {port}\n".encode()
-            )
+            text = f"no member is known at {host} port {port}\n"
+            return Answer(HTTPStatus.NOT_FOUND, text.encode())
         return Answer(HTTPStatus.OK, encode_member(member), JSON)
 
     def _find(self, host: str, port: str) -> Member | None:
         if not (port.isascii() and port.isdigit() and int(port) <= 65535):
             return None
         address = str(Address(host, int(port)))
-        there = [member for member in self._snapshot().members if member.address == address]
-        return max(there, key=lambda member: member.generation, default=None)
+        at_address = [member for member in self._snapshot().members if member.address == address]
+        return max(at_address, key=lambda member: member.generation, default=None)
