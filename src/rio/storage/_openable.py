@@ -11,9 +11,11 @@ class Openable:
     _is_open = False
 
     async def prepare(self) -> None:
+        """Open the role. Idempotent."""
         self._is_open = True
 
     async def close(self) -> None:
+        """Close the role. Idempotent."""
         self._is_open = False
 
     def _check_open(self) -> None:

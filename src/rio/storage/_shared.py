@@ -9,7 +9,10 @@ from rio.storage._openable import Openable
 
 
 class SharedDatabase(ABC):
-    """A database that its first role opens and its last role closes."""
+    """A database that its first role opens and its last role closes.
+
+    Databases are public, so what is only for their roles begins with an underscore.
+    """
 
     def __init__(self) -> None:
         self._users = 0
@@ -25,7 +28,7 @@ class SharedDatabase(ABC):
     async def _close(self) -> None:
         """Finish the operations that wait, and disconnect."""
 
-    async def join(self) -> None:
+    async def _join(self) -> None:
         """Open the database for one more role."""
         self._users += 1
         try:
@@ -36,7 +39,7 @@ class SharedDatabase(ABC):
                 self._settle()
             raise
 
-    async def leave(self) -> None:
+    async def _leave(self) -> None:
         """Close the database if this role was the last."""
         self._users -= 1
         await self._settle()
@@ -64,14 +67,21 @@ class DatabaseRole(Openable):
         self._shared = shared
 
     async def prepare(self) -> None:
+        """Open the database if no other role of it has done so. Idempotent.
+
+        :raises StorageUnavailable: the database did not answer.
+        :raises SchemaMismatch: another version of ``rio`` made its tables.
+        :raises ConfigurationError: the database refuses its settings.
+        """
         if self._is_open:
             return
-        await self._shared.join()
+        await self._shared._join()
         if self._is_open:  # another task was faster
-            await self._shared.leave()
+            await self._shared._leave()
         self._is_open = True
 
     async def close(self) -> None:
+        """Close the database if no other role of it is open. Idempotent."""
         if self._is_open:
             self._is_open = False
-            await self._shared.leave()
+            await self._shared._leave()

@@ -67,35 +67,38 @@ def check_schema_version(database: str, found: int) -> None:
 
 
 class SqlDatabase(SharedDatabase):
-    """A database that runs operations in transactions."""
+    """A database that runs operations in transactions.
 
-    next_token: ClassVar[str]
+    Databases are public, so what is only for their roles begins with an underscore.
+    """
+
+    _next_token: ClassVar[str]
     """An SQL expression for a token that is larger than any before it, even if rows were deleted in
     between.
     """
 
     @abstractmethod
-    def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
+    def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         """Run ``operation(*args)`` in one transaction, which it may share with other operations,
         and return when its effects are durable.
 
         :raises StorageUnavailable: it is not known whether it was done.
         """
 
-    def write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        """Like :meth:`write`, but each statement of the operation may be a transaction of its
+    def _write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
+        """Like :meth:`_write`, but each statement of the operation may be a transaction of its
         own.
         """
-        return self.write(operation, *args)
+        return self._write(operation, *args)
 
-    def write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        """Like :meth:`write_each`, but do not wait behind other operations if the database can
+    def _write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
+        """Like :meth:`_write_each`, but do not wait behind other operations if the database can
         avoid it: a lease must not run out meanwhile.
         """
-        return self.write(operation, *args)
+        return self._write(operation, *args)
 
     @abstractmethod
-    def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
+    def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         """Run ``operation(*args)``, which changes nothing, and which sees every write that has
         returned.
 
@@ -112,19 +115,19 @@ class _SqlRole(DatabaseRole):
 
     def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         self._check_open()
-        return self._database.write(operation, *args)
+        return self._database._write(operation, *args)
 
     def _write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         self._check_open()
-        return self._database.write_each(operation, *args)
+        return self._database._write_each(operation, *args)
 
     def _write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         self._check_open()
-        return self._database.write_apart(operation, *args)
+        return self._database._write_apart(operation, *args)
 
     def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         self._check_open()
-        return self._database.read(operation, *args)
+        return self._database._read(operation, *args)
 
 
 # --- membership -----------------------------------------------------------------------------------
@@ -319,7 +322,7 @@ class SqlObjectPlacement(_SqlRole, ObjectPlacement):
 
     def __init__(self, database: SqlDatabase) -> None:
         super().__init__(database)
-        self._claim_statement = CLAIM.format(next_token=database.next_token)
+        self._claim_statement = CLAIM.format(next_token=database._next_token)
 
     async def claim(
         self, object_id: ObjectId, generation: int, *, supersede: int | None = None

@@ -62,7 +62,7 @@ class PostgresDatabase(SqlDatabase):
     :raises ConfigurationError: the URL is none of PostgreSQL, or ``pool_size`` is below 1.
     """
 
-    next_token = NEXT_TOKEN
+    _next_token = NEXT_TOKEN
     _opened: OpenConnections | None = None
 
     def __init__(self, url: str, /, *, pool_size: int = 5) -> None:
@@ -90,8 +90,8 @@ class PostgresDatabase(SqlDatabase):
             sum(lane.rows for lane in lanes), sum(lane.statements for lane in lanes)
         )
 
-    async def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
-        """As :meth:`SqlDatabase.write`. These operations are rare: they run one after the other in
+    async def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        """As :meth:`SqlDatabase._write`. These operations are rare: they run one after the other in
         the whole cluster, as they do in SQLite.
         """
 
@@ -103,19 +103,19 @@ class PostgresDatabase(SqlDatabase):
 
         return await self._detach(self._require_open().pool.run(transact))
 
-    async def write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    async def _write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         return await _drive(operation(*args), self._fetch)
 
-    async def write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    async def _write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         def run(connection: Any) -> Awaitable[T]:
             return _drive(operation(*args), _fetcher(connection))
 
         return await self._detach(self._require_open().lease.run(run, repeatable=True))
 
-    async def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+    async def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         return await _drive(operation(*args), self._fetch)
 
-    async def wait_for_change(self, version: int, timeout: float) -> None:
+    async def _wait_for_change(self, version: int, timeout: float) -> None:
         """See :meth:`rio.contracts.MembershipStorage.wait_for_change`."""
         await self._require_open().listener.wait(version, timeout)
 

@@ -20,7 +20,7 @@ class PostgresMembershipStorage(SqlMembershipStorage):
 
     async def wait_for_change(self, version: int, timeout: float) -> None:
         self._check_open()
-        await self._postgres.wait_for_change(version, timeout)
+        await self._postgres._wait_for_change(version, timeout)
 
 
 class PostgresObjectPlacement(SqlObjectPlacement):

@@ -86,13 +86,12 @@ class RedisDatabase(SharedDatabase):
 
         :raises StorageClosed: the database is not open.
         """
-        lanes = self.lanes.values()
+        lanes = self._require_lanes().values()
         return RedisStatistics(
             sum(lane.rows for lane in lanes), sum(lane.commands for lane in lanes)
         )
 
-    @property
-    def lanes(self) -> dict[str, RedisLane]:
+    def _require_lanes(self) -> dict[str, RedisLane]:
         """The connections, by their names.
 
         :raises StorageClosed: the database is not open.
@@ -114,11 +113,11 @@ class RedisDatabase(SharedDatabase):
         self._lanes = lanes
 
     async def _check_durability(self, lane: RedisLane) -> None:
-        self.why_not_durable = "" if self._durable is False else await self._explain(lane)
+        self.why_not_durable = "" if self._durable is False else await self._find_reason(lane)
         if self._durable and self.why_not_durable:
             raise ConfigurationError(self.why_not_durable)
 
-    async def _explain(self, lane: RedisLane) -> str:
+    async def _find_reason(self, lane: RedisLane) -> str:
         """Why the server may forget what it has acknowledged, or an empty string."""
         if b"aof_enabled:0" not in await lane.ask(b"INFO", b"persistence"):
             return ""
@@ -140,7 +139,7 @@ class RedisDatabase(SharedDatabase):
             )
 
     async def _close(self) -> None:
-        lanes, self._lanes = self.lanes, None
+        lanes, self._lanes = self._require_lanes(), None
         await asyncio.gather(*(lane.close() for lane in lanes.values()))
 
     def __del__(self) -> None:

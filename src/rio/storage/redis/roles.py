@@ -49,6 +49,9 @@ class _RedisRole(DatabaseRole):
 
     @property
     def why_not_durable(self) -> str:
+        """That the server has no append-only file; an empty string if it has one, or if
+        ``durable`` of the database accepts that.
+        """
         return self._database.why_not_durable
 
     def _run(self, script: Script, *row: Any) -> Awaitable[Any]:
@@ -58,7 +61,7 @@ class _RedisRole(DatabaseRole):
         self, lane: str, script: Script, keys: tuple[bytes, ...], row: tuple[Any, ...]
     ) -> Awaitable[Any]:
         self._check_open()
-        return self._database.lanes[lane].submit(script, keys, row)
+        return self._database._require_lanes()[lane].submit(script, keys, row)
 
 
 # --- membership -----------------------------------------------------------------------------------

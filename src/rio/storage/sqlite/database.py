@@ -44,7 +44,7 @@ class SqliteDatabase(SqlDatabase):
         the timeout is out of its range.
     """
 
-    next_token = NEXT_TOKEN
+    _next_token = NEXT_TOKEN
     _lanes: tuple[SqliteLane, SqliteLane] | None = None
     """The connection that writes and the one that reads, while the database is open."""
 
@@ -76,11 +76,11 @@ class SqliteDatabase(SqlDatabase):
             writer.operations, writer.transactions, reader.operations, reader.transactions
         )
 
-    def write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
+    def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         writer, _ = self._require_lanes()
         return writer.submit(operation, args)
 
-    def read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
+    def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         _, reader = self._require_lanes()
         return reader.submit(operation, args)
 
