@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from rio.testing import Proxy
-from rio.testing.proxy import Wire
+from rio.testing import Proxy, Wire
 
 pytestmark = pytest.mark.both_loops
 

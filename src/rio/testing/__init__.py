@@ -1,16 +1,18 @@
-"""What tests of rio's users are made of: a cluster in one process, its network and its faults, and
-virtual time.
+"""What tests of objects and of storages are made of: a cluster in one process, its network and its
+faults, virtual time, and a proxy between real sockets.
 
-The contracts that a storage of one's own has to keep are in :mod:`rio.testing.contracts`.
+:mod:`rio.testing.conformance` has the test suites for a storage of your own.
 """
 
 from __future__ import annotations
 
 from rio.testing.faults import StorageFaults
-from rio.testing.local_cluster import LocalCluster, LocalNode
+from rio.testing.local_cluster import LocalCluster
+from rio.testing.local_node import LocalNode
+from rio.testing.manual_clock import ManualClock
 from rio.testing.network import Network
-from rio.testing.proxy import Proxy
-from rio.testing.virtual_time import Host, ManualClock, VirtualTimeLoop, current_host, run
+from rio.testing.proxy import Proxy, Wire
+from rio.testing.virtual_time import Host, VirtualTimeLoop, current_host, run
 
 __all__ = [
     "Host",
@@ -21,6 +23,7 @@ __all__ = [
     "Proxy",
     "StorageFaults",
     "VirtualTimeLoop",
+    "Wire",
     "current_host",
     "run",
 ]

@@ -1,4 +1,4 @@
-"""Storages that are slow, away, or do what they are asked and never say so."""
+"""Storages that are slow or away, or that do what they are asked and never answer."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from rio.contracts.roles import ROLES, RoleRow, make_stand_in
 from rio.errors import StorageUnavailable
 from rio.storage import Storage
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class StorageFaults:
-    """One node's way to the storage, and what goes wrong on it.
-
-    ::
+    """One node's way to the storage, and what goes wrong on it::
 
         faults = StorageFaults(random.Random(1))
         server = rio.Server(registry, storage=faults.wrap(storage))
-        faults.delay = 0.2                  # each request and each answer takes so long
-        faults.unavailable = True           # every request is refused at once, and nothing is done
-        faults.silent = True                # requests and answers are held back until it is False again; callers time out
-        faults.lost_answers = 0.1           # one request in ten is carried out, and its caller hears StorageUnavailable
+        faults.delay = 0.2            # each request takes 0.2 s, and so does each answer
+        faults.unavailable = True     # every request is refused at once, and nothing is done
+        faults.silent = True          # requests and answers wait until it is False again
+        faults.lost_answers = 0.1     # one request in ten is done, and its caller is not told
 
-    A request that its caller has given up is carried out all the same, as late as it arrives: that
-    is what databases do. ``timeout``: seconds after which a caller hears
-    :class:`StorageUnavailable`, as the drivers in ``rio.storage`` have it. ``rng`` chooses which
-    answers are lost.
+    A request that its caller has given up is carried out all the same, as late as it arrives:
+    databases do so too.
+
+    ``rng``: chooses which answers are lost. ``delay``: see :attr:`delay`. ``timeout``: seconds
+    after which a call raises :class:`rio.errors.StorageUnavailable`, as with the drivers in
+    :mod:`rio.storage`.
     """
 
     def __init__(
@@ -41,15 +41,17 @@ class StorageFaults:
         timeout: float = 2.0,
     ) -> None:
         self.delay = delay
-        """Seconds that a request takes, and as many its answer; or what to call for each."""
+        """Seconds that each request takes, and each answer; or a function that returns them."""
         self.answer_delay: float | Callable[[], float] | None = None
-        """Seconds that an answer takes, where that is another time."""
+        """Seconds that each answer takes, if they differ from :attr:`delay`."""
         self.timeout = timeout
+        """Seconds after which a call raises :class:`rio.errors.StorageUnavailable`."""
         self.unavailable = False
+        """Whether every request is refused at once, and nothing is done."""
         self.lost_answers = 0.0
-        """The probability with which a request is carried out and its answer lost."""
+        """The probability, 0 to 1, that a request is carried out and its answer is lost."""
         self.requests = 0
-        """How many were made so far."""
+        """Requests that were made so far."""
         self._rng = rng or random.Random()
         self._way = asyncio.Event()
         self._way.set()
@@ -59,7 +61,9 @@ class StorageFaults:
 
     @property
     def silent(self) -> bool:
-        """Whether requests and answers are held back."""
+        """Whether requests and answers are held back. Their callers run into their timeouts; the
+        storage does what they asked for later.
+        """
         return not self._way.is_set()
 
     @silent.setter
@@ -70,10 +74,7 @@ class StorageFaults:
             self._way.set()
 
     def wrap(self, storage: Storage) -> Storage:
-        """The same roles, with the faults.
-
-        Closing them closes nothing: the storage belongs to whoever made it.
-        """
+        """Return ``storage`` with the faults. Closing the result closes nothing."""
         return Storage(**{role.name: self._wrap_role(role, storage) for role in ROLES})
 
     def _wrap_role(self, role: RoleRow, storage: Storage) -> Any:
@@ -85,18 +86,16 @@ class StorageFaults:
         return make_stand_in(role.contract, call)
 
     def heal(self) -> None:
-        """Let everything through again, as slow as it was.
-
-        A node that was :meth:`cut_off` stays it.
+        """End :attr:`unavailable`, :attr:`silent` and :attr:`lost_answers`. The delays stay, and so
+        does :meth:`cut_off`.
         """
         self.unavailable = False
         self.lost_answers = 0.0
         self.silent = False
 
     def cut_off(self) -> None:
-        """Refuse everything for good, and fail what waits: the node's process is gone.
-
-        What it has sent may still be carried out.
+        """Refuse every request for good, and fail those that wait: the node's process is gone.
+        Requests that it has sent may still be carried out.
         """
         self._is_cut_off = True
         for answer in list(self._under_way):
@@ -104,21 +103,22 @@ class StorageFaults:
                 answer.set_exception(StorageUnavailable("the connection to the storage is gone"))
 
     async def settle(self) -> None:
-        """Wait until everything that was sent has been carried out."""
+        """End :attr:`silent`, and wait until all requests that were sent have been carried out."""
         self.silent = False
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def call(self, request: Coroutine[Any, Any, T]) -> T:
-        """The answer to one request.
+    async def call(self, request: Coroutine[Any, Any, _T]) -> _T:
+        """Send one request through the faults, and return its answer.
 
-        :raises StorageUnavailable: it was refused, or nobody knows.
+        :raises StorageUnavailable: the request was refused, or its answer did not come: then it may
+        have been carried out.
         """
         self.requests += 1
         if self.unavailable or self._is_cut_off:
             request.close()
             raise StorageUnavailable("the storage is unavailable")
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._under_way[answer] = None
         self._send(request, answer)
         try:
@@ -126,14 +126,14 @@ class StorageFaults:
         finally:
             del self._under_way[answer]
             if not answer.cancel():
-                answer.exception()  # a caller who is cancelled at the same moment does not ask
+                answer.exception()  # a caller that is cancelled at this moment does not ask for it
         if answer.cancelled():
             raise StorageUnavailable(f"the storage did not answer within {self.timeout:g} s")
         return answer.result()
 
-    def _send(self, request: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
-        """It goes its way in a task that is no part of the node: whatever happens to the node, it
-        is carried out.
+    def _send(self, request: Coroutine[Any, Any, _T], answer: asyncio.Future[_T]) -> None:
+        """Carry the request out in a task that is no part of the node, whatever happens to the
+        node.
         """
         loop = asyncio.get_running_loop()
         task = loop.create_task(
@@ -144,8 +144,10 @@ class StorageFaults:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _carry_out(self, request: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
-        outcome: T | Exception
+    async def _carry_out(
+        self, request: Coroutine[Any, Any, _T], answer: asyncio.Future[_T]
+    ) -> None:
+        outcome: _T | Exception
         try:
             await self._travel(self.delay)
         except BaseException:

@@ -1,4 +1,4 @@
-"""A whole cluster in one process, to be broken on purpose: for tests of one's own objects."""
+"""A whole cluster in one process, for tests of objects. It can be broken on purpose."""
 
 from __future__ import annotations
 
@@ -10,119 +10,16 @@ from typing import Any, Self
 
 from rio.client.client import Client
 from rio.cluster.config import ClusterConfig
-from rio.errors import NodeEvicted
 from rio.identity import ObjectId, type_name_of
 from rio.objects.app_data import AppData
 from rio.objects.registry import Registry
 from rio.objects.service_object import ServiceObject
-from rio.server.server import Server, ServerStatistics
+from rio.server.server import Server
 from rio.storage import Storage, open_storage
 from rio.testing.faults import StorageFaults
+from rio.testing.local_node import LocalNode
 from rio.testing.network import Network
 from rio.testing.virtual_time import Host, VirtualTimeLoop
-
-
-class LocalNode:
-    """One server of a :class:`LocalCluster`, on a host of its own."""
-
-    def __init__(
-        self, server: Server, address: str, host: Host, storage: StorageFaults, network: Network
-    ) -> None:
-        self.server = server
-        self.host = host
-        self.storage = storage
-        """This node's way to the storage, and what can go wrong on it."""
-        self.evicted = False
-        """It has stopped because the others had declared it dead."""
-        self._address = address
-        self._network = network
-        self._serving: asyncio.Task[None] | None = None
-        self._starting: asyncio.Task[Server] | None = None
-
-    @property
-    def name(self) -> str:
-        """Of its host, which the network knows it by."""
-        return self.host.name
-
-    @property
-    def address(self) -> str:
-        """``host:port`` under which the cluster knows it; port 0 before it has one."""
-        return self.server.address or self._address
-
-    @property
-    def generation(self) -> int:
-        """Its number in the membership, 0 before it has one."""
-        return self.server.cluster.generation
-
-    @property
-    def alive(self) -> bool:
-        """Whether its server runs: it has started, and was neither killed nor stopped nor evicted."""
-        return self._serving is not None and not self._serving.done() and not self.host.down
-
-    def statistics(self) -> ServerStatistics:
-        """The counters of its server now."""
-        return self.server.statistics()
-
-    async def start(self) -> None:
-        """Bind and join.
-
-        :raises Exception: what :class:`rio.Server` raises where it cannot; the host is down then.
-        """
-        self._network.add(self.host)
-        try:
-            await self._start()
-        except BaseException:
-            self._network.take_down(self.host)
-            raise
-        self._serving = asyncio.get_running_loop().create_task(
-            self._serve(), name=f"serve {self.name}", context=self.host.context()
-        )
-
-    async def _start(self) -> None:
-        """:raises RuntimeError: it was killed meanwhile."""
-        self._starting = asyncio.get_running_loop().create_task(
-            self.server.__aenter__(), context=self.host.context()
-        )
-        try:
-            await self._starting
-        except asyncio.CancelledError:
-            if self.host.down:
-                raise RuntimeError(f"{self.name} was killed while it started") from None
-            raise
-        finally:
-            self._starting = None
-
-    async def _serve(self) -> None:
-        try:
-            await self.server.run(handle_signals=False)
-        except NodeEvicted:
-            self.evicted = True
-        finally:
-            self._network.take_down(self.host)
-
-    async def stop(self) -> None:
-        """Drain and leave, as after SIGTERM."""
-        await self.host.run(self.server.stop())
-        await self._ended()
-
-    async def kill(self) -> None:
-        """End as by SIGKILL: no hook runs, nothing is saved, nobody is told."""
-        self._network.take_down(self.host)
-        self.storage.cut_off()
-        loop = asyncio.get_running_loop()
-        if isinstance(loop, VirtualTimeLoop):
-            loop.resume(self.host, at_once=True)
-        if self._starting is not None:
-            self._starting.cancel()
-        await self.host.run(self.server.stop(drain=False))
-        await self._ended()
-
-    async def _ended(self) -> None:
-        if self._serving is not None:
-            await asyncio.wait((self._serving,))
-
-    def __repr__(self) -> str:
-        return f"<LocalNode {self.name}, {'alive' if self.alive else 'evicted' if self.evicted else 'down'}>"
 
 
 class LocalCluster:
@@ -142,11 +39,13 @@ class LocalCluster:
     cut off from everything, then its handlers are cancelled: their ``finally`` blocks do run.
 
     ``nodes``: how many are started. ``cluster``: settings, or the name of a preset. ``storage``: a
-    :class:`rio.storage.Storage` or a URL, in memory unless given; a storage that is given as an
-    object is not closed. ``app_data``: what all nodes share, or what makes one for each.
-    ``latency``: seconds that a message takes, or what to call for each. ``seed``: of :attr:`rng`,
-    by default that of :func:`rio.testing.run`. ``options``: those of :class:`rio.Server`, for every
-    node.
+    :class:`rio.storage.Storage` or a URL, by default in memory; a storage that is given as an
+    object is not closed. ``app_data``: shared by all nodes, or a function that makes one for each.
+    ``latency``: seconds that a message takes, or a function that returns them for each message.
+    ``seed``: the seed of :attr:`rng`, by default that of :func:`rio.testing.run`. ``options``:
+    further options of :class:`rio.Server`, for every node.
+
+    :raises Exception: on entering, what :class:`rio.Server` raises if a node cannot start.
     """
 
     def __init__(
@@ -162,12 +61,13 @@ class LocalCluster:
         **options: Any,
     ) -> None:
         self.nodes: list[LocalNode] = []
-        """All that were started, in their order, those that are down included."""
+        """All nodes that were started, in order; also those that are down."""
         self.rng = random.Random(_seed_of_the_loop() if seed is None else seed)
-        """Where the randomness of everything in this cluster comes from."""
+        """The source of all randomness in this cluster."""
         self.network = Network(random.Random(self.rng.random()), latency=latency)
+        """The network between the nodes, and what can go wrong in it."""
         self.storage = open_storage(storage) if isinstance(storage, str) else storage
-        """What all nodes share, without the faults of any of them."""
+        """The storage that all nodes share, without the faults of any of them."""
         self._owns_storage = isinstance(storage, str)
         self._registry = registry
         self._count = nodes
@@ -199,7 +99,7 @@ class LocalCluster:
         await self._stack.__aexit__(*error)
 
     async def _stop_nodes(self, failure: type[BaseException] | None, *_: object) -> None:
-        """Politely, one after the other; at once where the test has failed."""
+        """Let the nodes leave, one after the other; end them at once if the test has failed."""
         for node in self.nodes:
             if node.alive:
                 await (node.stop() if failure is None else node.kill())
@@ -208,11 +108,14 @@ class LocalCluster:
         for node in self.nodes:
             await node.storage.settle()
 
-    # --- who is there -----------------------------------------------------------------------------
+    # --- clients and nodes ------------------------------------------------------------------------
 
     @property
     def client(self) -> Client:
-        """A client outside of the cluster, on the host that the network calls ``client``."""
+        """A client outside of the cluster, on the host that the network calls ``client``.
+
+        :raises RuntimeError: the cluster is not open.
+        """
         if self._client is None:
             raise RuntimeError(
                 "the cluster is not open: use it as `async with LocalCluster(...) as cluster`"
@@ -220,9 +123,8 @@ class LocalCluster:
         return self._client
 
     def new_client(self, **options: Any) -> Client:
-        """Another client, to be used as ``async with``.
-
-        The host on which it runs is that of the code that uses it.
+        """Return another client, to be used as ``async with``. It runs on the host of the code that
+        uses it. ``options``: those of :class:`rio.Client`.
         """
         host = self.network.outside
         options = {
@@ -235,13 +137,16 @@ class LocalCluster:
     async def start_node(
         self, *, rate: float = 1.0, offset: float = 0.0, **options: Any
     ) -> LocalNode:
-        """Start another server, which joins.
+        """Start another server, which joins, and return its node.
 
-        ``rate``, ``offset``: of its clock, in virtual time; see :class:`Host`.
+        ``rate``, ``offset``: of the host's clock, in virtual time; see :class:`Host`. ``options``:
+        those of :class:`rio.Server`, for this node.
+
+        :raises Exception: what :class:`rio.Server` raises if it cannot start.
         """
         host = Host(f"node-{self._names}", rate=rate, offset=offset)
         self._names += 1
-        node = self._made(host, f"{host.name}:0", options)
+        node = self._new_node(host, f"{host.name}:0", options)
         self.nodes.append(node)
         await node.start()
         return node
@@ -254,10 +159,12 @@ class LocalCluster:
         offset: float | None = None,
         **options: Any,
     ) -> LocalNode:
-        """Start a server anew at the address of one that is down, in its place in :attr:`nodes`.
-        Its clock stays unless one is given.
+        """Start a server at the address of a node that is down, and return the new node. It takes
+        the place of the old one in :attr:`nodes`. ``rate`` and ``offset`` are those of the old one
+        unless given.
 
-        :raises ValueError: it is up.
+        :raises ValueError: the node is up.
+        :raises Exception: what :class:`rio.Server` raises if it cannot start.
         """
         old = self._node(node)
         if not old.host.down:
@@ -267,12 +174,12 @@ class LocalCluster:
             rate=rate or old.host.rate,
             offset=old.host.offset if offset is None else offset,
         )
-        new = self._made(host, old.address, options)
+        new = self._new_node(host, old.address, options)
         self.nodes[self.nodes.index(old)] = new
         await new.start()
         return new
 
-    def _made(self, host: Host, address: str, options: dict[str, Any]) -> LocalNode:
+    def _new_node(self, host: Host, address: str, options: dict[str, Any]) -> LocalNode:
         faults = StorageFaults(random.Random(self.rng.random()))
         app_data = self._app_data() if callable(self._app_data) else self._app_data
         options = {
@@ -299,35 +206,37 @@ class LocalCluster:
     # --- what goes wrong --------------------------------------------------------------------------
 
     async def stop(self, node: LocalNode | int) -> None:
-        """Have a node drain and leave, as after SIGTERM."""
+        """Let a node drain and leave, as after SIGTERM."""
         await self._node(node).stop()
 
     async def kill(self, node: LocalNode | int) -> None:
-        """End a node as by SIGKILL: no hook runs, nothing is saved, nobody is told."""
+        """End a node as by SIGKILL: no hook runs, nothing is saved, and no other node is told."""
         await self._node(node).kill()
 
     def partition(self, *groups: list[LocalNode | int | str]) -> None:
         """Let no two nodes of different groups hear each other, until :meth:`heal`. The client is
-        ``"client"``; who is in no group hears everyone. The storage stays in reach: that is up to
-        ``nodes[0].storage``."""
+        ``"client"``. A node in no group hears all others. All nodes still reach the storage;
+        :attr:`LocalNode.storage` changes that.
+        """
         self.network.partition(*([self._name(node) for node in group] for group in groups))
 
     def cut(self, source: LocalNode | int | str, target: LocalNode | int | str) -> None:
-        """Let nothing that one node sends arrive at another one, until :meth:`heal`; the way back
+        """Let nothing that ``source`` sends arrive at ``target``, until :meth:`heal`. The way back
         stays open.
         """
         self.network.cut(self._name(source), self._name(target))
 
     def heal(self) -> None:
-        """Undo every :meth:`partition` and :meth:`cut`, and :meth:`StorageFaults.heal` each node's
-        way to the storage.
+        """Undo every :meth:`partition` and :meth:`cut`, and heal each node's way to the storage, as
+        :meth:`StorageFaults.heal` does.
         """
         self.network.heal()
         for node in self.nodes:
             node.storage.heal()
 
     def stall(self, node: LocalNode | int, seconds: float) -> None:
-        """Run nothing of a node for a while, as if its process were stopped. Only in virtual time.
+        """Run no code of a node for so many seconds, as if its process were stopped. This works in
+        virtual time only.
 
         :raises RuntimeError: this is real time.
         """
@@ -339,9 +248,9 @@ class LocalCluster:
         loop.stall(self._node(node).host, seconds)
 
     async def home(self, object_type: type[ServiceObject] | str, id: str) -> LocalNode:
-        """The node on which an object lives.
+        """Return the node on which an object lives.
 
-        :raises LookupError: it is in the memory of none that is up.
+        :raises LookupError: no node that is up has it in memory.
         """
         object_id = ObjectId(
             object_type if isinstance(object_type, str) else type_name_of(object_type), id

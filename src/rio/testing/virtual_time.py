@@ -1,5 +1,5 @@
 """Asyncio under a virtual clock: hours of timers pass in milliseconds, and the same program always
-runs in the same order.
+takes the same steps.
 """
 
 from __future__ import annotations
@@ -14,42 +14,21 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar, TypeVarTuple
 
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 _here: contextvars.ContextVar[Host | None] = contextvars.ContextVar(
     "rio_testing_host", default=None
 )
 
 
-class ManualClock:
-    """A clock that stands until it is told otherwise: ``rio.Server(..., clock=clock)``, then
-    ``clock.advance(60)``.
-    """
-
-    def __init__(self, start: float = 0.0) -> None:
-        self._now = start
-
-    def __call__(self) -> float:
-        return self._now
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass.
-
-        :raises ValueError: ``seconds`` is negative: clocks of ``rio`` never go back.
-        """
-        if seconds < 0:
-            raise ValueError(f"a clock does not go back: {seconds}")
-        self._now += seconds
-
-
 class Host:
-    """Where code runs: a name for the network, and on a :class:`VirtualTimeLoop` a clock of its own
+    """Where code runs: a name in the network, and on a :class:`VirtualTimeLoop` a clock of its own
     and a processor that can stall.
 
-    What is started in a host's :meth:`context` belongs to it, with all tasks, timers and callbacks
-    that come of it. ``rate``: how fast its clock runs, 1.01 is one percent too fast. ``offset``:
-    what it showed at the loop's time 0.
+    Code that is started in a host's :meth:`context` runs on the host, and so do all tasks, timers
+    and callbacks that this code starts. ``rate``: how fast the host's clock runs; 1.01 is one
+    percent too fast. ``offset``: the seconds that the clock showed at the loop's time 0.
     """
 
     def __init__(self, name: str, *, rate: float = 1.0, offset: float = 0.0) -> None:
@@ -57,30 +36,30 @@ class Host:
         self.rate = rate
         self.offset = offset
         self.down = False
-        """It is off: it sends nothing, and nobody reaches it."""
+        """Whether the host is off: it sends nothing, and nobody reaches it."""
         self.stalled_until = float("-inf")
-        """Until this moment of the loop nothing of it runs."""
+        """The time of the loop until which no code of this host runs."""
 
     def context(self) -> contextvars.Context:
-        """A new context: what runs in it runs on this host."""
+        """Return a new context: code that runs in it runs on this host."""
         context = contextvars.copy_context()
         context.run(_here.set, self)
         return context
 
-    async def run(self, work: Coroutine[Any, Any, T], /) -> T:
-        """The result of a coroutine that runs on this host."""
+    async def run(self, work: Coroutine[Any, Any, _T], /) -> _T:
+        """Run a coroutine on this host, and return its result."""
         return await asyncio.get_running_loop().create_task(work, context=self.context())
 
     def clock(self) -> float:
-        """What its clock shows. A :data:`rio._core.clock.Clock`."""
+        """What the host's clock shows now, in seconds; for ``rio.Server(clock=host.clock)``."""
         return self.local(true_time(asyncio.get_running_loop()))
 
     def local(self, moment: float) -> float:
-        """What its clock shows at a moment of the loop."""
+        """What the host's clock shows at a time of the loop."""
         return self.offset + self.rate * moment
 
     def moment(self, local: float) -> float:
-        """When its clock shows ``local``."""
+        """The time of the loop at which the host's clock shows ``local``."""
         return (local - self.offset) / self.rate
 
     def __repr__(self) -> str:
@@ -88,12 +67,12 @@ class Host:
 
 
 def current_host() -> Host | None:
-    """The host on which the running code runs, or ``None``."""
+    """The host on which the calling code runs, or ``None``."""
     return _here.get()
 
 
 def true_time(loop: asyncio.AbstractEventLoop) -> float:
-    """The time of a loop, whatever the clock of the current host shows."""
+    """The time of a loop in seconds, whatever the clock of the current host shows."""
     return loop.true_time() if isinstance(loop, VirtualTimeLoop) else loop.time()
 
 
@@ -104,7 +83,7 @@ def call_at_true_time(
     *args: Any,
     context: contextvars.Context,
 ) -> asyncio.TimerHandle:
-    """Have something called at a moment of :func:`true_time`."""
+    """Call something at a time of :func:`true_time`."""
     if isinstance(loop, VirtualTimeLoop):
         return loop.call_at_true_time(when, callback, *args, context=context)
     return loop.call_at(when, callback, *args, context=context)
@@ -114,25 +93,26 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """An event loop whose clock starts at 0 and jumps to the next timer as soon as nothing else is
     ready to run.
 
-    It never waits and never looks at a socket, a thread or a real clock, so what runs under it must
-    not need them. When every task waits and no timer is set, nothing could ever happen again: that
-    raises ``RuntimeError`` in place of hanging.
+    It never waits and never looks at a socket, a thread or a real clock, so code that runs on it
+    must not need them. When every task waits and no timer is set, nothing could ever happen again:
+    then it raises ``RuntimeError`` instead of hanging.
 
-    Code of different hosts (:class:`Host`) runs as if each had an event loop of its own: each by
-    its own clock, and where several have something to do at the same moment, in an order that the
-    ``seed`` chooses. Within one host the order stays that of asyncio.
+    Code of different hosts (:class:`Host`) runs as if each host had an event loop of its own, by
+    its own clock. If several hosts have something to do at the same moment, the ``seed`` chooses
+    their order. Within one host the order is that of asyncio.
     """
 
     def __init__(self, seed: int | None = None) -> None:
         self._jump = _Jump()
         self.seed = seed
+        """What chooses the order of hosts."""
         self._order = random.Random(seed)
         self._timers = 0
         self._stalled: dict[Host | None, deque[Any]] = {}
         super().__init__(self._jump)
 
     def time(self) -> float:
-        """Virtual seconds since the loop was made, or what the clock of the current host shows."""
+        """Virtual seconds since the loop was made, or what the current host's clock shows."""
         host = _here.get()
         return self._jump.now if host is None else host.local(self._jump.now)
 
@@ -143,11 +123,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def call_at(
         self,
         when: float,
-        callback: Callable[[*Ts], object],
-        *args: *Ts,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        """As asyncio's; ``when`` is a time of the current host's clock."""
+        """As in asyncio; ``when`` is a time of the current host's clock."""
         host = _here.get()
         return self.call_at_true_time(
             when if host is None else host.moment(when), callback, *args, context=context
@@ -160,7 +140,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Have something called at a moment of :meth:`true_time`."""
+        """As :meth:`call_at`, but ``when`` is a time of :meth:`true_time`."""
         self._timers += 1
         timer = _Timer(when, callback, args, self, context, self._timers)
         heapq.heappush(self._scheduled, timer)
@@ -168,29 +148,27 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return timer
 
     def stall(self, host: Host, seconds: float) -> None:
-        """Run nothing of a host for a while, as if its process were stopped; then all that became
-        due meanwhile, in its order.
+        """Run no code of a host for so many seconds, as if its process were stopped. Then run all
+        that became due meanwhile, in its order.
         """
         host.stalled_until = max(host.stalled_until, self._jump.now + seconds)
         self._stalled.setdefault(host, deque())
         self.call_at_true_time(host.stalled_until, self.resume, host, context=contextvars.Context())
 
     def resume(self, host: Host, *, at_once: bool = False) -> None:
-        """End a stall that is over, or with ``at_once`` one that is not."""
+        """End a host's stall if its time is over, or with ``at_once`` in any case."""
         if host in self._stalled and (at_once or self._is_due(host.stalled_until)):
             host.stalled_until = self._jump.now
             self._ready.extendleft(reversed(self._stalled.pop(host)))
 
     def _process_events(self, event_list: list[Any]) -> None:
-        """What asyncio does between waiting and running: here is decided what runs now, and in
-        which order.
-        """
+        """Decide what runs now, in which order: asyncio calls this between waiting and running."""
         self._take_due_timers()
         if len(self._ready) > 1 or self._stalled:
             self._arrange()
 
     def _take_due_timers(self) -> None:
-        """As asyncio does a little later, when it finds none any more."""
+        """Do what asyncio does next. It then finds no timer that is due."""
         while self._scheduled and self._is_due(self._scheduled[0]._when):
             handle = heapq.heappop(self._scheduled)
             handle._scheduled = False
@@ -200,23 +178,22 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         return moment <= self._jump.now + self._clock_resolution
 
     def _arrange(self) -> None:
-        """Hold back what belongs to hosts that are stalled, and mix the others."""
+        """Hold back the code of hosts that are stalled, and mix that of the others."""
         queues: dict[Host | None, deque[Any]] = {}
         for handle in self._ready:
             host = handle._context.get(_here)
             (self._stalled if host in self._stalled else queues).setdefault(host, deque()).append(
                 handle
             )
-        hosts = sorted(
-            queues, key=_name
-        )  # not in the order of their handles, which may hang on that of a set of objects
+        # The order of the handles may depend on the addresses of objects in a set.
+        hosts = sorted(queues, key=_name)
         order = [host for host in hosts for _ in queues[host]]
         if len(hosts) > 1:
             self._order.shuffle(order)
         self._ready.clear()
         self._ready.extend(queues[host].popleft() for host in order)
 
-    # asyncio's own, which the type checkers do not know
+    # fields of asyncio, which type checkers do not know
     _ready: deque[Any]
     _scheduled: list[Any]
     _clock_resolution: float
@@ -227,8 +204,8 @@ def _name(host: Host | None) -> str:
 
 
 class _Timer(asyncio.TimerHandle):
-    """Of those that are due at one moment the one that was set first comes first; asyncio's own
-    come in any order.
+    """Of the timers that are due at one moment, the one that was set first comes first. The order
+    of asyncio's own timers is not defined.
     """
 
     __slots__ = ("_number",)
@@ -248,13 +225,13 @@ class _Timer(asyncio.TimerHandle):
     def __lt__(self, other: Any) -> bool:
         return (self._when, self._number) < (other._when, other._number)
 
-    # asyncio's own, which the type checkers do not know
+    # fields of asyncio, which type checkers do not know
     _when: float
     _scheduled: bool
 
 
 class _Jump(selectors.SelectSelector):
-    """Where a loop would wait for its sockets, time passes instead."""
+    """Lets time pass where a loop would wait for its sockets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -269,13 +246,15 @@ class _Jump(selectors.SelectSelector):
         return []
 
 
-def run(main: Coroutine[Any, Any, T], /, *, seed: int | None = 0) -> T:
+def run(main: Coroutine[Any, Any, _T], /, *, seed: int | None = 0) -> _T:
     """Run ``main`` on a fresh :class:`VirtualTimeLoop`, cancel what it left running, and return its
     result.
 
     Two runs of the same program with the same ``seed`` take the same steps at the same virtual
-    times; the seed chooses in which order hosts run that have something to do at the same moment.
-    Other randomness is the program's own, from its own seed.
+    times. The seed chooses the order of hosts that have something to do at the same moment; with
+    ``None`` the order differs from run to run. Other randomness is the program's own.
+
+    :raises RuntimeError: every task waits and no timer is set, or another loop runs already.
     """
     with asyncio.Runner(loop_factory=partial(VirtualTimeLoop, seed)) as runner:
         return runner.run(main)

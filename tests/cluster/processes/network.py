@@ -10,8 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
-from rio.testing import Proxy
-from rio.testing.proxy import Wire
+from rio.testing import Proxy, Wire
 from tests.cluster.processes.harness import Cluster, Node
 from tests.servers import free_port
 
