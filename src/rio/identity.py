@@ -17,7 +17,7 @@ class ObjectId(NamedTuple):
 
     ``type_name`` is the name of the object's type, 1 to 128 bytes of UTF-8. ``id`` tells the
     objects of a type apart; it has 1 to 512 bytes. ``str()`` gives ``type_name/id``. Making the
-    tuple checks nothing; :meth:`checked` does.
+    tuple checks nothing; :meth:`check` does.
     """
 
     type_name: str
@@ -27,8 +27,8 @@ class ObjectId(NamedTuple):
         return f"{self.type_name}/{self.id}"
 
     @classmethod
-    def checked(cls, type_name: str, id: str) -> Self:
-        """An identity whose parts fit the wire and every storage.
+    def check(cls, type_name: str, id: str) -> Self:
+        """Make an identity, and make sure that its parts fit the wire and every storage.
 
         :raises BadIdentity: a part is not a string, is empty, is too long or is not valid Unicode.
         """

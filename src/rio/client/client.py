@@ -173,7 +173,7 @@ class Client(Sender):
         """
         type_name = object_type if isinstance(object_type, str) else type_name_of(object_type)
         queue: EventQueue[Any] = EventQueue(events, limit, overflow)
-        object_id = ObjectId.checked(type_name, id)
+        object_id = ObjectId.check(type_name, id)
         return Subscription(Attachment(self._router.subscriptions, object_id, queue), queue)
 
     # --- the cluster ------------------------------------------------------------------------------

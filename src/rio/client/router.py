@@ -24,6 +24,7 @@ from rio.client.subscriptions import Subscriptions
 from rio.client.waiting_calls import WaitingCalls
 from rio.contracts.membership import Member, MembershipSnapshot
 from rio.errors import (
+    APPLICATION_ERROR,
     CallTimeout,
     ConnectionLost,
     Draining,
@@ -34,7 +35,7 @@ from rio.errors import (
     RioError,
     from_code,
 )
-from rio.objects.application_error import ApplicationError
+from rio.objects.application_error import decode_application_error
 from rio.transport.client_connection import ClientConnection
 
 
@@ -158,9 +159,9 @@ class Router:
     ) -> None:
         """A server has answered with an error."""
         code, text, detail = error
-        if code == ApplicationError.code:
+        if code == APPLICATION_ERROR:
             self.caller.learn(call.type_name, call.id, connection)
-            call.fail(ApplicationError.from_wire(detail))
+            call.fail(decode_application_error(detail))
         else:
             self._failed(call, from_code(code, text, detail), connection)
 

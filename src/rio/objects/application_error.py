@@ -115,37 +115,9 @@ class ApplicationError(CallFailed):
         cls.__rio_fields__ = _fields_of_error(cls)
         super().__init_subclass__()
         cls.__rio_record__ = _record_of(cls, dict.fromkeys(cls.__rio_fields__, Any))
-        with contextlib.suppress(NameError):  # then from_wire reads them
+        with contextlib.suppress(NameError):  # then decode_application_error reads them
             _check_fields(cls, cls._typed_record((type_hints.names_around(cls),)))
         _register(cls)
-
-    @staticmethod
-    def from_wire(detail: Any) -> RioError:
-        """The error that has arrived as ``detail``.
-
-        It is an :class:`rio.UnknownApplicationError` if its class is not known here, or does not
-        fit, and an :class:`rio.errors.UnknownCode` if ``detail`` is not ``[type name, fields]``.
-        """
-        if not (
-            isinstance(detail, (list, tuple)) and len(detail) == 2 and isinstance(detail[0], str)
-        ):
-            return UnknownCode(
-                f"an application error arrived that is not [type name, fields]: {detail!r:.200}",
-                [ApplicationError.code, detail],
-            )
-        name, fields = detail
-        cls = _CLASS_OF_ERROR_NAME.get(name)
-        if cls is None:
-            return UnknownApplicationError(
-                name, fields, "this program has no subclass of rio.ApplicationError of that name"
-            )
-        try:
-            record = msgspec.convert(fields, cls._typed_record())
-        except (msgspec.MsgspecError, NameError, TypeError, ValueError, RecursionError) as problem:
-            return UnknownApplicationError(
-                name, fields, f"the fields do not fit {type_hints.full_name(cls)}: {problem}"
-            )
-        return _restore(cls, {field: getattr(record, field) for field in cls.__rio_fields__})
 
     @classmethod
     def _typed_record(
@@ -322,3 +294,29 @@ class UnknownApplicationError(ApplicationError, type_name="rio.UnknownApplicatio
         return f"application error {self.type_name!r} with {self.fields!r:.500}" + (
             f": {self.reason}" if self.reason else ""
         )
+
+
+def decode_application_error(detail: Any) -> RioError:
+    """The error that has arrived as ``detail``.
+
+    It is an :class:`rio.UnknownApplicationError` if its class is not known here or does not fit,
+    and an :class:`rio.errors.UnknownCode` if ``detail`` is not ``[type name, fields]``.
+    """
+    if not (isinstance(detail, (list, tuple)) and len(detail) == 2 and isinstance(detail[0], str)):
+        return UnknownCode(
+            f"an application error arrived that is not [type name, fields]: {detail!r:.200}",
+            [APPLICATION_ERROR, detail],
+        )
+    name, fields = detail
+    cls = _CLASS_OF_ERROR_NAME.get(name)
+    if cls is None:
+        return UnknownApplicationError(
+            name, fields, "this program has no subclass of rio.ApplicationError of that name"
+        )
+    try:
+        record = msgspec.convert(fields, cls._typed_record())
+    except (msgspec.MsgspecError, NameError, TypeError, ValueError, RecursionError) as problem:
+        return UnknownApplicationError(
+            name, fields, f"the fields do not fit {type_hints.full_name(cls)}: {problem}"
+        )
+    return _restore(cls, {field: getattr(record, field) for field in cls.__rio_fields__})
