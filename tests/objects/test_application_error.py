@@ -201,7 +201,8 @@ def test_a_detail_of_another_form_is_an_unknown_error(detail: Any) -> None:
 def test_two_error_classes_with_one_name_are_refused_by_both_names() -> None:
     with pytest.raises(
         BadRegistration,
-        match=r"test_application_error\.Plain and .*test_application_error\..*Other would both .*type_name=",
+        match=r"test_application_error\.Plain and .*test_application_error\..*Other"
+        r" would both .*type_name=",
     ):
 
         class Other(ApplicationError, type_name="Plain"):

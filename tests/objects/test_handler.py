@@ -314,7 +314,8 @@ def test_two_handlers_for_one_message_are_refused_by_both_names() -> None:
 
     with pytest.raises(
         BadRegistration,
-        match=r"Room has two handlers for message 'Forget', <handler Room\.one .*<handler Room\.two ",
+        match=r"Room has two handlers for message 'Forget',"
+        r" <handler Room\.one .*<handler Room\.two ",
     ):
         index_by_message_name(Room, Room.__rio_handlers__.values())
 
@@ -366,7 +367,8 @@ def no_type(self: Any, message: Deposit) -> "1 +": ...  # type: ignore[valid-typ
         (no_return_undeclared, "no return annotation"),
         (
             wrong_return,
-            r"returns int, but Deposit declares the reply Balance: write -> Balance, or class Deposit\(rio.Message\[int\]\)",
+            r"returns int, but Deposit declares the reply Balance: write -> Balance,"
+            r" or class Deposit\(rio.Message\[int\]\)",
         ),
         (wrong_return_none, "returns None, but Deposit declares the reply Balance"),
         (promised, "but Deposit declares the reply Balance"),
@@ -448,6 +450,7 @@ def test_a_dynamic_handler_takes_a_value_of_no_type() -> None:
 
     with pytest.raises(
         BadRegistration,
-        match=r"'legacy\.Set'.*gets plain values, but 'value' is annotated Deposit: annotate it Any",
+        match=r"'legacy\.Set'.*gets plain values, but 'value' is annotated Deposit:"
+        r" annotate it Any",
     ):
         handler("legacy.Set")(typed).resolve()

@@ -105,8 +105,10 @@ class Sender:
         :raises OutcomeUnknown: the call may have run: the connection broke, or the deadline passed
             after the call was sent. Declare the message ``idempotent`` or ``readonly``, and the
             client repeats the call when a connection breaks.
-        :raises CallRefused: the object has no handler for the message, the message does not encode,
-            decode or fit, or the call would wait for itself.
+        :raises Deadlock: (an ``OutcomeUnknown``) the call, or a call that its handler made, would
+            wait for itself.
+        :raises CallRefused: the object has no handler for the message, or the message does not
+            encode, decode or fit.
         :raises CallFailed: the handler raised something else, or its reply is not what is expected.
         :raises BadIdentity: ``object_type`` or ``id`` is empty, too long or not valid text.
         :raises TypeError: ``message`` is not a :class:`rio.Message` or
