@@ -1,7 +1,7 @@
-"""Distributed stateful services: objects that have an identity, take one message at a time and keep
-state, wherever in a cluster they are.
+"""Distributed stateful services: objects with an identity that take one message at a time.
 
-Subclass :class:`ServiceObject`, mark its methods with :func:`handler`, host the class with a
+They live somewhere in a cluster, are found by their type and id, and keep state. Subclass
+:class:`ServiceObject`, mark its methods with :func:`handler`, host the class with a
 :class:`Server`, and send its objects a :class:`Message` with a :class:`Client`. Public as well are
 :mod:`rio.errors`, :mod:`rio.contracts`, :mod:`rio.storage` and :mod:`rio.testing`.
 """

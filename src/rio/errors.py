@@ -95,16 +95,19 @@ class Draining(NotExecuted):
 
 
 class Unavailable(NotExecuted):
-    """The node cannot admit the call now: it does not run, does not hold its lease at present, or
-    could not claim the object in the storage.
+    """The node cannot admit the call at present.
+
+    It does not run, does not hold its lease, or could not claim the object in the storage.
     """
 
     code = "unavailable"
 
 
 class Overloaded(NotExecuted):
-    """A limit is reached: calls in flight on a node, calls that wait for one object, or bytes that
-    wait to be sent to a server. The text says which.
+    """A server has reached a limit, or the connection to it has. The text says which.
+
+    The limits are for calls in flight on a node, for calls that wait for one object, and for bytes
+    that wait to be sent to a server.
     """
 
     code = "overloaded"
@@ -305,8 +308,9 @@ class NotAttached(RioError, RuntimeError):
 
 
 class BindFailed(RioError, OSError):
-    """The server cannot listen on its address: another program does, or it is not an address of
-    this machine.
+    """The server cannot listen on its address.
+
+    Another program listens there, or it is not an address of this machine.
     """
 
 

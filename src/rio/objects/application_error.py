@@ -271,11 +271,11 @@ _FIELD_SPECIFIER = type(msgspec.field())
 
 
 class UnknownApplicationError(ApplicationError, type_name="rio.UnknownApplicationError"):
-    """An application error whose class this program does not have, or whose fields do not fit the
-    class that it has.
+    """An application error that could not arrive as its own class.
 
-    ``type_name`` is the name of its class on the wire, ``fields`` the fields as they arrived (a map
-    from names to values of MessagePack types), and ``reason`` says why it is not of its own class.
+    This program does not have the class, or the fields do not fit the class that it has.
+    ``type_name`` is the name of the class on the wire, ``fields`` the fields as they arrived (a map
+    from names to values of MessagePack types), and ``reason`` says what did not fit.
     A handler that lets it through sends its own caller the error as it was, under its own name.
     """
 

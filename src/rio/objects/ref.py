@@ -1,4 +1,4 @@
-"""A reference to an object by class and id: its handlers can be called as if the object were here."""
+"""A reference to an object by class and id: its handlers can be called as if it were here."""
 
 from __future__ import annotations
 
