@@ -83,7 +83,7 @@ async def dispatching(is_async: bool) -> AsyncIterator[Run]:
 async def a_server() -> AsyncIterator[rio.Server]:
     storage = rio.open_storage("memory://")
     provider = rio.LocalClusterProvider(storage.membership, rio.ClusterConfig())
-    async with rio.Server(registry(), storage=storage, provider=provider) as server:
+    async with rio.Server(registry(), storage=storage, cluster=provider) as server:
         yield server
 
 

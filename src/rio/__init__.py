@@ -25,6 +25,7 @@ from rio.objects.message import DynamicMessage, Message
 from rio.objects.registry import Registry
 from rio.objects.service_object import ServiceObject
 from rio.runner import run
+from rio.server.config import ServerConfig
 from rio.server.pubsub import MessageRouter
 from rio.server.server import Server
 from rio.storage import Storage, open_storage
@@ -50,6 +51,7 @@ __all__ = [
     "Registry",
     "RioError",
     "Server",
+    "ServerConfig",
     "ServiceObject",
     "State",
     "StateLoader",

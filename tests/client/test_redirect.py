@@ -150,7 +150,7 @@ async def test_a_new_object_comes_to_life_next_to_the_one_that_calls_it(
 async def test_calls_between_objects_of_one_node_use_no_socket(cluster: Cluster) -> None:
     server = await cluster.server(Thing)
     await server.client.send(Thing, "a", Relay(["b", "c"]))
-    (connection,) = server._service.dispatcher.connections
+    (connection,) = server._catalog.dispatcher.connections
     assert connection._peer_name() == "memory"
 
 
@@ -173,8 +173,8 @@ async def test_a_redirect_loop_stops_after_four_hops(
 ) -> None:
     one, two = await cluster.nodes(2, Thing)
     for server, other in ((one, two), (two, one)):
-        error = Redirected(f"ask {other.address}", [other.address, other.cluster.generation])
-        monkeypatch.setattr(server._service, "activate", lambda turn, error=error: turn.fail(error))
+        error = Redirected(f"ask {other.address}", [other.address, other.generation])
+        monkeypatch.setattr(server._catalog, "activate", lambda turn, error=error: turn.fail(error))
     client = await cluster.client()
     with pytest.raises(Redirected, match="gave up after 4 redirects"):
         await client.send(Thing, "t", Where())
@@ -190,8 +190,8 @@ async def test_a_redirect_to_what_is_no_member_is_not_followed(
         lambda reader, writer: connected.append(writer.close()), "127.0.0.1", 0
     )
     stranger = "{}:{}".format(*listener.sockets[0].getsockname())
-    activate = server._service.activate
-    redirects = [[stranger, 4711], [stranger, server.cluster.generation]]
+    activate = server._catalog.activate
+    redirects = [[stranger, 4711], [stranger, server.generation]]
 
     def misled(turn: Any) -> None:
         if redirects:
@@ -199,7 +199,7 @@ async def test_a_redirect_to_what_is_no_member_is_not_followed(
         else:
             activate(turn)
 
-    monkeypatch.setattr(server._service, "activate", misled)
+    monkeypatch.setattr(server._catalog, "activate", misled)
     client = await cluster.client()
     assert await client.send(Thing, "t", Where()) == server.address
     assert connected == []
@@ -221,7 +221,7 @@ async def test_a_placement_on_a_member_that_is_gone_is_taken_over(
     assert home is not None
     placement = await cluster.storage.placement.lookup(ObjectId("Thing", "t"))
     assert placement is not None
-    assert placement.generation == home.cluster.generation
+    assert placement.generation == home.generation
 
 
 async def test_a_placement_on_a_member_that_may_be_alive_is_left_alone(
@@ -254,7 +254,7 @@ async def test_a_node_that_does_not_host_a_type_passes_the_call_on_and_claims_no
         }
     assert len(activations(things, Thing)) == 20
     for server in others:
-        owned = await cluster.storage.placement.owned_by(server.cluster.generation)
+        owned = await cluster.storage.placement.owned_by(server.generation)
         assert all(object_id.type_name == "Other" for object_id in owned)
 
 
@@ -291,7 +291,7 @@ async def test_a_redirect_names_the_owner_and_its_generation(
         peer.send(msgspec.msgpack.encode((1, 3, "Thing", "t", "Where", 1000, None, {})))
         kind, id, code, text, detail = await peer.frame()
     assert (kind, id, code) == (3, 3, "redirect")
-    assert detail == [servers[0].address, servers[0].cluster.generation]
+    assert detail == [servers[0].address, servers[0].generation]
     assert text == f"Thing/t lives on {servers[0].address}"
     assert servers[1].statistics().live_objects == 0
 

@@ -207,7 +207,7 @@ async def test_closing_a_client_ends_all_its_calls(cluster: Cluster, probe: Prob
             for message in (Count, CountOften, Look)
         ]
         await probe.noted("a counts")
-        server._service.draining = True
+        server._catalog.draining = True
         calls.append(asyncio.ensure_future(client.send(Counter, "b", Look())))
         await until(
             lambda: client._router.waiting
@@ -218,7 +218,7 @@ async def test_closing_a_client_ends_all_its_calls(cluster: Cluster, probe: Prob
         *["ConnectionLost"] * 3,
         "NotExecuted",
     ]
-    server._service.draining = False
+    server._catalog.draining = False
     with pytest.raises(RuntimeError, match="this client is not open"):
         client.send(Counter, "a", Count())
 
@@ -381,7 +381,7 @@ async def test_a_server_that_died_and_came_back_on_its_port_is_a_new_member_and_
     await crash(first)
     second = await cluster.server(Counter, address=first.address)
     assert second.address == first.address
-    assert second.cluster.generation != first.cluster.generation
+    assert second.generation != first.generation
     assert await client.send(Counter, "a", Count()) == 2
     assert await client.send(Counter, "b", Count()) == 1
     assert cluster.home(Counter, "a") is second
@@ -399,7 +399,7 @@ async def test_the_objects_of_a_server_that_died_move_when_it_is_declared_dead(
     await until(lambda: second.statistics().failures > 0)
     assert not call.done(), "nobody may take the object while its owner may live"
     await cluster.storage.membership.set_status(
-        first.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
+        first.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
     )
     assert await call == 2
     assert cluster.home(Counter, "a") is second
@@ -412,7 +412,7 @@ async def test_a_call_to_an_overloaded_node_is_made_again_until_it_is_taken(
     client = await cluster.client()
     first = asyncio.ensure_future(client.send(Counter, "a", Count("go")))
     await probe.noted("a counts")
-    server._service.dispatcher.in_flight_limit = 1
+    server._catalog.dispatcher.in_flight_limit = 1
     second = asyncio.ensure_future(client.send(Counter, "b", Count()))
     await until(lambda: server.statistics().failures >= 2)
     probe.gate("go").set()

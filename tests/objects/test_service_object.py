@@ -196,16 +196,17 @@ async def test_hooks_run_with_the_application_data_if_they_take_it() -> None:
 
 
 def test_a_class_that_overrides_no_hook_has_none_to_run() -> None:
-    assert hooks_of(Room, has_state=False) == (None,) * 5
-    assert tuple(hooks_of(Room, has_state=False)._fields) == HOOK_NAMES
+    assert hooks_of(Room) == (None,) * 5
+    assert tuple(hooks_of(Room)._fields) == HOOK_NAMES
 
 
 async def test_a_class_with_managed_state_loads_it_by_default() -> None:
     class Simple(ServiceObject):
         ledger: Ledger = managed_state()
 
+    assert hooks_of(Simple).load is None, "the runtime loads the state"
     simple, runtime = attached(Simple)
-    await run_hooks(simple, runtime)
+    await simple.load()
     assert runtime.calls == [("load",)]
 
 
@@ -213,7 +214,7 @@ def test_hooks_are_inherited() -> None:
     class Busier(Busy):
         async def after_load(self) -> None: ...
 
-    hooks = hooks_of(Busier, has_state=False)
+    hooks = hooks_of(Busier)
     assert None not in hooks
     assert hooks.load is not None
     assert hooks.load.function is Busy.load
@@ -269,7 +270,7 @@ def test_a_hook_whose_parameter_is_something_else_is_refused(function: Any) -> N
     with pytest.raises(
         BadRegistration, match=r"its parameter is the application's data: write app: rio\.AppData"
     ):
-        hooks_of(bad, has_state=False)
+        hooks_of(bad)
 
 
 # --- construction ---------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class Cluster:
 
 def activations(server: rio.Server, object_type: type[rio.ServiceObject]) -> dict[str, Any]:
     """The objects of a type in a server's memory, by id."""
-    return server._service.dispatcher.tables[object_type.__rio_type_name__].mailboxes
+    return server._catalog.dispatcher.tables[object_type.__rio_type_name__].mailboxes
 
 
 def activation(server: rio.Server, object_type: type[rio.ServiceObject], id: str) -> Any:
@@ -140,7 +140,7 @@ def sever(server: rio.Server) -> int:
     """Cut all connections of a server at once, as its death would. Returns how many."""
     cut = [
         connection.transport
-        for connection in list(server._service.dispatcher.connections)
+        for connection in list(server._catalog.dispatcher.connections)
         if connection.transport is not None
     ]
     for transport in cut:
@@ -156,7 +156,7 @@ async def crash(server: rio.Server) -> None:
     async def tell_nobody() -> None: ...
 
     server._evicted = NodeEvicted("crashed by the test")  # it skips the draining
-    server.cluster.leave = tell_nobody  # type: ignore[method-assign]
+    server._cluster.leave = tell_nobody  # type: ignore[method-assign]
     sever(server)
     await server.stop()
 

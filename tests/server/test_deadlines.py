@@ -319,11 +319,11 @@ async def test_calls_that_find_no_server_in_time_say_that_they_did_not_run(
 ) -> None:
     server = await cluster.server(Sleeper)
     client = await cluster.client(rng=Patient())
-    server._service.draining = True
+    server._catalog.draining = True
     with pytest.raises(
         Expired,
         match=r"Quick to Sleeper/a found no server that could take it in time; the last attempt: .* is about to stop",
     ) as caught:
         await client.send(Sleeper, "a", Quick("x"), timeout=0.5)
     assert isinstance(caught.value, NotExecuted)
-    server._service.draining = False
+    server._catalog.draining = False

@@ -76,7 +76,7 @@ class Tally(rio.ServiceObject):
 
 
 async def status(cluster: Cluster, server: rio.Server) -> MemberStatus | None:
-    return (await cluster.storage.membership.snapshot()).status_of(server.cluster.generation)
+    return (await cluster.storage.membership.snapshot()).status_of(server.generation)
 
 
 @pytest.mark.both_loops
@@ -127,7 +127,7 @@ async def test_objects_are_shut_down_released_and_the_member_has_left(
     await asyncio.gather(*(client.send(Tally, f"t{number}", Add()) for number in range(200)))
     await server.stop()
     assert sorted(probe.log) == sorted(f"t{number} shut down" for number in range(200))
-    assert await cluster.storage.placement.owned_by(server.cluster.generation) == []
+    assert await cluster.storage.placement.owned_by(server.generation) == []
     assert await status(cluster, server) is MemberStatus.LEFT
     assert server.statistics().live_objects == server.statistics().connections == 0
 
@@ -144,7 +144,7 @@ async def test_the_running_turn_ends_here_and_what_waits_behind_it_goes_to_anoth
     queued = [asyncio.ensure_future(client.send(Tally, "a", Add())) for _ in range(10)]
     await until(lambda: first.statistics().in_flight == 11)
     stop = asyncio.ensure_future(first.stop())
-    await until(lambda: first._service.draining)
+    await until(lambda: first._catalog.draining)
     probe.gate("go").set()
     assert await running == first.address
     await stop
@@ -161,7 +161,7 @@ async def test_new_objects_go_elsewhere_as_soon_as_a_server_drains(
     await probe.noted("busy waits")
     second = await cluster.server(Tally)
     stop = asyncio.ensure_future(first.stop())
-    await until(lambda: first._service.draining)
+    await until(lambda: first._catalog.draining)
     assert set(
         await asyncio.gather(*(client.send(Tally, f"n{number}", Add()) for number in range(50)))
     ) == {1}
@@ -212,7 +212,7 @@ async def test_a_turn_that_runs_during_the_drain_may_call_other_objects(
     await probe.noted("asks")
     second = await cluster.server(Asker, Tally)
     stop = asyncio.ensure_future(first.stop())
-    await until(lambda: first._service.draining)
+    await until(lambda: first._catalog.draining)
     probe.gate("ask").set()
     assert await call == 1
     await stop
@@ -241,7 +241,7 @@ async def test_calls_that_a_stopped_server_has_not_read_go_elsewhere(
 async def test_a_peer_that_does_not_close_does_not_hold_the_server(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rio.server.server.FAREWELL_TIMEOUT", 0.05)
+    monkeypatch.setattr("rio.server.connections.FAREWELL_TIMEOUT", 0.05)
     server = await cluster.server(Tally)
     async with (
         await RawPeer.connect(server) as greeted,
@@ -255,7 +255,7 @@ async def test_a_peer_that_does_not_close_does_not_hold_the_server(
 async def test_a_handler_that_does_not_end_is_cancelled_and_its_caller_is_told_that_it_may_have_run(
     cluster: Cluster, probe: Probe
 ) -> None:
-    server = await cluster.server(Tally, drain_timeout=0.05)
+    server = await cluster.server(Tally, config=rio.ServerConfig(drain_timeout=0.05))
     client = await cluster.client()
     call = asyncio.ensure_future(client.send(Tally, "a", Wait("never", cleans_up=True)))
     await probe.noted("a waits")
@@ -275,7 +275,7 @@ async def test_a_handler_that_does_not_end_is_cancelled_and_its_caller_is_told_t
 async def test_a_shutdown_hook_that_does_not_end_does_not_hold_the_server(
     cluster: Cluster, probe: Probe
 ) -> None:
-    server = await cluster.server(Tally, drain_timeout=0.05)
+    server = await cluster.server(Tally, config=rio.ServerConfig(drain_timeout=0.05))
     client = await cluster.client()
     await client.send(Tally, "hangs", Add())
     await server.stop()
@@ -292,7 +292,7 @@ async def test_a_server_that_drains_can_be_hurried(cluster: Cluster, probe: Prob
     await until(
         lambda: (
             server.statistics().in_flight == 1
-            and server.cluster.snapshot.status_of(1) is MemberStatus.DRAINING
+            and server.members.status_of(1) is MemberStatus.DRAINING
         )
     )
     await server.stop(drain=False)
@@ -330,7 +330,7 @@ async def test_stopping_twice_is_stopping_once_and_both_wait_for_the_end(
     waits = asyncio.ensure_future(client.send(Tally, "a", Wait("go")))
     await probe.noted("a waits")
     stops = [asyncio.ensure_future(server.stop()) for _ in range(3)]
-    await until(lambda: server._service.draining)
+    await until(lambda: server._catalog.draining)
     assert not any(stop.done() for stop in stops)
     probe.gate("go").set()
     await asyncio.gather(*stops)
@@ -455,14 +455,14 @@ async def test_a_stop_that_is_cancelled_still_closes_everything(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await cluster.server(Tally)
-    leaving, go_on, leave = asyncio.Event(), asyncio.Event(), server.cluster.leave
+    leaving, go_on, leave = asyncio.Event(), asyncio.Event(), server._cluster.leave
 
     async def slow() -> None:
         leaving.set()
         await go_on.wait()
         await leave()
 
-    monkeypatch.setattr(server.cluster, "leave", slow)
+    monkeypatch.setattr(server._cluster, "leave", slow)
     stopping = asyncio.ensure_future(server.stop())
     await leaving.wait()
     stopping.cancel()

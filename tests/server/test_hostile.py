@@ -397,7 +397,7 @@ async def test_a_frame_that_announces_too_much_is_refused_before_it_is_buffered(
         kind, id, code, text, _ = await peer.frame()
         assert (kind, id, code) == (Kind.ERROR, 0, "frame_too_large")
         assert str(size) in text
-        (connection,) = server._service.dispatcher.connections or [None]
+        (connection,) = server._catalog.dispatcher.connections or [None]
         assert connection is None or connection.reader.capacity <= 256 * 1024
         assert await peer.closed()
 
@@ -611,7 +611,7 @@ async def test_a_peer_that_never_reads_is_cut_off_and_costs_bounded_room(
     peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
     connection = next(
         connection
-        for connection in server._service.dispatcher.connections
+        for connection in server._catalog.dispatcher.connections
         if connection.peer is not None
     )
     largest = 0
@@ -619,7 +619,7 @@ async def test_a_peer_that_never_reads_is_cut_off_and_costs_bounded_room(
         peer.send(request(number, message="Fat", payload={"size": 100_000}))
         await asyncio.sleep(0)
         largest = max(largest, connection.unsent)
-    await until(lambda: connection not in server._service.dispatcher.connections)
+    await until(lambda: connection not in server._catalog.dispatcher.connections)
     assert largest <= 4 * 1024 * 1024
     assert await client.send(Victim, "a", Echo("x")) == "x"
     await peer.close()

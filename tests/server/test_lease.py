@@ -114,7 +114,7 @@ def leash(cluster: Cluster) -> Leash:
 
 @pytest.fixture
 async def server(cluster: Cluster, leash: Leash) -> rio.Server:
-    return await cluster.server(Holder, provider=leash)
+    return await cluster.server(Holder, cluster=leash)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ async def client(cluster: Cluster, server: rio.Server) -> rio.Client:
 @pytest.fixture
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Handlers are cancelled as soon as the lease has ended."""
-    monkeypatch.setattr("rio.server.server.FENCE_GRACE", 0.0)
+    monkeypatch.setattr("rio.server.fence.FENCE_GRACE", 0.0)
 
 
 async def stored(cluster: Cluster, id: str) -> int:
@@ -283,7 +283,7 @@ async def test_a_lease_that_comes_back_within_the_grace_cancels_nothing(
     await probe.noted("a adds")
     leash.let_go()
     leash.hold()
-    assert server._fencing is None
+    assert server._fence._timer is None
     probe.gate("go").set()
     assert await call == 1
 
@@ -335,7 +335,7 @@ async def test_a_member_that_was_declared_dead_stops_and_its_objects_live_elsewh
     second = await cluster.server(Holder)
     client = await cluster.client()
     await cluster.storage.membership.set_status(
-        first.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
+        first.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
     )
     assert await second.client.send(Holder, "a", Add(save=True)) == 6, "what was saved"
     with pytest.raises(NodeEvicted):
@@ -348,14 +348,14 @@ async def test_a_member_that_was_declared_dead_stops_and_its_objects_live_elsewh
 async def test_an_evicted_node_that_does_not_know_it_yet_can_save_nothing(
     cluster: Cluster, probe: Probe
 ) -> None:
-    first = await cluster.server(Holder, provider=Leash(cluster))
+    first = await cluster.server(Holder, cluster=Leash(cluster))
     await first.client.send(Holder, "a", Add(save=True))
     call = asyncio.ensure_future(
         first.client.send(Holder, "a", Add(amount=1000, gate="go", save=True))
     )
     await probe.noted("a adds", 2)
     await cluster.storage.membership.set_status(
-        first.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
+        first.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
     )
     second = await cluster.server(Holder)
     assert await second.client.send(Holder, "a", Add(save=True)) == 2

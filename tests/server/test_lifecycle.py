@@ -386,7 +386,7 @@ async def test_calls_behind_a_failing_handler_are_answered_by_the_next_activatio
 async def test_stopping_while_an_object_is_being_activated_leaves_nothing_behind(
     cluster: Cluster, probe: Probe
 ) -> None:
-    server = await cluster.server(Living, drain_timeout=0.05)
+    server = await cluster.server(Living, config=rio.ServerConfig(drain_timeout=0.05))
     async with await RawPeer.connect(server) as peer:
         peer.send(msgspec.msgpack.encode((1, 1, "Living", "slow", "Get", 60_000, None, {})))
         await probe.noted("slow before_load")
@@ -400,7 +400,7 @@ async def test_stopping_while_an_object_is_being_activated_leaves_nothing_behind
 async def test_stopping_waits_until_cancelled_handlers_have_ended(
     cluster: Cluster, probe: Probe
 ) -> None:
-    server = await cluster.server(Living, drain_timeout=0.05)
+    server = await cluster.server(Living, config=rio.ServerConfig(drain_timeout=0.05))
     client = await cluster.client()
     call = asyncio.ensure_future(client.send(Living, "a", Wait("never")))
     await probe.noted("a waits")

@@ -214,7 +214,7 @@ async def test_an_event_that_does_not_fit_its_class_is_told(cluster: Cluster) ->
 async def test_an_event_larger_than_a_frame_fails_its_publisher_and_harms_nobody(
     cluster: Cluster,
 ) -> None:
-    await cluster.server(Room, frame_limit=10_000)
+    await cluster.server(Room, config=rio.ServerConfig(frame_limit=10_000))
     client = await cluster.client(frame_limit=10_000)
     async with client.subscribe(Room, "lobby", Said) as events:
         with pytest.raises(
@@ -334,7 +334,7 @@ async def test_a_subscription_follows_its_object_when_its_node_dies(cluster: Clu
         assert home is not None
         await crash(home)
         await cluster.storage.membership.set_status(
-            home.cluster.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
+            home.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
         )
         await until(lambda: subscriptions(cluster) == 1)
         await client.send(Room, "lobby", Say("elsewhere"))
@@ -413,7 +413,7 @@ async def test_nothing_is_left_after_unsubscribing(cluster: Cluster) -> None:
         async with client.subscribe(Room, f"r{number}", Said):
             pass
     await until(lambda: server.statistics().subscriptions == 0)
-    router = server._service.router
+    router = server._catalog.router
     assert not router._listeners
     assert not router._of_sink
     assert not client._router.subscriptions
@@ -426,8 +426,8 @@ async def test_nothing_is_left_after_a_client_has_gone(cluster: Cluster) -> None
         await asyncio.gather(*(events.__aenter__() for events in everybody))
         assert server.statistics().subscriptions == 50
     await until(lambda: server.statistics().subscriptions == 0)
-    assert not server._service.router._listeners
-    assert not server._service.router._of_sink
+    assert not server._catalog.router._listeners
+    assert not server._catalog.router._of_sink
     for events in everybody:
         with pytest.raises(StopAsyncIteration):
             await anext(events)

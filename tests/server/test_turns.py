@@ -212,7 +212,7 @@ async def test_more_than_the_limit_of_waiting_calls_is_overloaded_and_the_rest_i
     cluster: Cluster, probe: Probe
 ) -> None:
     server = await cluster.server(Worker)
-    server._service.dispatcher.waiting_limit = 2
+    server._catalog.dispatcher.waiting_limit = 2
     client = await cluster.client()
     first = asyncio.ensure_future(client.send(Worker, "a", Step(0, gate="go")))
     await probe.noted("a 0")

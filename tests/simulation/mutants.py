@@ -32,7 +32,8 @@ from rio.errors import (
     Superseded,
 )
 from rio.server.activation import Activation
-from rio.server.service import Service
+from rio.server.catalog import Catalog
+from rio.server.ownership import Ownership
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
 from rio.transport.client_connection import ClientConnection
 from rio.transport.protocol import Kind
@@ -95,18 +96,21 @@ def two_flights() -> Iterator[None]:
     """M6: requests that come while an object is being activated activate it once more; the last one
     stays.
     """
-    activate, finish = Service.activate, Service._activate
+    activate, finish = Catalog.activate, Activation.activate
 
     def activate_again(self: Any, turn: Any) -> None:
         activate(self, turn)
         turn.table.mailboxes.pop(turn.id, None)
 
-    async def finish_and_replace(self: Any, activation: Any) -> None:
-        await finish(self, activation)
-        if activation.open:
-            activation.table.mailboxes[activation.id] = activation
+    async def finish_and_replace(self: Any) -> None:
+        await finish(self)
+        if self.open:
+            self.table.mailboxes[self.id] = self
 
-    with mock.patch.multiple(Service, activate=activate_again, _activate=finish_and_replace):
+    with (
+        mock.patch.object(Catalog, "activate", activate_again),
+        mock.patch.object(Activation, "activate", finish_and_replace),
+    ):
         yield
 
 
@@ -127,7 +131,7 @@ def save_without_token() -> AbstractContextManager[Any]:
 
 def default_after_a_failed_load() -> AbstractContextManager[Any]:
     """M8: an object whose state could not be read starts with nothing."""
-    load = Activation._load
+    load = Activation._load_field
 
     async def load_or_default(self: Any, field: Any) -> Any:
         try:
@@ -136,7 +140,7 @@ def default_after_a_failed_load() -> AbstractContextManager[Any]:
             self._versions[field.state_name] = 0
             return field.state_type()
 
-    return mock.patch.object(Activation, "_load", load_or_default)
+    return mock.patch.object(Activation, "_load_field", load_or_default)
 
 
 def retry_the_unknown() -> AbstractContextManager[Any]:
@@ -244,9 +248,9 @@ def an_error_means_dead() -> AbstractContextManager[Any]:
 
     async def is_gone(self: Any, generation: int) -> bool:
         try:
-            status = (await self.cluster.refresh()).status_of(generation)
+            status = (await self._cluster.refresh()).status_of(generation)
         except StorageError:
             return True
         return status is not None and status.terminal
 
-    return mock.patch.object(Service, "_is_gone", is_gone)
+    return mock.patch.object(Ownership, "_is_gone", is_gone)

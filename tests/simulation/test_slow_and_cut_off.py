@@ -27,7 +27,7 @@ async def ended(cluster: LocalCluster) -> set[int]:
 
 
 def admits(node: LocalNode) -> bool:
-    return node.alive and node.host.clock() < node.server.cluster._lease.until
+    return node.alive and node.host.clock() < node.server._cluster._lease.until
 
 
 async def until_all_admit(nodes: Sequence[LocalNode]) -> float:

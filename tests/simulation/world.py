@@ -202,19 +202,18 @@ class World:
         nodes = self.cluster.nodes
         if not all(node.alive for node in nodes):
             return False
-        views = {node.server.cluster.snapshot.version for node in nodes}
+        views = {node.server.members.version for node in nodes}
         active = {
             member.generation
-            for member in nodes[0].server.cluster.snapshot.members
+            for member in nodes[0].server.members.members
             if member.status == MemberStatus.ACTIVE
         }
-        admits = all(node.host.clock() < node.server.cluster._lease.until for node in nodes)
+        admits = all(node.host.clock() < node.server._cluster._lease.until for node in nodes)
         return len(views) == 1 and active == {node.generation for node in nodes} and admits
 
     def _state(self) -> str:
         return ", ".join(
-            f"{node} sees version {node.server.cluster.snapshot.version}"
-            for node in self.cluster.nodes
+            f"{node} sees version {node.server.members.version}" for node in self.cluster.nodes
         )
 
     async def _last_call(self, number: int) -> None:
@@ -418,7 +417,7 @@ class World:
                 self._spawn(self._condemned(node, other.generation), self._ending)
 
     async def _condemned(self, node: LocalNode, generation: int) -> None:
-        provider = node.server.cluster
+        provider = node.server._cluster
         assert isinstance(provider, PeerToPeerClusterProvider)
         try:
             await node.host.run(provider.condemn(generation))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import rio
+from rio import ServerConfig
 from rio.cluster.config import ClusterConfig
 from rio.contracts.membership import MemberStatus
 from rio.errors import JoinFailed, NotExecuted, OutcomeUnknown, StorageUnavailable
@@ -186,8 +187,8 @@ def test_each_node_can_have_application_data_of_its_own_or_all_share_one() -> No
 
 def test_options_of_the_server_can_be_given_for_all_nodes_and_for_one() -> None:
     async def main() -> None:
-        async with bank(nodes=1, timeout=7.0) as cluster:
-            await cluster.start_node(timeout=8.0)
+        async with bank(nodes=1, config=ServerConfig(timeout=7.0)) as cluster:
+            await cluster.start_node(config=ServerConfig(timeout=8.0))
             assert [node.server.client.timeout for node in cluster.nodes] == [7.0, 8.0]
 
     run(main())

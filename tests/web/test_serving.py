@@ -90,7 +90,7 @@ async def test_a_server_shows_the_members_and_a_client_finds_the_servers_by_it(
         rio.Server(registry, storage=storage, cluster="local", http="127.0.0.1:0") as first,
         rio.Server(registry, storage=storage, cluster="local") as second,
     ):
-        await first.cluster.refresh()
+        await first._cluster.refresh()
         shown = json.loads((await page(first, "/members"))[1])
         assert [(member["address"], member["status"]) for member in shown["members"]] == [
             (first.address, "ACTIVE"),
@@ -98,12 +98,12 @@ async def test_a_server_shows_the_members_and_a_client_finds_the_servers_by_it(
         ]
         host, _, port = second.address.rpartition(":")
         status, body = await page(first, f"/members/{host}/{port}")
-        assert (status, json.loads(body)["generation"]) == (200, second.cluster.generation)
+        assert (status, json.loads(body)["generation"]) == (200, second.generation)
         assert second.http_address == ""
         async with rio.Client(f"http://{first.http_address}") as client:
             assert await client.send(Counter, "ada", Add()) == 1
         async with HttpMembershipStorage(f"http://{first.http_address}") as membership:
-            assert await membership.snapshot() == first.cluster.snapshot
+            assert await membership.snapshot() == first.members
 
 
 async def test_a_server_is_not_ready_as_soon_as_it_drains_and_lives_on_until_it_has(

@@ -71,6 +71,6 @@ def _stop_while_starting() -> None:
 
 
 def _announce(server: Server) -> None:
-    print(f"listening on {server.address} (member {server.cluster.generation})", flush=True)
+    print(f"listening on {server.address} (member {server.generation})", flush=True)
     if server.http_address:
         print(f"showing the members on http://{server.http_address}/members", flush=True)

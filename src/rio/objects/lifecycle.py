@@ -32,7 +32,7 @@ class LifecycleHooks(NamedTuple):
 
     before_load: LifecycleHook | None
     load: LifecycleHook | None
-    """Never ``None`` for a class with managed state."""
+    """``None``: the runtime loads all managed states."""
     after_load: LifecycleHook | None
     before_shutdown: LifecycleHook | None
     shutdown: LifecycleHook | None
@@ -79,21 +79,20 @@ def check_hooks(cls: type) -> None:
             type.__setattr__(cls, name, ShutdownHook(function))
 
 
-def hooks_of(cls: type, *, has_state: bool) -> LifecycleHooks:
-    """The hooks to run for objects of ``cls``; ``has_state``: whether there is state to load.
+def hooks_of(cls: type) -> LifecycleHooks:
+    """The hooks to run for objects of ``cls``.
 
     :raises BadRegistration: a hook's second parameter is not the application's data.
     """
-    return LifecycleHooks(*(_hook(cls, name, has_state) for name in HOOK_NAMES))
+    return LifecycleHooks(*(_hook(cls, name) for name in HOOK_NAMES))
 
 
-def _hook(cls: type, name: str, has_state: bool) -> LifecycleHook | None:
+def _hook(cls: type, name: str) -> LifecycleHook | None:
     function = getattr(cls, name)
-    is_default = hasattr(function, "__rio_default_hook__")
-    if is_default and not (name == "load" and has_state):
+    if hasattr(function, "__rio_default_hook__"):
         return None
     where = _where(cls, name, function)
-    takes_app_data = not is_default and _takes_app_data(function, where)
+    takes_app_data = _takes_app_data(function, where)
     if takes_app_data:
         _check_app_data(function, where)
     return LifecycleHook(name, function, takes_app_data)

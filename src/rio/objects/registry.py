@@ -152,8 +152,7 @@ def _registered(cls: type[ServiceObject]) -> RegisteredType:
     _check_construction(cls)
     handlers = index_by_message_name(cls, cls.__rio_handlers__.values())
     states = managed_states_of(cls)
-    hooks = hooks_of(cls, has_state=bool(states))
-    return RegisteredType(cls, type_name_of(cls), MappingProxyType(handlers), states, hooks)
+    return RegisteredType(cls, type_name_of(cls), MappingProxyType(handlers), states, hooks_of(cls))
 
 
 def _check_construction(cls: type[ServiceObject]) -> None:

@@ -1,54 +1,65 @@
-"""One live object: its lifecycle and its state. Its turns are taken in the compiled core."""
+"""One live object: how it comes to life and leaves, and its state.
+
+The compiled core takes its turns.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from rio._core import dispatch
-from rio.contracts.state import StateStorage
+from rio._core.dispatch import Dispatcher, Mailbox, TypeTable
 from rio.errors import (
     HandlerFailed,
+    NotActivated,
+    RioError,
     StateCorrupt,
     StateNotFound,
     StorageError,
     StorageUnavailable,
     Superseded,
+    Unavailable,
 )
 from rio.identity import Address, ObjectId, type_name_of
-from rio.objects.managed_state import ManagedStateField
 from rio.objects.message import Message, encode_message
 from rio.objects.ref import ref
+from rio.server import answers
 from rio.transport import codec
 
 if TYPE_CHECKING:
+    from rio.contracts.state import StateStorage
     from rio.objects.app_data import AppData
     from rio.objects.lifecycle import LifecycleHook
+    from rio.objects.managed_state import ManagedStateField
     from rio.objects.registry import RegisteredType
+    from rio.server.ownership import Ownership
+    from rio.server.pubsub import MessageRouter
+
+logger = logging.getLogger("rio.server")
 
 T = TypeVar("T")
 
 
-class ActivationHost:
-    """What activations need of their node; :class:`rio.server.service.Service` is it."""
+class NodeHost(Protocol):
+    """What a live object needs of its node; :class:`rio.server.catalog.Catalog` is one."""
 
-    dispatcher: dispatch.Dispatcher
+    dispatcher: Dispatcher
+    ownership: Ownership
+    state: StateStorage
+    router: MessageRouter
     app_data: AppData
     address: Address
-    state: StateStorage
     send: Callable[..., Awaitable[Any]]
     """The compiled ``send`` of the node's client."""
 
-    def publish(self, object_id: ObjectId, type_name: str, payload: bytes) -> None:
-        raise NotImplementedError
 
-
-class Activation(dispatch.Mailbox):
+class Activation(Mailbox):
     """An object in memory, from the claim of its placement to its release."""
 
     __slots__ = (
-        "_host",
+        "_node",
         "_saving",
         "_versions",
         "failed",
@@ -61,48 +72,96 @@ class Activation(dispatch.Mailbox):
     )
 
     def __init__(
-        self, table: dispatch.TypeTable, id: str, registered: RegisteredType, host: ActivationHost
+        self, table: TypeTable, id: str, registered: RegisteredType, node: NodeHost
     ) -> None:
         super().__init__(table, id)
         self.registered = registered
         self.object_id = ObjectId(table.type_name, id)
         self.token = 0
-        """The fencing token of the claim."""
+        """The fencing token of the claim; 0 before it."""
         self.failed = False
-        """Its memory is not to be trusted any more: it is dropped without running its shutdown
-        hooks.
-        """
+        """Its memory may be wrong: the node drops it and runs no shutdown hook."""
         self.superseded = False
         """Another activation owns the object: there is no placement to release."""
         self.shutting_down = False
         """Its shutdown hook runs."""
-        self.send = host.send
+        self.send = node.send
         """How the object sends: without a Python frame of the node's."""
-        self._host = host
+        self._node = node
         self._saving: asyncio.Event | None = None
         self._versions: dict[str, int] = {}
 
-    # --- lifecycle --------------------------------------------------------------------------------
+    # --- coming to life ---------------------------------------------------------------------------
 
-    async def load(self) -> None:
+    async def activate(self) -> None:
+        """Claim the object, load it, and start the turns that wait; or answer why it cannot be."""
+        try:
+            self.token = await self._node.ownership.claim(self.object_id)
+            if not self._node.dispatcher.admits:
+                raise Unavailable(
+                    f"{self.address} lost its lease while it claimed {self.object_id}"
+                )
+            await self._load()
+        except RioError as error:
+            self.refuse(error)
+        else:
+            self.opened(self._node.dispatcher)
+
+    def refuse(self, error: RioError) -> None:
+        """Leave the memory, and answer the turns that wait."""
+        for turn in self.remove():
+            turn.fail(error)
+
+    def give_up(self) -> None:
+        """Settle an activation whose steps were cut off: nobody knows how far they came."""
+        self.refuse(Unavailable(f"{self.address} stopped while {self.object_id} was loaded"))
+
+    async def _load(self) -> None:
         """Make the instance and bring it to life.
 
-        :raises Exception: what a hook raised.
+        :raises RioError: the answer, if that failed; the claim is given back by then.
         """
-        instance = self.instance = self.registered.cls()
-        instance.id = self.id
-        instance.object_id = self.object_id
-        instance._activation = self
-        hooks = self.registered.hooks
-        for hook in (hooks.before_load, hooks.load, hooks.after_load):
-            if hook is not None:
-                await self._run(hook)
+        registered = self.registered
+        hooks = registered.hooks
+        try:
+            instance = self.instance = registered.cls()
+            instance.id = self.id
+            instance.object_id = self.object_id
+            instance._activation = self
+            if hooks.before_load is not None:
+                await self._run(hooks.before_load)
+            if hooks.load is not None:
+                await self._run(hooks.load)
+            elif registered.managed_states:
+                await self.load_state()
+            if hooks.after_load is not None:
+                await self._run(hooks.after_load)
+        except Exception as error:
+            answer = answers.not_loaded(self.object_id, error, superseded=self.superseded)
+            if isinstance(answer, NotActivated):
+                logger.error("%s could not be activated", self.object_id, exc_info=error)
+        else:
+            if not self.failed:
+                return
+            answer = Unavailable(
+                f"{self.object_id} may not have saved its state while it was loaded"
+            )
+        await self._release()
+        raise answer
 
-    async def unload(self) -> None:
-        """Run the shutdown hooks.
+    # --- leaving ----------------------------------------------------------------------------------
 
-        :raises Exception: what a hook raised.
-        """
+    async def deactivate(self) -> None:
+        """Run the shutdown hooks, unless the memory may be wrong, and give the claim back."""
+        try:
+            if not self.failed:
+                await self._run_shutdown_hooks()
+        except Exception as error:
+            logger.error("the shutdown hook of %s failed", self.object_id, exc_info=error)
+        finally:
+            await self._release()
+
+    async def _run_shutdown_hooks(self) -> None:
         hooks = self.registered.hooks
         if hooks.before_shutdown is not None:
             await self._run(hooks.before_shutdown)
@@ -110,9 +169,23 @@ class Activation(dispatch.Mailbox):
         if hooks.shutdown is not None:
             await self._run(hooks.shutdown)
 
+    def drop(self, *, superseded: bool = False) -> None:
+        """Start no further turn, and leave the memory once the running turn has ended.
+
+        ``superseded``: another node took the object over.
+        """
+        self.failed = True
+        self.superseded = self.superseded or superseded
+        self.closing = True
+        self._node.dispatcher.pump(self)
+
+    async def _release(self) -> None:
+        if self.token and not self.superseded:
+            await self._node.ownership.release(self.object_id, self.token)
+
     async def _run(self, hook: LifecycleHook) -> None:
         try:
-            await hook.run(self.instance, self._host.app_data)
+            await hook.run(self.instance, self._node.app_data)
         except SystemExit as error:  # it would end the event loop
             raise HandlerFailed(f"the hook {hook.name} called sys.exit({error.code!r})") from error
         except asyncio.CancelledError as error:
@@ -122,33 +195,26 @@ class Activation(dispatch.Mailbox):
                 f"the hook {hook.name} was cancelled by something it awaited"
             ) from error
 
-    def drop(self, *, superseded: bool = False) -> None:
-        """Let no further turn start; the memory is dropped now, or once the running turn has ended."""
-        self.failed = True
-        self.superseded = self.superseded or superseded
-        self.closing = True
-        self._host.dispatcher.pump(self)
-
     # --- what the object's own methods need -------------------------------------------------------
 
     @property
     def app_data(self) -> AppData:
-        return self._host.app_data
+        return self._node.app_data
 
     @property
     def address(self) -> Address:
-        return self._host.address
+        return self._node.address
 
     def ref(self, object_type: type[T], id: str, /) -> T:
         return ref(self, object_type, id)
 
     def publish(self, event: Message[Any], /) -> None:
-        self._host.publish(self.object_id, type_name_of(type(event)), encode_message(event))
+        self._node.router.publish(self.object_id, type_name_of(type(event)), encode_message(event))
 
     async def shutdown(self) -> None:
         """Ask for the object's deactivation, which starts when the running turn has ended."""
         self.closing = True
-        self._host.dispatcher.pump(self)
+        self._node.dispatcher.pump(self)
 
     # --- state ------------------------------------------------------------------------------------
 
@@ -156,7 +222,7 @@ class Activation(dispatch.Mailbox):
         """Read these managed states, or all."""
         try:
             for field in self._fields(attributes):
-                setattr(self.instance, field.attribute, await self._load(field))
+                setattr(self.instance, field.attribute, await self._load_field(field))
         except Superseded:
             self.drop(superseded=True)
             raise
@@ -164,19 +230,19 @@ class Activation(dispatch.Mailbox):
     async def save_state(self, *attributes: str) -> None:
         """Write these managed states, or all.
 
-        Where it is not certain that all were written, memory and storage may differ: the activation
-        is dropped after this turn, and the object is loaded again by the next call.
+        If it is not certain that all were written, memory and storage may differ: the activation is
+        dropped after this turn, and the next call loads the object again.
         """
         while self._saving is not None:
             await self._saving.wait()
         self._saving = asyncio.Event()
         try:
-            if not self._host.dispatcher.admits:
+            if not self._node.dispatcher.admits:
                 raise StorageUnavailable(
                     f"{self.object_id} was not saved: the node has lost its lease"
                 )
             for field in self._fields(attributes):
-                await self._save(field)
+                await self._save_field(field)
         except (StorageError, Superseded, asyncio.CancelledError) as error:
             self.drop(superseded=isinstance(error, Superseded))
             raise
@@ -184,8 +250,8 @@ class Activation(dispatch.Mailbox):
             self._saving.set()
             self._saving = None
 
-    async def _load(self, field: ManagedStateField) -> Any:
-        storage = field.storage or self._host.state
+    async def _load_field(self, field: ManagedStateField) -> Any:
+        storage = field.storage or self._node.state
         try:
             stored = await storage.load_and_fence(self.object_id, field.state_name, self.token)
         except StateNotFound:
@@ -194,8 +260,8 @@ class Activation(dispatch.Mailbox):
         self._versions[field.state_name] = stored.version
         return codec.decode(stored.data, field.state_type, failure=StateCorrupt)
 
-    async def _save(self, field: ManagedStateField) -> None:
-        storage = field.storage or self._host.state
+    async def _save_field(self, field: ManagedStateField) -> None:
+        storage = field.storage or self._node.state
         data = codec.encode(getattr(self.instance, field.attribute))
         version = self._versions[field.state_name]
         self._versions[field.state_name] = await storage.save(
@@ -208,7 +274,8 @@ class Activation(dispatch.Mailbox):
         if unknown:
             known = ", ".join(field.attribute for field in fields) or "none"
             raise AttributeError(
-                f"{self.table.type_name} has no managed state {', '.join(sorted(unknown))}; it has: {known}"
+                f"{self.table.type_name} has no managed state {', '.join(sorted(unknown))}; "
+                f"it has: {known}"
             )
         return [field for field in fields if not attributes or field.attribute in attributes]
 

@@ -10,7 +10,7 @@ from rio.client.access import MakeConnection
 from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import MembershipSnapshot
 from rio.errors import NodeEvicted
-from rio.server.service import Service
+from rio.server.catalog import Catalog
 from rio.transport.client_connection import ClientConnection, open_connection
 from rio.transport.memory import MemoryTransport
 from rio.transport.protocol import Hello
@@ -27,16 +27,14 @@ class NodeAccess:
     def __init__(
         self,
         cluster: ClusterProvider,
-        service: Service,
-        address: str,
+        catalog: Catalog,
         *,
         introduction: Callable[[], Hello],
         accept: Callable[[], ServerConnection],
     ) -> None:
         self.introduction = introduction
         self._cluster = cluster
-        self._service = service
-        self._address = address
+        self._catalog = catalog
         self._accept = accept
         self._context = contextvars.Context()
 
@@ -54,10 +52,10 @@ class NodeAccess:
 
     @property
     def preferred_address(self) -> str:
-        return "" if self._service.draining else self._address
+        return "" if self._catalog.draining else self._cluster.address
 
     async def connect(self, address: str, make: MakeConnection, /) -> ClientConnection:
-        if address != self._address:
+        if address != self._cluster.address:
             return await open_connection(address, make)
         connection = make()
         MemoryTransport.join(asyncio.get_running_loop(), connection, self._accept())

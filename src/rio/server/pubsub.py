@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rio.errors import RioError
+from rio._core.frame import DEFAULT_FRAME_LIMIT
+from rio.errors import FrameTooLarge, RioError
 from rio.identity import ObjectId
 from rio.transport import protocol
 
 MAX_UNSENT = 1024 * 1024
-"""Bytes that may wait for a slow subscriber's connection before events are dropped; it is told how
-many.
+"""Bytes that may wait for a slow subscriber's connection. Above that events are dropped, and the
+subscriber is told how many.
 """
+ROOM_FOR_HEAD = 160
+"""Bytes that an event takes besides its payload, at most."""
 
 
 class EventSink(Protocol):
@@ -48,9 +51,13 @@ class Listener:
 
 
 class MessageRouter:
-    """Delivers what objects publish. An entry exists only while somebody listens."""
+    """Delivers what objects publish. An entry exists only while somebody listens.
 
-    def __init__(self) -> None:
+    ``frame_limit``: bytes of an event with its names, at most.
+    """
+
+    def __init__(self, frame_limit: int = DEFAULT_FRAME_LIMIT) -> None:
+        self._frame_limit = frame_limit
         self._listeners: dict[ObjectId, dict[tuple[int, int], Listener]] = {}
         self._of_sink: dict[int, dict[int, Listener]] = {}
         self.delivered = 0
@@ -83,7 +90,15 @@ class MessageRouter:
             self._remove(listener)
 
     def publish(self, object_id: ObjectId, type_name: str, payload: bytes) -> int:
-        """Deliver an event that is encoded already. Returns to how many."""
+        """Deliver an event that is encoded already. Returns to how many.
+
+        :raises FrameTooLarge: the event does not fit into a frame, whether somebody listens or not.
+        """
+        if len(payload) + ROOM_FOR_HEAD > self._frame_limit:
+            raise FrameTooLarge(
+                f"{type_name} of {object_id} takes {len(payload)} bytes, "
+                f"the frame limit is {self._frame_limit}"
+            )
         listeners = self._listeners.get(object_id)
         if not listeners:
             return 0

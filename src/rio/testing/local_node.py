@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from rio.errors import NodeEvicted
-from rio.server.server import Server, ServerStatistics
+from rio.server.server import Server
+from rio.server.statistics import ServerStatistics
 from rio.testing.faults import StorageFaults
 from rio.testing.network import Network
 from rio.testing.virtual_time import Host, VirtualTimeLoop
@@ -45,7 +46,7 @@ class LocalNode:
     @property
     def generation(self) -> int:
         """The server's number in the membership, 0 before it has one."""
-        return self.server.cluster.generation
+        return self.server.generation
 
     @property
     def alive(self) -> bool:

@@ -1,0 +1,97 @@
+"""What is answered to a call that does not end in the ordinary way.
+
+The core writes the replies that are of exactly the declared class. For everything else it asks one
+of these functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rio._core.dispatch import Mailbox, Turn
+from rio.errors import (
+    BadReply,
+    Deadlock,
+    HandlerFailed,
+    NotActivated,
+    OutcomeUnknown,
+    RioError,
+    StorageError,
+    StorageUnavailable,
+    Superseded,
+    Unavailable,
+)
+from rio.identity import ObjectId
+from rio.objects.application_error import ApplicationError
+from rio.transport import call_context, codec
+from rio.transport.protocol import text_of, traceback_of
+
+
+def encode_reply(turn: Turn, value: Any) -> bytes:
+    """Encode a reply whose class is not exactly the declared one.
+
+    :raises BadReply: it is not of the declared type.
+    """
+    declared = turn.method.handler.reply_type
+    if declared is Any:
+        return codec.encode_dynamic(value, failure=BadReply)
+    payload = codec.encode(value)
+    try:
+        codec.decode(payload, declared, failure=BadReply)
+    except BadReply as error:
+        raise BadReply(
+            f"the handler {turn.method.handler!r} returned a {type(value).__name__}, which is not "
+            f"what it declares: {error}"
+        ) from error
+    return payload
+
+
+def cycle(turn: Turn, mailbox: Mailbox) -> RioError | None:
+    """The answer to a call that would wait for the turn of an object, if that turn waits for the
+    call; else ``None``.
+    """
+    assert mailbox.turn is not None
+    return call_context.cycle(turn, mailbox.turn)
+
+
+def undecodable(turn: Turn, error: Exception) -> RioError:
+    """The answer to a payload that does not decode into the handler's message."""
+    return codec.decode_error(error, turn.method.handler.message_type or Any)
+
+
+def unencodable(value: Any, error: Exception) -> RioError:
+    """The answer if a reply cannot be encoded."""
+    return error if isinstance(error, RioError) else codec.encode_error(error, value)
+
+
+def handler_failed(turn: Turn, error: BaseException) -> RioError:
+    """The answer to an exception of a handler. Application errors are answered as they are."""
+    if isinstance(error, (ApplicationError, Superseded, Deadlock)):
+        return error
+    if isinstance(error, StorageError):
+        return OutcomeUnknown(
+            f"{turn.type_name}/{turn.id} may not have saved its state: {text_of(error)}"
+        )
+    if isinstance(error, HandlerFailed) and isinstance(error.__cause__, SystemExit):
+        return error
+    return HandlerFailed(
+        f"{turn.type_name}/{turn.id} failed in {turn.message_name}: {text_of(error)}",
+        [type(error).__name__, traceback_of(error)],
+    )
+
+
+def not_loaded(object_id: ObjectId, error: Exception, *, superseded: bool) -> RioError:
+    """The answer to the calls of an object that an exception kept from coming to life.
+
+    ``superseded``: another node took the object over meanwhile.
+    """
+    if superseded:
+        return Unavailable(
+            f"{object_id} was taken over by another node while it was loaded: {text_of(error)}"
+        )
+    if isinstance(error, StorageUnavailable):
+        return Unavailable(f"{object_id} could not be loaded: {text_of(error)}")
+    return NotActivated(
+        f"{object_id} could not be activated: {text_of(error)}",
+        [type(error).__name__, traceback_of(error)],
+    )

@@ -1,0 +1,224 @@
+"""What a node hosts: the types of its registry, and their objects that are in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, NoReturn
+
+from rio._core.clock import Clock
+from rio._core.dispatch import Dispatcher, Mailbox, Turn, TypeTable
+from rio.contracts.state import StateStorage
+from rio.errors import Draining, Unavailable
+from rio.identity import Address
+from rio.objects.app_data import AppData
+from rio.objects.application_error import ApplicationError
+from rio.objects.registry import Registry
+from rio.objects.system_messages import RESERVED_PREFIX
+from rio.server import answers
+from rio.server.activation import Activation
+from rio.server.config import ServerConfig
+from rio.server.handlers import table_of
+from rio.server.ownership import Ownership
+from rio.server.pubsub import MessageRouter
+
+logger = logging.getLogger("rio.server")
+
+RELEASE_BATCH = 64
+"""Objects that are deactivated at the same time while the node drains."""
+ABORT_TIMEOUT = 1.0
+"""Seconds that cancelled handlers and hooks have to end."""
+
+
+class Catalog:
+    """The types and the objects of one node.
+
+    It is the runtime of the compiled :class:`rio._core.dispatch.Dispatcher`: a request that is not
+    an ordinary one leaves the core through one of the methods here.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        config: ServerConfig,
+        *,
+        ownership: Ownership,
+        state: StateStorage,
+        app_data: AppData,
+        address: Address,
+        clock: Clock | None,
+    ) -> None:
+        self.ownership = ownership
+        self.state = state
+        self.app_data = app_data
+        self.address = address
+        """Where the node listens, then the address under which the others know it."""
+        self.send: Callable[..., Awaitable[Any]] = _refuse_to_send
+        """The compiled ``send`` of the node's client, once the node is bound."""
+        self.router = MessageRouter(config.frame_limit)
+        self.draining = False
+        """Nothing is activated any more."""
+        self.dispatcher = Dispatcher(
+            self,
+            [table_of(registered, self.router) for registered in registry],
+            clock=clock,
+            waiting_limit=config.waiting_limit,
+            in_flight_limit=config.in_flight_limit,
+        )
+        self.dispatcher.app_data = app_data
+        self._registry = registry
+        self._lifecycles: dict[asyncio.Task[None], tuple[Turn | None, Callable[[], None]]] = {}
+        """The tasks of lifecycles that are under way; for each the turn that it holds, and what
+        settles it.
+        """
+        self._departed = asyncio.Event()
+
+    # --- requests that name something unknown -----------------------------------------------------
+
+    def unknown_type(self, type_name: str) -> str:
+        hosted = ", ".join(sorted(self.dispatcher.tables)) or "nothing"
+        return f"{self.address} does not host objects of type {type_name!r}; it hosts: {hosted}"
+
+    def unknown_message(self, table: TypeTable, message_name: str) -> str:
+        names = sorted(name for name in table.methods if not name.startswith(RESERVED_PREFIX))
+        return (
+            f"{table.type_name!r} has no handler for message {message_name!r}; "
+            f"it handles: {', '.join(names) or 'nothing'}"
+        )
+
+    # --- calls that do not end in the ordinary way ------------------------------------------------
+
+    cycle = staticmethod(answers.cycle)
+    undecodable = staticmethod(answers.undecodable)
+    unencodable = staticmethod(answers.unencodable)
+    encode_reply = staticmethod(answers.encode_reply)
+
+    def handler_failed(self, turn: Turn, error: BaseException) -> None:
+        """Answer an exception of a handler. If it is no application error, the object may be in any
+        state: it is dropped from memory.
+        """
+        if not isinstance(error, ApplicationError):
+            activation: Activation = turn.mailbox
+            activation.drop()
+            logger.error(
+                "%s failed in %r and is dropped from memory",
+                activation.object_id,
+                turn.method.handler,
+                exc_info=error,
+            )
+        turn.fail(answers.handler_failed(turn, error))
+
+    # --- objects that come into memory and leave it -----------------------------------------------
+
+    def activate(self, turn: Turn) -> None:
+        """A request for an object that is not in memory here."""
+        if self.draining:
+            turn.fail(Draining(f"{self.address} is about to stop"))
+        elif not self.dispatcher.admits:
+            turn.fail(Unavailable(f"{self.address} does not hold its lease at present"))
+        else:
+            activation = Activation(turn.table, turn.id, self._registry[turn.type_name], self)
+            turn.wait_for(activation)
+            self._begin(activation, activation.activate, activation.give_up, turn.context)
+
+    def turn_ended(self, mailbox: Mailbox) -> None:
+        """No turn of an object runs and none may start: the object leaves."""
+        assert isinstance(mailbox, Activation)
+        self._begin(mailbox, mailbox.deactivate, partial(self._leave, mailbox))
+
+    def _begin(
+        self,
+        activation: Activation,
+        steps: Callable[[], Coroutine[Any, Any, None]],
+        settle: Callable[[], None],
+        caller: bytes | None = None,
+    ) -> None:
+        """Take the steps of a lifecycle in a task.
+
+        ``settle``: decides what becomes of the object, unless the steps did. The task's callback
+        calls it, and not the task's own code: a task that is cancelled before its first step runs
+        none of that, and the object would stay between two states for ever. ``caller``: the context
+        of the request that asks for the object.
+        """
+        context = contextvars.copy_context()
+        context.run(activation.begin, self.dispatcher, caller)
+        name = f"{steps.__name__} {activation.table.type_name}/{activation.id}"
+        task = self.dispatcher.loop.create_task(steps(), name=name, context=context)
+        self._lifecycles[task] = activation.turn, settle
+        task.add_done_callback(self._ended, context=context)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        turn, settle = self._lifecycles.pop(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("%s failed", task.get_name(), exc_info=task.exception())
+        if turn is not None and not turn.finished:
+            settle()
+        if self.draining:
+            self._departed.set()
+
+    def _leave(self, activation: Activation) -> None:
+        """Take an object out of memory; its subscribers, and the turns that wait for it, look for
+        it again.
+        """
+        text = f"{activation.object_id} left {self.address}"
+        self.router.end(activation.object_id, Unavailable(text))
+        for turn in activation.remove():
+            standing = turn.table.mailboxes.get(turn.id)
+            if standing is None:
+                self.activate(turn)
+            else:
+                turn.wait_for(standing)
+
+    # --- the end of the node ----------------------------------------------------------------------
+
+    async def deactivate_all(self) -> None:
+        """Let all objects finish what waits for them, run their shutdown hooks and release them.
+
+        New ones are refused from now on.
+        """
+        self.draining = True
+        for activation in self.dispatcher.mailboxes():
+            while len(self._lifecycles) >= RELEASE_BATCH:
+                await self._wait_for_a_departure()
+            if not activation.closing:
+                activation.closing = True
+                self.dispatcher.pump(activation)
+        while self.dispatcher.live:
+            await self._wait_for_a_departure()
+
+    async def _wait_for_a_departure(self) -> None:
+        self._departed.clear()
+        await self._departed.wait()
+
+    def cancel_running(self) -> list[asyncio.Task[Any]]:
+        """Cancel all handlers and lifecycle hooks that wait for something. Returns their tasks."""
+        lifecycles = list(self._lifecycles)
+        for task in lifecycles:
+            task.cancel()
+        return [*self.dispatcher.cancel_running(), *lifecycles]
+
+    async def abort(self) -> None:
+        """Stop at once and save nothing: the node is not the owner of its objects any more."""
+        self.draining = True
+        self.dispatcher.set_lease(-math.inf)
+        for activation in self.dispatcher.mailboxes():
+            activation.failed = True
+        try:
+            async with asyncio.timeout(ABORT_TIMEOUT):
+                while tasks := self.cancel_running():
+                    await asyncio.wait(tasks)
+        except TimeoutError:
+            logger.error(
+                "handlers or hooks were cancelled and do not end: %s", self.cancel_running()
+            )
+        for activation in self.dispatcher.mailboxes():
+            activation.refuse(Unavailable(f"{self.address} was stopped"))
+        self._departed.set()
+
+
+def _refuse_to_send(*_: Any, **__: Any) -> NoReturn:
+    raise Unavailable("the server does not run")

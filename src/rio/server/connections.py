@@ -1,0 +1,89 @@
+"""The connections of a node: what they ask of it, and how they end with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+
+from rio.cluster.provider import ClusterProvider
+from rio.server.catalog import Catalog
+from rio.transport import protocol
+from rio.transport.protocol import Hello
+from rio.transport.server_connection import ServerConnection
+
+logger = logging.getLogger("rio.server")
+
+FAREWELL_TIMEOUT = 1.0
+"""Seconds that clients have to close after they were told that the server has stopped."""
+
+
+class Connections:
+    """The owner of the node's :class:`ServerConnection`\\ s.
+
+    ``request_stop``: what to call if a client asks the node to stop.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        cluster: ClusterProvider,
+        *,
+        frame_limit: int,
+        request_stop: Callable[[], None],
+    ) -> None:
+        self.hello = Hello(protocol.VERSION, "node")
+        """How the node introduces itself to those who connect to it."""
+        self._catalog = catalog
+        self._cluster = cluster
+        self._frame_limit = frame_limit
+        self._request_stop = request_stop
+        self._all_gone = asyncio.Event()
+
+    def make(self) -> ServerConnection:
+        """The node's half of a connection that is about to be made."""
+        return ServerConnection(self._catalog.dispatcher, self, self._frame_limit)
+
+    # --- what a connection asks -------------------------------------------------------------------
+
+    def unsubscribe(self, connection: ServerConnection, number: int) -> None:
+        self._catalog.router.unsubscribe(connection, number)
+
+    def disconnected(self, connection: ServerConnection) -> None:
+        self._catalog.router.disconnect(connection)
+        if not self._catalog.dispatcher.connections:
+            self._all_gone.set()
+
+    def gossip(self, source: int, payload: bytes) -> None:
+        self._cluster.receive(source, payload)
+
+    def leave_requested(self) -> None:
+        logger.info("%s was asked to stop", self._catalog.address)
+        self._request_stop()
+
+    # --- the end of the node ----------------------------------------------------------------------
+
+    def announce_stop(self) -> None:
+        """Tell the peers that the node is about to stop: new objects go to other nodes."""
+        for connection in self._catalog.dispatcher.connections:
+            connection.put(protocol.goaway(f"{self._catalog.address} is about to stop"))
+
+    async def close(self) -> None:
+        """Have the clients close, so that none loses a call that is on its way; after
+        :data:`FAREWELL_TIMEOUT`, close.
+        """
+        connections = self._catalog.dispatcher.connections
+        for connection in list(connections):
+            connection.dismiss(f"{self._catalog.address} has stopped")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_TIMEOUT):
+                while connections:
+                    self._all_gone.clear()
+                    await self._all_gone.wait()
+        self.cut_off()
+
+    def cut_off(self) -> None:
+        """Close all connections at once, whatever is not sent yet."""
+        for connection in list(self._catalog.dispatcher.connections):
+            connection.cut_off(f"{self._catalog.address} has stopped")

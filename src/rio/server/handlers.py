@@ -1,0 +1,112 @@
+"""From a handler to a row of the dispatch table.
+
+The function that the core calls for a message is put together here, once, when the server is made.
+Whatever wraps a handler is part of that function, so a handler that nothing wraps pays nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from rio._core.dispatch import Method, Turn, TypeTable, current
+from rio.errors import BadRegistration
+from rio.identity import type_name_of
+from rio.objects.handler import Handler
+from rio.objects.message import Message
+from rio.objects.registry import RegisteredType
+from rio.objects.system_messages import RESERVED_PREFIX, Shutdown, Subscribe
+from rio.server.pubsub import MessageRouter
+from rio.transport.codec import ENCODER, decoder_of
+
+
+def table_of(registered: RegisteredType, router: MessageRouter) -> TypeTable:
+    """The dispatch table of one type: its own handlers, and those that every object has.
+
+    :raises BadRegistration: the type or a message has a reserved name.
+    """
+    _check_names(registered)
+    own = [_row(handler) for handler in registered.handlers.values()]
+    return TypeTable(registered.type_name, [*own, *_builtin_rows(router)])
+
+
+def _check_names(registered: RegisteredType) -> None:
+    if registered.type_name.startswith(RESERVED_PREFIX):
+        raise BadRegistration(
+            f"{registered.cls.__name__}: type names that start with {RESERVED_PREFIX!r} are "
+            "reserved"
+        )
+    for name in registered.handlers:
+        if name.startswith(RESERVED_PREFIX):
+            raise BadRegistration(
+                f"{registered.cls.__name__} handles {name!r}: names that start with "
+                f"{RESERVED_PREFIX!r} are reserved"
+            )
+
+
+def _row(handler: Handler[Any, Any, Any]) -> Method:
+    reply = handler.reply_type
+    return Method(
+        handler,
+        handler.message_name,
+        function=handler.function,
+        decode=decoder_of(handler.message_type or Any),
+        encode=ENCODER.encode,
+        reply_class=reply if isinstance(reply, type) and _is_exact(reply) else None,
+        is_async=handler.is_async,
+        takes_app_data=handler.takes_app_data,
+        timeout=handler.timeout,
+    )
+
+
+def _is_exact(reply: type) -> bool:
+    """Whether a value of exactly this class is surely of the declared type, as far as the encoder
+    looks into it.
+    """
+    return reply in (type(None), bool, int, float, str, bytes) or issubclass(reply, msgspec.Struct)
+
+
+# --- what every object answers --------------------------------------------------------------------
+
+
+class BuiltinHandler:
+    """A handler that every object has, in the place of a :class:`rio.objects.handler.Handler`."""
+
+    def __init__(self, message_type: type[Message[Any]]) -> None:
+        self.message_type = message_type
+        self.reply_type = type(None)
+
+    def __repr__(self) -> str:
+        return f"<{type_name_of(self.message_type)}>"
+
+
+def _builtin_rows(router: MessageRouter) -> list[Method]:
+    def subscribe(instance: Any, message: Subscribe) -> None:
+        router.subscribe(instance.object_id, _current_turn().connection, message.number)
+
+    def shutdown(instance: Any, _: Shutdown) -> None:
+        _current_turn().mailbox.closing = True
+
+    return [_builtin_row(Subscribe, subscribe), _builtin_row(Shutdown, shutdown)]
+
+
+def _builtin_row(message_type: type[Message[Any]], function: Callable[[Any, Any], None]) -> Method:
+    return Method(
+        BuiltinHandler(message_type),
+        type_name_of(message_type),
+        function=function,
+        decode=decoder_of(message_type),
+        encode=ENCODER.encode,
+        reply_class=type(None),
+        is_async=False,
+        takes_app_data=False,
+        timeout=None,
+    )
+
+
+def _current_turn() -> Turn:
+    turn = current()
+    assert turn is not None
+    return turn

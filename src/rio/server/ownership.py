@@ -1,0 +1,79 @@
+"""Which node owns an object: claim it, take it over from a dead member, redirect, release."""
+
+from __future__ import annotations
+
+import logging
+
+from rio.cluster.provider import ClusterProvider
+from rio.contracts.placement import ObjectPlacement, Placement
+from rio.errors import NodeEvicted, Redirected, StorageError, Unavailable
+from rio.identity import ObjectId
+from rio.transport.protocol import text_of
+
+logger = logging.getLogger("rio.server")
+
+
+class Ownership:
+    """Claims objects for this node, and gives them back."""
+
+    def __init__(self, placement: ObjectPlacement, cluster: ClusterProvider) -> None:
+        self._placement = placement
+        self._cluster = cluster
+
+    async def claim(self, object_id: ObjectId) -> int:
+        """Make this node the owner of an object, and return the fencing token of the claim.
+
+        An owner that is known to be gone is superseded.
+
+        :raises Redirected: another member owns the object.
+        :raises Unavailable: the storage did not answer, or the owner is not known here yet.
+        """
+        try:
+            placement = await self._claim_or_supersede(object_id)
+        except (StorageError, NodeEvicted) as error:
+            raise Unavailable(f"{object_id} could not be claimed: {text_of(error)}") from error
+        if placement.generation != self._cluster.generation:
+            raise self._redirect(object_id, placement)
+        return placement.token
+
+    async def release(self, object_id: ObjectId, token: int) -> None:
+        """Give an object back, if it is still held under ``token``.
+
+        A storage that fails is only logged: the object stays with this node, which activates it
+        again when it is called, until the node leaves the cluster.
+        """
+        try:
+            await self._placement.release(object_id, token)
+        except StorageError as error:
+            logger.warning("%s stays claimed by this node: %s", object_id, error)
+
+    async def _claim_or_supersede(self, object_id: ObjectId) -> Placement:
+        """The placement that stands: ours, or that of a member which is not known to be gone."""
+        own = self._cluster.generation
+        placement = await self._placement.claim(object_id, own)
+        while placement.generation not in (own, None) and await self._is_gone(placement.generation):
+            standing = placement
+            placement = await self._placement.claim(object_id, own, supersede=standing.token)
+            if placement == standing:
+                raise Unavailable(
+                    f"{object_id} could not be taken over from member {standing.generation}"
+                )
+        return placement
+
+    async def _is_gone(self, generation: int | None) -> bool:
+        assert generation is not None
+        status = self._cluster.snapshot.status_of(generation)
+        if status is None:
+            status = (await self._cluster.refresh()).status_of(generation)
+        return status is not None and status.terminal
+
+    def _redirect(self, object_id: ObjectId, placement: Placement) -> Redirected | Unavailable:
+        generation = placement.generation
+        owner = None if generation is None else self._cluster.snapshot.find(generation)
+        if owner is None:
+            return Unavailable(
+                f"{object_id} belongs to member {generation}, which is not known here yet"
+            )
+        return Redirected(
+            f"{object_id} lives on {owner.address}", [owner.address, owner.generation]
+        )
