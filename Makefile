@@ -1,6 +1,7 @@
 # Every target works from a bare clone: it needs Python 3.11 or newer, a C compiler and make.
 #
-#   make test ARGS="-n 2 -k frame"     more arguments for pytest
+#   make test ARGS="-k frame"          more arguments for pytest; so for make quick
+#   make test ARGS="-n 0 -x"           one test after the other, in this process
 #   make test PYTHON=python3.13        another interpreter, in a virtual environment of its own
 #   make test RIO_DEBUG=1              the core built with its assertions on
 #   make chaos MINUTES=60 STORAGE=redis  also SEED, PRESET and FAULTS: see tests/cluster/processes/chaos.py
@@ -14,7 +15,7 @@ PEERS  := $(patsubst bench/peers/requirements/%.txt,$(VENV)/peers/%/.installed,$
 CORE   := setup.py $(wildcard src/rio/_core/*.pyx src/rio/_core/*.pxd)
 export RIO_DEBUG
 
-.PHONY: help demo test chaos check bench bench-full bench-instructions bench-peers soak build clean
+.PHONY: help demo quick test chaos check bench bench-full bench-instructions bench-peers soak build clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,8 +23,11 @@ help:  ## list the targets
 demo: $(BUILT)  ## start a cluster on this machine, use it, and break it
 	@$(BIN)/python -m examples.metric_aggregator.demo
 
-test: $(BUILT)  ## run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+quick: $(BUILT)  ## run the tests that need neither servers nor processes, with fewer examples: under a minute
+	@RIO_QUICK=1 $(BIN)/python -m pytest -n auto -m "not (servers or processes or slow)" $(ARGS)
+
+test: $(BUILT)  ## run all tests
+	@$(BIN)/python -m pytest -n auto $(ARGS)
 
 chaos: $(BUILT)  ## break a cluster under load, and count what is lost
 	@$(BIN)/python -m tests.cluster.processes.chaos

@@ -1,21 +1,42 @@
-"""What holds for every test: the binaries are fresh, the loops are chosen, and nothing is left
-running.
-"""
+"""What holds for every test: fresh binaries, the right event loop, and nothing left running."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import sys
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.effort import examples
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "rio"
-CORE_TESTS = ROOT / "tests" / "core"
+TESTS = ROOT / "tests"
+CORE_TESTS = TESTS / "core"
+
+STARTS_SERVERS = {"postgres_server", "redis_server"}
+"""Fixtures that start PostgreSQL or Valkey."""
+
+STARTS_PROCESSES = {TESTS / name for name in ("cli", "cluster/processes", "docs", "examples")}
+"""Folders whose tests start commands and servers of ``rio``."""
+
+# no deadline for an example, and no check of how long it takes to draw: both would measure the
+# machine
+settings.register_profile(
+    "rio",
+    max_examples=examples(100),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("rio")
 
 try:
     from uvloop import new_event_loop as new_uvloop
@@ -24,7 +45,7 @@ except ImportError:  # Windows
 
 
 def pytest_sessionstart() -> None:
-    """A test run never passes on an old binary: it fails before the first test."""
+    """Refuse to test an old binary."""
     problem = wrong_installation() or stale_binary(PACKAGE / "_core")
     if problem:
         pytest.exit(f"{problem}. Build first: make build", returncode=pytest.ExitCode.USAGE_ERROR)
@@ -40,9 +61,9 @@ def wrong_installation() -> str | None:
 
 
 def stale_binary(core: Path) -> str | None:
-    """Which compiled module is missing, or older than its sources.
+    """Name a compiled module that is missing, or older than its sources.
 
-    A .pxd without a .pyx is held against the newest binary.
+    A .pxd without a .pyx is compared with the newest binary.
     """
     binaries = {
         source.stem: source.with_suffix(EXTENSION_SUFFIXES[0]) for source in core.glob("*.pyx")
@@ -62,11 +83,43 @@ def modified(path: Path) -> float:
     return path.stat().st_mtime
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """``-n auto``: a worker more than there are cores, since the tests of clusters mostly wait.
+
+    With ``-s`` there is none: what a worker prints is not shown.
+    """
+    if config.option.capture == "no":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return cores + 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.distribution import Distribution  # here, because wheels are tested without xdist
+
+    return Distribution(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what ``make quick`` leaves out."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if STARTS_SERVERS.intersection(fixtures):
+            item.add_marker("servers")
+        if "make_cluster" in fixtures:
+            item.add_marker("processes")
+        if STARTS_PROCESSES.intersection(item.path.parents):
+            item.add_marker("processes")
+
+
 def pytest_asyncio_loop_factories(
     item: pytest.Item,
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests of the core, and those marked ``both_loops``, run on asyncio's own loop and on uvloop;
-    all others on asyncio's own.
+    """Run tests of the core, and those marked ``both_loops``, on asyncio's own loop and on uvloop.
+
+    All others run on asyncio's own.
     """
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
     if new_uvloop and (CORE_TESTS in item.path.parents or item.get_closest_marker("both_loops")):
@@ -76,9 +129,7 @@ def pytest_asyncio_loop_factories(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What a test logged may hold half characters, which cannot travel from a worker of
-    pytest-xdist.
-    """
+    """Replace half characters in what a test logged: a worker of pytest-xdist cannot send them."""
     report = yield
     report.sections = [
         (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
@@ -88,14 +139,14 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(autouse=True)
 def _nothing_left_running(request: pytest.FixtureRequest) -> None:
-    """The first fixture of each async test, so that it is torn down after the others."""
+    """Set the watch over tasks up first, so that it is torn down after all other fixtures."""
     if inspect.iscoroutinefunction(request.function):
         request.getfixturevalue("_no_leaked_tasks")
 
 
 @pytest.fixture
 async def _no_leaked_tasks() -> AsyncIterator[None]:
-    """A test, its fixtures included, waits for every task that it started."""
+    """Fail a test that does not wait for every task that it or its fixtures started."""
     before = asyncio.all_tasks()
     yield
     leaked = asyncio.all_tasks() - before - {asyncio.current_task()}
@@ -105,5 +156,5 @@ async def _no_leaked_tasks() -> AsyncIterator[None]:
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
-    """The URL of an empty database of this test's own."""
+    """The URL of an empty database for this test."""
     return f"sqlite:///{tmp_path / 'rio.db'}"

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -32,6 +33,9 @@ from pathlib import Path
 from typing import Any, Self
 
 START_TIMEOUT = 30.0
+
+PORTS = range(15_000, 32_000)
+"""Below the ports that Linux (from 32,768) and macOS (from 49,152) give away by themselves."""
 
 LAUNCHER = """
 import ctypes, os, signal, sys
@@ -431,10 +435,16 @@ def signal_if_alive(pid: int, number: signal.Signals) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that nothing listens on.
+
+    The operating system gives none of :data:`PORTS` to a connection, or to a socket that is bound
+    to port 0. So it is still free when a server takes it seconds later, also beside other tests.
+    """
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def talk(port: int, request: bytes) -> bytes:

@@ -6,7 +6,6 @@ Seeds are few here, so that the file takes seconds; ``RIO_SEEDS=1000`` is for a 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -15,12 +14,7 @@ from rio._core.gossip import MemberTable
 from rio.cluster.gossip_messages import Ping, Update, encode
 from rio.contracts.membership import MemberStatus, Vote
 from tests.cluster.gossip_world import STRICT, Node, World, at_once
-
-SEEDS = int(os.environ.get("RIO_SEEDS", "0"))
-
-
-def seeds(few: int) -> range:
-    return range(SEEDS or few)
+from tests.effort import seeds
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -238,7 +232,7 @@ MOST_BYTES = 32 * 1024
 probes; found to be far less.
 """
 
-SIZES = [3, 10, 100, 1000]
+SIZES = [3, 10, 100, pytest.param(1000, marks=pytest.mark.slow)]
 
 
 def spent(

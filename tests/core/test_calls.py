@@ -21,9 +21,10 @@ from rio._core.clock import now
 from rio.errors import BadIdentity, FrameTooLarge, Overloaded, ProtocolError
 from tests.core import twin
 from tests.core.node import Node, Wire, frames, read, request, settle
+from tests.effort import examples
 
-examples = settings(
-    max_examples=60,
+some_examples = settings(
+    max_examples=examples(60),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -262,7 +263,7 @@ async def test_calls_of_one_turn_of_the_loop_leave_in_one_write_in_order() -> No
 
 
 @given(st.binary(max_size=100))
-@examples
+@some_examples
 async def test_garbage_from_a_server_breaks_the_connection_and_nothing_else(garbage: bytes) -> None:
     asker = Asker()
     future = asker.ask(1)
@@ -420,7 +421,7 @@ storm = st.lists(
 
 
 @given(storm)
-@settings(examples, max_examples=150)
+@settings(some_examples, max_examples=examples(150))
 async def test_in_a_storm_of_cancellations_no_call_gets_the_answer_of_another(
     storm: list[tuple[str, int]],
 ) -> None:

@@ -21,9 +21,10 @@ from rio._core import dispatch
 from rio.errors import FrameTooLarge, ProtocolError
 from tests.core import twin
 from tests.core.node import FRAME_LIMIT, Node, cancel, frames, read, read_bytes, request, settle
+from tests.effort import examples
 
-examples = settings(
-    max_examples=60,
+some_examples = settings(
+    max_examples=examples(60),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -702,7 +703,7 @@ async def test_messagepack_that_is_not_the_shortest_is_taken(
     st.binary(max_size=200)
     | st.builds(lambda bodies: frames(*bodies), st.lists(st.binary(max_size=40), max_size=5))
 )
-@examples
+@some_examples
 async def test_garbage_breaks_the_connection_or_waits_for_more(data: bytes) -> None:
     results = []
     for core in dispatch, twin:
@@ -715,7 +716,7 @@ async def test_garbage_breaks_the_connection_or_waits_for_more(data: bytes) -> N
 
 
 @given(st.data())
-@examples
+@some_examples
 async def test_a_request_with_bytes_changed_is_handled_as_the_twin_does(
     data: st.DataObject,
 ) -> None:
@@ -824,7 +825,7 @@ class Play:
 
 
 @given(st.lists(events, max_size=25))
-@settings(examples, max_examples=200)
+@settings(some_examples, max_examples=examples(200))
 async def test_whatever_happens_the_compiled_dispatcher_does_what_the_twin_does(
     play: list[tuple[Any, ...]],
 ) -> None:

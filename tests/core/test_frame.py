@@ -23,6 +23,7 @@ from rio._core.frame import (
 from rio.errors import FrameTooLarge
 from tests.core import twin
 from tests.core.node import frames
+from tests.effort import examples
 
 LIMIT = 70_000
 ROOMY, LARGE = 256 * 1024, 32 * 1024  # the same as in frame.pyx
@@ -49,7 +50,7 @@ SIZES = [
     LIMIT,
 ]
 
-examples = settings(max_examples=80, deadline=None)
+some_examples = settings(max_examples=examples(80), deadline=None)
 bodies = st.lists(st.one_of(st.binary(max_size=40), st.sampled_from(SIZES).map(bytes)), max_size=12)
 
 
@@ -76,7 +77,7 @@ def through_the_buffer(reader: FrameReader, data: bytes, sizes: Iterable[int]) -
 
 
 @given(bodies, st.lists(st.integers(0, 2**20), max_size=20))
-@examples
+@some_examples
 def test_any_split_yields_the_same_frames(bodies: list[bytes], cuts: list[int]) -> None:
     reader, plain = FrameReader(LIMIT), twin.FrameReader(LIMIT)
     found = []
@@ -89,7 +90,7 @@ def test_any_split_yields_the_same_frames(bodies: list[bytes], cuts: list[int]) 
 
 
 @given(bodies, st.lists(st.integers(1, 9000), max_size=20))
-@examples
+@some_examples
 def test_any_sizes_of_reads_into_the_readers_own_buffer_yield_the_same_frames(
     bodies: list[bytes], sizes: list[int]
 ) -> None:
@@ -167,7 +168,7 @@ streams = st.lists(
     st.lists(st.sampled_from(["read", "relax", "end"]), max_size=60),
     st.randoms(use_true_random=False),
 )
-@examples
+@some_examples
 def test_readers_that_share_a_buffer_do_not_mix_their_streams(
     streams: list[tuple[list[bytes], list[int]]], steps: list[str], random: Random
 ) -> None:
@@ -231,7 +232,7 @@ def test_what_has_begun_to_arrive_is_kept_however_long_the_rest_takes() -> None:
 
 
 @given(bodies, st.lists(st.integers(1, 200_000), max_size=30))
-@examples
+@some_examples
 def test_memory_stays_bounded_by_the_limit_whatever_comes(
     bodies: list[bytes], sizes: list[int]
 ) -> None:
@@ -244,7 +245,7 @@ def test_memory_stays_bounded_by_the_limit_whatever_comes(
 
 
 @given(bodies, st.integers(1, 2**20))
-@examples
+@some_examples
 def test_a_truncated_frame_is_kept_until_its_rest_comes(bodies: list[bytes], cut: int) -> None:
     stream = frames(*bodies, b"last one")
     missing = 1 + cut % len(frames(b"last one"))
@@ -255,7 +256,7 @@ def test_a_truncated_frame_is_kept_until_its_rest_comes(bodies: list[bytes], cut
 
 
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_garbage_is_frames_or_too_large_and_never_anything_else(
     garbage: bytes, cuts: list[int]
 ) -> None:
@@ -321,7 +322,7 @@ messages = st.tuples(st.integers(0, 255), st.integers(0, 2**64 - 1), values)
 
 
 @given(st.lists(st.one_of(st.binary(max_size=100), st.sampled_from(SIZES).map(bytes), messages)))
-@examples
+@some_examples
 def test_frames_leave_in_one_piece_and_the_twin_writes_the_same(
     wanted: list[bytes | tuple[int, int, object]],
 ) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from rio.testing import VirtualTimeLoop
-from tests.simulation.seeds import ONE
+from tests.effort import ONE
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import pytest
 
 from rio.cluster.config import ClusterConfig
+from tests.effort import how_to_replay, seeds
 from tests.simulation.model import FAULTS, Model
-from tests.simulation.seeds import how_to_replay, seeds
 from tests.simulation.storage_outage import wrong_evictions
 
 SECONDS = 300.0

@@ -16,11 +16,13 @@ from msgspec.structs import replace
 
 from rio.cluster.config import ClusterConfig
 from rio.testing import run
+from tests.effort import how_to_replay
 from tests.simulation import mutants
 from tests.simulation.model import Model
-from tests.simulation.seeds import how_to_replay
 from tests.simulation.storage_outage import wrong_evictions
 from tests.simulation.world import Settings, World
+
+pytestmark = pytest.mark.slow
 
 EVERYTHING = Settings(seconds=20.0)
 STORAGE_ONLY = replace(ClusterConfig.local(), gossip=None)

@@ -20,8 +20,8 @@ import pytest
 
 from rio.cluster.config import ClusterConfig
 from rio.testing import run
+from tests.effort import MANY, how_to_replay, seeds
 from tests.simulation.replay import run_noted
-from tests.simulation.seeds import MANY, how_to_replay, seeds
 from tests.simulation.world import Settings, World
 
 ROOT = Path(__file__).parents[2]

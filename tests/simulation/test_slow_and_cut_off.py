@@ -14,8 +14,8 @@ import pytest
 from rio.cluster.config import ClusterConfig
 from rio.contracts.membership import MemberStatus
 from rio.testing import LocalCluster, LocalNode, run
+from tests.effort import how_to_replay, seeds
 from tests.simulation.objects import registry
-from tests.simulation.seeds import how_to_replay, seeds
 
 STRICT = ClusterConfig.strict()
 

@@ -22,6 +22,8 @@ from rio.testing import Proxy
 from tests.servers import PostgresServer, RedisServer, Server
 from tests.storage.steps import ADA, Savers, fenced
 
+pytestmark = pytest.mark.servers
+
 LONGEST = 8.0
 """Seconds that an operation may take: waiting in line, for a connection and for an answer all have
 their own limits.

@@ -30,7 +30,7 @@ from rio.testing.conformance import (
 )
 from tests.storage.steps import ADA, fenced, waiting_for_a_lock
 
-pytestmark = pytest.mark.both_loops
+pytestmark = [pytest.mark.both_loops, pytest.mark.servers]
 
 
 class TestPostgresMembershipStorage(MembershipStorageTests):

@@ -28,6 +28,8 @@ from rio.testing.proxy import Proxy
 from tests.servers import Server
 from tests.storage.steps import ADA, fenced, waiting_for_a_lock
 
+pytestmark = pytest.mark.servers
+
 
 @pytest.fixture
 async def placement(postgres_url: str) -> AsyncIterator[ObjectPlacement]:

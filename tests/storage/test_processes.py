@@ -15,6 +15,8 @@ from rio.storage import Storage, open_storage
 from rio.testing._racer import run_race
 from rio.testing.conformance import SharedStorage, SharedStorageTests
 
+pytestmark = pytest.mark.processes
+
 
 class TestSqlite(SharedStorageTests):
     elections = 1000

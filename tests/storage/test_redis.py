@@ -39,7 +39,7 @@ from rio.testing.proxy import Proxy
 from tests.servers import RedisServer, Server, free_port
 from tests.storage.steps import ADA, fenced
 
-pytestmark = pytest.mark.both_loops
+pytestmark = [pytest.mark.both_loops, pytest.mark.servers]
 
 
 class TestRedisMembershipStorage(MembershipStorageTests):

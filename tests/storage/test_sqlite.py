@@ -42,6 +42,7 @@ from rio.testing.conformance import (
     ObjectPlacementTests,
     StateStorageTests,
 )
+from tests.effort import examples
 from tests.storage.steps import ADA
 
 pytestmark = pytest.mark.both_loops
@@ -197,7 +198,7 @@ waves = st.lists(
 
 
 @given(waves)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_what_is_written_at_once_ends_as_if_one_after_the_other(
     waves: list[list[tuple[str, ObjectId, int]]],
 ) -> None:

@@ -16,6 +16,8 @@ import pytest
 from rio.identity import ObjectId
 from rio.storage import open_storage
 
+pytestmark = pytest.mark.processes
+
 PROCESSES = 4
 
 Start = Callable[[int, str], subprocess.Popen[str]]

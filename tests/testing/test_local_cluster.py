@@ -128,6 +128,7 @@ def test_a_tour_in_virtual_time() -> None:
     run(a_tour())
 
 
+@pytest.mark.slow
 @pytest.mark.both_loops
 async def test_a_tour_in_real_time() -> None:
     await a_tour()
