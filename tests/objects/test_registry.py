@@ -117,7 +117,7 @@ def test_two_message_classes_with_one_type_name_are_refused_by_both_names() -> N
     registry = Registry(Room)
     with pytest.raises(
         BadRegistration,
-        match=r"message classes .*test_registry\.Ping and .*OtherPing \(taken by <handler Other\.ping",
+        match=r"message classes .*test_registry\.Ping and .*OtherPing \(of <handler Other\.ping",
     ):
         registry.add_type(Other)
     assert Other not in registry
@@ -205,7 +205,8 @@ def test_an_annotation_that_is_never_defined_is_refused() -> None:
 
     with pytest.raises(
         BadRegistration,
-        match=r"handler Lost\.ping \(.*\): an annotation cannot be read: name 'Nowhere' is not defined",
+        match=r"handler Lost\.ping \(.*\): an annotation cannot be read:"
+        r" name 'Nowhere' is not defined",
     ):
         Registry(Lost)
 

@@ -1,4 +1,4 @@
-"""The class that users subclass: its names, its lifecycle hooks, and what it asks of the runtime."""
+"""The class that users subclass: its names, its hooks, and what it asks of the runtime."""
 
 from __future__ import annotations
 
@@ -243,7 +243,8 @@ async def test_shutdown_hooks_of_base_classes_run_through_super_and_ask_for_noth
 def test_a_hook_that_is_not_async_is_refused(name: str) -> None:
     with pytest.raises(
         BadRegistration,
-        match=rf"hook .*Bad\.{name} \(.*test_service_object\.py:\d+\): write async def {name}\(self\)",
+        match=rf"hook .*Bad\.{name} \(.*test_service_object\.py:\d+\):"
+        rf" write async def {name}\(self\)",
     ):
         type("Bad", (ServiceObject,), {name: lambda self: None, "__module__": __name__})
 

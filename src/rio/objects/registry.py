@@ -1,4 +1,4 @@
-"""The classes that a server hosts, with all that their declarations say, checked once."""
+"""The classes that a server hosts, with their declarations, which are read and checked once."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ T = TypeVar("T", bound=type[ServiceObject])
 
 
 class RegisteredType(msgspec.Struct, frozen=True):
-    """One class of service objects, as the runtime needs it.
+    """A class of service objects with everything that the runtime needs to know of it.
 
-    Never changes; adding a handler makes another one.
+    A record never changes; adding a handler makes another record.
     """
 
     cls: type[ServiceObject]
     type_name: str
     handlers: Mapping[str, Handler[Any, Any, Any]]
-    """By the name of the message on the wire."""
+    """The handlers by the names of their messages on the wire."""
     managed_states: tuple[ManagedStateField, ...]
     hooks: LifecycleHooks
 
@@ -38,8 +38,11 @@ class RegisteredType(msgspec.Struct, frozen=True):
 class Registry:
     """The classes that a server hosts: ``rio.Registry(Account, Room)``.
 
-    :raises BadRegistration: a class or a handler breaks a rule, or two of them share a name; the
-    text says what to change.
+    A class is in it under its type name. ``in`` takes a class or a type name, ``len()`` gives the
+    number of classes. Once a server uses the registry, you can add nothing to it.
+
+    :raises BadRegistration: a class or a handler breaks a rule, or two classes or messages have one
+        name; the text says what to change.
     """
 
     def __init__(self, *classes: type[ServiceObject]) -> None:
@@ -50,10 +53,12 @@ class Registry:
             self.add_type(cls)
 
     def add_type(self, cls: T) -> T:
-        """Host objects of this class. Returns it, so that this can decorate a class. Adding a class
-        again changes nothing.
+        """Add a class, and return it, so that this works as a decorator.
 
-        :raises BadRegistration: see the class; also when a server already uses this registry.
+        Adding a class again changes nothing.
+
+        :raises BadRegistration: the class breaks a rule, another class or message has its name, or
+            a server already uses this registry.
         """
         if not (isinstance(cls, type) and issubclass(cls, ServiceObject)) or cls is ServiceObject:
             raise BadRegistration(f"a registry takes subclasses of rio.ServiceObject, got {cls!r}")
@@ -63,22 +68,22 @@ class Registry:
             self._keep(_registered(cls))
         elif known.cls is not cls:
             raise BadRegistration(
-                f"classes {type_hints.full_name(known.cls)} and {type_hints.full_name(cls)} have "
-                f"one type name, {known.type_name!r}: "
-                f"give one of them another, class {cls.__name__}(rio.ServiceObject, "
-                'type_name="...")'
+                f"classes {type_hints.full_name(known.cls)} and {type_hints.full_name(cls)} have"
+                f" one type name, {known.type_name!r}: give one of them another,"
+                f' class {cls.__name__}(rio.ServiceObject, type_name="...")'
             )
         return cls
 
     def add_handler(
         self, cls: type[ServiceObject], function: Callable[..., Any] | Handler[Any, Any, Any]
     ) -> Handler[Any, Any, Any]:
-        """Let objects of ``cls`` answer one more message by a function ``(instance, message)`` or
-        ``(instance, message, app)`` that is defined outside the class. The class is added if it is
-        not there yet.
+        """Add a handler that is defined outside of its class, and return it.
 
-        :raises BadRegistration: see the class; also when the message has a handler already, or a
-        server already uses this registry.
+        ``function`` takes ``(instance, message)`` or ``(instance, message, app: rio.AppData)``, and
+        is annotated like a method. The class is added if it is not there yet.
+
+        :raises BadRegistration: the function or the class breaks a rule, the class has a handler
+            for the message already, or a server already uses this registry.
         """
         self._check_not_frozen(cls)
         self.add_type(cls)
@@ -91,18 +96,18 @@ class Registry:
         return added
 
     def freeze(self) -> None:
-        """Refuse additions from now on: a server uses the registry."""
+        """Refuse additions from now on. A server calls this when it starts to use the registry."""
         self._frozen = True
 
     def get(self, type_name: str) -> RegisteredType | None:
-        """The record of a type, if it is here."""
+        """The record of the class with this type name, or ``None`` if there is none."""
         return self._types.get(type_name)
 
     def __getitem__(self, type_name: str) -> RegisteredType:
         return self._types[type_name]
 
     def __contains__(self, item: object) -> bool:
-        """Whether a class, or a type name, is here."""
+        """Whether this class, or a class with this type name, is in the registry."""
         if isinstance(item, str):
             return item in self._types
         return any(record.cls is item for record in self._types.values())
@@ -117,13 +122,14 @@ class Registry:
         return f"Registry({', '.join(record.cls.__name__ for record in self)})"
 
     def _keep(self, record: RegisteredType) -> None:
-        messages = self._messages_with(record)
+        messages = self._collect_messages(record)
         self._types[record.type_name] = record
         self._messages = messages
 
-    def _messages_with(self, record: RegisteredType) -> dict[str, type]:
-        """The message classes by name, with those of ``record``; one name is one class in the whole
-        registry.
+    def _collect_messages(self, record: RegisteredType) -> dict[str, type]:
+        """The message classes of the registry by name, and those of ``record``.
+
+        :raises BadRegistration: two message classes have one name.
         """
         messages = dict(self._messages)
         for name, handler in record.handlers.items():
@@ -133,18 +139,18 @@ class Registry:
             known = messages.setdefault(name, message_type)
             if known is not message_type:
                 raise BadRegistration(
-                    f"message classes {type_hints.full_name(known)} and "
-                    f"{type_hints.full_name(message_type)} (taken by {handler!r}) have one type "
-                    f"name, {name!r}: give one of them another, class "
-                    f'{message_type.__name__}(rio.Message, type_name="...")'
+                    f"message classes {type_hints.full_name(known)} and"
+                    f" {type_hints.full_name(message_type)} (of {handler!r}) have one type name,"
+                    f" {name!r}: give one of them another,"
+                    f' class {message_type.__name__}(rio.Message, type_name="...")'
                 )
         return messages
 
     def _check_not_frozen(self, cls: type) -> None:
         if self._frozen:
             raise BadRegistration(
-                f"{type_hints.full_name(cls)}: a server already uses this registry: add to it "
-                "before the server starts"
+                f"{type_hints.full_name(cls)} comes too late, because a server already uses this"
+                " registry: add it before the server starts"
             )
 
 
@@ -156,7 +162,10 @@ def _registered(cls: type[ServiceObject]) -> RegisteredType:
 
 
 def _check_construction(cls: type[ServiceObject]) -> None:
-    """:raises BadRegistration: the runtime cannot make an instance of ``cls``."""
+    """Make sure that the runtime can make instances of ``cls``.
+
+    :raises BadRegistration: it cannot.
+    """
     if inspect.isabstract(cls):
         raise BadRegistration(
             f"{type_hints.full_name(cls)} is abstract: register a subclass that implements it"
@@ -165,8 +174,7 @@ def _check_construction(cls: type[ServiceObject]) -> None:
         inspect.signature(cls.__init__).bind(None)
     except TypeError as problem:
         raise BadRegistration(
-            f"{type_hints.full_name(cls)}.__init__ ({type_hints.line_of(cls.__init__)}): "
-            f"{problem}. The runtime makes instances without "
-            "arguments: set things up in after_load(self, app: rio.AppData), or give the "
-            "parameters defaults"
+            f"{type_hints.full_name(cls)}.__init__ ({type_hints.line_of(cls.__init__)}):"
+            f" {problem}. A server calls the class without arguments: give the parameters"
+            " defaults, or set things up in after_load(self, app: rio.AppData)"
         ) from problem
