@@ -1,4 +1,4 @@
-"""The hooks of an object's life: which of them a class overrides, and what they take."""
+"""The hooks of an object's life: which of them a class overrides, and their parameters."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class LifecycleHook(NamedTuple):
     name: str
     function: Callable[..., Awaitable[None]]
     takes_app_data: bool
+    """Whether the hook has a parameter besides ``self``."""
 
     def run(self, instance: Any, app_data: AppData) -> Awaitable[None]:
         """Call the hook on ``instance``."""
@@ -39,7 +40,7 @@ class LifecycleHooks(NamedTuple):
 
 
 def default_hook(function: F) -> F:
-    """Mark a hook of the base class, which the runtime need not run."""
+    """Mark a hook of the base class. The runtime does not need to run it."""
     function.__dict__["__rio_default_hook__"] = True
     return function
 
@@ -65,7 +66,7 @@ class ShutdownHook:
 def check_hooks(cls: type) -> None:
     """Check the hooks in the body of a class, and let ``shutdown`` have both of its meanings.
 
-    :raises BadRegistration: a hook is no coroutine function, or takes other parameters.
+    :raises BadRegistration: a hook is not a coroutine function, or takes other parameters.
     """
     for name in HOOK_NAMES:
         function = cls.__dict__.get(name)
@@ -99,6 +100,10 @@ def _hook(cls: type, name: str) -> LifecycleHook | None:
 
 
 def _takes_app_data(function: Callable[..., Any], where: str) -> bool:
+    """Whether a hook takes ``(self, app)``.
+
+    :raises BadRegistration: it takes neither that nor ``(self)``.
+    """
     parameters = [
         parameter
         for parameter in inspect.signature(function).parameters.values()
@@ -107,8 +112,8 @@ def _takes_app_data(function: Callable[..., Any], where: str) -> bool:
     if len(parameters) > 2 or any(p.kind is p.KEYWORD_ONLY for p in parameters):
         shown = ", ".join(str(parameter) for parameter in parameters)
         raise BadRegistration(
-            f"lifecycle hook {where} takes ({shown}): "
-            f"a hook takes (self) or (self, app: rio.AppData)"
+            f"lifecycle hook {where} takes ({shown}):"
+            " a hook takes (self) or (self, app: rio.AppData)"
         )
     return len(parameters) == 2
 
@@ -119,15 +124,16 @@ def _check_app_data(function: Callable[..., Any], where: str) -> None:
         annotation = type_hints.of_function(function).get(parameter.name)
     except (NameError, TypeError) as problem:
         raise BadRegistration(
-            f"lifecycle hook {where}: rio cannot read an annotation: {problem}"
+            f"lifecycle hook {where}: an annotation cannot be read: {problem}"
         ) from problem
     if annotation is not AppData:
         raise BadRegistration(
-            f"lifecycle hook {where}: its parameter is the application's data: "
-            f"write {parameter.name}: rio.AppData"
+            f"lifecycle hook {where}: its parameter is the application's data:"
+            f" write {parameter.name}: rio.AppData"
         )
 
 
 def _where(cls: type, name: str, function: Any) -> str:
+    """The name of a hook and its line, for an error text."""
     line = type_hints.line_of(function) if callable(function) else ""
     return f"{type_hints.full_name(cls)}.{name} ({line})"
