@@ -9,14 +9,16 @@ know it (a test compares them with the table).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from rio.contracts.membership import MembershipStorage
 from rio.contracts.placement import ObjectPlacement
 from rio.contracts.state import StateStorage
 
 
-class RoleRow(NamedTuple):
+class RoleRow(msgspec.Struct, frozen=True):
     """One role: how it is called, what it promises, and what it holds."""
 
     name: str

@@ -94,7 +94,7 @@ def _roles_of(module: ModuleType, url: str, *arguments: Any) -> dict[str, Any]:
     roles = {}
     for role in ROLES:
         cls = _class_of(module, role.contract)
-        roles[role.name] = _missing(role, url) if cls is None else cls(*arguments)
+        roles[role.name] = _make_missing_role(role, url) if cls is None else cls(*arguments)
     return roles
 
 
@@ -106,7 +106,7 @@ def _class_of(module: ModuleType, contract: type) -> Callable[..., Any] | None:
     return None
 
 
-def _missing(role: RoleRow, url: str) -> Any:
+def _make_missing_role(role: RoleRow, url: str) -> Any:
     """A role that a back end does not have.
 
     Clients do not use it. A server does: it is refused when it prepares the role.

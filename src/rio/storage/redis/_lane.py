@@ -136,7 +136,7 @@ class RedisLane:
             answers = await self._send(
                 [_pack(b"EVALSHA", command[0].script.digest, command) for command in commands]
             )
-            await self._run_forgotten(commands, answers)
+            await self._run_again(commands, answers)
         except Exception as error:
             answers = [error] * len(commands)
         for command, answer in zip(commands, answers, strict=True):
@@ -144,7 +144,7 @@ class RedisLane:
             self.commands += 1
             self._settle(command, answer)
 
-    async def _run_forgotten(self, commands: list[Command], answers: list[Any]) -> None:
+    async def _run_again(self, commands: list[Command], answers: list[Any]) -> None:
         """Send the text of scripts that the server has forgotten: it was restarted behind a proxy,
         or told SCRIPT FLUSH. Their answers replace the errors in ``answers``.
         """
