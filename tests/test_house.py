@@ -8,6 +8,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,8 @@ import rio
 
 PACKAGE = Path(rio.__file__).parent
 
-# A module imports from lower floors and from its own folder; a folder stands for all that it holds.
+# A module imports from lower floors and from its own folder. A folder stands for all that it holds;
+# "" is the face of the package. docs/architecture.md shows the same list.
 FLOORS = [
     ["errors"],
     ["identity", "type_hints", "backoff", "runner"],
@@ -30,7 +32,7 @@ FLOORS = [
     ["cli", "testing", ""],
     ["__main__"],
 ]
-FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 HOMELESS = {"utils", "helpers", "common", "base", "types", "constants"}
 CODE_FROM_DATA = {"pickle", "marshal", "shelve", "eval", "exec"}
 
@@ -44,17 +46,17 @@ FILES = {
 }
 
 
-def floor_of(name: str) -> int:
-    while name not in FLOOR_OF and "." in name:
-        name = name.rpartition(".")[0]
-    assert name in FLOOR_OF, f"rio.{name} has no floor"
-    return FLOOR_OF[name]
+def room_of(name: str) -> str:
+    """The room of a module: its folder, or itself where it lies in none."""
+    return name.partition(".")[0]
 
 
 def imports_of(path: Path) -> set[str]:
     """Full names of what a file imports, wherever the import stands."""
     if path.suffix == ".pyx":
-        return set(re.findall(r"^\s*(?:from|c?import) +([\w.]+)", path.read_text(), re.MULTILINE))
+        declarations = path.with_suffix(".pxd")
+        text = path.read_text() + (declarations.read_text() if declarations.exists() else "")
+        return set(re.findall(r"^\s*(?:from|c?import) +([\w.]+)", text, re.MULTILINE))
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -67,16 +69,46 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
+def imports_within(name: str) -> set[str]:
+    """The modules of the package that a module imports, without the package's name."""
+    known = {imported[4:] for imported in imports_of(FILES[name]) if imported.startswith("rio.")}
+    return {each if each in FILES else each.rpartition(".")[0] for each in known} - {name}
+
+
+def test_every_module_has_a_floor() -> None:
+    assert {room_of(name) for name in FILES} == set(FLOOR_OF)
+
+
 def test_imports_point_down() -> None:
     upward = [
         f"{name or 'rio'} imports {imported}"
-        for name, path in FILES.items()
-        for imported in imports_of(path)
-        if imported.partition(".")[0] == "rio"
-        and imported.split(".")[1:2] != name.split(".")[:1]
-        and floor_of(imported[4:]) >= floor_of(name)
+        for name in FILES
+        for imported in imports_within(name)
+        if room_of(imported) != room_of(name)
+        and FLOOR_OF[room_of(imported)] >= FLOOR_OF[room_of(name)]
     ]
     assert upward == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name: imports_within(name) for name in FILES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_the_architecture_page_shows_the_floors_as_they_are() -> None:
+    page = (PACKAGE.parent.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| F\d+ \| ([^|]*) \|", page, re.MULTILINE)
+    shown = [re.findall(r"`([\w/.]+)`", row) for row in rows]
+    names = {"": "__init__.py"}
+    expected = [[names.get(room, room_file(room)) for room in rooms] for rooms in FLOORS]
+    assert shown == expected
+
+
+def room_file(room: str) -> str:
+    return f"{room}/" if (PACKAGE / room).is_dir() else f"{room}.py"
 
 
 def test_every_file_is_named_after_the_thing_it_holds() -> None:

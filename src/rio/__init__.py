@@ -6,6 +6,7 @@ They live somewhere in a cluster, are found by their type and id, and keep state
 :mod:`rio.errors`, :mod:`rio.contracts`, :mod:`rio.storage` and :mod:`rio.testing`.
 """
 
+from rio import errors
 from rio.client.admin import AdminCommand
 from rio.client.client import Client
 from rio.client.subscription import Subscription
@@ -60,6 +61,7 @@ __all__ = [
     "Storage",
     "Subscription",
     "UnknownApplicationError",
+    "errors",
     "handler",
     "managed_state",
     "open_storage",
