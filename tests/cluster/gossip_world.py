@@ -250,6 +250,14 @@ class World:
             self.run(step)
         return self.now - start
 
+    def run_until_ended(self, generation: int) -> float:
+        """Run until this member has ended, and it alone; the seconds that took."""
+        return self.run_until(lambda: self.ended() == [generation], step=0.02)
+
+    def run_until_all_see_the_end_of(self, generation: int) -> float:
+        """Run until each node has read that this member has ended; the seconds that took."""
+        return self.run_until(lambda: self.all_see_the_end_of(generation), step=0.02)
+
     def deliver(self, source: Node, address: str, payload: bytes) -> None:
         target = self._by_address[address]
         if self.rng.random() >= self.loss and not self.cut(source.generation, target.generation):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from rio._core.clock import now
-from rio.cluster.config import MIN_EVICT_RATIO, ClusterConfig
+from rio.cluster.config import MIN_EVICT_RATIO, ClusterConfig, GossipConfig
 from rio.errors import ConfigurationError
 
 
@@ -127,7 +127,8 @@ def test_the_limits_of_rio_rs_are_taken_as_they_are() -> None:
         ({"interval_secs_threshold": -1}, "interval_secs_threshold must be a finite number"),
         (
             {"interval_secs": 21},
-            r"interval_secs_threshold must be at least interval_secs \* num_failures_threshold = 63 seconds, got 60",
+            r"interval_secs_threshold must be at least interval_secs \* num_failures_threshold "
+            r"= 63 seconds, got 60",
         ),
         ({"limit_monitored_members": 0}, "limit_monitored_members must be at least 1"),
         ({"drop_inactive_after_secs": 0}, "drop_inactive_after must be more than 0"),
@@ -143,3 +144,23 @@ def test_settings_of_rio_rs_that_could_never_evict_are_refused(
 def test_the_clock_does_not_go_back() -> None:
     readings = [now() for _ in range(1000)]
     assert readings == sorted(readings)
+
+
+def test_settings_of_gossip_that_cannot_work_are_refused() -> None:
+    for changed in (
+        {"probe_interval": 0},
+        {"fan_out": 0},
+        {"indirect_probes": -1},
+        {"probe_timeout": 0.6},
+        {"vote_lifetime": math.inf},
+    ):
+        with pytest.raises(
+            ConfigurationError, match=next(iter(changed)).replace("probe_timeout", "probe_interval")
+        ):
+            GossipConfig(**changed)  # type: ignore[arg-type]
+
+
+def test_the_settings_of_gossip_follow_those_of_the_lease() -> None:
+    assert ClusterConfig.strict().gossip == GossipConfig() == GossipConfig.every(1.0)
+    assert ClusterConfig.local().gossip == GossipConfig.every(0.3)
+    assert ClusterConfig.from_rio_rs().gossip == GossipConfig.every(5.0)

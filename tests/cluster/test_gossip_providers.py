@@ -128,7 +128,7 @@ async def test_a_node_that_cannot_exchange_probes_with_the_others_does_not_join(
 
 
 @in_virtual_time
-async def test_after_the_whole_cluster_has_crashed_nodes_join_though_the_storage_still_calls_the_old_ones_active(
+async def test_nodes_join_after_all_have_crashed_though_the_storage_calls_the_old_ones_active(
     cluster: Cluster,
 ) -> None:
     network, nodes = await talking(cluster, 3)

@@ -40,17 +40,16 @@ def test_a_killed_node_is_suspected_evicted_and_known_to_be_dead_by_all(
         victim = world.nodes[world.rng.randint(1, count)]
         victim.alive = False
         killed = world.now
-        evicted.append(world.run_until(lambda: world.ended() == [victim.generation], step=0.02))  # noqa: B023
-        agreed.append(
-            world.run_until(lambda: world.all_see_the_end_of(victim.generation), step=0.02)  # noqa: B023
-        )
+        evicted.append(world.run_until_ended(victim.generation))
+        agreed.append(world.run_until_all_see_the_end_of(victim.generation))
         suspected.append(
             first_suspicion(world, victim) - killed
         )  # that of the lease is at times the first
         world.run(10.0)
         assert world.ended() == [victim.generation]
     print(
-        f"\n{count} nodes, kill: suspected {summary(suspected)}, evicted {summary(evicted)}, known to all {summary(agreed)} later"
+        f"\n{count} nodes, kill: suspected {summary(suspected)}, evicted {summary(evicted)}, "
+        f"known to all {summary(agreed)} later"
     )
     assert percentile(suspected, 0.99) <= 10.0
     assert percentile(evicted, 0.99) <= STRICT.failover_bound
@@ -85,7 +84,7 @@ def test_a_node_that_cannot_be_reached_though_it_renews_is_condemned_by_votes(
         world.run(world.rng.uniform(5.0, 10.0))
         victim = count  # the youngest: of two that cannot reach each other, the older one stays
         world.cut = cut_off(victim, way)
-        condemned.append(world.run_until(lambda: world.ended() == [victim], step=0.02))  # noqa: B023
+        condemned.append(world.run_until_ended(victim))
         world.run(20.0)
         assert world.ended() == [victim]
         assert world.nodes[victim].evicted
@@ -108,7 +107,8 @@ def test_one_message_in_ten_lost_evicts_nobody(count: int, few: int, seconds: fl
         votes += world.votes
         refuted += sum(node.gossip.own.incarnation for node in world.nodes.values())
     print(
-        f"\n{count} nodes, 10 % loss, {len(seeds(few)) * seconds:.0f} s: 0 evictions, {votes} votes, {refuted} suspicions refuted"
+        f"\n{count} nodes, 10 % loss, {len(seeds(few)) * seconds:.0f} s: 0 evictions, "
+        f"{votes} votes, {refuted} suspicions refuted"
     )
 
 
@@ -264,7 +264,7 @@ def test_bytes_and_queries_of_each_node_and_second_are_bounded_whatever_the_size
     quiet = spent(world, 8)
 
     def trouble(second: int) -> None:
-        """A node dies, another cannot be reached, one in ten drains, a third of the table is news."""
+        """A node dies, and one in ten drains."""
         if second == 0:
             world.nodes[count].alive = False
             for generation in range(1, count // 10 + 1):
@@ -275,7 +275,8 @@ def test_bytes_and_queries_of_each_node_and_second_are_bounded_whatever_the_size
     busy = spent(world, 8, trouble)
     for name, (bytes_, most_bytes, queries, most_queries) in (("quiet", quiet), ("trouble", busy)):
         print(
-            f"\n{count:5} nodes, {name:7}: {bytes_:6.0f} B (most {most_bytes:5.0f}), {queries:.2f} queries (most {most_queries})",
+            f"\n{count:5} nodes, {name:7}: {bytes_:6.0f} B (most {most_bytes:5.0f}), "
+            f"{queries:.2f} queries (most {most_queries})",
             end="",
         )
     assert quiet[0] <= 120.0

@@ -95,9 +95,7 @@ def test_a_lease_that_nobody_watches_never_ends() -> None:
 # --- the observer ---------------------------------------------------------------------------------
 
 
-def test_a_counter_that_stands_still_for_lease_evict_is_reported_with_the_counter_and_not_before() -> (
-    None
-):
+def test_a_counter_that_stands_still_for_lease_evict_is_reported_and_not_before() -> None:
     observer = Observer(ME, STRICT)
     found: list[Duties] = [
         observer.step(members((ME, second), (2, 7)), sent=float(second), received=second + 0.25)

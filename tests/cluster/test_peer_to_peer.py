@@ -528,7 +528,7 @@ async def test_many_evictions_over_a_slow_storage_do_not_hold_up_the_reads(
     "fault", ["down", "hangs", "read-only", "slow reads", "broken driver", "ignores cancellation"]
 )
 @in_virtual_time
-async def test_an_outage_of_15_s_evicts_nobody_ends_no_node_and_the_lease_is_back_within_two_seconds(
+async def test_an_outage_of_15_s_ends_no_node_and_the_lease_is_back_within_two_seconds(
     cluster: Cluster, fault: Fault
 ) -> None:
     nodes = await cluster.started(5)

@@ -148,7 +148,8 @@ class History:
         self.outcomes["acknowledged"] += 1
         if (answer.caller, answer.number) != (caller, number):
             self.found.append(
-                f"{caller} got the answer to number {answer.number} of {answer.caller} for its own number {number}"
+                f"{caller} got the answer to number {answer.number} of {answer.caller} "
+                f"for its own number {number}"
             )
         return "acknowledged", answer
 
@@ -166,7 +167,8 @@ class History:
             self.takeovers += 1
             if not owner_ended:
                 self.found.append(
-                    f"member {after.generation} took {object_id} over from member {before.generation}, which has not ended"
+                    f"member {after.generation} took {object_id} over from member "
+                    f"{before.generation}, which has not ended"
                 )
         if before is not None and after.token <= before.token:
             self.found.append(f"token {after.token} of {object_id} came after {before.token}")
@@ -191,7 +193,8 @@ class History:
             before = self.statuses.get(member.generation, 0)
             if member.status < before:
                 self.found.append(
-                    f"the status of member {member.generation} moved back from {before} to {member.status:d}"
+                    f"the status of member {member.generation} moved back from {before} "
+                    f"to {member.status:d}"
                 )
             self.statuses[member.generation] = max(before, member.status)
 

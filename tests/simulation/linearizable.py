@@ -43,7 +43,8 @@ def linearizable(operations: Sequence[Operation], initial: int) -> bool:
         tried.add(state)
         if len(tried) > MOST_STEPS:
             raise RuntimeError(
-                f"{len(operations)} operations are too many, or too many of them are of unknown outcome"
+                f"{len(operations)} operations are too many, or too many of them are of unknown "
+                "outcome"
             )
         done, held = state
         if done & wanted == wanted:

@@ -14,6 +14,7 @@ import math
 import random
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from rio.cluster.config import ClusterConfig
@@ -221,7 +222,7 @@ class Node:
             token = placement.token
             placement = yield from model.call(
                 self,
-                lambda: model.placement.claim(object_id, own, supersede=token),  # noqa: B023  # at once
+                partial(model.placement.claim, object_id, own, supersede=token),
             )
             if placement.token == token:
                 return 0
@@ -412,11 +413,13 @@ class Model:
                 and other.admits
             ):
                 self.found.append(
-                    f"{self.now:.3f}: members {node.generation} and {other.generation} both admit calls for {object_id}"
+                    f"{self.now:.3f}: members {node.generation} and {other.generation} both admit "
+                    f"calls for {object_id}"
                 )
         if activation.token < self.highest_token[object_id]:
             self.found.append(
-                f"{self.now:.3f}: {object_id} runs under token {activation.token} after {self.highest_token[object_id]}"
+                f"{self.now:.3f}: {object_id} runs under token {activation.token} "
+                f"after {self.highest_token[object_id]}"
             )
         self.highest_token[object_id] = max(activation.token, self.highest_token[object_id])
 
@@ -435,6 +438,7 @@ class Model:
             final = int(stored.data) if stored is not None and stored.version else 0
             if not len(answers) <= final <= len(answers) + self.unknown[object_id]:
                 found.append(
-                    f"{object_id}: {len(answers)} acknowledged, {self.unknown[object_id]} unknown, but it holds {final}"
+                    f"{object_id}: {len(answers)} acknowledged, {self.unknown[object_id]} unknown, "
+                    f"but it holds {final}"
                 )
         return found

@@ -29,7 +29,8 @@ class NotingLoop(VirtualTimeLoop):
         super()._process_events(event_list)
         for handle in self._ready:
             if not handle._cancelled:
-                step = f"{self.true_time()!r} {handle._context.run(current_host)!r} {code_of(handle._callback)}"
+                host = handle._context.run(current_host)
+                step = f"{self.true_time()!r} {host!r} {code_of(handle._callback)}"
                 self.steps.update(step.encode())
                 self.count += 1
                 if self.log is not None:
@@ -40,7 +41,8 @@ def code_of(callback: Any) -> str:
     """What a callback is, without its address."""
     owner = getattr(callback, "__self__", None)
     if isinstance(owner, asyncio.Task):
-        return str(owner.get_coro().__qualname__)  # type: ignore[union-attr]  # all coroutines have one
+        coroutine: Any = owner.get_coro()
+        return str(coroutine.__qualname__)
     return str(getattr(callback, "__qualname__", type(callback).__qualname__))
 
 

@@ -28,7 +28,8 @@ def test_the_protocol_admits_nothing_twice_and_loses_nothing(preset: str, few: i
         evictions += model.evictions
     hours = len(seeds(few)) * SECONDS / 3600
     print(
-        f"\n{preset}: {hours:.1f} virtual hours, {evictions} evictions, {turns} turns, {acknowledged} acknowledged: 0 lost, 0 twice"
+        f"\n{preset}: {hours:.1f} virtual hours, {evictions} evictions, {turns} turns, "
+        f"{acknowledged} acknowledged: 0 lost, 0 twice"
     )
     assert evictions
 

@@ -41,9 +41,10 @@ from tests.simulation.recorded import recorded_storage
 
 FAULTS = (
     "kill", "kill", "stop", "condemn", "stall", "stall", "stall_many",
-    "halves", "isolate", "users_only", "bridge", "ring", "one_way", "swizzle", "lose_client", "break_connections", "lose_messages",
-    "no_storage", "no_storage", "no_storage_for_all", "silent_storage", "silent_storage", "slow_storage", "late_answers", "late_eviction",
-    "lost_answers", "lost_answers",
+    "halves", "isolate", "users_only", "bridge", "ring", "one_way", "swizzle",
+    "lose_client", "break_connections", "lose_messages",
+    "no_storage", "no_storage", "no_storage_for_all", "silent_storage", "silent_storage",
+    "slow_storage", "late_answers", "late_eviction", "lost_answers", "lost_answers",
 )  # fmt: skip
 """What is drawn from, one at a time; twice what is twice as likely."""
 
@@ -471,7 +472,7 @@ class World:
             )
 
     def _fault_users_only(self) -> None:
-        """A node that neither hears the others nor reaches the storage, and is called all the same."""
+        """A node neither hears the others nor reaches the storage, and users still call it."""
         for node in self._some():
             self._silence_gossip(node)
             node.storage.silent = True

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
 import pytest
@@ -33,7 +33,7 @@ def with_faults(test: Any) -> None:
     run(main())
 
 
-async def refused(request: Coroutine[Any, Any, Any], text: str) -> float:
+async def refused(request: Awaitable[Any], text: str) -> float:
     """The storage is unavailable; returns after how long."""
     began = asyncio.get_running_loop().time()
     with pytest.raises(StorageUnavailable, match=text):
@@ -127,7 +127,7 @@ def test_a_node_that_was_cut_off_hears_nothing_more_not_even_after_healing() -> 
         claim = asyncio.create_task(faulty.placement.claim(ADA, 1))
         await asyncio.sleep(0.1)
         faults.cut_off()
-        assert await refused(claim, "the connection to the storage is gone") == 0.0  # type: ignore[arg-type]  # awaitable is enough
+        assert await refused(claim, "the connection to the storage is gone") == 0.0
         faults.heal()
         assert await refused(faulty.placement.lookup(ADA), "unavailable") == 0.0
         await faults.settle()

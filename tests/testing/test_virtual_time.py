@@ -136,7 +136,8 @@ def test_a_stalled_host_does_nothing_until_it_goes_on_and_then_everything_in_ord
         return sorted(seen)
 
     assert run(main()) == [
-        (1.0, "o0"), (1.0, "s0"), (2.0, "o1"), (3.0, "o2"), (3.5, "s1"), (4.0, "o3"), (4.5, "s2"), (5.5, "s3"),
+        (1.0, "o0"), (1.0, "s0"), (2.0, "o1"), (3.0, "o2"),
+        (3.5, "s1"), (4.0, "o3"), (4.5, "s2"), (5.5, "s3"),
     ]  # fmt: skip
 
 

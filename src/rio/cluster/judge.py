@@ -1,4 +1,4 @@
-"""Who votes against a member, and who condemns it."""
+"""When a node votes against a member, and when it condemns one."""
 
 from __future__ import annotations
 

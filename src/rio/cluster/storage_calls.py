@@ -44,7 +44,7 @@ class StorageCalls:
             if not task.done():
                 self._abandon(task)
             elif not task.cancelled():
-                task.exception()  # a caller who is cancelled at the same moment does not ask
+                task.exception()  # a caller that is cancelled at this moment does not ask for it
         if not task.done() or task.cancelled():
             raise StorageUnavailable(f"the storage did not answer within {self._timeout:g} s")
         return task.result()

@@ -52,7 +52,7 @@ class Network:
         self._healed = asyncio.Event()
         self._ports = itertools.count(49152)
 
-    # --- who is there -----------------------------------------------------------------------------
+    # --- hosts ------------------------------------------------------------------------------------
 
     def add(self, host: Host) -> Host:
         """Let a host take part, and return it. A host that is :attr:`Host.down` makes room for
