@@ -29,11 +29,11 @@ class LifecycleHook(NamedTuple):
 
 
 class LifecycleHooks(NamedTuple):
-    """The hooks of a class; ``None`` where there is nothing to run."""
+    """The hooks that a class overrides; ``None`` for each that it does not."""
 
     before_load: LifecycleHook | None
     load: LifecycleHook | None
-    """``None``: the runtime loads all managed states."""
+    """``None``: the runtime itself loads all managed states."""
     after_load: LifecycleHook | None
     before_shutdown: LifecycleHook | None
     shutdown: LifecycleHook | None
@@ -83,12 +83,12 @@ def check_hooks(cls: type) -> None:
 def hooks_of(cls: type) -> LifecycleHooks:
     """The hooks to run for objects of ``cls``.
 
-    :raises BadRegistration: a hook's second parameter is not the application's data.
+    :raises BadRegistration: the second parameter of a hook is not the application's data.
     """
-    return LifecycleHooks(*(_hook(cls, name) for name in HOOK_NAMES))
+    return LifecycleHooks(*(_read_hook(cls, name) for name in HOOK_NAMES))
 
 
-def _hook(cls: type, name: str) -> LifecycleHook | None:
+def _read_hook(cls: type, name: str) -> LifecycleHook | None:
     function = getattr(cls, name)
     if hasattr(function, "__rio_default_hook__"):
         return None

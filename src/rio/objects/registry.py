@@ -65,7 +65,7 @@ class Registry:
         known = self._types.get(type_name_of(cls))
         if known is None:
             self._check_not_frozen(cls)
-            self._keep(_registered(cls))
+            self._keep(_read_class(cls))
         elif known.cls is not cls:
             raise BadRegistration(
                 f"classes {type_hints.full_name(known.cls)} and {type_hints.full_name(cls)} have"
@@ -154,7 +154,7 @@ class Registry:
             )
 
 
-def _registered(cls: type[ServiceObject]) -> RegisteredType:
+def _read_class(cls: type[ServiceObject]) -> RegisteredType:
     _check_construction(cls)
     handlers = index_by_message_name(cls, cls.__rio_handlers__.values())
     states = managed_states_of(cls)
