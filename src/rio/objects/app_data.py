@@ -47,6 +47,8 @@ class AppData:
         """The value that is kept under this type.
 
         If there is none, this calls the type without arguments, and keeps the result.
+
+        :raises TypeError: there is none, and the type cannot be called without arguments.
         """
         if wanted not in self._values:
             self._values[wanted] = wanted()

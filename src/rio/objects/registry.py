@@ -104,6 +104,10 @@ class Registry:
         return self._types.get(type_name)
 
     def __getitem__(self, type_name: str) -> RegisteredType:
+        """The record of the class with this type name.
+
+        :raises KeyError: there is none.
+        """
         return self._types[type_name]
 
     def __contains__(self, item: object) -> bool:

@@ -214,8 +214,7 @@ class ServiceObject(Sender):
     async def load_state(self, *attributes: str) -> None:
         """Load the managed states of these names, or all, from the storage.
 
-        A state that is not stored starts with its defaults. What the object has changed since it
-        saved the state last is lost.
+        A state that is not stored starts with its defaults. Changes since the last save are lost.
 
         :raises StorageUnavailable: the storage did not answer.
         :raises StateCorrupt: the stored bytes do not decode.
