@@ -117,7 +117,7 @@ class Asker:
     def arm(self, deadline: float) -> None:
         self.armed.append(deadline)
 
-    def given_up(self, call: Call) -> None:
+    def withdraw(self, call: Call) -> None:
         self.gone.append(call)
 
     # --- its codecs -------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class Asker:
     def unencodable(self, message: Any, error: Exception) -> Exception:
         return TypeError(f"unencodable: {error}")
 
-    def undecodable_reply(self, call: Call, error: Exception) -> Exception:
+    def undecodable(self, call: Call, error: Exception) -> Exception:
         return ValueError(f"undecodable: {error}")
 
     def context_of(self, turn: Any) -> bytes:

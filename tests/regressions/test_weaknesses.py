@@ -298,7 +298,7 @@ async def test_a_server_that_could_not_be_reached_a_thousand_times_is_tried_agai
     peer = pool.Peer("127.0.0.1:1", client._router, refuse)
     for _ in range(1100):
         with pytest.raises(NotExecuted):
-            await peer.connected()
+            await peer.connect()
     assert peer.failures == 1100
 
 

@@ -369,7 +369,7 @@ async def test_an_object_that_goes_at_the_moment_it_is_subscribed_to_is_followed
         entering = asyncio.ensure_future(events.__aenter__())
         leaving = asyncio.ensure_future(client.admin(rio.AdminCommand.shutdown(Room, id)))
         await asyncio.gather(entering, leaving)
-        await until(lambda: events._attachment._following is None and subscriptions(cluster) == 1)  # noqa: B023
+        await until(lambda: events._attachment._attaching is None and subscriptions(cluster) == 1)  # noqa: B023
         await client.send(Room, id, Say("heard"))
         while (event := await anext(events)) != Said("heard"):
             assert event == Said("closing")
@@ -385,7 +385,7 @@ async def test_an_object_that_goes_while_it_is_subscribed_to_again_is_followed(
     async with client.subscribe(Room, "lobby", Said, overflow="drop_oldest") as events:
         for _ in range(50):
             await client.admin(rio.AdminCommand.shutdown(Room, "lobby"))
-        await until(lambda: events._attachment._following is None and subscriptions(cluster) == 1)
+        await until(lambda: events._attachment._attaching is None and subscriptions(cluster) == 1)
         await client.send(Room, "lobby", Say("heard"))
         while (event := await anext(events)) != Said("heard"):
             assert event == Said("closing")

@@ -110,7 +110,7 @@ cdef class Call:
         """The caller gave up: its future was cancelled."""
         if self._connection is not None:
             self._connection._drop(self)
-        self.caller._owner.given_up(self)
+        self.caller._owner.withdraw(self)
 
     @property
     def done(self):
@@ -352,7 +352,7 @@ cdef class ClientHalf:
         try:
             reply = call._decode(payload)
         except Exception as error:
-            call.fail(call.caller._codecs.undecodable_reply(call, error))
+            call.fail(call.caller._codecs.undecodable(call, error))
             return 0
         call.future.remove_done_callback(call)
         call.future.set_result(reply)
@@ -367,13 +367,13 @@ cdef class Caller:
 
     ``owner`` knows the servers: ``route(call)`` finds a way for a call whose object's place is not
     known, ``arm(deadline)`` sees to it that the calls whose deadline has passed are ended then, and
-    ``given_up(call)`` hears of cancelled callers.
+    ``withdraw(call)`` hears of cancelled callers.
 
     ``codecs`` knows the messages. ``name_of(object_type) -> str`` and
     ``codec_of(message) -> MessageCodec`` are asked once for each class,
     ``reply_decoder(message, object_type, returns)`` where the message's class does not tell its
     reply, ``context_of(turn) -> bytes`` for what a nested call carries;
-    ``unencodable(message, error)`` and ``undecodable_reply(call, error)`` make errors.
+    ``unencodable(message, error)`` and ``undecodable(call, error)`` make errors.
 
     ``clock`` replaces the system's, in seconds: deadlines are times of it.
     """

@@ -44,7 +44,7 @@ class Attachment:
         self._was_attached = False
         self._is_looking = False
         self._has_ended = False
-        self._following: asyncio.Task[None] | None = None
+        self._attaching: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -68,23 +68,23 @@ class Attachment:
         finally:
             self._is_looking = False
 
-    def ended(self) -> None:
+    def attach_again(self) -> None:
         """The object, or the connection to it, has gone away: look for the object again."""
         self.connection = None
         self._has_ended = True
-        if not self._closed and self._following is None and not self._is_looking:
+        if not self._closed and self._attaching is None and not self._is_looking:
             self.moves += 1
-            self._following = asyncio.get_running_loop().create_task(
-                self._follow(), name=f"subscribe again to {self.object_id}"
+            self._attaching = asyncio.get_running_loop().create_task(
+                self._attach_again(), name=f"subscribe again to {self.object_id}"
             )
 
-    async def _follow(self) -> None:
+    async def _attach_again(self) -> None:
         try:
             await self.attach()
         except RioError as error:
             self.queue.fail(error)
         finally:
-            self._following = None
+            self._attaching = None
 
     async def close(self) -> None:
         """Idempotent."""
@@ -93,6 +93,6 @@ class Attachment:
         self._closed = True
         self.queue.close()
         self._owner.detach(self)
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.gather(self._following, return_exceptions=True)
+        if self._attaching is not None:
+            self._attaching.cancel()
+            await asyncio.gather(self._attaching, return_exceptions=True)

@@ -185,7 +185,7 @@ class Client(Sender):
         :raises NotExecuted: the server cannot be reached.
         :raises ConnectionLost: the connection broke before the answer came.
         """
-        connection = await self._router.pool.peer(address).connected()
+        connection = await self._router.pool.peer(address).connect()
         began = self._router.now()
         await connection.request(Kind.PING)
         return self._router.now() - began
@@ -203,7 +203,7 @@ class Client(Sender):
             case Shutdown(object_type, id):
                 await self.send(object_type, id, system_messages.Shutdown())
             case ServerExit(address):
-                connection = await self._router.pool.peer(address).connected()
+                connection = await self._router.pool.peer(address).connect()
                 await connection.request(Kind.GOAWAY)
             case _:
                 raise TypeError(f"admin() takes a rio.AdminCommand, got {command!r:.200}")

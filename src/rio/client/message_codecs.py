@@ -71,7 +71,7 @@ class MessageCodecs:
             return error
         return codec.encode_error(error, message, BadMessage)
 
-    def undecodable_reply(self, call: Call, error: Exception) -> RioError:
+    def undecodable(self, call: Call, error: Exception) -> RioError:
         """How a call fails whose reply could not be decoded."""
         text = str(codec.decode_error(error, object, BadReply))
         return BadReply(

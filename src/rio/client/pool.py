@@ -25,9 +25,11 @@ class PeerOwner(Protocol):
     """What a peer asks of its client."""
 
     def now(self) -> float: ...
-    def reachable(self, peer: Peer, call: Call) -> None: ...
-    def unreachable(self, call: Call, error: NotExecuted) -> None: ...
-    def ranks_changed(self) -> None: ...
+    def resume(self, peer: Peer, call: Call) -> None: ...
+    def send_elsewhere(self, call: Call, error: NotExecuted) -> None: ...
+    def reconsider(self) -> None:
+        """A server has become a better or a worse place for new objects."""
+        ...
 
 
 class PoolOwner(PeerOwner, ClientOwner, Protocol):
@@ -47,7 +49,7 @@ class Pool:
     def peer(self, address: str) -> Peer:
         peer = self._peers.get(address)
         if peer is None:
-            peer = self._peers[address] = Peer(address, self._owner, self._connect)
+            peer = self._peers[address] = Peer(address, self._owner, self._open)
         return peer
 
     def address_of(self, connection: ClientConnection) -> str:
@@ -64,7 +66,7 @@ class Pool:
     def __len__(self) -> int:
         return len(self._peers)
 
-    async def _connect(self, address: str) -> ClientConnection:
+    async def _open(self, address: str) -> ClientConnection:
         return await self._access.connect(address, self._new_connection)
 
     def _new_connection(self) -> ClientConnection:
@@ -81,7 +83,7 @@ class Pool:
     def renew(self, address: str) -> None:
         """Another server has taken over an address."""
         if address in self._peers:
-            self._peers[address].renewed()
+            self._peers[address].renew()
 
     def follow(self, members: MembershipSnapshot) -> None:
         """Leave the servers that the cluster has left."""
@@ -115,7 +117,7 @@ class Peer:
         self,
         address: str,
         owner: PeerOwner,
-        connect: Callable[[str], Awaitable[ClientConnection]],
+        open_connection: Callable[[str], Awaitable[ClientConnection]],
     ) -> None:
         self.address = address
         self.connection: ClientConnection | None = None
@@ -126,7 +128,7 @@ class Peer:
         self.avoid_until = 0.0
         """Until when new objects are kept away from the server, because it could not be reached."""
         self._owner = owner
-        self._connect = connect
+        self._open = open_connection
         self._waiting: dict[Call, None] = {}
         self._connecting: asyncio.Task[None] | None = None
 
@@ -136,12 +138,12 @@ class Peer:
         """
         return self.draining, moment < self.avoid_until
 
-    def renewed(self) -> None:
+    def renew(self) -> None:
         """Another server has taken over the address."""
         self.failures = 0
         self.avoid_until = 0.0
         self.draining = False
-        self._owner.ranks_changed()
+        self._owner.reconsider()
 
     # --- calls that wait for the connection -------------------------------------------------------
 
@@ -160,7 +162,7 @@ class Peer:
 
     # --- the connection ---------------------------------------------------------------------------
 
-    async def connected(self) -> ClientConnection:
+    async def connect(self) -> ClientConnection:
         """The connection, made if necessary.
 
         :raises NotExecuted: the server cannot be reached.
@@ -200,35 +202,35 @@ class Peer:
     def _start_connecting(self) -> asyncio.Task[None]:
         if self._connecting is None:
             self._connecting = asyncio.get_running_loop().create_task(
-                self._connect_and_send(), name=f"connect to {self.address}"
+                self._connect(), name=f"connect to {self.address}"
             )
         return self._connecting
 
-    async def _connect_and_send(self) -> None:
+    async def _connect(self) -> None:
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
-                self.connection = await self._connect(self.address)
+                self.connection = await self._open(self.address)
         except (OSError, RioError) as error:
             reason = str(error) or type(error).__name__
-            self._failed(NotExecuted(f"{self.address} cannot be reached: {reason}"))
+            self._use_failure(NotExecuted(f"{self.address} cannot be reached: {reason}"))
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}"
-            self._failed(NotExecuted(f"{self.address} was not connected to: {reason}"))
+            self._use_failure(NotExecuted(f"{self.address} was not connected to: {reason}"))
             raise
         else:
-            self._succeeded(self.connection)
+            self._use_connection(self.connection)
 
-    def _succeeded(self, connection: ClientConnection) -> None:
+    def _use_connection(self, connection: ClientConnection) -> None:
         if not connection.usable:  # the server has said hello and goodbye in one breath
-            self._failed(NotExecuted(f"{self.address} closed the connection at once"))
+            self._use_failure(NotExecuted(f"{self.address} closed the connection at once"))
             return
         self._connecting = None
-        self.renewed()
-        connection.on_goaway = self._goes_away
+        self.renew()
+        connection.on_goaway = self._note_draining
         for call in self._take_waiting():
-            self._owner.reachable(self, call)
+            self._owner.resume(self, call)
 
-    def _failed(self, error: NotExecuted) -> None:
+    def _use_failure(self, error: NotExecuted) -> None:
         self.connection = None
         self._connecting = None
         self.failures += 1
@@ -236,10 +238,10 @@ class Peer:
         self.avoid_until = self._owner.now() + min(
             LONGEST_AVOIDANCE, FIRST_AVOIDANCE * 2.0**doublings
         )
-        self._owner.ranks_changed()
+        self._owner.reconsider()
         for call in self._take_waiting():
-            self._owner.unreachable(call, error)
+            self._owner.send_elsewhere(call, error)
 
-    def _goes_away(self) -> None:
+    def _note_draining(self) -> None:
         self.draining = True
-        self._owner.ranks_changed()
+        self._owner.reconsider()

@@ -1,4 +1,4 @@
-"""The slow path of a call in the client: finding a server, an answer that is an error, a deadline.
+"""The slow path of a call in the client: which server it goes to, and what follows an error.
 
 The compiled caller sends a call without the router while it knows where the object is.
 """
@@ -6,7 +6,6 @@ The compiled caller sends a call without the router while it knows where the obj
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from typing import Any
 
@@ -15,6 +14,7 @@ from rio._core.clock import Clock
 from rio._core.frame import DEFAULT_FRAME_LIMIT
 from rio.client import retry
 from rio.client.access import ClusterAccess
+from rio.client.deadlines import Deadlines
 from rio.client.members import Members
 from rio.client.message_codecs import MessageCodecs
 from rio.client.pool import Peer, Pool
@@ -25,10 +25,8 @@ from rio.client.waiting_calls import WaitingCalls
 from rio.contracts.membership import Member, MembershipSnapshot
 from rio.errors import (
     APPLICATION_ERROR,
-    CallTimeout,
     ConnectionLost,
     Draining,
-    Expired,
     NoServersAvailable,
     NotExecuted,
     Redirected,
@@ -40,7 +38,7 @@ from rio.transport.client_connection import ClientConnection
 
 
 class Router:
-    """Owns the compiled caller and what it takes to find a way for a call: the members, the
+    """Owns the compiled caller, and what it takes to find a way for a call: the members, the
     connections to them, and the calls that wait.
     """
 
@@ -62,12 +60,16 @@ class Router:
         self.pool = Pool(access, self, frame_limit)
         self.waiting = WaitingCalls()
         self.subscriptions = Subscriptions(self.caller)
-        self.event = self.subscriptions.event
-        self.stream_ended = self.subscriptions.stream_ended
         self._access = access
         self._choice = ServerChoice(access, self.pool, self.members, self.now)
+        self._deadlines = Deadlines(self.caller, self.pool, self.waiting)
         self._rng = rng or random.Random()
-        self._timer: asyncio.TimerHandle | None = None
+        # The caller and the connections ask their owner for these; the parts answer themselves.
+        self.arm = self._deadlines.arm
+        self.withdraw = self.waiting.withdraw
+        self.reconsider = self._choice.reconsider
+        self.event = self.subscriptions.event
+        self.stream_ended = self.subscriptions.stream_ended
 
     async def open(self) -> None:
         """Read the membership. Servers are connected when they are first needed.
@@ -95,8 +97,7 @@ class Router:
         await self.subscriptions.close()
         await self.members.close()
         await self.pool.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadlines.close()
         await self._access.close()
 
     def now(self) -> float:
@@ -117,7 +118,7 @@ class Router:
             self._send(peer, call)
 
     def _send(self, peer: Peer, call: Call) -> None:
-        """Send a call now, or as soon as the server is connected."""
+        """Send a call to a server now, or as soon as it is connected."""
         connection = peer.connection
         if connection is None or not connection.usable:
             self.waiting.add(call, peer)
@@ -128,13 +129,13 @@ class Router:
         except RioError as error:
             call.fail(error)
 
-    def reachable(self, peer: Peer, call: Call) -> None:
-        """A server is connected that a call has waited for."""
+    def resume(self, peer: Peer, call: Call) -> None:
+        """The server that a call has waited for is connected."""
         self.waiting.discard(call)
         self._send(peer, call)
 
-    def unreachable(self, call: Call, error: NotExecuted) -> None:
-        """A server that a call has waited for cannot be reached."""
+    def send_elsewhere(self, call: Call, error: NotExecuted) -> None:
+        """The server that a call has waited for cannot be reached."""
         self.waiting.discard(call)
         self.members.refresh_soon()
         active = self.members.snapshot.active
@@ -148,10 +149,6 @@ class Router:
         else:
             self._try_later(call, error)
 
-    def ranks_changed(self) -> None:
-        """A server has become a better or a worse place for new objects."""
-        self._choice.reconsider()
-
     # --- an answer that is an error ---------------------------------------------------------------
 
     def refused(
@@ -163,15 +160,15 @@ class Router:
             self.caller.learn(call.type_name, call.id, connection)
             call.fail(decode_application_error(detail))
         else:
-            self._failed(call, from_code(code, text, detail), connection)
+            self._handle_error(call, from_code(code, text, detail), connection)
 
     def lost(self, connection: ClientConnection, calls: list[Call], error: RioError) -> None:
         """A connection is gone, and with it the answers to these calls."""
         self.subscriptions.connection_lost(connection)
         for call in calls:
-            self._failed(call, error, connection)
+            self._handle_error(call, error, connection)
 
-    def _failed(self, call: Call, error: RioError, connection: ClientConnection) -> None:
+    def _handle_error(self, call: Call, error: RioError, connection: ClientConnection) -> None:
         if call.done:
             return
         if self.caller.loop is None:
@@ -258,62 +255,13 @@ class Router:
         """Why the membership names no server."""
         if failure is not None:
             return f"cannot be read: {failure}"
-        return f"lists no active server ({_listed(self.members.snapshot.members)})"
+        return f"lists no active server ({_list_members(self.members.snapshot.members)})"
 
     def relax(self) -> None:
         """Give back memory that was not needed since the last time."""
         self.pool.relax()
 
-    # --- deadlines and callers that give up -------------------------------------------------------
 
-    def given_up(self, call: Call) -> None:
-        """A caller was cancelled."""
-        self.waiting.withdraw(call)
-
-    def arm(self, deadline: float) -> None:
-        """End the calls whose deadline has passed at this moment: one timer serves all calls."""
-        if self._timer is not None:
-            self._timer.cancel()
-        delay = max(0.001, deadline - self.now())
-        self._timer = self.caller.loop.call_later(delay, self._end_overdue)
-
-    def _end_overdue(self) -> None:
-        """End the calls whose deadline has passed, and watch the next deadline."""
-        moment = self.now()
-        deadlines = [self._end_waiting(moment)]
-        for connection in self.pool.connections:
-            late, next_deadline = connection.overdue(moment)
-            deadlines.append(next_deadline)
-            for call in late:
-                call.give_up(_timeout_of(call))
-        earliest = min(deadlines)
-        self.caller.rearm(earliest)
-        if earliest < math.inf:
-            self.arm(earliest)
-
-    def _end_waiting(self, moment: float) -> float:
-        """End the calls that were not sent in time. Returns the next deadline of the others."""
-        late, next_deadline = self.waiting.overdue(moment)
-        for call in late:
-            self.waiting.withdraw(call)
-            call.fail(_expiry_of(call))
-        return next_deadline
-
-
-def _listed(members: tuple[Member, ...]) -> str:
-    listed = ", ".join(f"{member.address} is {member.status.name}" for member in members)
-    return listed or "it is empty: has a server been started on this storage?"
-
-
-def _timeout_of(call: Call) -> CallTimeout:
-    return CallTimeout(
-        f"{call.type_name}/{call.id} did not answer {call.message_name} in time; it may have run"
-    )
-
-
-def _expiry_of(call: Call) -> Expired:
-    why = "" if call.last_error is None else f"; the last attempt: {call.last_error}"
-    return Expired(
-        f"{call.message_name} to {call.type_name}/{call.id}"
-        f" found no server that could take it in time{why}"
-    )
+def _list_members(members: tuple[Member, ...]) -> str:
+    text = ", ".join(f"{member.address} is {member.status.name}" for member in members)
+    return text or "it is empty: has a server been started on this storage?"

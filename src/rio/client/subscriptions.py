@@ -35,13 +35,13 @@ class Subscriptions:
         """A server has ended a subscription."""
         attachment = self._attachments.get(number)
         if attachment is not None:
-            attachment.ended()
+            attachment.attach_again()
 
     def connection_lost(self, connection: ClientConnection) -> None:
         """No event will come on this connection any more."""
         for attachment in list(self._attachments.values()):
             if attachment.connection is connection:
-                attachment.ended()
+                attachment.attach_again()
 
     # --- what attachments ask ---------------------------------------------------------------------
 
