@@ -96,8 +96,9 @@ class Sender:
         into the type that the handler of ``object_type`` returns if ``object_type`` is a class,
         else into plain values.
 
-        The message is on its way when ``send`` returns, so calls to one object arrive in the order
-        in which they were made. Cancelling the awaiting task cancels the work.
+        The message is on its way when ``send`` returns. Messages to one object over one connection
+        arrive in the order in which they were sent; a call that the client tries again comes after
+        later ones. Cancelling the awaiting task cancels the work.
 
         :raises ApplicationError: the handler raised it; it arrives as the same class.
         :raises NotExecuted: the call did not run, and calling again is safe: no server can be

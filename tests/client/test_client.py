@@ -1,0 +1,169 @@
+"""The face of a client: what users see of it, and what a call costs in Python."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import rio
+from rio.client.access import StorageAccess
+from rio.client.client import client_of
+from rio.client.router import Router
+from rio.contracts.membership import MembershipSnapshot
+from rio.errors import BadIdentity, StorageUnavailable
+from tests.server.harness import Cluster
+
+CALLS = 1000
+
+
+class Echo(rio.Message[str]):
+    text: str
+
+
+class EchoOften(rio.Message[list[dict[str, int]]]):
+    through: str
+
+
+class Parrot(rio.ServiceObject):
+    @rio.handler
+    def echo(self, message: Echo) -> str:
+        return message.text
+
+    @rio.handler
+    async def echo_often(self, message: EchoOften) -> list[dict[str, int]]:
+        other = self.ref(Parrot, message.through)
+        await other.echo(Echo("first"))
+        return [
+            await frames_per_call(lambda: self.send(Parrot, message.through, Echo("hello"))),
+            await frames_per_call(lambda: other.echo(Echo("hello"))),
+        ]
+
+
+async def frames_per_call(call: Callable[[], Awaitable[Any]]) -> dict[str, int]:
+    """The functions of ``rio`` that run in Python during each call, and how often.
+
+    What runs now and then, as the sweep of a server, does not count.
+    """
+    frames: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and "/rio/" in frame.f_code.co_filename:
+            frames[frame.f_code.co_qualname] += 1
+
+    sys.setprofile(count)
+    try:
+        for _ in range(CALLS):
+            await call()
+    finally:
+        sys.setprofile(None)
+    return {name: count // CALLS for name, count in frames.items() if count >= CALLS}
+
+
+# --- what a call costs ----------------------------------------------------------------------------
+
+
+async def test_a_call_runs_no_python_frame_of_ours_and_through_a_reference_one(
+    cluster: Cluster,
+) -> None:
+    server = await cluster.server(Parrot)
+    for client in (await cluster.client(), server.client):
+        parrot = client.ref(Parrot, "polly")
+        await parrot.echo(Echo("first"))
+        assert await frames_per_call(lambda: client.send(Parrot, "polly", Echo("hello"))) == {}  # noqa: B023
+        assert await frames_per_call(lambda: parrot.echo(Echo("hello"))) == {  # noqa: B023
+            "_make_typed_method.<locals>.send": 1
+        }
+
+
+async def test_an_object_calls_another_with_two_python_frames_of_ours_and_by_a_reference_with_one(
+    cluster: Cluster,
+) -> None:
+    client = (await cluster.server(Parrot)).client
+    assert await client.send(Parrot, "polly", EchoOften("jack")) == [
+        {"Sender.send": 1, "ServiceObject._context": 1},
+        {"_make_typed_method.<locals>.send": 1},
+    ]
+
+
+# --- what users see -------------------------------------------------------------------------------
+
+
+def test_a_client_shows_what_is_for_users() -> None:
+    client = rio.Client("memory://")
+    for shown in (rio.Client, client):
+        assert [name for name in dir(shown) if not name.startswith("_")] == [
+            *["admin", "close", "members", "ping", "ref", "send", "start", "subscribe", "timeout"]
+        ]
+
+
+def test_a_subscription_shows_what_is_for_users() -> None:
+    subscription = rio.Client("memory://").subscribe(Parrot, "polly")
+    for shown in (rio.Subscription, subscription):
+        assert [name for name in dir(shown) if not name.startswith("_")] == [
+            *["close", "missed", "moves"]
+        ]
+
+
+@pytest.mark.parametrize("cls", [rio.Client, rio.Subscription, rio.AdminCommand])
+def test_what_users_see_is_explained(cls: type) -> None:
+    shown = [name for name in dir(cls) if not name.startswith("_")]
+    assert [name for name in shown if not getattr(cls, name).__doc__] == []
+    assert ":raises NotExecuted:" in str(rio.Client.send.__doc__)
+
+
+async def test_a_subclass_may_override_send(cluster: Cluster) -> None:
+    class Loud(rio.Client):
+        def send(self, object_type: Any, id: str, message: Any, /, **options: Any) -> Any:
+            return super().send(object_type, id, Echo(message.text.upper()), **options)
+
+    await cluster.server(Parrot)
+    async with Loud(cluster.storage) as client:
+        assert await client.send(Parrot, "polly", Echo("hello")) == "HELLO"
+        assert await client.ref(Parrot, "polly").echo(Echo("hello")) == "HELLO"
+
+
+# --- opening and refusing -------------------------------------------------------------------------
+
+
+async def test_a_client_that_is_not_open_says_so() -> None:
+    with pytest.raises(RuntimeError, match="this client is not open: use it as `async with"):
+        rio.Client("memory://").send(Parrot, "polly", Echo("hello"))
+
+
+async def test_a_client_that_cannot_read_the_members_closes_its_storage_and_stays_closed() -> None:
+    class BrokenAccess(StorageAccess):
+        closed = False
+
+        async def read_members(self) -> MembershipSnapshot:
+            raise StorageUnavailable("the disk is on fire")
+
+        async def close(self) -> None:
+            self.closed = True
+            await super().close()
+
+    access = BrokenAccess("memory://")
+    client = client_of(Router(access, timeout=1.0))
+    with pytest.raises(StorageUnavailable, match="the disk is on fire"):
+        await client.start()
+    assert access.closed
+    with pytest.raises(RuntimeError, match="this client is not open"):
+        client.send(Parrot, "polly", Echo("hello"))
+
+
+async def test_what_is_no_command_is_refused(cluster: Cluster) -> None:
+    client = await cluster.client()
+    with pytest.raises(TypeError, match=r"admin\(\) takes a rio.AdminCommand, got 'stop'"):
+        await client.admin("stop")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("object_type", "id"), [("", "polly"), ("Parrot", ""), (Parrot, "x" * 513)]
+)
+def test_a_subscription_to_what_cannot_be_is_refused_at_once(object_type: Any, id: str) -> None:
+    with pytest.raises(BadIdentity):
+        rio.Client("memory://").subscribe(object_type, id)

@@ -1,0 +1,116 @@
+"""The events that wait for a slow reader: which are kept, and what the reader is told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+import rio
+from rio.client.event_queue import EventQueue, Overflow
+from rio.errors import BadReply, ConfigurationError, ConnectionLost, Lagged
+
+
+class Said(rio.Message):
+    number: int
+
+
+def put(queue: EventQueue[Any], *numbers: int) -> None:
+    for number in numbers:
+        queue.put(number, "Said", msgspec.msgpack.encode({"number": number}))
+
+
+def queue_of(*events: type[Said], limit: int = 3, overflow: Overflow = "raise") -> EventQueue[Any]:
+    return EventQueue(events, limit, overflow)
+
+
+async def read(queue: EventQueue[Any], count: int) -> list[int]:
+    return [(await queue.get()).number for _ in range(count)]
+
+
+async def test_events_are_read_in_the_order_in_which_they_come() -> None:
+    queue = queue_of(Said)
+    waiting = asyncio.ensure_future(queue.get())
+    await asyncio.sleep(0)
+    put(queue, 1, 2)
+    assert await waiting == Said(1)
+    assert await read(queue, 1) == [2]
+
+
+async def test_without_classes_all_events_are_read_as_plain_values() -> None:
+    queue = queue_of()
+    put(queue, 1)
+    queue.put(2, "Left", msgspec.msgpack.encode(None))
+    assert await queue.get() == rio.DynamicMessage("Said", {"number": 1})
+    assert await queue.get() == rio.DynamicMessage("Left", None)
+
+
+async def test_events_of_other_classes_are_passed_over_and_are_not_missed() -> None:
+    queue = queue_of(Said)
+    queue.put(1, "Left", b"")
+    put(queue, 2)
+    assert await read(queue, 1) == [2]
+    assert queue.missed == 0
+
+
+@pytest.mark.parametrize(
+    ("overflow", "kept"), [("drop_oldest", [3, 4, 5]), ("drop_newest", [1, 2, 3])]
+)
+async def test_a_full_queue_drops_and_counts(overflow: Overflow, kept: list[int]) -> None:
+    queue = queue_of(Said, overflow=overflow)
+    put(queue, 1, 2, 3, 4, 5)
+    assert await read(queue, 3) == kept
+    assert queue.missed == 2
+
+
+async def test_a_reader_who_wants_to_know_is_told_once_and_can_read_on() -> None:
+    queue = queue_of(Said)
+    put(queue, 1, 2, 3, 4, 5)
+    with pytest.raises(Lagged, match="2 event") as caught:
+        await queue.get()
+    assert caught.value.missed == 2
+    assert await read(queue, 3) == [3, 4, 5]
+
+
+async def test_a_gap_in_the_numbers_is_missed_until_they_start_again() -> None:
+    queue = queue_of(Said, overflow="drop_oldest")
+    put(queue, 1, 4)
+    assert queue.missed == 2
+    queue.restart()
+    put(queue, 1)
+    assert (await read(queue, 3), queue.missed) == ([1, 4, 1], 2)
+
+
+async def test_an_event_that_does_not_decode_is_raised_after_those_before_it() -> None:
+    queue = queue_of(Said)
+    put(queue, 1)
+    queue.put(2, "Said", b"\xc1")
+    assert await read(queue, 1) == [1]
+    with pytest.raises(BadReply, match="does not decode into Said"):
+        await queue.get()
+
+
+async def test_a_failure_is_raised_after_what_has_arrived() -> None:
+    queue = queue_of(Said)
+    put(queue, 1)
+    queue.fail(ConnectionLost("gone"))
+    assert await read(queue, 1) == [1]
+    with pytest.raises(ConnectionLost, match="gone"):
+        await queue.get()
+
+
+async def test_a_closed_queue_is_read_to_its_end() -> None:
+    queue = queue_of(Said)
+    put(queue, 1)
+    queue.close()
+    assert await read(queue, 1) == [1]
+    with pytest.raises(StopAsyncIteration):
+        await queue.get()
+
+
+@pytest.mark.parametrize(("limit", "overflow"), [(0, "raise"), (-1, "raise"), (1, "explode")])
+def test_settings_that_cannot_work_are_refused(limit: int, overflow: Any) -> None:
+    with pytest.raises(ConfigurationError):
+        EventQueue((), limit, overflow)
