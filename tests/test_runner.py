@@ -1,4 +1,4 @@
-"""``rio.run``: a coroutine on the fastest loop that is there."""
+"""``rio.run`` runs a coroutine on the fastest loop that is installed."""
 
 from __future__ import annotations
 

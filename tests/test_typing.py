@@ -1,4 +1,4 @@
-"""What type checkers make of our API: they infer what they should, and refuse what they should."""
+"""Type checkers infer what our API promises, and refuse what it forbids."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECKERS = {
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_a_checker_accepts_what_is_right_and_refuses_exactly_the_marked_lines(checker: str) -> None:
-    """Marked lines are ignored, and an ignore that was not needed is an error."""
+    """Marked lines are ignored, and an ignore that is not needed is an error."""
     if find_spec(checker) is None:
         pytest.skip(f"{checker} is not installed")
     command = [sys.executable, "-m", checker, *CHECKERS[checker], *FILES]

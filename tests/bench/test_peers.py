@@ -1,6 +1,4 @@
-"""What the comparison with other systems rests on: nobody listens beyond loopback, and every
-version is pinned.
-"""
+"""The rules of the comparison with other systems: only loopback sockets, and pinned versions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Commands as a user runs them: processes of their own, of which only the output and the exit code
-are seen.
-"""
+"""Commands as a user runs them: a test sees only their output and their exit code."""
 
 from __future__ import annotations
 
@@ -17,13 +15,11 @@ from typing import Self
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 20.0
-"""Seconds after which a test does not wait any longer."""
+"""Seconds that a test waits at most."""
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of this process, without settings for rio, and with this checkout to import
-    from.
-    """
+    """This process's environment without settings for rio, with this checkout on the path."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RIO_")}
     return {**inherited, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1", **(more or {})}
 
@@ -51,7 +47,7 @@ def rio(
 
 
 class Running:
-    """``rio ...`` as it goes on; killed in the end, if it has not ended."""
+    """A ``rio ...`` command while it runs; killed in the end, if it has not ended."""
 
     def __init__(
         self,
@@ -89,7 +85,7 @@ class Running:
         self._lines.put(None)
 
     def line(self) -> str:
-        """The next line of its output."""
+        """Wait for the next line of its output."""
         try:
             line = self._lines.get(timeout=TIMEOUT)
         except queue.Empty:
@@ -98,7 +94,7 @@ class Running:
         return line
 
     def address(self) -> str:
-        """Of the next server that listens."""
+        """Wait for the next server that listens, and return its address."""
         words = self.line().split()
         assert words[:2] == ["listening", "on"]
         return words[2]
@@ -107,7 +103,7 @@ class Running:
         self.process.send_signal(number)
 
     def ended(self) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Wait until it has ended by itself, and return its exit code."""
         return self.process.wait(TIMEOUT)
 
     def errors(self) -> str:
@@ -115,7 +111,7 @@ class Running:
 
 
 def until(claim: Callable[[], bool]) -> None:
-    """Wait until something is so."""
+    """Wait until ``claim`` is true."""
     deadline = time.monotonic() + TIMEOUT
     while not claim():
         assert time.monotonic() < deadline, "it did not come to pass"

@@ -69,7 +69,7 @@ FAST = ("--cluster", "local", "--log-level", "warning")
 
 
 def fill(directory: Path) -> Path:
-    """What a user's directory holds."""
+    """The files of a user's directory."""
     (directory / "counters.py").write_text(COUNTERS)
     (directory / "broken.py").write_text(BROKEN)
     (directory / "wrong.py").write_text(WRONG)
@@ -78,7 +78,7 @@ def fill(directory: Path) -> Path:
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """A directory with programs in it, and nothing running."""
+    """A directory with programs in it, and no server."""
     return fill(tmp_path)
 
 
@@ -169,7 +169,8 @@ def test_an_address_in_use_is_one_clear_line(shop: Path) -> None:
         ("counters:registy", "module 'counters' has no 'registy'; did you mean counters:registry?"),
         (
             "counters:not_a_registry",
-            "counters:not_a_registry is no rio.Registry but of type int; did you mean counters:registry?",
+            "counters:not_a_registry is no rio.Registry but of type int; did you mean"
+            " counters:registry?",
         ),
         ("counters.py", "there is no module 'counters.py'"),
         ("counters-registry", "write MODULE:REGISTRY"),
@@ -249,7 +250,7 @@ def test_a_worker_that_cannot_start_is_not_tried_again(shop: Path) -> None:
             *FAST,
         )
         with Running(*arguments, cwd=shop) as servers:
-            servers.line()  # the one on the next port
+            servers.line()  # the server on the next port
             until(lambda: "server 1 ended with exit code 1" in servers.errors())
             servers.signal(signal.SIGTERM)
             assert servers.ended() == 1
@@ -390,7 +391,8 @@ def test_an_application_error_is_shown_with_its_fields(cluster: Path) -> None:
         ),
         (
             ("Counter", "x", "Subtract"),
-            "rio: UnknownMessage: 'Counter' has no handler for message 'Subtract'; it handles: Add, Crash",
+            "rio: UnknownMessage: 'Counter' has no handler for message 'Subtract'; it handles:"
+            " Add, Crash",
         ),
         (("Abacus", "x", "Add"), "rio: UnknownType: "),
         (("Counter", "", "Add"), "rio: BadIdentity: "),

@@ -1,4 +1,4 @@
-"""A cluster in one process for each test: the one of the servers' tests."""
+"""A cluster in one process for each test, as in the tests of servers."""
 
 from tests.server.conftest import _nothing_is_swallowed, cluster, probe
 

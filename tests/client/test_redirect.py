@@ -1,4 +1,4 @@
-"""An object is found wherever it lives, and remembered."""
+"""A client finds an object wherever it lives, and remembers the place."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Refuse(rio.Message[None]):
 
 
 class Relay(rio.Message[list[str]]):
-    """Go through the objects of ``path``; the answer is where each lives."""
+    """Go through the objects of ``path``, and answer where each lives."""
 
     path: list[str]
 

@@ -1,4 +1,4 @@
-"""What may have run is never sent again, unless it says that it may be."""
+"""A call that may have run is never sent again, unless its message allows it."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ async def test_closing_a_client_ends_all_its_calls(cluster: Cluster, probe: Prob
         calls.append(asyncio.ensure_future(client.send(Counter, "b", Look())))
         await until(
             lambda: client._router.waiting
-        )  # it was refused, and waits for its next attempt
+        )  # the call was refused, and waits for its next attempt
     assert [
         type(outcome).__name__ for outcome in await asyncio.gather(*calls, return_exceptions=True)
     ] == [
@@ -260,7 +260,8 @@ async def test_servers_that_cannot_be_reached_are_told_after_a_few_attempts(
     client = await cluster.client()
     with pytest.raises(
         NoServersAvailable,
-        match=r"none of the 2 active members can be reached; the last one: 127\.0\.0\.1:[12] cannot be reached",
+        match=r"none of the 2 active members can be reached; the last one: 127\.0\.0\.1:[12]"
+        r" cannot be reached",
     ):
         await client.send(Counter, "a", Count())
 
@@ -372,7 +373,7 @@ async def test_a_client_goes_on_after_a_server_was_restarted_on_its_port(
             assert await client.send(Counter, f"new{restart}", Count()) == 1
 
 
-async def test_a_server_that_died_and_came_back_on_its_port_is_a_new_member_and_takes_its_objects_back(
+async def test_a_server_that_came_back_on_its_port_is_a_new_member_and_takes_its_objects_back(
     cluster: Cluster, probe: Probe
 ) -> None:
     client = await cluster.client()

@@ -1,9 +1,8 @@
-"""A cluster of :class:`rio.cluster.gossip.Gossip` in one thread: an in-memory network with loss,
-delay and cuts, a storage, and faults.
+"""A cluster of :class:`rio.cluster.gossip.Gossip` in one thread, as discrete events from one seed.
 
-Discrete events on virtual time from one seed. What a node is here: it renews its lease, polls the
-storage, evicts by :class:`rio.cluster.lease.Observer`, and does what its Gossip says. No asyncio: a
-thousand nodes fit.
+It has an in-memory network with loss, delay and cuts, a storage, faults, and virtual time. A node
+renews its lease, polls the storage, evicts by :class:`rio.cluster.lease.Observer`, and does what
+its Gossip says. There is no asyncio, so a thousand nodes fit.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ STRICT = ClusterConfig.strict()
 
 
 def at_once(call: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that never waits, as those of the storage in memory."""
+    """Run a coroutine that never waits, as those of the storage in memory do."""
     try:
         call.send(None)
     except StopIteration as end:
@@ -64,8 +63,8 @@ class Node:
         self.suspected_at: dict[int, float] = {}
         self._tick_due = math.inf
 
-    # Everything that happens to a node goes through here, so that a frozen one notices nothing
-    # until it thaws.
+    # All that happens to a node goes through here, so that a frozen node notices nothing until it
+    # thaws.
     def when_awake(self, act: Callable[[], None]) -> None:
         if self.alive and self.world.now < self.frozen_until:
             self.world.at(self.frozen_until, lambda: self.when_awake(act))
@@ -89,7 +88,7 @@ class Node:
             self.stop()
 
     def stop(self) -> None:
-        """It has learnt that it is no longer a live member."""
+        """Learn that the node is no longer a live member."""
         self.alive, self.evicted = False, True
         member = at_once(self.world.storage.snapshot()).find(self.generation)
         if member is not None and not member.status.terminal:
@@ -273,7 +272,7 @@ class World:
         }
 
     def ended(self) -> list[int]:
-        """Members that were condemned, have left or are dead."""
+        """The members that were condemned, have left or are dead."""
         return [
             generation
             for generation, status in self.statuses().items()

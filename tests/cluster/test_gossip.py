@@ -51,7 +51,7 @@ DEAD = MemberStatus.DEAD
 
 
 class Talk:
-    """Member ``own`` of so many, all of them active, and the test in the place of the others."""
+    """Member ``own`` of so many, all of them active. The test plays the others."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Talk:
         )
 
     def wait(self, seconds: float, answering: bool = True) -> list[Any]:
-        """Let time pass tick by tick; the others answer every ping, or none."""
+        """Let time pass tick by tick, while the others answer every ping, or none."""
         end, actions = self.now + seconds, list[Any]()
         while self.gossip.due <= end:
             self.now = max(self.now, self.gossip.due)
@@ -128,7 +128,7 @@ class Talk:
         return actions
 
     def probe(self, target: int) -> Ping:
-        """Wait until ``target`` is being probed."""
+        """Wait until the node probes ``target``."""
         while True:
             self.now = self.gossip.due
             for message in messages(self.step(Tick()), Ping):
@@ -137,7 +137,7 @@ class Talk:
                 self.hear(Ack, message.to, message.number)
 
     def suspect(self, target: int) -> list[Any]:
-        """Have a probe of ``target`` fail; whoever is asked says it has no answer either."""
+        """Fail a probe of ``target``: no member that is asked has an answer either."""
         self.probe(target)
         actions = []
         while target not in self.gossip.suspicions:
@@ -244,7 +244,7 @@ def test_who_is_asked_pings_the_target_and_passes_the_answer_on() -> None:
     assert ping.to == 3
     (ack,) = messages(talk.hear(Ack, 3, ping.number), Ack)
     assert (ack.to, ack.number) == (2, 5)
-    assert messages(talk.hear(Ack, 3, ping.number), Ack) == []  # once
+    assert messages(talk.hear(Ack, 3, ping.number), Ack) == []  # exactly one
 
 
 def test_who_is_asked_says_in_time_that_it_has_no_answer() -> None:
@@ -324,7 +324,7 @@ def test_a_suspicion_that_is_heard_is_looked_into_before_it_is_shared() -> None:
     assert 5 in [ping.to for ping in pings]
     record = talk.gossip.table.record(5)
     assert record is not None
-    assert record.suspects == (2,)  # it answered this node
+    assert record.suspects == (2,)  # member 3 answered this node
 
 
 def test_a_suspicion_that_enough_share_is_not_looked_into_again() -> None:
@@ -362,7 +362,8 @@ def test_only_the_owner_refutes() -> None:
     for source in (2, 3, 4):
         talk.hear(Update, source, state=state(Record(3, 0, ACTIVE, b"", ())))
     assert is_suspected(talk, 3)
-    assert told(talk.wait(20.0, answering=False))[3].incarnation == 0  # nobody here raises it
+    # no message from here raises the incarnation
+    assert told(talk.wait(20.0, answering=False))[3].incarnation == 0
     talk.hear(Update, 4, state=state(Record(3, 1, ACTIVE, b"", ())))
     assert not is_suspected(talk, 3)
     assert 3 not in talk.gossip.suspicions
@@ -374,7 +375,7 @@ def test_an_answer_ends_ones_own_suspicion_but_not_that_of_others() -> None:
     ping = talk.probe(3)
     talk.hear(Ack, 3, ping.number)
     assert not talk.gossip.suspicions
-    assert is_suspected(talk, 3)  # until it refutes
+    assert is_suspected(talk, 3)  # until member 2 refutes
 
 
 def test_a_sick_node_keeps_its_suspicions_to_itself() -> None:
@@ -578,7 +579,7 @@ def test_a_snapshot_that_the_storage_does_not_know_is_forgotten_after_one_read()
     talk = Talk(3)
     lie = state(snapshot=(10**9, 10**9, [(1, 5), (2, 1), (3, 5)]))
     assert Fence() in talk.hear(Update, 2, state=lie)
-    assert set(talk.gossip.view.members) == {2, 3}  # whom it talks to is up to its own reads
+    assert set(talk.gossip.view.members) == {2, 3}  # its own reads decide whom the node talks to
     talk.now += 1.0
     talk.read()
     assert (talk.gossip.table.version, talk.gossip.table.status_of(3)) == (10, 1)
@@ -611,7 +612,8 @@ def test_a_message_of_nobody_is_not_answered_and_not_kept() -> None:
     for source in range(5000, 6000):
         talk.step(MessageReceived(source, encode(Ping(1, source, 0, 0, b"", 5))))
     assert len(talk.gossip._strangers) <= 64
-    assert talk.step(MessageReceived(50, encode(Ping(1, 50, 0, 0, b"", 5)))) == []  # 50 was purged
+    # member 50 was purged
+    assert talk.step(MessageReceived(50, encode(Ping(1, 50, 0, 0, b"", 5)))) == []
 
 
 def test_who_joins_greets_the_active_members_until_a_majority_has_answered() -> None:
@@ -633,9 +635,9 @@ def test_who_joins_greets_the_active_members_until_a_majority_has_answered() -> 
 def suspected(
     count: int, target: int = 3, *, renewing: bool = True, shared_by: tuple[int, ...] = ()
 ) -> tuple[Talk, list[Any]]:
-    """Talk until the shortest suspicion has passed; ``target`` never answers.
+    """Talk until the shortest suspicion has passed, while ``target`` never answers.
 
-    What was done then.
+    Returns the actions of that time.
     """
     talk, actions = Talk(count), list[Any]()
     talk.suspect(target)
@@ -704,7 +706,7 @@ def test_who_cannot_reach_a_majority_does_not_vote() -> None:
 
 
 def voted(talk: Talk, *voters: int, at: float = 1.0) -> list[Any]:
-    """The storage shows these votes on member 3."""
+    """Have the storage show these votes on member 3."""
     import msgspec
 
     talk.renew_all()
@@ -718,10 +720,10 @@ def test_a_quorum_condemns() -> None:
     assert not any(isinstance(action, Condemn) for action in voted(talk, 1, 2))
     assert not any(
         isinstance(action, Condemn) for action in voted(talk, 1, 2, 3)
-    )  # its own does not count
+    )  # its own vote does not count
     assert not any(
         isinstance(action, Condemn) for action in voted(talk, 1, 2, 77)
-    )  # nor that of no active member
+    )  # nor does the vote of a member that is not active
     (condemned,) = (action for action in voted(talk, 1, 2, 4) if isinstance(action, Condemn))
     assert (condemned.member.generation, condemned.member.status) == (3, ACTIVE)
 
@@ -745,4 +747,4 @@ def test_of_two_nodes_that_cannot_reach_each_other_the_older_one_votes_first() -
     assert [action for action in actions if isinstance(action, CastVote)] == [CastVote(2)]
     assert (
         talk.gossip.awareness.health == 0
-    )  # nobody was there to be asked, so nothing speaks against itself
+    )  # no member was there to be asked, so nothing speaks against the node itself

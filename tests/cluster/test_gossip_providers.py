@@ -1,5 +1,6 @@
-"""Providers that gossip, over one storage and an in-memory network, under virtual time: what is
-quicker so, and what stays as it was.
+"""Providers that gossip, over one storage and an in-memory network, under virtual time.
+
+Some of the cluster is quicker with gossip; the rest stays as it was.
 """
 
 from __future__ import annotations
@@ -277,7 +278,7 @@ async def test_a_lie_costs_a_node_no_more_than_a_short_pause(cluster: Cluster) -
         assert not victim.admits or -math.inf in victim.leases
         await asyncio.sleep(1.1 * STRICT.renew_interval)
         assert victim.admits
-    assert victim.leases.count(-math.inf) == 1  # and then it is not believed any more
+    assert victim.leases.count(-math.inf) == 1  # then the others stop believing it
     assert not victim.stopped
 
 

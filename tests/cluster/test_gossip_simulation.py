@@ -1,7 +1,7 @@
-"""A whole cluster under virtual time: who is detected and when, who must not be, and what it costs.
-The figures are printed: ``pytest -s``.
+"""A whole cluster under virtual time: what it detects and when, what it must not, and the cost.
 
-Seeds are few here, so that the file takes seconds; ``RIO_SEEDS=1000`` is for a night.
+``pytest -s`` prints the figures. Seeds are few here, so that the file takes seconds;
+``RIO_SEEDS=1000`` is for a night.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def test_a_killed_node_is_suspected_evicted_and_known_to_be_dead_by_all(
         agreed.append(world.run_until_all_see_the_end_of(victim.generation))
         suspected.append(
             first_suspicion(world, victim) - killed
-        )  # that of the lease is at times the first
+        )  # the suspicion of the lease is at times the first
         world.run(10.0)
         assert world.ended() == [victim.generation]
     print(
@@ -169,8 +169,10 @@ def test_of_two_nodes_that_cannot_reach_each_other_exactly_one_stays(seed: int) 
 
 
 def lies(world: World, liar: Node) -> None:
-    """Whatever one member can say and do: slander, forged names and incarnations, a snapshot in
-    which all are dead, votes on everybody.
+    """Do whatever one member can say and do.
+
+    That is slander, forged names and incarnations, a snapshot in which all are dead, and votes on
+    everybody.
     """
     rng = world.rng
     others = [generation for generation in world.nodes if generation != liar.generation]
@@ -212,11 +214,11 @@ def test_one_liar_evicts_nobody(count: int, few: int) -> None:
             )  # renew, poll, one read on hearsay
             assert (
                 node.fences - fences <= 6
-            )  # each a pause of one renewal, until the storage disproves the claim
+            )  # each costs a pause of one renewal, until the storage disproves the claim
 
 
 def test_a_liar_that_is_cut_off_evicts_nobody() -> None:
-    """It reaches the storage and nobody else, and votes freely: rio-rs' cluster dies of this."""
+    """The liar reaches only the storage, and votes freely. A cluster of rio-rs dies of this."""
     for seed in seeds(5):
         world = World(5, seed)
         world.cut = lambda source, target: 3 in (source, target)
@@ -228,8 +230,9 @@ def test_a_liar_that_is_cut_off_evicts_nobody() -> None:
 # --- what it costs --------------------------------------------------------------------------------
 
 MOST_BYTES = 32 * 1024
-"""For each node in any second, whatever happens: three messages of 64 records five times, and
-probes; found to be far less.
+"""The bound for each node in any second, whatever happens.
+
+Three messages of 64 records five times, and probes; the simulation stays far below.
 """
 
 SIZES = [3, 10, 100, pytest.param(1000, marks=pytest.mark.slow)]
@@ -238,9 +241,7 @@ SIZES = [3, 10, 100, pytest.param(1000, marks=pytest.mark.slow)]
 def spent(
     world: World, seconds: int, during: Callable[[int], None] = lambda second: None
 ) -> tuple[float, float, float, float]:
-    """For each node and second: bytes on average and at most, storage queries on average and at
-    most.
-    """
+    """Mean and maximum of the bytes, mean and maximum of the queries, a node and second."""
     total_bytes, total_queries, most_bytes, most_queries = 0, 0, 0, 0
     nodes = list(world.nodes.values())
     for second in range(seconds):

@@ -1,6 +1,4 @@
-"""The arithmetic of the lease: tables for each rule, and the property that holds them together
-(P5).
-"""
+"""The arithmetic of the lease: tables for each rule, and the property that joins them (P5)."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ def members(*rows: tuple[int, int] | tuple[int, int, MemberStatus]) -> Membershi
 
 
 def observe(observer: Observer, *reads: tuple[float, MembershipSnapshot]) -> list[tuple[int, ...]]:
-    """Feed reads that take no time; returns the generations to evict after each."""
+    """Feed reads that take no time; the generations to evict after each."""
     return [
         tuple(member.generation for member in observer.step(snapshot, at, at).evict)
         for at, snapshot in reads
@@ -179,7 +177,7 @@ def test_after_a_storage_that_could_not_be_written_each_member_has_its_whole_win
     def at(second: int) -> MembershipSnapshot:
         return members(
             (ME, max(0, second - 20)), (2, 0)
-        )  # nothing moves for 20 s, then only the observer
+        )  # nothing moves for 20 s, except the observer at last
 
     evictions = observe(Observer(ME, STRICT), *every_second(40, at))
     assert (
@@ -251,7 +249,9 @@ def test_only_the_newest_that_ended_are_kept_whatever_their_age() -> None:
 
 @dataclass(frozen=True)
 class Renewal:
-    """One renewal in real seconds: how long after the last it is sent, how late it is applied and
+    """One renewal in real seconds.
+
+    It says how long after the last renewal this one is sent, how late it is applied, and how late
     its answer is seen (``None``: never).
     """
 
@@ -262,8 +262,9 @@ class Renewal:
 
 @dataclass(frozen=True)
 class Read:
-    """One read of the observer in real seconds: its pause, its way there and back, and how late an
-    eviction arrives.
+    """One read of the observer in real seconds.
+
+    It says the pause before it, its way there and back, and how late an eviction arrives.
     """
 
     after: float
@@ -274,8 +275,9 @@ class Read:
 
 @dataclass(frozen=True)
 class Story:
-    """Two nodes with clocks of their own rate, and delays that stand for slow networks and for
-    processes that are frozen.
+    """Two nodes with clocks of different rates, and delays.
+
+    The delays stand for slow networks and for processes that are frozen.
     """
 
     holder_rate: float
@@ -336,7 +338,7 @@ class Model:
 
     @property
     def admission_end(self) -> float:
-        """Real time at which the holder admits its last."""
+        """The real time at which the holder admits for the last time."""
         return self.lease.until / self.story.holder_rate
 
     @property
@@ -402,14 +404,14 @@ def test_admission_ends_before_the_earliest_eviction_whatever_is_late_frozen_or_
 
 
 def unsafe(lease_evict: float) -> ClusterConfig:
-    """A configuration that would be refused."""
+    """A configuration that the settings would refuse."""
     config = replace(STRICT)
     force_setattr(config, "lease_evict", lease_evict)
     return config
 
 
 class TimedFromTheSending(Observer):
-    """Takes a counter for as old as the question after it."""
+    """An observer that takes a counter to be as old as the question after it."""
 
     def step(self, snapshot: MembershipSnapshot, sent: float, received: float) -> Duties:
         return super().step(snapshot, sent, sent)

@@ -1,6 +1,4 @@
-"""Providers over one storage, under virtual time: who is fenced, who is evicted, when, and what is
-left behind.
-"""
+"""Providers over one storage, under virtual time: fences, evictions, and what they leave."""
 
 from __future__ import annotations
 
@@ -58,7 +56,7 @@ class FaultyStorage(MembershipStorage):
                 try:
                     await asyncio.Event().wait()
                 finally:
-                    await asyncio.sleep(0.01)  # a driver has to clean up
+                    await asyncio.sleep(0.01)  # drivers have to clean up
             case "ignores cancellation":
                 await deaf(50.0)
             case "read-only" if writes:
@@ -107,7 +105,7 @@ class FaultyStorage(MembershipStorage):
 
 
 async def deaf(seconds: float) -> None:
-    """What a driver does that swallows cancellation."""
+    """Swallow a cancellation for a while, as some drivers do."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while loop.time() < end:
@@ -118,8 +116,9 @@ async def deaf(seconds: float) -> None:
 
 
 class Node:
-    """A server reduced to its membership: it admits by its lease and its own clock, and notes what
-    it is told.
+    """A server reduced to its membership.
+
+    It admits by its lease and its own clock, and notes what it is told.
     """
 
     def __init__(
@@ -163,7 +162,7 @@ class Node:
         return self
 
     async def kill(self) -> None:
-        """SIGKILL: nothing more is sent, nobody is told."""
+        """End as by SIGKILL: nothing more is sent, and nobody is told."""
         assert self.serving is not None
         self.killed = True
         self.serving.cancel()
@@ -195,7 +194,7 @@ class Cluster:
         kind: type[ClusterProvider] = PeerToPeerClusterProvider,
         rate: float = 1.0,
     ) -> Node:
-        """A node that has not joined; its clock starts anywhere."""
+        """A node that has not joined. Its clock starts anywhere."""
         loop, number = asyncio.get_running_loop(), len(self.nodes)
         storage = FaultyStorage(self.storage)
 
@@ -228,8 +227,9 @@ class Cluster:
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test on a virtual loop with a fresh ``cluster``, its first parameter, and check
-    that it left no task behind.
+    """Run an async test on a virtual loop, with a fresh ``cluster`` as its first parameter.
+
+    Also check that the test left no task behind.
     """
 
     def runner(**arguments: Any) -> None:
@@ -248,7 +248,7 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], within: float = 60.0) -> float:
-    """Wait in steps of 10 ms; returns the virtual seconds it took."""
+    """Wait in steps of 10 ms; the virtual seconds that it took."""
     loop = asyncio.get_running_loop()
     start = loop.time()
     while not (await holds if inspect.isawaitable(holds := condition()) else holds):
@@ -297,11 +297,12 @@ async def test_healthy_nodes_renew_for_an_hour_and_nobody_is_fenced_or_evicted(
     )
     assert set((await cluster.statuses()).values()) == {MemberStatus.ACTIVE}
     versions = [snapshot.version for snapshot in nodes[0].snapshots]
-    assert versions == sorted(set(versions))  # each is told once
-    assert versions[-1] == 6  # two by each who joined, and none since
+    assert versions == sorted(set(versions))  # each member is told once
+    assert versions[-1] == 6  # two by each member that joined, and none since
     known = nodes[0].provider.snapshot.find(nodes[1].generation)
     assert known is not None
-    assert known.lease_counter == pytest.approx(3600, abs=5)  # while snapshot itself stays fresh
+    # while the snapshot itself stays fresh
+    assert known.lease_counter == pytest.approx(3600, abs=5)
 
 
 @in_virtual_time
@@ -310,7 +311,7 @@ async def test_a_join_that_the_storage_refuses_says_so(cluster: Cluster) -> None
     node.storage.fault = "hangs"
     with pytest.raises(StorageUnavailable, match="did not answer within 2 s"):
         await node.provider.join("a:1")
-    await node.provider.leave()  # nothing to take back
+    await node.provider.leave()  # there is nothing to take back
     with pytest.raises(RuntimeError, match="join"):
         await node.provider.serve()
 
@@ -542,7 +543,7 @@ async def test_an_outage_of_15_s_ends_no_node_and_the_lease_is_back_within_two_s
     for node in nodes:
         node.storage.fault = None
     await until(lambda: all(node.admits for node in nodes), within=STRICT.storage_timeout + 0.1)
-    await asyncio.sleep(60.0)  # longer than a driver that ignores cancellation hangs on
+    await asyncio.sleep(60.0)  # longer than a driver that ignores cancellation hangs
     assert all(node.admits for node in nodes)
     assert set((await cluster.statuses()).values()) == {MemberStatus.ACTIVE}
 
@@ -797,7 +798,7 @@ async def test_no_node_admits_at_the_moment_it_is_declared_dead(
 
 
 async def start_somehow(cluster: Cluster, rng: random.Random) -> None:
-    """A node with a drifting clock and a storage that is slow at times."""
+    """A node with a drifting clock, and a storage that is slow at times."""
     node = cluster.made(rate=rng.uniform(0.9, 1.1))
     node.storage.delay = lambda: (
         rng.uniform(0.001, 0.02) if rng.random() < 0.97 else rng.uniform(0.05, 2.5)

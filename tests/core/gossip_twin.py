@@ -1,5 +1,6 @@
-"""The member table in plain Python: the oracle of ``rio._core.gossip``, and the yardstick of its
-benchmark.
+"""The member table in plain Python.
+
+It is the oracle of ``rio._core.gossip``, and the yardstick of its benchmark.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ class Snapshot:
     members: tuple[tuple[int, int], ...] = ()
 
     def admits(self, generation: int) -> bool:
-        """Whether gossip about a member has a meaning: it is listed and has not ended, or it is
-        newer than this.
+        """Whether gossip about a member has a meaning.
+
+        It has if the member is listed and has not ended, or if it is newer than this snapshot.
         """
         status = dict(self.members).get(generation)
         return status <= CONDEMNED if status is not None else generation > self.generation_high

@@ -1,7 +1,7 @@
-"""A node for the tests of the dispatcher: connections whose bytes are looked at, a small runtime,
-objects that wait for the test's word.
+"""A node for the tests of the dispatcher, on the compiled core or on its twin.
 
-It runs on the compiled core and on its twin alike.
+It has connections whose bytes a test can look at, a small runtime, and objects that wait for the
+test's word.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ FRAME_LIMIT = 64 * 1024
 
 
 class Note(msgspec.Struct):
-    """The message of all tests: the number by which the log tells it from others, and what the
-    handler is to do.
+    """The message of all tests.
+
+    ``n`` is the number by which the log tells it from others. The rest says what the handler does.
     """
 
     n: int
@@ -34,7 +35,7 @@ class Echo(msgspec.Struct):
 
 
 class Wire:
-    """The transport of a connection: keeps what is written."""
+    """The transport of a connection. It keeps what is written."""
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
@@ -91,7 +92,7 @@ class Node:
     def __init__(self, core: ModuleType, *, slow: bool = False, **limits: int) -> None:
         self.core = core
         self.slow = slow
-        """Activations wait for :meth:`activated` instead of being there at once."""
+        """Activations wait for :meth:`activated` instead of ending at once."""
         self.time = 100.0
         self.log: list[tuple[str, str, int]] = []
         """(object, what, message number)"""
@@ -138,7 +139,7 @@ class Node:
         timeout: float | None = None,
         takes_app_data: bool = False,
     ) -> None:
-        """Only before the first connection."""
+        """Set the limits of the dispatcher, before the first connection."""
         table = self.dispatcher.tables["Thing"]
         methods = [
             *table.methods.values(),
@@ -161,7 +162,7 @@ class Node:
         connection.abandon()
 
     def activated(self, *, fail: bool = False) -> None:
-        """The oldest activation under way has ended."""
+        """End the oldest activation that is under way."""
         mailbox = self.opening.pop(0)
         if fail:
             for turn in mailbox.remove():
@@ -223,7 +224,7 @@ class Node:
 
 
 class Reports:
-    """What a connection leaves to its subclass."""
+    """The half of a connection, with the part that it leaves to its subclass."""
 
     node: Node
 
@@ -241,7 +242,7 @@ class Reports:
 
 
 def read(connection: Any, *bodies: bytes) -> None:
-    """One read that brings these frames whole."""
+    """Deliver these frames whole in one read."""
     read_bytes(connection, frames(*bodies))
 
 

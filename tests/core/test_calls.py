@@ -1,5 +1,6 @@
-"""The client's half: every answer finds its own call, whatever is cancelled, late, repeated or
-wrong.
+"""The client's half: every answer finds its own call.
+
+That holds whatever is cancelled, late, repeated or wrong.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Reply(msgspec.Struct):
 
 
 class Slow(Wire):
-    """A transport that does not get rid of what is written."""
+    """A transport that keeps what is written in its buffer."""
 
     def get_write_buffer_size(self) -> int:
         return sum(map(len, self.writes))
@@ -80,7 +81,7 @@ class Line(ClientHalf):
 
     @property
     def frames(self) -> list[list[Any]]:
-        """What was sent."""
+        """The frames that were sent."""
         return self.transport.frames  # type: ignore[no-any-return]
 
     def asked(self) -> dict[int, int]:
@@ -92,7 +93,7 @@ class Line(ClientHalf):
 
 
 class Asker:
-    """A client that sends every call whose place it does not know to one server."""
+    """A client that sends every call without a known place to one server."""
 
     def __init__(self, line: Line | None = None, **options: Any) -> None:
         self.caller = Caller(self, self, **options)
@@ -352,9 +353,7 @@ async def test_a_call_cancelled_while_it_waits_is_cancelled_on_the_server_once()
     assert asker.line.others == [(RESPONSE, 1)]
 
 
-async def test_a_call_cancelled_in_the_turn_in_which_its_answer_comes_is_cancelled_and_the_server_is_left_alone() -> (
-    None
-):
+async def test_a_call_cancelled_in_the_turn_of_its_answer_is_cancelled_without_a_message() -> None:
     asker = Asker()
     first, second = asker.ask(1), asker.ask(2)
     await settle()
@@ -531,9 +530,7 @@ async def test_of_routes_the_most_recently_used_are_kept_and_their_number_is_bou
 # --- calls within a turn --------------------------------------------------------------------------
 
 
-async def test_a_call_made_in_a_turn_inherits_its_deadline_and_context_and_one_made_elsewhere_does_not() -> (
-    None
-):
+async def test_only_a_call_made_in_a_turn_inherits_its_deadline_and_context() -> None:
     async def nested(thing: Any, message: Any) -> None:
         asker.ask(1, timeout=60.0)
         asker.ask(2, timeout=1.0)

@@ -484,7 +484,7 @@ async def test_two_handlers_that_run_at_once_each_know_their_own_turn() -> None:
 async def test_a_handler_that_runs_inside_another_knows_its_own_turn_and_leaves_the_other_its_own(
     outer_is_async: bool,
 ) -> None:
-    """As where an object calls its neighbour and the request is handed over at once."""
+    """So it is when an object calls its neighbour, which gets the request at once."""
     seen: list[str | None] = []
     node = Node(dispatch)
     neighbour = node.connect()

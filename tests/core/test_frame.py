@@ -1,4 +1,4 @@
-"""Frames: the same whatever way the bytes are split, at every size, from whoever sends them."""
+"""Frames: the same however the bytes are split, at every size, from every peer."""
 
 from __future__ import annotations
 
@@ -55,15 +55,13 @@ bodies = st.lists(st.one_of(st.binary(max_size=40), st.sampled_from(SIZES).map(b
 
 
 def pieces(stream: bytes, cuts: Iterable[int]) -> list[bytes]:
-    """The stream, cut at these places."""
+    """Cut the stream at these places."""
     places = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     return [stream[start:end] for start, end in pairwise(places)]
 
 
 def through_the_buffer(reader: FrameReader, data: bytes, sizes: Iterable[int]) -> list[bytes]:
-    """As a transport does it: write into the reader's own room, at most so many bytes at a time,
-    and tell it.
-    """
+    """Write into the reader's own room, at most so many bytes at a time, as a transport does."""
     found, wanted = [], iter(sizes)
     while data:
         room = memoryview(reader)

@@ -1,5 +1,4 @@
-"""The member table: the laws of its merge, its bounds, and that it does what its twin in plain
-Python does.
+"""The member table: the laws of its merge, its bounds, and its twin in plain Python.
 
 The specification asks for 20,000 triples of states: ``RIO_EXAMPLES=10``.
 """
@@ -44,15 +43,17 @@ class Choices:
         self._bytes = iter(data)
 
     def number(self, low: int, high: int) -> int:
-        """A number of at most 256 that follow each other; both bounds are included."""
+        """A number between two bounds, which are included and at most 255 apart."""
         return low + next(self._bytes, 0) % (high - low + 1)
 
     def one_of(self, options: Sequence[Any]) -> Any:
         return options[self.number(0, len(options) - 1)]
 
     def history(self) -> list[Snapshot]:
-        """What one storage said at its successive versions: it issues generations in order, a
-        status only rises, and a member that was purged stays away.
+        """The snapshots of one storage at its successive versions.
+
+        The storage issues generations in order, a status only rises, and a purged member stays
+        away.
         """
         high, members = 0, dict[int, int]()
         snapshots = [Snapshot()]
@@ -76,7 +77,7 @@ class Choices:
         return self.number(1, NEWEST)
 
     def metadata(self) -> bytes:
-        """Short and similar, or up to 128 bytes."""
+        """Short and similar bytes, or up to 128 others."""
         few = self.one_of((b"", b"a", b"ab", b"b", None))
         if few is not None:
             return few
@@ -89,7 +90,7 @@ class Choices:
         return Record(incarnation, self.number(0, 2), self.metadata(), tuple(sorted(suspects)))
 
     def states(self, count: int) -> list[State]:
-        """Some that gossip may hold who all ask the same storage."""
+        """States that members may hold which all read the same storage."""
         history = self.history()
         return [
             State(
@@ -133,7 +134,7 @@ def test_the_merge_is_commutative_associative_idempotent_and_inflationary(
     assert ab.encode() == merged(b, a).encode()
     assert merged(ab, c).encode() == merged(a, merged(b, c)).encode()
     assert merged(a, a).encode() == a.encode()
-    for part in (a, b):  # what was joined is below the result: joining it again adds nothing
+    for part in (a, b):  # what was merged is below the result: merging it again adds nothing
         before = ab.encode()
         assert ab.merge(part.encode()) == []
         assert ab.encode() == before

@@ -1,8 +1,7 @@
-"""The compiled core again, in plain Python over the ``msgpack`` package: what it is held against,
-in tests and in benchmarks.
+"""The compiled core again, in plain Python over the ``msgpack`` package.
 
-Everything here is written for reading. The names are those of :mod:`rio._core.frame` and
-:mod:`rio._core.dispatch`, so that one test can run on either.
+Tests and benchmarks compare the core with it. Everything here is written for reading. The names are
+those of :mod:`rio._core.frame` and :mod:`rio._core.dispatch`, so that one test can run on either.
 """
 
 from __future__ import annotations
@@ -192,7 +191,7 @@ class Mailbox:
 
 
 LIFECYCLE = object()
-"""In the place of a turn while the hooks of an mailbox run."""
+"""Takes the place of a turn while the hooks of a mailbox run."""
 
 
 # --- one request ----------------------------------------------------------------------------------
@@ -244,7 +243,7 @@ class Turn:
             del self.connection.turns[self.request_id]
 
     def handled(self, value: Any, error: BaseException | None) -> None:
-        """The handler has ended: answer, and give the object to whoever is next."""
+        """End the turn: answer, and give the object to the next message."""
         assert self.mailbox is not None
         dispatcher = self.connection.dispatcher
         waited, self.steps = self.steps is not None, None
@@ -276,8 +275,9 @@ class Turn:
 
 
 class Steps:
-    """A coroutine that is run up to its first wait at once, and goes on when what it waits for is
-    done.
+    """A coroutine that runs up to its first wait at once.
+
+    It goes on when what it waits for is done.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -285,7 +285,7 @@ class Steps:
         self._waits_for: Any = None
 
     def ended(self) -> tuple[Any, BaseException | None] | None:
-        """Make one step. The result or the error, if it was the last."""
+        """Make one step. Returns the result or the error, if it was the last."""
         try:
             self._waits_for = self._coroutine.send(None)
         except StopIteration as stop:
@@ -327,7 +327,7 @@ class ServerHalf:
         return list(self.turns.values())
 
     def received(self, data: bytes) -> None:
-        """What the compiled one does in ``get_buffer`` and ``buffer_updated``."""
+        """Do what the compiled one does in ``get_buffer`` and ``buffer_updated``."""
         try:
             for body in self.reader.feed(data):
                 self._frame(body)

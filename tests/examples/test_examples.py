@@ -55,7 +55,7 @@ def test_what_an_object_saved_outlives_its_server(tmp_path: Path) -> None:
 
 
 class Reader:
-    """In the place of a client that reads one metric."""
+    """Takes the place of a client that reads one metric."""
 
     def __init__(self, receipts: Receipts, summary: Summary) -> None:
         self._report = Report(summary, {"writer": receipts}, "127.0.0.1:1")
@@ -72,7 +72,7 @@ class Reader:
     [
         ([1, 2, 3], {}),
         ([1, 3, 2], {}),
-        ([1, 2], {}),  # 3 is of unknown outcome
+        ([1, 2], {}),  # the outcome of 3 is unknown
         ([1, 3], {"lost": 1}),
         ([1, 2, 2], {"twice": 1, "wrong_sums": 1}),
         ([1, 2, 3, 3], {"twice": 1, "wrong_sums": 1}),

@@ -1,4 +1,4 @@
-"""What the application gives to its objects."""
+"""What the application hands to its objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``@rio.handler``: what its signature may say, and what it is refused for."""
+"""``@rio.handler``: what its signature may say, and why a signature is refused."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Heavy(State):
 
 
 class NoStorage(StateStorage):
-    """A back end of one's own, of which only the identity counts here."""
+    """A user's back end, of which only the identity counts here."""
 
     async def prepare(self) -> None: ...
     async def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""References: handlers called by name, sent as messages."""
+"""References: handlers are called by name, and sent as messages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Savings(Account):
 
 
 class Sent:
-    """A sender whose reply is what it was asked to send."""
+    """A sender that answers with what it was asked to send."""
 
     def send(self, *arguments: Any, **keywords: Any) -> Awaitable[Any]:
         future = asyncio.get_running_loop().create_future()

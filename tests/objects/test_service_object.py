@@ -29,7 +29,7 @@ class Ledger(State):
 
 
 class Recorder:
-    """A runtime that writes down what it is asked for."""
+    """A runtime that notes its requests."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -175,7 +175,7 @@ class Busy(ServiceObject):
 
 
 async def run_hooks(instance: Any, runtime: Recorder) -> None:
-    """As the runtime does it."""
+    """Attach an object as the runtime does it."""
     hooks = Registry(type(instance))[type_name_of(type(instance))].hooks
     for hook in hooks:
         runtime.shutting_down = hook is hooks.shutdown

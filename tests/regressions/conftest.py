@@ -1,4 +1,4 @@
-"""A cluster in one process, and one of real processes: those of the other tests."""
+"""The clusters of other tests: one in a single process, and one of real processes."""
 
 from tests.cluster.processes.conftest import make_cluster, store
 from tests.server.conftest import _nothing_is_swallowed, cluster, probe

@@ -1,4 +1,4 @@
-"""What can go wrong with rio-rs, and must not here: the cases that no other test holds.
+"""What can go wrong with rio-rs and must not here: the cases that no other test covers.
 
 ``docs/differences.md`` lists them all.
 """
@@ -39,15 +39,16 @@ class Where(rio.Message[str], readonly=True):
 
 
 class Fill(rio.Message[int]):
-    """Ask as many objects that are not in memory yet for their place, one after the other; the
-    answer is how many answered.
+    """Ask so many objects that are not in memory for their place, one after the other.
+
+    The answer is the number of objects that answered.
     """
 
     number: int
 
 
 class Wait(rio.Message[None]):
-    """Until the test opens the gate."""
+    """Wait until the test opens the gate."""
 
     gate: str
 
@@ -137,15 +138,15 @@ async def test_a_server_whose_event_loop_does_not_answer_is_not_taken_for_alive(
     assert await client.ping(server.address) > 0
     listener = socket.create_server(
         ("127.0.0.1", 0)
-    )  # connections are made, by the operating system, and nobody answers
+    )  # the operating system accepts connections, and no process answers
     with listener, pytest.raises(NotExecuted, match="cannot be reached"):
         await client.ping(f"127.0.0.1:{listener.getsockname()[1]}")
 
 
 def test_no_time_of_day_is_read_to_decide_anything() -> None:
-    """Clocks that show different times can do no harm.
+    """Clocks that show different times do no harm.
 
-    Redis reads its own, for numbers that have to grow and need not be right.
+    Redis reads its own clock, for numbers that have to grow and need not be right.
     """
     wall = re.compile(
         r"\btime\.time(_ns)?\(|\b(utc)?now\(timezone|\bdatetime\.(utc)?now\(|\bCLOCK_REALTIME\b"
@@ -346,7 +347,7 @@ async def test_a_connection_to_redis_that_breaks_while_it_is_prepared_is_unavail
 
 PAGE = ROOT / "docs" / "differences.md"
 NOT_YET = {34}
-"""The situations that the page says are as in rio-rs, so far."""
+"""The situations that the page calls "as in rio-rs, so far"."""
 
 
 def situations() -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""A cluster for each test, and the watch over what asyncio would only log."""
+"""A cluster for each test, and a watch over what asyncio would only log."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from tests.server.harness import Cluster, Probe
 
 @pytest.fixture(autouse=True)
 async def _nothing_is_swallowed() -> AsyncIterator[None]:
-    """What asyncio reports to its exception handler (a callback that failed, an exception nobody
-    took) fails the test.
+    """Fail a test after which asyncio reports something to its exception handler.
+
+    That is a callback that failed, or an exception that was never retrieved.
     """
     reported: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
@@ -34,6 +35,6 @@ def probe() -> Probe:
 
 @pytest.fixture
 async def cluster(_nothing_is_swallowed: None, probe: Probe) -> AsyncIterator[Cluster]:
-    """No server yet: the test says which."""
+    """A cluster without a server; the test starts them."""
     async with rio.open_storage("memory://") as storage, AsyncExitStack() as stack:
         yield Cluster(storage, probe, stack)

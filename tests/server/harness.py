@@ -1,6 +1,4 @@
-"""What the tests of the running system share: a cluster in one process, and a probe through which
-its objects talk to the test.
-"""
+"""A cluster in one process, and a probe through which its objects talk to the test."""
 
 from __future__ import annotations
 
@@ -18,19 +16,20 @@ from rio.storage import Storage
 from rio.transport.protocol import VERSION, Hello, Kind, hello
 
 NO_ANSWER = (NotExecuted, CallTimeout)
-"""How a call ends that every server refuses for now: most often between two attempts, at times
-during one.
+"""How a call ends that every server refuses for now.
+
+Most often its time runs out between two attempts, at times during one.
 """
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Wait for a condition; the time limit of the test is the limit."""
+    """Wait for a condition, up to the time limit of the test."""
     while not condition():  # noqa: ASYNC110  # what is waited for notifies nobody
         await asyncio.sleep(0.002)
 
 
 class Patient(random.Random):
-    """For a client that shall wait for long before it tries again."""
+    """The settings of a client that waits long before it tries again."""
 
     def uniform(self, a: float, b: float) -> float:
         return 60.0
@@ -96,11 +95,11 @@ class Cluster:
         return await self._stack.enter_async_context(rio.Client(self.storage, **options))
 
     def calls(self) -> int:
-        """Requests that all servers have taken."""
+        """The number of requests that all servers have taken."""
         return sum(server.statistics().calls for server in self.servers)
 
     def home(self, object_type: type[rio.ServiceObject], id: str) -> rio.Server | None:
-        """The server in whose memory an object is."""
+        """The server that has an object in memory."""
         homes = [server for server in self.servers if id in activations(server, object_type)]
         assert len(homes) <= 1, f"{id} is active on {homes}"
         return homes[0] if homes else None
@@ -112,7 +111,7 @@ class Cluster:
         message: rio.Message[Any],
         prefix: str = "on",
     ) -> str:
-        """The id of an object that lives on ``server``; it is brought to life by ``message``."""
+        """The id of an object that lives on ``server``. ``message`` activates it."""
         for number in range(1000):
             id = f"{prefix}{number}"
             if self.home(object_type, id) is None:
@@ -137,7 +136,7 @@ def instance(server: rio.Server, object_type: type[rio.ServiceObject], id: str) 
 
 
 def sever(server: rio.Server) -> int:
-    """Cut all connections of a server at once, as its death would. Returns how many."""
+    """Cut all connections of a server at once, as its death would. Returns their number."""
     cut = [
         connection.transport
         for connection in list(server._catalog.dispatcher.connections)
@@ -149,13 +148,14 @@ def sever(server: rio.Server) -> int:
 
 
 async def crash(server: rio.Server) -> None:
-    """Have a server vanish as SIGKILL would: its socket is closed, its tasks end, and nobody is
-    told.
+    """Have a server vanish as by SIGKILL.
+
+    Its socket is closed, its tasks end, and it tells nobody.
     """
 
     async def tell_nobody() -> None: ...
 
-    server._evicted = NodeEvicted("crashed by the test")  # it skips the draining
+    server._evicted = NodeEvicted("crashed by the test")  # skips the draining
     server._cluster.leave = tell_nobody  # type: ignore[method-assign]
     sever(server)
     await server.stop()
@@ -165,7 +165,7 @@ async def crash(server: rio.Server) -> None:
 
 
 class RawPeer:
-    """A socket, and frames by hand."""
+    """A socket whose frames a test reads and writes by hand."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -184,16 +184,16 @@ class RawPeer:
         self.writer.write(len(body).to_bytes(4, "big") + body)
 
     async def frame(self) -> list[Any]:
-        """The next frame, decoded.
+        """Wait for the next frame, and decode it.
 
-        :raises asyncio.IncompleteReadError: the server has closed. :raises ConnectionError: the
-        same.
+        :raises asyncio.IncompleteReadError: the server has closed.
+        :raises ConnectionError: the server has closed.
         """
         size = int.from_bytes(await self.reader.readexactly(4), "big")
         return msgspec.msgpack.decode(await self.reader.readexactly(size))
 
     async def closed(self) -> bool:
-        """Wait until the server has closed; what still arrives is dropped."""
+        """Wait until the server has closed. What still arrives is dropped."""
         with suppress(ConnectionError):
             while await self.reader.read(65536):
                 pass

@@ -1,5 +1,7 @@
-"""A task of the node may be cancelled at any moment, also before its first step, when it runs none
-of its code, its ``finally`` included. Whatever it was about to do, everything answers afterwards.
+"""A task of the node may be cancelled at any moment, also before its first step.
+
+Then it runs none of its code, not even its ``finally``. Whatever it was about to do, everything
+answers afterwards.
 """
 
 from __future__ import annotations

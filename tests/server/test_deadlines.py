@@ -1,4 +1,4 @@
-"""Every call ends, and what nobody waits for is not done."""
+"""Every call ends, and no server works for a caller that has given up."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Quick(rio.Message[None]):
 
 
 class Left(rio.Message[float]):
-    """How many seconds the handler of a nested call is given."""
+    """Answer with the seconds that the handler of a nested call gets."""
 
     to: str = ""
     timeout: float | None = None
 
 
 class Within(rio.Message[str]):
-    """Use asyncio.timeout inside of the handler."""
+    """Use asyncio.timeout inside the handler."""
 
     seconds: float
 
@@ -216,8 +216,9 @@ async def test_the_server_itself_ends_what_waits_too_long(
 async def test_a_deadline_that_passes_while_the_loop_is_blocked_is_not_started_afterwards(
     server: rio.Server, cluster: Cluster, probe: Probe
 ) -> None:
-    """The request lies in the socket while nothing runs: what it has left is counted when it is
-    read, so it is the client that gives up.
+    """The client gives up, because the request lies in the socket while nothing runs.
+
+    The server counts the time that is left when it reads the request.
     """
     client = await cluster.client()
     await client.send(Sleeper, "a", Quick("first"))
@@ -322,7 +323,8 @@ async def test_calls_that_find_no_server_in_time_say_that_they_did_not_run(
     server._catalog.draining = True
     with pytest.raises(
         Expired,
-        match=r"Quick to Sleeper/a found no server that could take it in time; the last attempt: .* is about to stop",
+        match=r"Quick to Sleeper/a found no server that could take it in time; the last attempt:"
+        r" .* is about to stop",
     ) as caught:
         await client.send(Sleeper, "a", Quick("x"), timeout=0.5)
     assert isinstance(caught.value, NotExecuted)

@@ -12,8 +12,9 @@ from tests.server.harness import Cluster, Probe, instance, until
 
 
 class Walk(rio.Message[list[str]]):
-    """Go on to the first of ``path``, and have it go on; the answer is who was visited, the
-    innermost first.
+    """Go on to the first object of ``path``, which goes on in turn.
+
+    The answer lists the visited objects, the innermost first.
     """
 
     path: list[str]
@@ -25,7 +26,7 @@ class Here(rio.Message[str]):
 
 
 class Spawn(rio.Message[None]):
-    """Start a task that outlives the turn, and calls ``to`` with ``path`` when the gate opens."""
+    """Start a task that outlives the turn. It calls ``to`` with ``path`` when the gate opens."""
 
     to: str
     path: list[str]

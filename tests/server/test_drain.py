@@ -1,4 +1,4 @@
-"""A server that stops takes its leave: nothing is lost, and all is handed on."""
+"""A server that stops loses nothing, and hands on all that it has."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ async def test_a_turn_that_runs_during_the_drain_may_call_other_objects(
 async def test_calls_that_a_stopped_server_has_not_read_go_elsewhere(
     cluster: Cluster, probe: Probe
 ) -> None:
-    """They were written in good faith, while the news of its end was on the way."""
+    """The requests were on their way when the server said that it stops."""
     for _ in range(20):
         first, second = await cluster.nodes(2, Tally)
         client = await cluster.client()

@@ -125,11 +125,13 @@ FAULTS = {
     "raises half a character": (HandlerFailed, r"ValueError: file \\udcff"),
     "raises an outcome that has no text": (
         HandlerFailed,
-        r"UnspeakableOutcome \(its text cannot be read\), which cannot be sent whole: RuntimeError: not even this",
+        r"UnspeakableOutcome \(its text cannot be read\), which cannot be sent whole:"
+        r" RuntimeError: not even this",
     ),
     "raises an outcome that cannot travel": (
         HandlerFailed,
-        "Bitter: .*, which cannot be sent whole: TypeError: application error .*Bitter cannot travel",
+        "Bitter: .*, which cannot be sent whole: TypeError: application error .*Bitter cannot"
+        " travel",
     ),
     "raises a huge text": (HandlerFailed, "ValueError: xxx"),
     "raises a huge outcome": (ReplyTooLarge, "the answer was a Bitter that takes 200000.. bytes"),
@@ -177,7 +179,7 @@ class Victim(rio.ServiceObject):
 
 @pytest.fixture
 async def server(cluster: Cluster) -> AsyncIterator[rio.Server]:
-    """A server that, after the test, still answers, and has nothing left in flight."""
+    """A server that still answers after the test, and has nothing left in flight."""
     server = await cluster.server(Victim)
     yield server
     async with rio.Client(cluster.storage) as client:
@@ -491,7 +493,8 @@ async def test_a_client_of_another_version_says_so(cluster: Cluster, server: rio
     async with client_of(Router(NewerAccess(cluster.storage), timeout=30.0)) as client:
         with pytest.raises(
             NotExecuted,
-            match=f"this side speaks version {VERSION} of the protocol, the peer version {VERSION + 1}",
+            match=f"this side speaks version {VERSION} of the protocol, the peer version"
+            f" {VERSION + 1}",
         ):
             await client.send(Victim, "a", Echo("x"))
 

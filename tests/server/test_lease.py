@@ -1,5 +1,6 @@
-"""Without its lease a node starts nothing, saves nothing and acknowledges nothing; with it, it goes
-on where it was.
+"""Without its lease a node starts nothing, saves nothing and acknowledges nothing.
+
+With the lease, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Add(rio.Message[int]):
     gate: str = ""
     save: bool = False
     patient: bool = False
-    """Take no notice of a cancellation."""
+    """Ignore a cancellation."""
 
 
 class Get(rio.Message[int], readonly=True):
@@ -76,7 +77,7 @@ class Holder(rio.ServiceObject):
 
 
 class Leash(rio.ClusterProvider):
-    """A provider whose lease is in the hands of the test."""
+    """A provider whose lease the test holds in its hands."""
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster.storage.membership)
@@ -124,12 +125,12 @@ async def client(cluster: Cluster, server: rio.Server) -> rio.Client:
 
 @pytest.fixture
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Handlers are cancelled as soon as the lease has ended."""
+    """Settings with which handlers are cancelled as soon as the lease has ended."""
     monkeypatch.setattr("rio.server.fence.FENCE_GRACE", 0.0)
 
 
 async def stored(cluster: Cluster, id: str) -> int:
-    """The version under which the object's state is stored."""
+    """The version of the object's state in the storage."""
     entry = cluster.storage.state._states.get((ObjectId("Holder", id), "total"))  # type: ignore[attr-defined]
     return 0 if entry is None else int(entry[1].version)
 

@@ -26,11 +26,11 @@ class Wait(rio.Message[None]):
 
 
 class Leave(rio.Message[str]):
-    """Ask for one's own shutdown, in the middle of the turn."""
+    """Ask for the object's own shutdown, in the middle of the turn."""
 
 
 class LeaveLater(rio.Message[None]):
-    """A task that outlives the turn asks for the shutdown, then calls the object."""
+    """Start a task that outlives the turn, asks for the shutdown, and then calls the object."""
 
 
 class Fail(rio.Message[None]):
@@ -44,7 +44,7 @@ class Total(rio.State):
 class Living(rio.ServiceObject):
     total: Total = rio.managed_state()
     fails: ClassVar[dict[str, BaseException]] = {}
-    """What a hook raises, by the hook's name; only for ids that start with "bad"."""
+    """The exception that a hook raises, by the hook's name; only for ids that start with "bad"."""
 
     def __init__(self) -> None:
         self.tasks: list[asyncio.Task[int]] = []

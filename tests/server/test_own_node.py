@@ -1,5 +1,6 @@
-"""Objects of one node call each other without a socket, and often without waiting for the loop:
-nothing else is different.
+"""Objects of one node call each other without a socket, and often without waiting for the loop.
+
+Nothing else is different.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Speaker(rio.ServiceObject):
 
     @rio.handler
     async def ask(self, message: Ask) -> str:
-        """The first of the ids is asked the rest; the last one answers."""
+        """Ask the first of the ids with the rest of them. The last one answers."""
         if not message.ids:
             return self.id
         await self.send(Speaker, "bystander", Echo([]))
@@ -101,7 +102,7 @@ async def client(cluster: Cluster) -> rio.Client:
 async def test_what_is_sent_and_answered_is_a_copy_and_no_context_is_shared(
     client: rio.Client,
 ) -> None:
-    for _ in range(3):  # the second time the way is known
+    for _ in range(3):  # the second call knows the way
         words = await client.send(Speaker, "a", EchoThrough("b", ["hello"]))
         assert words == ["hello", "b under none", "hello", "mine"]
 

@@ -1,6 +1,4 @@
-"""What an object publishes reaches all who subscribed, wherever it moves, and costs nothing once
-they are gone.
-"""
+"""Events reach every subscriber wherever the object moves, and cost nothing once all have left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is saved is there after everything, and what is not certain is not kept in memory."""
+"""A saved state survives everything, and a state of unknown outcome is not kept in memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Get(rio.Message[int], readonly=True):
 
 
 class Add(rio.Message[int]):
-    """``swallow``: the handler keeps a failed save to itself. ``save``: which states."""
+    """``swallow``: the handler hides a failed save. ``save``: the states to save."""
 
     amount: int
     swallow: bool = False
@@ -391,7 +391,7 @@ async def test_a_hook_that_cannot_save_fails_the_activation_even_if_it_swallows_
 
 
 async def supersede(cluster: Cluster, state: StateStorage, id: str) -> int:
-    """Have another owner take the object over and fence its state. Returns its token."""
+    """Have another owner take the object over and fence its state. Returns the owner's token."""
     object_id = ObjectId("Keeper", id)
     placement = await cluster.storage.placement.lookup(object_id)
     assert placement is not None

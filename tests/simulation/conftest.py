@@ -1,4 +1,4 @@
-"""Simulated servers log thousands of warnings: they are heard where one seed is replayed only."""
+"""Simulated servers log thousands of warnings, which show only where one seed is replayed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What happened in one run, as callers, servers and the storage saw it, and what must be true of it
-whatever went wrong.
-"""
+"""What callers, servers and the storage saw in one run, and the rules that it must keep."""
 
 from __future__ import annotations
 
@@ -47,11 +45,11 @@ class NotedTurn:
 
 @dataclass
 class History:
-    """``found`` is what turned out to be wrong already while it happened."""
+    """The record of one run. ``found`` lists what turned out to be wrong while it happened."""
 
     calls: list[Call] = field(default_factory=list)
     operations: dict[str, list[Operation]] = field(default_factory=lambda: defaultdict(list))
-    """On registers, by object."""
+    """The operations on registers, by object."""
     turns: list[NotedTurn] = field(default_factory=list)
     stalls: dict[Host, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
     owners: dict[int, int] = field(default_factory=dict)
@@ -121,9 +119,9 @@ class History:
         expected: int = 0,
         new: int = 0,
     ) -> int | None:
-        """A ``set`` of a register, or a ``get`` if there is no ``new`` value.
+        """Make a ``set`` of a register, or a ``get`` if there is no ``new`` value.
 
-        Returns what it holds, if that is known.
+        Returns what the register holds, if that is known.
         """
         began = now()
         outcome, answer = await self._outcome(reply, caller, number)
@@ -201,11 +199,11 @@ class History:
     # --- what must be true ------------------------------------------------------------------------
 
     def findings(self, final: dict[str, Any], *, no_overlap: bool, good_clocks: bool) -> list[str]:
-        """``final``: what each object holds in the end. ``no_overlap``: nor do turns go on after
-        their server has lost its lease.
+        """What is wrong with this run.
 
-        Without ``good_clocks`` an object may be admitted twice, so that reads are stale; what was
-        saved stays saved.
+        ``final``: what each object holds in the end. ``no_overlap``: turns must not go on after
+        their server has lost its lease. Without ``good_clocks`` an object may be admitted twice, so
+        reads may be stale; what was saved must stay saved.
         """
         found = list(self.found)
         calls = defaultdict(list)
@@ -282,7 +280,7 @@ class History:
         ]
 
     def _repeated(self) -> Sequence[str]:
-        """Messages that must not be repeated and were."""
+        """Messages that must not be repeated, and were."""
         handled = Counter(
             (turn.object, turn.caller, turn.number) for turn in self.turns if turn.caller
         )

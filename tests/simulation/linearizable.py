@@ -1,6 +1,4 @@
-"""Whether the answers of a register can be explained by one order of its operations (Wing and Gong;
-Lowe).
-"""
+"""Whether one order of its operations explains the answers of a register (Wing and Gong; Lowe)."""
 
 from __future__ import annotations
 
@@ -12,24 +10,28 @@ MOST_STEPS = 1_000_000
 
 
 class Operation(NamedTuple):
-    """``set``: hold ``new`` if it holds ``expected``; or with ``new`` = 0 a ``get``."""
+    """``set``: hold ``new`` if the register holds ``expected``. With ``new`` = 0, a ``get``."""
 
     began: float
     ended: float
-    """Infinite if the caller does not know whether it ran: it may have taken effect at any time, or
-    not at all.
+    """When it ended; infinite if the caller does not know whether it ran.
+
+    Then it may have taken effect at any time, or not at all.
     """
     expected: int
     new: int
     answer: int | None
-    """What it held afterwards, if that is known."""
+    """What the register held afterwards, if that is known."""
 
     def after(self, held: int) -> int:
         return self.new if self.new and held == self.expected else held
 
 
 def linearizable(operations: Sequence[Operation], initial: int) -> bool:
-    """:raises RuntimeError: that would take too long to find out."""
+    """Whether some order of the operations explains every answer.
+
+    :raises RuntimeError: finding out would take too long.
+    """
     operations = sorted(operations, key=lambda operation: operation.began)
     wanted = sum(
         1 << number for number, operation in enumerate(operations) if operation.ended < math.inf
@@ -54,7 +56,7 @@ def linearizable(operations: Sequence[Operation], initial: int) -> bool:
 
 
 def _next(operations: Sequence[Operation], done: int, held: int) -> list[tuple[int, int]]:
-    """What may come next: an operation that began before any that is left has ended."""
+    """The operations that may come next: they began before any that is left had ended."""
     states = []
     earliest = math.inf
     for number, operation in enumerate(operations):

@@ -1,9 +1,8 @@
-"""The protocol of lease, eviction, claim, state and drain as discrete events, without asyncio, so
-that thousands of seeds fit (D1a).
+"""The protocol of lease, eviction, claim, state and drain as discrete events (D1a).
 
-The arithmetic of the lease, the observer and the storages are those of production; what stands
-between them is told once more here, in as few words as it takes, so that a mistake in the rules
-themselves shows without the runtime around them.
+Without asyncio, thousands of seeds fit. The arithmetic of the lease, the observer and the storages
+are those of production. What stands between them is written once more here, as short as possible,
+so that a mistake in the rules themselves shows without the runtime around them.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ from tests.cluster.gossip_world import at_once
 T = TypeVar("T")
 
 Process: TypeAlias = Generator[float, None, T]
-"""Yields how many seconds it waits."""
+"""A process. It yields the seconds that it waits."""
 
 FAULTS = ("kill", "freeze", "cut", "outage", "condemn", "drain")
 DURATIONS = (0.3, 0.5, 2.0, 3.0, 4.9, 5.1, 6.4, 6.6, 8.0, 12.0, 20.0, 30.0)
-"""Seconds: around the edges of the strict lease."""
+"""Seconds around the edges of the strict lease."""
 
 
 class Activation:
@@ -159,7 +158,7 @@ class Node:
     # --- objects ----------------------------------------------------------------------------------
 
     def working(self) -> Process[None]:
-        """Somebody sends messages to random objects, and this is where they land."""
+        """Receive the messages that users send to random objects."""
         model = self.model
         while True:
             yield model.rng.uniform(0.05, 0.4)
@@ -326,9 +325,9 @@ class Model:
         )
 
     def call(self, node: Node, request: Callable[[], Coroutine[Any, Any, T]]) -> Process[T]:
-        """One request to the storage. Whoever gives it up does not stop it.
+        """Make one request to the storage. A caller that gives up does not stop it.
 
-        :raises StorageUnavailable: nobody knows.
+        :raises StorageUnavailable: the outcome is unknown.
         """
         there, back = self.latency(), self.latency()
         answer: list[T | Exception] = []
@@ -365,7 +364,7 @@ class Model:
         return Node(self, address or f"10.0.0.{next(self._addresses)}:1")
 
     def _supervising(self) -> Process[None]:
-        """Start again what is down, at its old address or another one."""
+        """Start the nodes that are down again, at their old address or another one."""
         while True:
             yield self.rng.uniform(0.5, 5.0)
             down = [node for node in self.nodes if node.down]

@@ -1,8 +1,7 @@
-"""Twelve ways to get it wrong, each as a switch: ``with blind_claim(): ...`` breaks the rule that
-its name says, in this process.
+"""Twelve planted mistakes, which show that the rules of the simulation find mistakes.
 
-They exist to show that the rules of the simulation find them. The core is compiled, so each is put
-in at a Python seam.
+Each is a switch: ``with blind_claim(): ...`` breaks the rule of that name in this process. The core
+is compiled, so each is put in at a seam in Python.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ Mutant = Callable[[], AbstractContextManager[Any]]
 
 
 def blind_claim() -> AbstractContextManager[Any]:
-    """M1: a claim overwrites whatever stands there, as an upsert does."""
+    """M1: a claim overwrites what is stored, as an upsert does."""
 
     async def claim(
         self: Any, object_id: Any, generation: int, *, supersede: int | None = None
@@ -66,7 +65,7 @@ def evict_without_counter() -> AbstractContextManager[Any]:
 
 
 def lease_from_the_reply() -> AbstractContextManager[Any]:
-    """M3: the lease runs from when the answer came, and not from when the renewal was sent."""
+    """M3: the lease runs from the answer to a renewal, and not from its sending."""
 
     async def renew(self: Any) -> None:
         if await self._calls.run(self._storage.renew(self.generation)):
@@ -78,24 +77,20 @@ def lease_from_the_reply() -> AbstractContextManager[Any]:
 
 
 def evict_within_the_lease(config: ClusterConfig) -> ClusterConfig:
-    """M4: others evict before the lease has run out. Settings that no user can make."""
+    """M4: others evict before the lease has run out. No user can make these settings."""
     mutant = replace(config)
     force_setattr(mutant, "lease_evict", 0.6 * config.lease_local)
     return mutant
 
 
 def no_gap_rule() -> AbstractContextManager[Any]:
-    """M5: an observer that could not read the storage for a while takes that for the others'
-    silence.
-    """
+    """M5: an observer takes a time without its storage for silence of the others."""
     return mock.patch.multiple(lease, GAP_POLLS=1e9)
 
 
 @contextmanager
 def two_flights() -> Iterator[None]:
-    """M6: requests that come while an object is being activated activate it once more; the last one
-    stays.
-    """
+    """M6: each request during an activation activates the object again; the last one stays."""
     activate, finish = Catalog.activate, Activation.activate
 
     def activate_again(self: Any, turn: Any) -> None:
@@ -159,7 +154,7 @@ def retry_the_unknown() -> AbstractContextManager[Any]:
 
 @contextmanager
 def any_reply() -> Iterator[None]:
-    """M10: a reply goes to the caller who waits longest, whatever its number."""
+    """M10: a reply goes to the caller that waits longest, whatever its number."""
     made, updated = ClientConnection.connection_made, ClientConnection.buffer_updated
 
     def connection_made(self: Any, transport: Any) -> None:
@@ -184,7 +179,7 @@ def any_reply() -> Iterator[None]:
 
 
 class _Renumbering:
-    """A transport that knows which numbers wait, and gives them to replies in that order."""
+    """A transport that knows the numbers that wait, and gives them to replies in that order."""
 
     def __init__(self, transport: Any) -> None:
         self.room = bytearray(65536)
@@ -244,7 +239,7 @@ def resurrect_the_dead() -> AbstractContextManager[Any]:
 
 
 def an_error_means_dead() -> AbstractContextManager[Any]:
-    """M12: who cannot ask whether an object's owner lives takes it for dead."""
+    """M12: a node that cannot ask whether an object's owner lives takes it for dead."""
 
     async def is_gone(self: Any, generation: int) -> bool:
         try:

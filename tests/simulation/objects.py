@@ -15,7 +15,7 @@ from tests.simulation.history import History
 class Value(rio.Message):
     value: int
     caller: str
-    """Of the message that this answers."""
+    """The number of the message that this answers."""
     number: int
 
 
@@ -28,21 +28,21 @@ class Elements(rio.Message):
 class Numbered(rio.Message[Value]):
     caller: str
     number: int
-    """Of the caller's messages; no two are the same."""
+    """The caller's number of the message; no two are the same."""
 
 
 class Add(Numbered):
     """Add one, save, and answer with the sum.
 
-    Not to be repeated: if it were, it would count twice.
+    It must not be repeated: a repetition would count twice.
     """
 
     pause: float = 0.0
-    """Seconds in which the handler waits for something before it saves."""
+    """Seconds that the handler waits for something before it saves."""
 
 
 class Get(Numbered, readonly=True):
-    """May be repeated, so its turns are noted without a number."""
+    """Answer with the sum. It may be repeated, so its turns are noted without a number."""
 
 
 class Put(rio.Message[Elements]):
@@ -57,8 +57,9 @@ class Read(rio.Message[Elements], readonly=True):
 
 
 class Set(Numbered):
-    """Overwrite a register with ``value`` if it holds ``expected``; answer with what it holds
-    afterwards.
+    """Overwrite a register with ``value`` if it holds ``expected``.
+
+    The answer is what the register holds afterwards.
     """
 
     expected: int
@@ -143,7 +144,7 @@ class Register(Noted):
 
 
 class Relay(Noted):
-    """Calls a counter from where it lives itself, by the client of its node."""
+    """Calls a counter from its own node, by the client of that node."""
 
     @rio.handler
     async def add_elsewhere(self, message: AddElsewhere) -> Value:

@@ -1,4 +1,4 @@
-"""The storage in memory, which notes what happens to it."""
+"""The storage in memory, with a note of each thing that happens to it."""
 
 from __future__ import annotations
 

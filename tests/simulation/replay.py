@@ -1,4 +1,4 @@
-"""A virtual loop that notes each step it takes."""
+"""A virtual loop that notes each of its steps."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 class NotingLoop(VirtualTimeLoop):
-    """``steps``: the time, the host and the code of all that ran.
+    """``steps`` are the time, the host and the code of all that ran.
 
-    The same seed must give the same, byte for byte.
+    The same seed must give the same steps, byte for byte.
     """
 
     def __init__(self, seed: int) -> None:
@@ -38,7 +38,7 @@ class NotingLoop(VirtualTimeLoop):
 
 
 def code_of(callback: Any) -> str:
-    """What a callback is, without its address."""
+    """Name a callback without its address."""
     owner = getattr(callback, "__self__", None)
     if isinstance(owner, asyncio.Task):
         coroutine: Any = owner.get_coro()
@@ -47,7 +47,7 @@ def code_of(callback: Any) -> str:
 
 
 def run_noted(main: Coroutine[Any, Any, T], seed: int) -> tuple[str, T]:
-    """The hash of all steps, and the result."""
+    """Run to the end. Returns the hash of all steps, and the result."""
     with asyncio.Runner(loop_factory=partial(NotingLoop, seed)) as runner:
         loop = runner.get_loop()
         assert isinstance(loop, NotingLoop)

@@ -6,7 +6,7 @@ from tests.simulation.model import Model
 
 
 def wrong_evictions(seed: int) -> int:
-    """How many members were declared dead although no process had died, in the model."""
+    """How many members the model declared dead although no process had died."""
     model = Model(seed, faults=())
     model.run(model.rng.uniform(10.0, 12.0))
     model.outage_until = model.now + 15.0

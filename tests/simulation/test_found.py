@@ -1,4 +1,4 @@
-"""What the simulation has found, each as small as it could be made."""
+"""What the simulation has found, each case as small as possible."""
 
 from __future__ import annotations
 

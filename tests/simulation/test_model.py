@@ -1,7 +1,7 @@
-"""Lease, eviction, claim, state and drain as a model (D1a): thousands of virtual minutes, all
-faults, nothing twice and nothing lost.
+"""Lease, eviction, claim, state and drain as a model (D1a): nothing twice and nothing lost.
 
-``RIO_SEEDS=10000`` for a night. The figures are printed: ``pytest -s``.
+Thousands of virtual minutes with all faults. ``RIO_SEEDS=10000`` is for a night, and ``pytest -s``
+prints the figures.
 """
 
 from __future__ import annotations

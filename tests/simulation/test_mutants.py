@@ -1,9 +1,8 @@
-"""The rules find what they are there to find: each of twelve planted mistakes shows within a few
-seeds, and nothing shows without it.
+"""The rules find each of twelve planted mistakes within a few seeds, and nothing without it.
 
-Most show in any run with the right faults. Those that need an accident of timing have a scenario
-that is directed at it. ``seeds`` is how many are tried: each mistake shows in 40 % of its seeds or
-more, so that nothing hangs on one of them.
+Most mistakes show in any run with the right faults. Those that need an accident of timing have a
+scenario that aims at it. ``seeds`` is the number of seeds that are tried: each mistake shows in 40
+% of its seeds or more, so that nothing depends on a single seed.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ TIGHT = ClusterConfig(
     storage_timeout=0.75,
     gossip=None,
 )
-"""The least that clocks allow, so that a lease that is a little too long shows."""
+"""The shortest eviction that clocks allow, so that a lease that is a little too long shows."""
 READERS = Settings(
     seconds=40.0,
-    # gossip tells a node that it was evicted before it can do harm: these are about what holds
-    # without
+    # gossip tells a node that it was evicted before it can do harm: these are about the protection
+    # without gossip
     config=STORAGE_ONLY,
     rate_error=0.001,
     actions=("get_elsewhere", "get"),  # an object that waits for a save starts no turn
@@ -63,10 +62,10 @@ class Planted(NamedTuple):
     mutant: mutants.Mutant
     settings: Settings
     finding: str
-    """In the text of what is found."""
+    """A part of the text that is found."""
     seeds: int
     healthy: ClusterConfig | None = None
-    """The settings without the mistake, where that lies in the settings."""
+    """The settings without the mistake, where the mistake lies in the settings."""
 
 
 PLANTED = [

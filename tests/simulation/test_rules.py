@@ -1,5 +1,6 @@
-"""The rules that are the simulation's own find what they are there to find; the others:
-``tests/cluster/processes/test_history.py``.
+"""The simulation's own rules find what they exist to find.
+
+``tests/cluster/processes/test_history.py`` tests the other rules.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ def test_taking_over_from_a_member_that_has_not_ended_is_found() -> None:
     history.claimed(ADA, None, Placement(1, 1), False)
     history.claimed(
         ADA, Placement(1, 1), Placement(1, 1), False
-    )  # somebody else asked, and learnt who owns it
+    )  # another caller asked, and learnt who owns it
     history.claimed(ADA, Placement(1, 1), Placement(1, 2), False)  # the owner asked again
     history.claimed(ADA, Placement(None, 2), Placement(2, 3), False)
     history.claimed(ADA, Placement(2, 3), Placement(3, 4), True)

@@ -1,10 +1,9 @@
-"""The whole production runtime in virtual time, under every fault that the simulation knows (D1b),
-and what is left when they end (D2).
+"""The whole production runtime in virtual time, under every fault that the simulation knows.
 
-Each seed is a test: a cluster of its own size, settings and clocks, users with clients of their
-own, a minute of faults, then none. What a run costs and covers: ``pytest -s
-tests/simulation/test_runtime.py``. ``RIO_SEEDS=300`` runs more seeds, ``RIO_SEED=17`` one, with
-logs.
+The rules must hold during the faults (D1b), and all must come back when they end (D2). Each seed is
+a test: a cluster of its own size, settings and clocks, users with their own clients, a minute of
+faults, then none. ``pytest -s tests/simulation/test_runtime.py`` prints what a run costs and
+covers. ``RIO_SEEDS=300`` runs more seeds, ``RIO_SEED=17`` a single one, with logs.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Whole servers that are slow, or lose their storage together: who is evicted, who is not, and how
-soon all goes on (D5, D6).
+"""Whole servers that are slow, or lose their storage together (D5, D6).
+
+The tests say which servers are evicted, which are not, and how soon all goes on.
 """
 
 from __future__ import annotations

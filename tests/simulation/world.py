@@ -1,6 +1,4 @@
-"""A whole cluster of the production runtime in virtual time, users who call its objects, and
-somebody who breaks it.
-"""
+"""A whole cluster of the production runtime in virtual time, its users, and its faults."""
 
 from __future__ import annotations
 
@@ -46,37 +44,36 @@ FAULTS = (
     "no_storage", "no_storage", "no_storage_for_all", "silent_storage", "silent_storage",
     "slow_storage", "late_answers", "late_eviction", "lost_answers", "lost_answers",
 )  # fmt: skip
-"""What is drawn from, one at a time; twice what is twice as likely."""
+"""The faults to draw from, one at a time. A fault that stands twice is twice as likely."""
 
 ACTIONS = ("add", "add", "get", "add_elsewhere", "get_elsewhere", "put", "read", "use_register")
-"""What users do, each as often as it is named."""
+"""What users do. An action that stands more often is more likely."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run looks like. What is not given is drawn from the seed."""
+    """The settings of one run. Those that are not given are drawn from the seed."""
 
     seconds: float = 60.0
-    """In which things go wrong."""
+    """The time in which things go wrong."""
     nodes: int | None = None
     preset: str | None = None
     rate_error: float | None = None
-    """How wrong the clocks' rates may be, 0.1 for ten percent."""
+    """How wrong the clocks' rates may be; 0.1 is ten percent."""
     rates: tuple[float, ...] = ()
-    """What the clocks' rates are drawn from instead, with none of the promises that need good
-    clocks.
-    """
+    """The rates to draw from instead, without the promises that need good clocks."""
     faults: tuple[str, ...] = FAULTS
     fault_every: float = 1.0
-    """In units of ``lease_evict``, on average."""
+    """The time between two faults in units of ``lease_evict``, on average."""
     fault_lasts: tuple[float, ...] = (0.1, 0.3, 0.7, 0.77, 0.95, 1.0, 1.05, 1.3, 2.0, 4.0)
-    """In units of ``lease_evict``, one of them: below, at and above what a lease survives."""
+    """The lengths of faults in units of ``lease_evict``: below, at and above what a lease survives.
+    """
     actions: tuple[str, ...] = ACTIONS
     think: float = 0.05
-    """How long users wait between two calls, in units of ``lease_evict``, on average."""
+    """The pause between two calls of a user in units of ``lease_evict``, on average."""
     impatience: float = 0.02
-    """How many calls their callers give up."""
+    """The share of calls that their callers give up."""
     pause: float = 0.1
-    """How long handlers that save wait before, at the longest."""
+    """The longest wait of a handler before it saves."""
     counters: int = 4
     bags: int = 2
     registers: int = 4
@@ -95,7 +92,7 @@ class World:
         preset = settings.preset or self.rng.choice(("local", "local", "fast", "strict"))
         self.config = settings.config or ClusterConfig.named(preset)
         self.unit = self.config.lease_evict
-        """Seconds: faults are as long as matters to the lease."""
+        """A length in seconds that matters to the lease."""
         self.rate_error = (
             self.rng.choice((0.001, 0.01, 0.1))
             if settings.rate_error is None
@@ -162,7 +159,7 @@ class World:
         self._set_delay(started)
 
     async def _keep_up(self) -> None:
-        """Start again what is down, as a supervisor does."""
+        """Start the nodes that are down again, as a supervisor does."""
         while True:
             await asyncio.sleep(self.rng.uniform(0.1, 1.0) * (0.3 if self._healing else self.unit))
             down = [node for node in self.cluster.nodes if node.host.down]
@@ -173,7 +170,7 @@ class World:
                     self._count(f"start failed: {type(error).__name__}")
 
     async def _heal(self, keeper: asyncio.Task[None]) -> None:
-        """Undo everything. From here on the cluster has to come back by itself."""
+        """Undo all faults. From here on the cluster has to come back by itself."""
         self._healing = True
         for task in self._undoing:
             task.cancel()
@@ -199,7 +196,7 @@ class World:
         await asyncio.gather(keeper, return_exceptions=True)
 
     def _is_well(self) -> bool:
-        """All nodes are up, admit calls and agree on who is there."""
+        """Whether all nodes are up, admit calls and agree on the members."""
         nodes = self.cluster.nodes
         if not all(node.alive for node in nodes):
             return False
@@ -218,7 +215,7 @@ class World:
         )
 
     async def _last_call(self, number: int) -> None:
-        """A call that must succeed."""
+        """Make a call that must succeed."""
         caller, id, client = f"last-{number}", str(number), self.cluster.client
         outcome = await self.history.call(
             "get",
@@ -233,7 +230,7 @@ class World:
             )
 
     def _final(self) -> dict[str, Any]:
-        """What is stored in the end."""
+        """The stored value in the end."""
         final: dict[str, Any] = {}
         states: Any = self.cluster.storage.state
         for (object_id, _), (_, stored) in states._states.items():
@@ -246,7 +243,7 @@ class World:
     # --- the users --------------------------------------------------------------------------------
 
     async def _user(self, number: int) -> None:
-        """A process with a client of its own and a few callers."""
+        """A process with its own client and a few callers."""
         host = self.cluster.network.add(Host(f"user-{number}"))
         await host.run(self._using(host, number))
 
@@ -275,7 +272,7 @@ class World:
                 await getattr(self, f"_{action}")(name, client, rng)
 
     async def _impatient(self, work: Coroutine[Any, Any, None], patience: float) -> None:
-        """Give up a call. What became of it nobody knows: the caller notes that itself."""
+        """Give up a call. Its outcome is unknown, which the caller itself notes."""
         task = asyncio.create_task(work)
         await asyncio.wait((task,), timeout=patience)
         task.cancel()
@@ -388,7 +385,7 @@ class World:
         return [node for node in self.cluster.nodes if node.alive]
 
     def _some(self) -> list[LocalNode]:
-        """One node that is up, if there is one."""
+        """A node that is up, if there is one."""
         alive = self._alive()
         return [self.rng.choice(alive)] if alive else []
 
@@ -412,7 +409,7 @@ class World:
             self._count("stop ended otherwise")
 
     def _fault_condemn(self) -> None:
-        """An operator gives a member up."""
+        """Declare a member dead, as an operator does."""
         for node in self._some():
             for other in self._some():
                 self._spawn(self._condemned(node, other.generation), self._ending)
@@ -484,7 +481,7 @@ class World:
         self._cut(self._both_ways(names[: len(names) // 2], names[len(names) // 2 :]))
 
     def _fault_ring(self) -> None:
-        """Every node sees a majority, no two the same."""
+        """A ring: every node sees a majority, no two nodes the same."""
         names, links = self._names(), []
         for number, name in enumerate(names):
             reach = {
@@ -556,9 +553,7 @@ class World:
         )
 
     def _fault_late_answers(self) -> None:
-        """What a node asks the storage is done at once and answered late; then nothing arrives
-        there any more.
-        """
+        """Let the answers of the storage come late to a node, and then no request reach it."""
         for node in self._some():
             node.storage.answer_delay = 0.9 * self.config.storage_timeout
             self._silence_gossip(node)
@@ -571,8 +566,9 @@ class World:
         self._set_delay(node)
 
     def _fault_late_eviction(self) -> None:
-        """A node renews once more just as the others, whose way to the storage is long, have
-        decided to evict it.
+        """Renew once more just as the others have decided on the eviction.
+
+        Their way to the storage is long.
         """
         for victim in self._some():
             others = [node for node in self._alive() if node is not victim]

@@ -1,6 +1,4 @@
-"""Servers for the tests of storages: one of each kind for a test run, and an empty place on it for
-each test.
-"""
+"""Servers for the tests of storages: one of each kind, with an empty place for each test."""
 
 from __future__ import annotations
 
@@ -19,9 +17,9 @@ numbers = count(1)
 
 
 def serve(kind: type[PostgresServer] | type[RedisServer], name: str) -> Iterator[Server]:
-    """A running server.
+    """Start a server.
 
-    Where there is none to run, this fails: a test that was skipped has shown nothing.
+    Where there is no binary, this fails, because a skipped test shows nothing.
     """
     if os.environ.get(f"RIO_TEST_{name}") == "off":
         if os.environ.get("CI"):
@@ -47,7 +45,7 @@ def redis_server() -> Iterator[Server]:
 
 @pytest.fixture
 def postgres_url(postgres_server: Server) -> str:
-    """The URL of an empty schema of this test's own."""
+    """The URL of an empty schema for this test."""
     schema = f"test_{next(numbers)}"
     asyncio.run(create_schema(postgres_server.url, schema))
     return f"{postgres_server.url}?search_path={schema}"
@@ -55,7 +53,7 @@ def postgres_url(postgres_server: Server) -> str:
 
 @pytest.fixture
 async def session(postgres_url: str) -> AsyncIterator[Any]:
-    """Somebody else's connection to the same tables in PostgreSQL."""
+    """Another client's connection to the same tables in PostgreSQL."""
     connection = await asyncpg.connect(postgres_url)
     yield connection
     await connection.close()
@@ -63,13 +61,13 @@ async def session(postgres_url: str) -> AsyncIterator[Any]:
 
 @pytest.fixture
 def redis_url(redis_server: Server) -> str:
-    """The URL of an empty namespace of this test's own."""
+    """The URL of an empty namespace for this test."""
     return f"{redis_server.url}?namespace=test_{next(numbers)}"
 
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port that nobody listens on."""
+    """A port that nothing listens on."""
     return free_port()
 
 

@@ -26,7 +26,7 @@ async def fenced(state: StateStorage, object_id: ObjectId = ADA, token: int = 1)
 
 
 async def waiting_for_a_lock(session: Any, count: int) -> None:
-    """Return when so many sessions of PostgreSQL wait for a lock."""
+    """Wait until so many sessions of PostgreSQL wait for a lock."""
     waiting = 0
     while waiting < count:
         waiting = await session.fetchval(
@@ -35,8 +35,9 @@ async def waiting_for_a_lock(session: Any, count: int) -> None:
 
 
 class Savers:
-    """Tasks that each save one version of an object after the other, and look what is stored where
-    they were not told.
+    """Tasks that each save one version of an object after the other.
+
+    After an unknown outcome, they look up what is stored.
     """
 
     def __init__(self, storage: Storage, count: int = 32, *, pause: float = 0.0) -> None:
@@ -46,7 +47,7 @@ class Savers:
         self.slowest = 0.0
         """Seconds that one operation took."""
         self.wrong: list[str] = []
-        """What must not be."""
+        """What must not happen, and did."""
         self._storage = storage
         self._count = count
         self._pause = pause
@@ -72,7 +73,7 @@ class Savers:
         done, _ = await asyncio.wait((waiting, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         for task in done:
-            task.result()  # of one that has failed, its error
+            task.result()  # raises the error of a task that has failed
 
     async def _wait_until(self, acknowledged: int) -> None:
         async with self._acknowledged:
@@ -96,7 +97,7 @@ class Savers:
     async def _take_up(
         self, object_id: ObjectId, token: int, possible: set[int]
     ) -> tuple[int, int]:
-        """Claim and load until it is known what is stored: it must be one of these versions."""
+        """Claim and load until the stored version is known. It must be one of these."""
         while True:
             claimed = await self._tried(self._storage.placement.claim(object_id, 1))
             if claimed is None:
@@ -118,7 +119,7 @@ class Savers:
             return StoredState(0, b"")
 
     async def _tried(self, operation: Awaitable[T]) -> T | None:
-        """The result, or ``None`` after a while where the storage cannot tell."""
+        """Await a result; ``None`` after a while where the storage cannot tell it."""
         began = time.monotonic()
         try:
             return await operation

@@ -1,4 +1,4 @@
-"""The membership over HTTP: a node shows it, a client reads it, and nobody writes it."""
+"""The membership over HTTP: a node shows it, a client reads it, and nothing writes it."""
 
 import asyncio
 import socket
@@ -44,7 +44,7 @@ Serve = Callable[[bytes], Awaitable[str]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Serve the same bytes to everyone who connects."""
+    """Serve the same bytes to every client."""
     servers = []
 
     async def serve_bytes(answer: bytes) -> str:

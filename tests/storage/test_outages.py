@@ -1,6 +1,8 @@
-"""PostgreSQL and Redis that are stopped, killed, frozen, restarted and switched over under load:
-nothing acknowledged is lost, everything ends in time, and work goes on by itself as soon as the
-server is back."""
+"""PostgreSQL and Redis are stopped, killed, frozen, restarted and failed over under load.
+
+Nothing acknowledged is lost, everything ends in time, and work goes on by itself as soon as the
+server is back.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,9 @@ from tests.storage.steps import ADA, Savers, fenced
 pytestmark = pytest.mark.servers
 
 LONGEST = 8.0
-"""Seconds that an operation may take: waiting in line, for a connection and for an answer all have
-their own limits.
+"""Seconds that an operation may take.
+
+Waiting in line, for a connection and for an answer each have their own limit.
 """
 
 FAST, IMMEDIATE = signal.SIGINT, signal.SIGQUIT
@@ -34,7 +37,7 @@ FAST, IMMEDIATE = signal.SIGINT, signal.SIGQUIT
 
 @pytest.fixture(params=[PostgresServer, RedisServer], ids=["postgres", "redis"])
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    """A server of this test's own."""
+    """A server for this test alone."""
     with request.param() as server:
         yield server
 
@@ -52,7 +55,7 @@ async def storage(server: Server) -> AsyncIterator[Storage]:
 
 
 async def in_thread(*steps: Any) -> None:
-    """What is done to a server takes its time, and the load goes on meanwhile."""
+    """Run in a thread what is done to a server, so that the load goes on meanwhile."""
     for step in steps:
         await asyncio.to_thread(step)
 
@@ -72,7 +75,7 @@ async def test_a_restart_under_load_loses_nothing_and_refuses_little(
             await in_thread(lambda: postgres.stop(how), postgres.start)
         await savers.more(200)
     check(savers)
-    assert savers.refused <= 5 * 2 * 32  # what was under way, and perhaps what was asked next
+    assert savers.refused <= 5 * 2 * 32  # the operations under way, and perhaps the next ones
 
 
 async def test_a_killed_server_that_comes_back_has_everything_that_it_acknowledged(
@@ -101,9 +104,9 @@ async def test_a_server_that_is_frozen_delays_and_refuses_and_loses_nothing(
 async def test_connections_that_are_cut_all_the_time_cost_few_operations(
     server: Server, storage: Storage
 ) -> None:
-    """Five a second.
+    """Five connections are cut a second.
 
-    A claim and a load are repeated on PostgreSQL; a save never is, and neither is anything on
+    A claim and a load are repeated on PostgreSQL. A save never is, and neither is anything on
     Redis.
     """
     async with Savers(storage, 16, pause=0.002) as savers:
@@ -111,7 +114,7 @@ async def test_connections_that_are_cut_all_the_time_cost_few_operations(
             await cut_one(server)
             await asyncio.sleep(0.2)  # the fault itself
     check(savers)
-    assert savers.refused <= 15 * 16  # as many as were under way, at the most
+    assert savers.refused <= 15 * 16  # at most as many as were under way
 
 
 async def cut_one(server: Server) -> None:
@@ -176,7 +179,7 @@ async def test_a_server_that_is_gone_is_unavailable_and_never_not_found(
 
 
 async def as_soon_as_there(operation: Callable[[], Awaitable[Any]]) -> Any:
-    """What it returns or raises once the storage answers."""
+    """Wait until the storage answers, and return or raise what it says."""
     async with asyncio.timeout(LONGEST):
         while True:
             try:
@@ -198,9 +201,9 @@ async def test_numbers_grow_over_kills_and_restarts(server: Server, storage: Sto
 
 
 async def test_more_nodes_than_a_server_has_connections_for_wait_or_are_refused_in_time() -> None:
-    """Five connections for ten nodes that each would take several.
+    """Ten nodes that would each take several connections share five.
 
-    Whoever gets none is told, and nobody hangs.
+    A node that gets none is told so, and none hangs.
     """
     with PostgresServer(max_connections="8", superuser_reserved_connections="0") as server:
         databases = [PostgresDatabase(server.url) for _ in range(10)]
@@ -236,7 +239,7 @@ def pair() -> Iterator[tuple[PostgresServer, PostgresServer]]:
 async def test_a_standby_that_takes_over_has_everything_and_work_goes_on_there(
     pair: tuple[PostgresServer, PostgresServer],
 ) -> None:
-    """The URL names both: after a failover nothing is missing, and tokens still grow."""
+    """The URL names both servers: after a failover nothing is missing, and tokens still grow."""
     primary, standby = pair
     async with open_storage(
         f"postgres://rio@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/postgres"

@@ -1,6 +1,4 @@
-"""The storages on PostgreSQL keep the contracts, and what PostgreSQL adds: gathering, listening,
-and a server that is shared.
-"""
+"""The storages on PostgreSQL keep the contracts, and gather, listen and share a server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -175,7 +173,10 @@ async def test_cancelling_at_any_moment_hurts_no_neighbour_and_no_connection(
         await asyncio.wait([registering])
         assert second == third == await placement.lookup(object_id)
         assert (await membership.register(f"g:{moment}")).generation > moment
-    open_transactions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rio' AND state LIKE 'idle in transaction%'"
+    open_transactions = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'rio' AND state LIKE 'idle"
+        " in transaction%'"
+    )
     assert await session.fetchval(open_transactions) == 0
 
 
@@ -250,8 +251,9 @@ async def test_of_nodes_that_register_one_address_at_once_the_last_lives(postgre
 async def test_a_claim_that_had_to_wait_brings_no_older_token(
     placement: ObjectPlacement, elsewhere: Storage, session: Any
 ) -> None:
-    """Both claims draw a number before they wait; the row must end with the larger one, and each
-    caller must be told a different one.
+    """Both claims draw a number before they wait.
+
+    The row must end with the larger number, and each caller must get a different one.
     """
     await placement.claim(ADA, 1)
     transaction = session.transaction()
@@ -311,7 +313,8 @@ async def test_one_who_listens_again_after_a_lost_connection_looks_at_once(
     await membership.register("h:1")
     await newer(membership, 0)
     await session.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND pid != pg_backend_pid()"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND pid"
+        " != pg_backend_pid()"
     )
     async with PostgresMembershipStorage(postgres_url) as other:
         await other.register("h:2")
@@ -330,7 +333,7 @@ async def test_waiting_ends_with_its_time_and_with_the_storage(
 
 
 async def test_a_node_hears_of_others_long_before_it_polls(postgres_url: str) -> None:
-    """It polls every ten minutes here, and would not be told before."""
+    """The waiter polls every ten minutes here, and would hear nothing before."""
     config = ClusterConfig(
         renew_interval=1.0, poll_interval=600.0, lease_local=1800.0, lease_evict=2400.0, gossip=None
     )
@@ -357,7 +360,7 @@ async def test_a_node_hears_of_others_long_before_it_polls(postgres_url: str) ->
 
 
 async def newer(membership: MembershipStorage, version: int) -> MembershipSnapshot:
-    """The first snapshot above a version, read as a node does it: it waits for a hint, and looks."""
+    """Wait for a hint and read, as a node does, until the snapshot is above a version."""
     while (snapshot := await membership.snapshot()).version <= version:
         await membership.wait_for_change(version, 3600)
     return snapshot

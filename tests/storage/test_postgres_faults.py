@@ -303,7 +303,7 @@ async def test_a_lost_reply_to_a_save_is_an_unknown_outcome_and_not_a_second_sav
                 with pytest.raises(Superseded):
                     await state.save(
                         ADA, "s", 99, 0, b""
-                    )  # now the statement is prepared: its next reply is that of the save
+                    )  # the statement is prepared now: its next reply is that of the save
                 proxy.lose_replies(1)
                 with pytest.raises(StorageUnavailable, match="it may have been done or not"):
                     await state.save(ADA, "s", 1, version, b"%d" % version)

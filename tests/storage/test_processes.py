@@ -1,6 +1,6 @@
 """Several processes on one SQLite file, one PostgreSQL, one Redis: nothing is owned twice or lost.
 
-And the suite would notice.
+A planted mistake shows that the tests would notice.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ class TestRedis(SharedStorageTests):
 
 
 class BlindPlacement(ObjectPlacement):
-    """Claims as rio-rs does it: look, write without a condition, and believe to be the owner. The
-    time between is long here, so that processes meet in it however busy the machine is."""
+    """Claims as rio-rs does: it looks, writes without a condition, and takes itself for the owner.
+
+    The time between is long here, so that processes meet in it however busy the machine is.
+    """
 
     def __init__(self, placement: ObjectPlacement) -> None:
         self._placement = placement

@@ -1,5 +1,6 @@
-"""The storages on Redis (Valkey) keep the contracts, and what Redis adds: gathering, keys,
-forgetting, and replies that are lost.
+"""The storages on Redis (Valkey) keep the contracts.
+
+The other tests are about what Redis adds: gathering, keys, forgetting, and replies that are lost.
 """
 
 import asyncio
@@ -88,7 +89,7 @@ async def membership(database: RedisDatabase) -> AsyncIterator[MembershipStorage
 
 @pytest.fixture
 async def redis(redis_server: Server) -> AsyncIterator[Any]:
-    """Somebody else's connection."""
+    """Another client's connection."""
     async with Redis.from_url(redis_server.url) as redis:
         yield redis
 
@@ -196,7 +197,7 @@ async def test_the_keys_of_a_table_are_on_one_server_of_a_cluster(
     state: StateStorage,
     membership: MembershipStorage,
 ) -> None:
-    """Each key has one hash tag, and nothing outside of the namespace is touched."""
+    """Each key has one hash tag, and nothing outside the namespace is touched."""
     await membership.register("h:1")
     for number in range(8):
         await placement.claim(ObjectId("T}{", f"}}{number}"), 1)
@@ -213,7 +214,7 @@ async def test_the_keys_of_a_table_are_on_one_server_of_a_cluster(
 
 
 async def test_every_script_runs_on_a_redis_cluster() -> None:
-    """Which refuses a script whose keys are not all in one slot."""
+    """A Redis cluster refuses a script whose keys are not all in one slot."""
     with RedisServer(**{"cluster-enabled": "yes", "cluster-port": str(free_port())}) as server:
         async with Redis.from_url(server.url) as redis:
             await redis.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
@@ -410,7 +411,7 @@ async def test_after_a_lost_reply_the_repeated_claim_recognises_its_owner(
         async with RedisObjectPlacement(behind) as placement:
             await placement.lookup(
                 ADA
-            )  # now it is connected, and the next reply is that of the claim
+            )  # the connection is up now, and the next reply is that of the claim
             for number in range(500):
                 object_id = ObjectId("T", str(number))
                 proxy.lose_replies(1)

@@ -1,5 +1,6 @@
-"""The table of roles is the only list of roles: everything that names them follows from it, or is
-compared with it here.
+"""The table of roles is the only list of roles.
+
+Everything that names roles follows from the table, or is compared with it here.
 """
 
 from __future__ import annotations

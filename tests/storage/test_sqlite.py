@@ -1,5 +1,7 @@
-"""The storages on SQLite keep the contracts, and what SQLite adds: grouped commits, cancelling,
-closing, and a file that cannot be used.
+"""The storages on SQLite keep the contracts.
+
+The other tests are about what SQLite adds: grouped commits, cancelling, closing, and a file that
+cannot be used.
 """
 
 import asyncio
@@ -96,7 +98,7 @@ class TestSqliteState(StateStorageTests):
 
 @pytest.fixture
 def lock(path: Path) -> Iterator[Callable[[], sqlite3.Connection]]:
-    """Take the file's write lock from outside; closing the connection gives it back."""
+    """Take the file's write lock from outside. Closing the connection gives it back."""
     connections: list[sqlite3.Connection] = []
 
     def take_it() -> sqlite3.Connection:
@@ -117,7 +119,7 @@ def execute(path: Path, statement: str) -> list[tuple[object, ...]]:
 def run(
     script: str, *args: object, options: tuple[str, ...] = ("-W", "error")
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process of its own, which must end by itself."""
+    """Run a script in its own process, which must end by itself."""
     command = [sys.executable, *options, "-c", textwrap.dedent(script), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
@@ -202,9 +204,9 @@ waves = st.lists(
 def test_what_is_written_at_once_ends_as_if_one_after_the_other(
     waves: list[list[tuple[str, ObjectId, int]]],
 ) -> None:
-    """In the order of the kinds.
+    """What happens at once, happens in the order of the kinds.
 
-    Tokens are compared by their order, since one of a refused claim is lost.
+    Tokens are compared by their order, since the token of a refused claim is lost.
     """
 
     async def do(
@@ -386,7 +388,7 @@ async def test_cancelling_prepare_at_any_moment_leaves_the_database_closed(path:
         preparing.cancel()
         await asyncio.wait([preparing])
         await placement.close()
-        async with placement:  # it waits for what the cancelled one has begun
+        async with placement:  # it waits for what the cancelled operation has begun
             assert database.statistics()[:2] == (0, 0)
         with pytest.raises(StorageClosed):
             database.statistics()
@@ -426,7 +428,8 @@ def test_a_loop_that_ends_under_a_write_leaves_a_whole_file(path: Path) -> None:
 
         async def main():
             await placement.prepare()
-            claims = [asyncio.create_task(placement.claim(ObjectId("T", str(n)), 1)) for n in range(1000)]
+            ids = [ObjectId("T", str(number)) for number in range(1000)]
+            claims = [asyncio.create_task(placement.claim(id, 1)) for id in ids]
             await asyncio.sleep(0)
             await asyncio.sleep(0)
 
@@ -537,7 +540,8 @@ FULL_DISK = """
                     await state.save(object_id, "s", 1, 0, b"good")
             before = database.statistics()
             squeeze()
-            fates = await asyncio.gather(*(state.save(o, "s", 1, 1, bytes(100_000)) for o in objects), return_exceptions=True)
+            saves = [state.save(o, "s", 1, 1, bytes(100_000)) for o in objects]
+            fates = await asyncio.gather(*saves, return_exceptions=True)
             assert [type(fate) for fate in fates] == [StorageUnavailable] * 8, fates
             assert all(str(path) in str(fate) for fate in fates), fates
             assert database.statistics() == before
@@ -561,7 +565,7 @@ def test_a_commit_beyond_the_file_size_limit_fails_its_whole_batch_and_loses_not
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of four megabytes."""
+    """A file system of four megabytes."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if (
@@ -571,7 +575,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         != 0
     ):
         pytest.skip(
-            "only root can mount a small disk here; the test with the file size limit runs everywhere"
+            "only root can mount a small disk here; the test with the file size limit runs"
+            " everywhere"
         )
     yield disk
     subprocess.run(["umount", disk], check=True)
@@ -615,9 +620,7 @@ def test_a_read_only_file_is_unavailable_and_says_what_to_do() -> None:
             os.seteuid(os.getuid())
             os.chmod(directory, 0o755)
     """
-    with (
-        tempfile.TemporaryDirectory() as directory
-    ):  # not tmp_path, into which only its owner can look
+    with tempfile.TemporaryDirectory() as directory:  # not tmp_path, which only its owner can read
         ended = run(script, directory)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "writable" in ended.stdout

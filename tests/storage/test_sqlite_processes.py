@@ -47,7 +47,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(path: Path) -> Iterator[Start]:
-    """Start a process on the database; whichever still runs at the end is killed."""
+    """Start a process on the database. Processes that still run at the end are killed."""
     processes: list[subprocess.Popen[str]] = []
 
     def start_one(number: int, script: str) -> subprocess.Popen[str]:
@@ -77,7 +77,7 @@ def line(process: subprocess.Popen[str]) -> str:
 
 
 def race(start: Start, script: str) -> list[Any]:
-    """Start four processes, let them go at the same moment, and return what each answers."""
+    """Start four processes, release them at the same moment, and return the answer of each."""
     processes = [start(number, script) for number in range(1, PROCESSES + 1)]
     assert [line(process) for process in processes] == ["ready"] * PROCESSES
     for process in processes:

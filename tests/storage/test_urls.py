@@ -1,4 +1,4 @@
-"""A URL names a storage, and what it does not name costs nothing."""
+"""A URL names a storage. The drivers of other storages are not loaded."""
 
 import subprocess
 import sys
@@ -15,7 +15,10 @@ from tests.storage.steps import ADA, fenced
 
 
 def test_importing_storage_loads_no_driver() -> None:
-    script = "import sys, rio.storage; print({'aiosqlite', 'sqlite3', 'asyncpg', 'redis'} & set(sys.modules))"
+    script = (
+        "import sys, rio.storage; print({'aiosqlite', 'sqlite3', 'asyncpg', 'redis'} &"
+        " set(sys.modules))"
+    )
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
     )

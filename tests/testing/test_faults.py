@@ -1,6 +1,4 @@
-"""A storage whose way is slow, closed or lossy does what a database does; and otherwise nothing but
-what it is asked.
-"""
+"""A storage behind a slow, closed or lossy link does what a database does, and nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +32,7 @@ def with_faults(test: Any) -> None:
 
 
 async def refused(request: Awaitable[Any], text: str) -> float:
-    """The storage is unavailable; returns after how long."""
+    """The storage is unavailable; the seconds until it says so."""
     began = asyncio.get_running_loop().time()
     with pytest.raises(StorageUnavailable, match=text):
         await request
@@ -131,7 +129,8 @@ def test_a_node_that_was_cut_off_hears_nothing_more_not_even_after_healing() -> 
         faults.heal()
         assert await refused(faulty.placement.lookup(ADA), "unavailable") == 0.0
         await faults.settle()
-        assert await storage.placement.lookup(ADA) is not None  # what had been sent was carried out
+        # the request had been sent, and was carried out
+        assert await storage.placement.lookup(ADA) is not None
 
     with_faults(test)
 
@@ -163,7 +162,7 @@ class TestMembership(conformance.MembershipStorageTests):
         return faulty.membership
 
     test_a_storage_that_is_not_open_says_so = (
-        None  # it belongs to whoever made it, and is not closed here
+        None  # the storage belongs to its maker, and is not closed here
     )
 
 

@@ -1,5 +1,6 @@
-"""A cluster in one process: it starts, serves, breaks as it is told, and comes back; in real and in
-virtual time.
+"""A cluster in one process starts, serves, breaks as it is told, and comes back.
+
+It does so in real and in virtual time.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Peek(rio.Message[Balance], readonly=True):
 
 
 class Wait(rio.Message[None]):
-    """Wait for a long time, and note how that ended."""
+    """Wait for a long time, and note how the wait ended."""
 
 
 class Ask(rio.Message[Balance], readonly=True):
@@ -380,7 +381,7 @@ def test_a_node_that_stalls_for_too_long_is_evicted_and_notices() -> None:
             cluster.stall(home, 30.0)
             assert (await cluster.client.send(Account, "ada", Peek())).amount == 1
             assert await time() < 10.0
-            assert home.alive  # nobody has told it yet
+            assert home.alive  # no peer has told it yet
             await asyncio.sleep(30.0)
             assert (home.evicted, home.alive) == (True, False)
             await cluster.restart(home)

@@ -162,7 +162,7 @@ def test_a_writer_is_paused_while_the_other_end_does_not_read_and_resumed_when_i
 
 
 class SmallBuffer(Line, asyncio.BufferedProtocol):
-    """Has room for four bytes at a time."""
+    """A protocol that has room for four bytes at a time."""
 
     def __init__(self) -> None:
         super().__init__()

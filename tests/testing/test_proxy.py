@@ -13,8 +13,9 @@ pytestmark = pytest.mark.both_loops
 
 
 class Echo:
-    """A server that answers each line with the same line, and a last one with ``bye`` after the
-    end.
+    """A server that answers each line with the same line.
+
+    At the end of the input, it sends ``bye``.
     """
 
     def __init__(self) -> None:
@@ -72,7 +73,7 @@ async def client(proxy: Proxy) -> AsyncIterator[Client]:
 
 
 async def is_silent(client: Client) -> bool:
-    """Whether nothing comes, which can only be seen for a while."""
+    """Whether nothing comes, for as long as the test cares to look."""
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await client.reader.readline()
@@ -138,7 +139,7 @@ async def test_what_is_dropped_never_arrives_and_its_connection_stays_silent(
 async def test_a_delay_is_the_same_for_each_piece_however_many_there_are(
     proxy: Proxy, client: Client
 ) -> None:
-    """Ten pieces that each waited for the one before would take ten times as long."""
+    """Ten pieces, each of which waits for the one before, would take ten times as long."""
     proxy.delay = 0.2
     now = asyncio.get_running_loop().time
     began = now()

@@ -1,6 +1,4 @@
-"""The virtual loop: time that jumps, clocks that differ, hosts that stall, and a seed that decides
-the rest.
-"""
+"""The virtual loop: time that jumps, clocks that differ, hosts that stall, and a seed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""``docs/protocol.md`` is true: each of its test vectors decodes to the value beside it, and is
-what we write.
+"""``docs/protocol.md`` is true.
+
+Each test vector decodes to the value beside it, and is what we write.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ VECTORS = {
 
 
 class Line(ClientHalf):
-    """A connection that has no server, and writes."""
+    """A connection that writes, and has no server."""
 
     def __init__(self) -> None:
         super().__init__(asyncio.get_running_loop())
@@ -77,7 +78,7 @@ class Client:
 
 
 def request(id: int, name: str, payload: bytes, context: bytes | None = None) -> bytes:
-    """As the compiled core writes it, from the fields."""
+    """The bytes that the compiled core writes for these fields."""
     head = [Kind.REQUEST, id, "Account", "ada", name, 30_000, context]
     return b"\x98" + b"".join(map(msgpack.packb, head)) + payload
 
@@ -228,8 +229,8 @@ WORDS = {
 def test_the_limits_are_those_of_the_code() -> None:
     limits = TEXT.partition("## Limits")[2]
     assert (
-        f"{DEFAULT_FRAME_LIMIT / 2**20:g} MiB, settable for each side up to {HARD_FRAME_LIMIT / 2**20:g} MiB"
-        in limits
+        f"{DEFAULT_FRAME_LIMIT / 2**20:g} MiB, settable for each side up to"
+        f" {HARD_FRAME_LIMIT / 2**20:g} MiB" in limits
     )
     assert f"{protocol.MAX_TEXT:,} characters" in limits
     assert f"at most {call_context.MAX_CHAIN} links" in TEXT

@@ -1,4 +1,4 @@
-"""What type checkers must accept, and infer, without a plugin. Never run; see test_typing.py."""
+"""What type checkers must accept and infer, without a plugin. Never run; see test_typing.py."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, assert_type

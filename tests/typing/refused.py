@@ -1,7 +1,7 @@
-"""What type checkers must refuse: each line that is marked as ignored, and no other. Never run.
+"""What type checkers must refuse: each line that is marked as ignored, and no other.
 
-Both checkers complain of an ignore that was not needed, so that nothing here is accepted by
-mistake; see test_typing.py.
+This file is never run; see test_typing.py. Both checkers complain of an ignore that is not needed,
+so they accept nothing here by mistake.
 """
 
 # ruff: noqa: B018, F841

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.both_loops
 
 
 class Node:
-    """What the pages show."""
+    """The data that the pages show."""
 
     snapshot = MembershipSnapshot(0, 0)
     reason = ""

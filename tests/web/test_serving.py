@@ -1,5 +1,6 @@
-"""A server shows over HTTP who is there and whether it takes part, from before it has joined until
-after it has drained.
+"""A server shows over HTTP its members and whether it takes part.
+
+It does so from before it has joined until after it has drained.
 """
 
 from __future__ import annotations

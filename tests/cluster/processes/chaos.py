@@ -1,10 +1,9 @@
-"""``make chaos``: a cluster under load in which something is broken all the time, and a table of
-what callers noticed.
+"""``make chaos``: break a cluster under load all the time, and count what callers noticed.
 
 It runs for ``MINUTES`` in rounds, each on an empty storage and with the next ``PRESET``. In the
-first rounds one thing is broken at a time, which gives the figures for failover; then, for as many
-rounds, two are, and the storage is away now and then; and so on. What is broken and when follows
-from ``SEED``; what that meets with depends on the moment, so a seed that found something is run
+first rounds it breaks one thing at a time, which gives the figures for failover. Then, for as many
+rounds, it breaks two at a time, and the storage is away now and then; and so on. ``SEED`` decides
+what breaks and when. What a fault meets depends on the moment, so run a seed that found something
 several times.
 """
 
@@ -44,11 +43,11 @@ EVICTED = 70
 PAUSES = (0.1, 0.4, 0.97, 1.03, 1.27, 1.33, 2.0, 3.0)
 """In units of ``lease_local``; ``lease_evict`` is 1.3 of them."""
 OUTAGES = (0.2, 0.8, 1.2, 2.0)
-"""The same."""
+"""In units of ``lease_local``."""
 
 
 class Settings:
-    """What to do, from the environment."""
+    """The settings of a run, from the environment."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.minutes = float(environ.get("MINUTES", "5"))
@@ -63,7 +62,8 @@ class Settings:
 
     def __str__(self) -> str:
         all_faults = "" if len(self.faults) == len(FAULTS) else f" FAULTS='{','.join(self.faults)}'"
-        return f"SEED={self.seed} STORAGE={self.storage} MINUTES={self.minutes:g} PRESET={','.join(self.presets)}{all_faults}"
+        run = f"SEED={self.seed} STORAGE={self.storage} MINUTES={self.minutes:g}"
+        return f"{run} PRESET={','.join(self.presets)}{all_faults}"
 
 
 def _one_of(known: Sequence[str], name: str) -> str:
@@ -81,19 +81,20 @@ class Figures:
     acknowledged_writes: int = 0
     findings: list[Finding] = field(default_factory=list)
     failover: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """By preset: seconds from the SIGKILL of a server until one of its objects answered, while
-    nothing else was broken.
+    """By preset: seconds from the SIGKILL of a server until one of its objects answered.
+
+    Counted only while nothing else was broken.
     """
     kills: Multiset[str] = field(default_factory=Multiset)
-    """By preset: of how many kills those are."""
+    """By preset: the kills behind these figures."""
     restart: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    """The same where a new server took the address over at once."""
+    """The same, where a new server took the address over at once."""
     drained: list[float] = field(default_factory=list)
-    """Seconds that the slowest call took while a server drained and nothing else was broken."""
+    """Seconds of the slowest call while a server drained and nothing else was broken."""
     failed_in_drains: int = 0
-    """Calls that failed meanwhile."""
+    """Calls that failed while a server drained."""
     wrongly_evicted: int = 0
-    """Members that were declared dead although nothing had been done to them."""
+    """Members that were declared dead although the run had done nothing to them."""
 
     def of_kind(self, *kinds: str) -> int:
         return sum(finding.kind in kinds for finding in self.findings)
@@ -184,14 +185,14 @@ class Round:
         return node
 
     async def _bring_up_to(self, number: int) -> None:
-        """Start what is missing: a server may have been evicted because this machine was busy."""
+        """Start the servers that are missing: a busy machine may have had a server evicted."""
         while len(self._serving()) < number:
             await self._start()
 
     async def _start(
         self, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None
     ) -> Node:
-        """Start a server; again and again, as a supervisor does, where the storage is away."""
+        """Start a server, again and again while the storage is away, as a supervisor does."""
         while True:
             node = await self._cluster.launch(address=address, environ=environ)
             if environ:
@@ -235,12 +236,12 @@ class Round:
         self._figures.restart[self._preset] += await self._answer(ids, victim.killed_at)
 
     async def _ids_at(self, node: Node) -> list[str]:
-        """The counters that are there; none where more is broken, which would be waited for."""
+        """The counters that a fault may wait for; none where something else is broken as well."""
         owners = await self._cluster.owners(self._load.counters) if self._calm else {}
         return [id for id, process in owners.items() if process == node.process.pid]
 
     async def _answer(self, ids: Iterable[str], since: float) -> list[float]:
-        """Seconds from ``since`` until each of the counters answers."""
+        """Wait until each counter answers; seconds since ``since``."""
 
         async def answered(id: str) -> float:
             try:
@@ -281,9 +282,9 @@ class Round:
             await self._start()
 
     async def _kill_in_the_middle(self, rng: random.Random) -> None:
-        """A server dies as soon as one of its objects comes to some point.
+        """Kill a server as soon as one of its objects comes to some point.
 
-        To get objects it takes part in those of one that drains.
+        It gets objects because another server drains meanwhile.
         """
         victim = await self._start(environ={KILL_AT: rng.choice(POINTS)})
         await until(
@@ -306,7 +307,7 @@ class Round:
         while time.monotonic() < end:
             await asyncio.sleep(
                 rng.uniform(1.0, 3.0) * self._cluster.config.failover_bound
-            )  # time to find out who is dead
+            )  # time to find out which members are dead
             seconds = rng.choice(OUTAGES) * self._cluster.config.lease_local
             async with self._fault("storage away"):
                 if self._cluster.store.server is None:
@@ -338,7 +339,7 @@ async def run(
 ) -> Figures:
     """Play all rounds.
 
-    ``server``: of the storage, where it has one; ``say`` is told how it goes.
+    ``server``: the storage's, if it has one. ``say`` is told how the run goes.
     """
     figures = Figures()
     seconds = 60 * settings.minutes
@@ -361,9 +362,13 @@ async def run(
             seconds / rounds,
             f"{settings.seed}/{number}",
         )
-        done = f"{figures.faults.total() - before:3} faults, {figures.outcomes.total() - calls:6,} calls"
+        done = (
+            f"{figures.faults.total() - before:3} faults, {figures.outcomes.total() - calls:6,}"
+            " calls"
+        )
         say(
-            f"round {number:2} of {rounds}  {preset:6}  {lanes} at a time  {done}, {len(figures.findings)} findings so far"
+            f"round {number:2} of {rounds}  {preset:6}  {lanes} at a time  {done},"
+            f" {len(figures.findings)} findings so far"
         )
     return figures
 
@@ -378,7 +383,7 @@ async def play(
     seconds: float,
     seed: str,
 ) -> None:
-    """One round."""
+    """Play one round."""
     cluster = Cluster(directory, preset, store)
     try:
         await asyncio.gather(*(cluster.start() for _ in range(NODES)))
@@ -486,5 +491,5 @@ def main(environ: Mapping[str, str]) -> int:
 
 
 if __name__ == "__main__":
-    logging.disable(logging.WARNING)  # a client that says once more that the storage is away
+    logging.disable(logging.WARNING)  # a client says once more that the storage is away
     sys.exit(main(os.environ))

@@ -38,7 +38,7 @@ def redis_server() -> Iterator[Server]:
 
 @pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """What the clusters of a test run on: a file of SQLite, unless it is marked otherwise."""
+    """What the clusters of a test run on: a file of SQLite, unless the test is marked otherwise."""
     name = getattr(request, "param", "sqlite")
     return (
         file_in(tmp_path)
@@ -49,8 +49,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 @pytest.fixture
 async def make_cluster(tmp_path: Path, store: Store) -> AsyncIterator[MakeCluster]:
-    """``await make_cluster(preset, {}, {})``: a cluster of two nodes with nothing more in their
-    environment, and a client of it.
+    """``await make_cluster(preset, {}, {})`` starts two nodes and a client.
+
+    Each mapping is added to the environment of its node.
     """
     async with AsyncExitStack() as stack:
 
@@ -59,7 +60,7 @@ async def make_cluster(tmp_path: Path, store: Store) -> AsyncIterator[MakeCluste
             stack.push_async_callback(cluster.end)
             started = [
                 await cluster.launch(environ=environ) for environ in nodes
-            ]  # one by one: ``cluster.nodes`` are in this order
+            ]  # one by one, so that ``cluster.nodes`` are in this order
             await asyncio.gather(*(node.listening() for node in started))
             cluster.client = await stack.enter_async_context(rio.Client(cluster.url))
             return cluster

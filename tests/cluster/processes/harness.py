@@ -1,8 +1,7 @@
-"""Server processes on one storage, what can be done to them, and callers that keep them busy
-meanwhile.
+"""Server processes on one storage, the faults that a test does to them, and their callers.
 
-Nothing here sleeps to wait: conditions are watched until they hold, and a test that waits in vain
-fails at a deadline that is far away.
+No test sleeps in order to wait. It watches a condition until that holds, and fails at a deadline
+that is far away.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ Far more than anything takes, even where the machine is busy.
 async def until(condition: Callable[[], Any], what: str = "") -> None:
     """Watch a condition, a function or a coroutine function, until it holds.
 
-    :raises AssertionError: it did not within :data:`PATIENCE`.
+    :raises AssertionError: it did not hold within :data:`PATIENCE`.
     """
     deadline = time.monotonic() + PATIENCE
     while not (await answer if isinstance(answer := condition(), Awaitable) else answer):
@@ -76,7 +75,7 @@ class Node:
         self.address = ""
         self.generation = 0
         self.output: list[str] = []
-        """What it printed and logged, by line."""
+        """The lines that it printed and logged."""
         self.killed_at = 0.0
         self._log = log
         self._stopped: list[tuple[float, float]] = []
@@ -116,7 +115,7 @@ class Node:
         return code
 
     async def kill(self) -> None:
-        """SIGKILL, now."""
+        """Send SIGKILL, and wait for the end."""
         if self.alive:
             self.killed_at = time.monotonic()
             self.process.kill()
@@ -127,8 +126,10 @@ class Node:
         self._signal(signal.SIGTERM)
 
     async def stop(self, store: Store) -> None:
-        """SIGSTOP, at a moment at which it does not hold the lock of the database: that would be an
-        outage for all others, not a fault of this one."""
+        """Send SIGSTOP at a moment at which the server does not hold the lock of the database.
+
+        With the lock, this would be an outage for all others, and not a fault of this server.
+        """
         while True:
             began = time.monotonic()
             self._signal(signal.SIGSTOP)
@@ -142,7 +143,7 @@ class Node:
             await until(store.is_free, "a database that is not locked")
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         began, _ = self._stopped[-1]
         self._stopped[-1] = (began, time.monotonic())
         self._signal(signal.SIGCONT)
@@ -158,7 +159,7 @@ class Node:
             return "Z"
 
     def said(self, text: str) -> bool:
-        """Whether it has logged this."""
+        """Whether it has logged ``text``."""
         return any(text in line for line in self.output)
 
     @property
@@ -167,11 +168,13 @@ class Node:
 
     @property
     def turns(self) -> list[Turn]:
-        """The turns that it has run. One that was cut off by its death ends with the last that is
-        known of the process. One that was under way when the process was stopped, or its event loop
-        blocked, ends there: it did not run meanwhile, and what it did afterwards is judged by what
-        could be saved. That includes the one that had been admitted, and had yet to log that it
-        begins."""
+        """The turns that the server has run.
+
+        A turn that the server's death cut off ends with the last event that the server logged. A
+        turn that was under way when the process was stopped, or its event loop blocked, ends there:
+        it did not run meanwhile, and what it did afterwards is judged by what it could save. So
+        does a turn that had been admitted and had not logged its beginning yet.
+        """
         turns: dict[int, Turn] = {}
         events = self.events
         halts = [stopped for stopped, _ in self._stopped] + [
@@ -210,7 +213,7 @@ class Cluster:
         self.url = store.url
         self.config = ClusterConfig.named(cluster)
         self.nodes: list[Node] = []
-        """All that were ever started."""
+        """All servers that were ever started."""
         self.client: rio.Client
         self._directory = directory
         self._cluster = cluster
@@ -219,13 +222,13 @@ class Cluster:
     async def start(
         self, *, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None
     ) -> Node:
-        """Start one server, and wait until it serves."""
+        """Start a server, and wait until it serves."""
         return await (await self.launch(address=address, environ=environ)).listening()
 
     async def launch(
         self, *, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None
     ) -> Node:
-        """Start one server."""
+        """Start a server."""
         log = self._directory / f"server-{next(self._numbers)}.jsonl"
         own = {name: value for name, value in os.environ.items() if not name.startswith("RIO_")}
         process = await asyncio.create_subprocess_exec(
@@ -247,16 +250,17 @@ class Cluster:
         return node
 
     async def end(self) -> None:
-        """Kill what still runs."""
+        """Kill the servers that still run."""
         for node in self.nodes:
             await node.kill()
             print(
-                f"--- member {node.generation}, {node.address}, process {node.process.pid}, exit code {node.process.returncode}"
+                f"--- member {node.generation}, {node.address}, process {node.process.pid}, exit"
+                f" code {node.process.returncode}"
             )
             print("\n".join(node.output[-30:]))
 
     async def members(self) -> MembershipSnapshot:
-        """The membership, as soon as the storage answers."""
+        """Wait until the storage answers, and return the membership."""
         snapshots: list[MembershipSnapshot] = []
 
         async def answers() -> bool:
@@ -285,11 +289,12 @@ class Cluster:
         }
 
     async def pause(self, node: Node, seconds: float) -> None:
-        """Stop a server for some time, and wait until it holds its lease again, or has ended
-        because it does not.
+        """Stop a server for some time, and wait until that is decided.
+
+        It then holds its lease again, or has ended because it does not.
         """
         await node.stop(self.store)
-        await asyncio.sleep(seconds)  # this is the fault
+        await asyncio.sleep(seconds)  # the fault itself
         before = (await self.lease_counters()).get(node.generation)
         node.resume()
 
@@ -307,7 +312,7 @@ class Cluster:
         return [turn for node in self.nodes for turn in node.turns]
 
     def owner(self, object: str) -> Node:
-        """Who ran the last turn of an object."""
+        """The server that ran the last turn of an object."""
         last = {
             node: max((turn.began for turn in node.turns if turn.object == object), default=0.0)
             for node in self.nodes
@@ -315,7 +320,7 @@ class Cluster:
         return max(self.nodes, key=lambda node: last[node])
 
     async def owners(self, ids: Iterable[str]) -> dict[str, int]:
-        """Which counter is in the memory of which process."""
+        """The process that has each counter in memory."""
 
         async def owner(id: str) -> tuple[str, int]:
             return id, (await self.client.send(Counter, id, Owner(), timeout=PATIENCE)).value
@@ -323,13 +328,14 @@ class Cluster:
         return dict(await asyncio.gather(*map(owner, ids)))
 
     async def value(self, id: str) -> int:
-        """What a counter says, as soon as it answers."""
+        """The value of a counter, as soon as it answers."""
         return (await self.client.send(Counter, id, Get(), timeout=PATIENCE)).value
 
     @asynccontextmanager
     async def unusable(self, how: str) -> AsyncIterator[None]:
-        """Another process makes the database unusable for all: ``"writing"`` for writers,
-        ``"reading and writing"`` for everybody.
+        """Have another process make the database unusable for all.
+
+        ``"writing"`` locks writers out, ``"reading and writing"`` everybody.
         """
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", LOCK[how], str(self.store.database)),
@@ -372,8 +378,8 @@ LOCK = {
 class Load:
     """Callers, each of which sends one message after the other, and what they saw.
 
-    ``burst``: how many messages a caller sends to one object before it waits for their answers.
-    ``pause``: seconds between two of them.
+    ``burst``: the messages that a caller sends to one object before it waits for their answers.
+    ``pause``: seconds between two bursts.
     """
 
     def __init__(
@@ -389,7 +395,7 @@ class Load:
     ) -> None:
         self.calls: list[Call] = []
         self.errors: list[str] = []
-        """What was answered that is neither an acknowledgement nor "not executed" nor "unknown"."""
+        """The answers that are neither an acknowledgement nor "not executed" nor "unknown"."""
         self.counters = [f"{name}-{number}" for number in range(counters)]
         self.bags = [f"bag-{number}" for number in range(bags)]
         self._client = client
@@ -492,7 +498,7 @@ class Load:
         self.calls.append(call)
 
     def acknowledged(self, since: float = 0.0) -> int:
-        """Calls that began after ``since`` and were acknowledged."""
+        """The calls that began after ``since`` and were acknowledged."""
         return sum(call.outcome == "acknowledged" and call.began >= since for call in self.calls)
 
     async def more(self, number: int = 200) -> None:
@@ -514,8 +520,8 @@ class Load:
         )
 
     async def violations(self, cluster: Cluster) -> list[Finding]:
-        """What is wrong with this run: H1, H3 and H4, and answers that should not exist."""
-        await self.warm_up()  # what a last read says belongs to the history
+        """The findings of this run: H1, H3 and H4, and answers that should not exist."""
+        await self.warm_up()  # the last read of each object belongs to the history
         found = [
             Finding("unexpected", error) for error in self.errors if error.startswith("UNEXPECTED")
         ]
@@ -537,5 +543,5 @@ def of(name: str, finding: Finding) -> Finding:
 
 
 def report(text: str) -> None:
-    """Print a figure where it is seen even if the test passes: with ``pytest -rP`` or ``-s``."""
+    """Print a figure that ``pytest -rP`` and ``-s`` show even if the test passes."""
     print(f"\nFIGURE {text}")

@@ -1,7 +1,7 @@
-"""What must be true of a run, whatever was killed in it: the rules, over what callers saw and what
-servers logged.
+"""The rules that every run must keep, whatever was killed in it.
 
-Each rule returns what breaks it. ``test_history.py`` plants one of each kind.
+They look at what callers saw and what servers logged. Each rule returns what breaks it.
+``test_history.py`` plants one breach of each kind.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ import msgspec
 
 Outcome = Literal["acknowledged", "not executed", "unknown"]
 Kind = Literal["lost", "doubled", "stale", "overlap", "order", "unexpected"]
-"""``lost``: an acknowledged write is gone. ``doubled``: a write counts twice, or counts although it
-was not executed. ``stale``: somebody was answered with less than others had seen before.
-``overlap``: an object was active twice. ``order``: messages changed places."""
+"""The kinds of findings.
+
+``lost``: an acknowledged write is gone. ``doubled``: a write counts twice, or counts although it
+was not executed. ``stale``: an answer shows less than earlier answers had shown. ``overlap``: an
+object was active twice. ``order``: messages changed places.
+"""
 
 
 class Finding(NamedTuple):
-    """One thing that must not be."""
+    """One breach of a rule."""
 
     kind: Kind
     text: str
@@ -36,30 +39,29 @@ class Call(msgspec.Struct, kw_only=True):
     ended: float
     outcome: Outcome
     value: Any = None
-    """The counter's value; the element that was put; the elements that were read."""
+    """The counter's value, the element that was put, or the elements that were read."""
     caller: str = ""
 
 
 class Turn(msgspec.Struct, kw_only=True):
-    """One turn as the server that ran it saw it."""
+    """One turn as its server saw it."""
 
     object: str
     generation: int
-    """Of the server."""
+    """The server's generation."""
     token: int
-    """Of the activation."""
+    """The activation's token."""
     began: float
     ended: float
     caller: str = ""
     number: int = 0
-    """The caller's number of the message; they ascend."""
+    """The caller's number of the message. The numbers ascend."""
 
 
 def counter(calls: Iterable[Call], final: int) -> list[Finding]:
-    """H1: every acknowledged addition counts, none counts twice, and who begins after an answer
-    sees it.
+    """H1: every acknowledged addition counts once, and later answers include earlier ones.
 
-    ``calls``: the ``add`` and ``get`` calls to one object; ``final``: its value afterwards.
+    ``calls``: the ``add`` and ``get`` calls to one object. ``final``: its value afterwards.
     """
     calls = list(calls)
     adds = [call for call in calls if call.kind == "add"]
@@ -72,7 +74,10 @@ def counter(calls: Iterable[Call], final: int) -> list[Finding]:
         if times > 1
     ]
     if not len(acknowledged) <= final <= len(acknowledged) + unknown:
-        text = f"{len(acknowledged)} additions were acknowledged and {unknown} are unknown, but the counter stands at {final}"
+        text = (
+            f"{len(acknowledged)} additions were acknowledged and {unknown} are unknown, but the"
+            f" counter stands at {final}"
+        )
         found.append(Finding("lost" if final < len(acknowledged) else "doubled", text))
     high = [call.value for call in acknowledged if call.value > final]
     found += [
@@ -83,8 +88,9 @@ def counter(calls: Iterable[Call], final: int) -> list[Finding]:
 
 
 def _stale_answers(calls: Iterable[Call]) -> list[Finding]:
-    """Of two calls, one answered before the other began, the later sees what the earlier saw, and
-    an addition more than that.
+    """If one call was answered before another began, the later one sees what the earlier one saw.
+
+    If the later call is an addition, it sees more.
     """
     calls = list(calls)
     found: list[Finding] = []
@@ -96,14 +102,16 @@ def _stale_answers(calls: Iterable[Call]) -> list[Finding]:
             highest = max(highest, earlier.value)
             earlier = next(answered, None)
         if call.value < highest + (call.kind == "add"):
-            text = f"a call ({call.kind}) that began after {highest} had been answered was answered with {call.value}"
+            text = (
+                f"a call ({call.kind}) that began after {highest} had been answered was answered"
+                f" with {call.value}"
+            )
             found.append(Finding("stale", text))
     return found
 
 
 def set_full(calls: Iterable[Call]) -> list[Finding]:
-    """H3: every element whose ``put`` was acknowledged, and every element that was read once, is in
-    every later ``read``, once.
+    """H3: every acknowledged or once read element is in every later ``read``, once.
 
     ``calls``: the ``put`` and ``read`` calls to one object.
     """
@@ -156,8 +164,9 @@ def _unexpected(element: int, put: Call | None, read: Call) -> Finding | None:
 
 
 def single_activation(turns: Iterable[Turn]) -> list[Finding]:
-    """H4: no two turns of an object overlap, on one server or on two, and tokens ascend in the
-    order of turns.
+    """H4: no two turns of an object overlap, and tokens ascend in the order of turns.
+
+    This holds for turns on one server and on two.
     """
     found: list[Finding] = []
     for name, of_object in _by_object(turns).items():
@@ -177,13 +186,12 @@ def _activated_twice(latest: Turn, turn: Turn) -> Iterable[str]:
     if turn.token < latest.token:
         yield f"a turn under token {turn.token} began after one under token {latest.token}"
     if turn.token == latest.token and turn.generation != latest.generation:
-        yield f"members {latest.generation} and {turn.generation} both ran turns under token {turn.token}"
+        members = f"members {latest.generation} and {turn.generation}"
+        yield f"{members} both ran turns under token {turn.token}"
 
 
 def fifo(turns: Iterable[Turn]) -> list[Finding]:
-    """H5: an object handles what one caller sends in the order in which it was sent, each message
-    once.
-    """
+    """H5: an object handles the messages of one caller once each, in the order of sending."""
     found: list[Finding] = []
     for name, of_object in _by_object(turns).items():
         numbers: defaultdict[str, list[int]] = defaultdict(list)

@@ -1,5 +1,6 @@
-"""The network between server processes, link by link: a proxy in front of each server, which knows
-who connects.
+"""The network between server processes, link by link.
+
+A proxy stands in front of each server, and knows the process that connects.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tests.servers import free_port
 
 
 class Front(Proxy):
-    """In front of one server, with a wire for each process that connects."""
+    """The proxy in front of one server, with a wire for each process that connects."""
 
     def __init__(self, port: int) -> None:
         super().__init__("127.0.0.1", port)
@@ -47,9 +48,7 @@ class Network:
         await self._stack.aclose()
 
     async def start(self, number: int, environ: Mapping[str, str] | None = None) -> list[Node]:
-        """Start so many servers, each behind a proxy, and with a proxy between itself and the
-        storage.
-        """
+        """Start so many servers, with a proxy before each, and one before the storage of each."""
         return [await (await self._launch(environ or {})).listening() for _ in range(number)]
 
     async def _launch(self, environ: Mapping[str, str]) -> Node:
@@ -73,18 +72,16 @@ class Network:
         return node
 
     def storage_of(self, node: Node) -> Proxy:
-        """What is between a server and its storage."""
+        """The proxy between a server and its storage."""
         return self._storages[node]
 
     def lose(self, source: Node, target: Node) -> None:
-        """Nothing that ``source`` sends reaches ``target`` any more, on whosoever's connection;
-        until :meth:`heal`.
-        """
+        """Let nothing that ``source`` sends reach ``target``, until :meth:`heal`."""
         self._fronts[target].wire_from(source.process.pid).hold(replies=False)
         self._fronts[source].wire_from(target.process.pid).hold(requests=False)
 
     def split(self, one: Iterable[Node], other: Iterable[Node]) -> None:
-        """None of the one side and none of the other can talk to each other any more."""
+        """Cut every link between a server of the one side and a server of the other."""
         others = list(other)
         for node in one:
             for peer in others:
@@ -96,7 +93,7 @@ class Network:
         self.split([node], self.nodes)
 
     def heal(self) -> None:
-        """Everything arrives again, and so does what was on its way."""
+        """Let everything arrive again, also what was on its way."""
         for front in self._fronts.values():
             for pid in (node.process.pid for node in self.nodes):
                 front.wire_from(pid).release()
@@ -120,5 +117,5 @@ def _process_with(name: str) -> int:
             if any(os.readlink(file) == name for file in (process / "fd").iterdir()):
                 return int(process.name)
         except OSError:
-            continue  # it is not ours to look at, or has ended
+            continue  # the process belongs to another user, or has ended
     return 0

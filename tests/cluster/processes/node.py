@@ -1,5 +1,6 @@
-"""What ``rio run`` loads in the server processes of these tests: it dies with its test, and where
-the environment says so.
+"""The registry that ``rio run`` loads in the server processes of these tests.
+
+A server process dies with its test, and where the environment says so.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def reach(point: str, id: str) -> None:
 
 
 def watch_placement(placement: Any) -> None:
-    """Make the storage of placements a place to be killed at."""
+    """Make the storage of placements a place at which the process can be killed."""
     claim, release = placement.claim, placement.release
 
     async def watched_claim(
@@ -57,9 +58,11 @@ def watch_placement(placement: Any) -> None:
 
 
 def delay_saves(state: Any) -> None:
-    """Have the saves of objects whose id starts with ``late`` reach the storage only after this
-    process was stopped and continued, as a write does that was on its way. Nothing that happens to
-    the handler meanwhile can take it back."""
+    """Delay saves until the process was stopped and continued, if the object's id says ``late``.
+
+    So arrives a write that was on its way. Whatever happens to the handler meanwhile cannot take
+    the write back.
+    """
     save = state.save
 
     async def late_save(

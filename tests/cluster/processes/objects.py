@@ -1,6 +1,4 @@
-"""The objects of these tests: they save before they answer, and log when each of their turns begins
-and ends.
-"""
+"""The objects of these tests: they save before they answer, and log each of their turns."""
 
 from __future__ import annotations
 
@@ -24,8 +22,9 @@ PARENT = "RIO_TEST_PARENT"
 STORAGE = "RIO_TEST_STORAGE"
 """Environment: the scheme of the storage's URL."""
 KILL_AT = "RIO_TEST_KILL_AT"
-"""Environment: where a server process kills itself, as soon as an object whose id starts with
-``victim`` comes there.
+"""Environment: the place at which a server process kills itself.
+
+It does so as soon as an object whose id starts with ``victim`` comes there.
 """
 POINTS = (
     "before claim",
@@ -44,9 +43,11 @@ class Event(msgspec.Struct, omit_defaults=True):
     """One line of a server's log."""
 
     what: str
-    """``loaded`` and ``unloaded``; ``begin`` and ``end`` of a turn; ``blocked`` when a handler
-    holds up the event loop from now on; ``refused`` for a save that the storage did not accept any
-    more."""
+    """What happened.
+
+    ``loaded`` and ``unloaded``; ``begin`` and ``end`` of a turn; ``blocked`` when a handler holds
+    up the event loop from now on; ``refused`` for a save that the storage did not accept any more.
+    """
     at: float
     """``CLOCK_MONOTONIC``, which is the same for all processes of one machine."""
     object: str
@@ -57,7 +58,7 @@ class Event(msgspec.Struct, omit_defaults=True):
     number: int = 0
     """The caller's number of the message."""
     outcome: str = ""
-    """Of an ``end``: the class of what the handler raised."""
+    """For ``end``: the class of what the handler raised."""
 
 
 class Log:
@@ -79,7 +80,7 @@ class Log:
 
 
 def read_log(path: Path) -> list[Event]:
-    """What has been logged so far; a last line that is not whole yet is left out."""
+    """The log so far, without a last line that is not whole yet."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
         written = data[: max(0, data.find(b"\0"))]
     return [
@@ -93,7 +94,7 @@ _turns = itertools.count(1)
 
 
 def note(what: str, object_id: rio.ObjectId, token: int, **more: str | int) -> None:
-    """Log something, in a server process."""
+    """Log an event, in a server process."""
     assert _log is not None
     _log.write(
         msgspec.convert(
@@ -110,7 +111,7 @@ def note(what: str, object_id: rio.ObjectId, token: int, **more: str | int) -> N
 
 
 def reach(point: str, id: str) -> None:
-    """A place at which a server process can be killed; see ``node.py``."""
+    """Kill the server process here, if its environment says so; see ``node.py``."""
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ class Elements(rio.Message):
 
 
 class Owners(rio.Message):
-    """Object id to the process that has its memory."""
+    """Object id to the process that has it in memory."""
 
     processes: dict[str, int]
 
@@ -133,7 +134,7 @@ class Owners(rio.Message):
 class Add(rio.Message[Value]):
     """Add one, save, and answer with the sum.
 
-    Not to be repeated: if it were, it would count twice.
+    It must not be repeated: a repetition would count twice.
     """
 
     caller: str
@@ -161,12 +162,13 @@ class Block(rio.Message[Value]):
 
 
 class Owner(rio.Message[Value], readonly=True):
-    """Which process has the object in its memory."""
+    """Answer with the process that has the object in memory."""
 
 
 class AskOwners(rio.Message[Owners]):
-    """Ask all these counters for their owner: ten at each of the moments ``start``, ``start`` + 20
-    ms, and so on.
+    """Ask all these counters for their owner, ten at a time.
+
+    Ten are asked at ``start``, the next ten at ``start`` + 20 ms, and so on.
     """
 
     ids: list[str]

@@ -1,4 +1,4 @@
-"""The storages that clusters of processes run on, and what is different about each."""
+"""The storages that clusters of processes run on, and their differences."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Store:
 
     url: str
     server: Server | None = None
-    """Which process it is in; ``None`` for a file."""
+    """The server; ``None`` for a file."""
 
     @property
     def name(self) -> str:
@@ -37,7 +37,7 @@ class Store:
         return Path(self.url.removeprefix("sqlite:///"))
 
     async def is_free(self) -> bool:
-        """Whether nobody holds a lock for longer than a transaction takes.
+        """Whether nothing holds a lock for longer than a transaction takes.
 
         Servers free what a frozen client holds by themselves.
         """
@@ -59,7 +59,7 @@ def file_in(directory: Path) -> Store:
 
 
 async def place_on(server: Server) -> Store:
-    """A schema or a namespace that nobody else uses."""
+    """Make a schema or a namespace that nothing else uses."""
     name = f"cluster_{next(_numbers)}"
     if not isinstance(server, PostgresServer):
         return Store(f"{server.url}?namespace={name}", server)
@@ -71,7 +71,7 @@ async def place_on(server: Server) -> Store:
 
 @contextmanager
 def serving(name: str) -> Iterator[Server | None]:
-    """A server for the storage called ``name``; ``None`` where that is a file."""
+    """Start a server for the storage called ``name``; ``None`` where that is a file."""
     if name == "sqlite":
         yield None
     else:

@@ -1,4 +1,4 @@
-"""What ``make chaos`` does for minutes works, and tells what it has found."""
+"""What ``make chaos`` does for minutes works, and reports its findings."""
 
 from __future__ import annotations
 

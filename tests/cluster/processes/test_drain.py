@@ -1,4 +1,4 @@
-"""SIGTERM: a server hands its objects over, and nobody notices."""
+"""SIGTERM: a server hands its objects over, and no caller notices."""
 
 from __future__ import annotations
 
@@ -29,5 +29,6 @@ async def test_all_servers_are_replaced_one_by_one_and_no_call_fails(
     assert load.errors == []
     assert await load.violations(cluster) == []
     report(
-        f"SIGTERM x 3 on {cluster.store.name}: the slowest call took {max(gaps):.3f} s, a drain {max(drains):.2f} s; {load.outcomes}"
+        f"SIGTERM x 3 on {cluster.store.name}: the slowest call took {max(gaps):.3f} s, a drain"
+        f" {max(drains):.2f} s; {load.outcomes}"
     )

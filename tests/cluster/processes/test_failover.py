@@ -1,4 +1,4 @@
-"""The storage itself is switched over, or cannot be trusted in the first place."""
+"""The storage itself fails over, or cannot be trusted in the first place."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ async def test_a_standby_of_postgresql_takes_over_and_nobody_ends_or_forgets(
     assert cluster.evictions == []
     assert [await cluster.status(node) for node in cluster.nodes] == [MemberStatus.ACTIVE] * 3
     report(
-        f"failover of PostgreSQL: the first call is acknowledged {first:.2f} s after the SIGKILL of the primary; {load.outcomes}"
+        f"failover of PostgreSQL: the first call is acknowledged {first:.2f} s after the SIGKILL"
+        f" of the primary; {load.outcomes}"
     )
 
 

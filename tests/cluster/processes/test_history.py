@@ -1,4 +1,4 @@
-"""The rules find what they are there to find, and nothing in a run without faults."""
+"""The rules find what they exist to find, and nothing in a run without faults."""
 
 from __future__ import annotations
 

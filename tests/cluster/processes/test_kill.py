@@ -41,8 +41,10 @@ async def test_a_killed_server_loses_nothing_that_was_acknowledged_and_its_objec
     assert in_order == []
     assert await cluster.status(victim) == MemberStatus.DEAD
     report(
-        f"SIGKILL of 1 of 3 on {cluster.store.name}: {len(lost)} of {len(load.counters)} objects were there, all answer after "
-        f"{seconds[-1]:.2f} s (failover bound {cluster.config.failover_bound:.2f} s); {load.outcomes}"
+        f"SIGKILL of 1 of 3 on {cluster.store.name}: {len(lost)} of {len(load.counters)} objects"
+        " were there, all answer after "
+        f"{seconds[-1]:.2f} s (failover bound {cluster.config.failover_bound:.2f} s);"
+        f" {load.outcomes}"
     )
 
 
@@ -61,7 +63,8 @@ async def test_when_all_servers_are_killed_and_started_again_the_state_is_what_w
     seconds = time.monotonic() - killed_at
     assert await load.violations(cluster) == []
     report(
-        f"SIGKILL of 3 of 3 on {cluster.store.name}: at their addresses all answer after {seconds:.2f} s; {load.outcomes}"
+        f"SIGKILL of 3 of 3 on {cluster.store.name}: at their addresses all answer after"
+        f" {seconds:.2f} s; {load.outcomes}"
     )
 
 
@@ -90,9 +93,7 @@ async def test_when_all_servers_are_killed_others_take_over_all_that_they_had(
 async def test_a_server_that_comes_back_at_its_address_serves_at_once(
     make_cluster: MakeCluster,
 ) -> None:
-    """That it could bind the address proves that its predecessor is gone: nobody waits for a lease
-    to end.
-    """
+    """No lease is waited for: binding the address proves that the predecessor is gone."""
     cluster = await make_cluster("strict", *[{}] * 2)
     async with Load(cluster.client) as load:
         await load.more(300)
@@ -107,12 +108,13 @@ async def test_a_server_that_comes_back_at_its_address_serves_at_once(
     assert await cluster.status(old) == MemberStatus.DEAD
     assert cluster.evictions == []
     report(
-        f"restart at the same address on {cluster.store.name}: all answer after {seconds[-1]:.2f} s; {load.outcomes}"
+        f"restart at the same address on {cluster.store.name}: all answer after {seconds[-1]:.2f}"
+        f" s; {load.outcomes}"
     )
 
 
 async def takes_new_objects(cluster: Cluster, process: int) -> bool:
-    """Whether a server gets some of the objects that are new.
+    """Whether a server gets some of the new objects.
 
     Those of its predecessor may all be with its neighbour already.
     """
@@ -127,7 +129,7 @@ async def takes_new_objects(cluster: Cluster, process: int) -> bool:
 async def test_servers_killed_in_the_middle_leave_their_objects_usable(
     make_cluster: MakeCluster,
 ) -> None:
-    """Each of them in the middle of something else."""
+    """Each server is killed in the middle of something else."""
     cluster = await make_cluster("local", *({KILL_AT: point} for point in POINTS), {})
     victims = cluster.nodes[: len(POINTS)]
     async with Load(
@@ -142,7 +144,8 @@ async def test_servers_killed_in_the_middle_leave_their_objects_usable(
         await load.more(50)
     assert await load.violations(cluster) == []
     report(
-        f"killed at {len(POINTS)} points on {cluster.store.name}: the slowest call took {load.slowest():.2f} s; {load.outcomes}"
+        f"killed at {len(POINTS)} points on {cluster.store.name}: the slowest call took"
+        f" {load.slowest():.2f} s; {load.outcomes}"
     )
 
 
@@ -169,5 +172,6 @@ async def test_an_object_is_claimed_by_one_of_two_servers_that_want_it_at_the_sa
     assert sorted(loaded.count(f"Counter/{id}") for id in ids) == [1] * 500
     won = sorted(list(answers[0].processes.values()).count(process) for process in askers)
     report(
-        f"500 objects that two servers want at the same time on {cluster.store.name}: {won[0]} and {won[1]} were won"
+        f"500 objects that two servers want at the same time on {cluster.store.name}: {won[0]} and"
+        f" {won[1]} were won"
     )

@@ -1,6 +1,4 @@
-"""Servers that cannot reach each other, or their storage: nothing is lost and nothing lives twice,
-whoever has to go.
-"""
+"""Servers that cannot reach each other or their storage lose nothing, and no object lives twice."""
 
 from __future__ import annotations
 
@@ -68,7 +66,8 @@ async def test_the_smaller_half_of_five_is_condemned_and_the_larger_goes_on(
             network.heal()
         assert [await cluster.status(node) for node in larger] == [MemberStatus.ACTIVE] * 3
         report(
-            f"two of five cut off: all objects answer on the other three after {moved:.2f} s; {load.outcomes}"
+            f"two of five cut off: all objects answer on the other three after {moved:.2f} s;"
+            f" {load.outcomes}"
         )
 
 
@@ -80,7 +79,7 @@ async def test_servers_that_reach_a_majority_and_not_the_same_stay_or_go_and_not
     async with networked(make_cluster, 5) as (cluster, network):
         async with checked(cluster) as load:
             split(network)
-            await asyncio.sleep(5.0)  # this is the fault
+            await asyncio.sleep(5.0)  # the fault itself
             network.heal()
             healed = time.monotonic()
             await asyncio.gather(*(cluster.value(id) for id in load.counters))
@@ -89,7 +88,8 @@ async def test_servers_that_reach_a_majority_and_not_the_same_stay_or_go_and_not
         assert len(gone) <= 2
         assert {await node.ended() for node in gone} <= {EVICTED}
         report(
-            f"{split.__name__}: {len(gone)} of 5 were condemned, all objects answer {recovered:.2f} s after it healed; {load.outcomes}"
+            f"{split.__name__}: {len(gone)} of 5 were condemned, all objects answer"
+            f" {recovered:.2f} s after it healed; {load.outcomes}"
         )
 
 
@@ -102,12 +102,13 @@ async def test_a_server_that_only_hears_or_only_talks_costs_nothing(
             odd, *others = network.nodes
             for other in others:
                 network.lose(other, odd) if deaf else network.lose(odd, other)
-            await asyncio.sleep(4.0)  # this is the fault
+            await asyncio.sleep(4.0)  # the fault itself
             network.heal()
             await asyncio.gather(*(cluster.value(id) for id in load.counters))
         assert all(node.alive for node in others)
         report(
-            f"one of three is {'deaf' if deaf else 'dumb'}: it is {'still there' if odd.alive else 'condemned'}; {load.outcomes}"
+            f"one of three is {'deaf' if deaf else 'dumb'}: it is"
+            f" {'still there' if odd.alive else 'condemned'}; {load.outcomes}"
         )
 
 
@@ -127,14 +128,15 @@ async def test_a_server_without_its_storage_is_fenced_and_its_objects_move(
             assert await victim.ended() == EVICTED
         assert [node.alive for node in network.nodes] == [False, True, True]
         report(
-            f"cut from the storage: all objects answer elsewhere after {moved:.2f} s; {load.outcomes}"
+            f"cut from the storage: all objects answer elsewhere after {moved:.2f} s;"
+            f" {load.outcomes}"
         )
 
 
 async def test_a_server_that_renews_but_reaches_nobody_is_condemned(
     make_cluster: MakeCluster,
 ) -> None:
-    """And evicts nobody, however often it votes."""
+    """Nor does it evict any server, however often it votes."""
     async with networked(make_cluster, 4) as (cluster, network):
         async with checked(cluster) as load:
             liar, *others = network.nodes

@@ -1,4 +1,4 @@
-"""A process that does not run for a while: stopped by a signal, or held up by its own handler."""
+"""A process does not run for a while: a signal stops it, or its own handler holds it up."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_a_pause_that_is_longer_than_the_lease_ends_the_server_and_its_lat
         await cluster.dead(node)
         assert (
             await cluster.value("late") == 0
-        )  # it has been claimed, and loaded as it was before the save
+        )  # the object has been claimed, and loaded as it was before the save
         for id in load.counters:
             await cluster.value(id)
         elsewhere = time.monotonic() - stopped
@@ -87,15 +87,16 @@ async def test_a_pause_that_is_longer_than_the_lease_ends_the_server_and_its_lat
     assert await load.violations(cluster) == []
     assert node.said("it is fenced and stops")
     report(
-        f"SIGSTOP beyond the lease on {cluster.store.name}: all objects answer elsewhere after {elsewhere:.2f} s; {load.outcomes}"
+        f"SIGSTOP beyond the lease on {cluster.store.name}: all objects answer elsewhere after"
+        f" {elsewhere:.2f} s; {load.outcomes}"
     )
 
 
 @on_every_storage
-async def test_a_pause_around_the_edges_of_the_lease_loses_nothing_whether_it_ends_the_server_or_not(
+async def test_a_pause_around_the_edges_of_the_lease_loses_nothing_whether_the_server_ends_or_not(
     make_cluster: MakeCluster,
 ) -> None:
-    """Four servers at the same time, so that only one is left to see what they do."""
+    """Four servers at the same time, so that one is left to see what they do."""
     cluster = await make_cluster("local", *[{}] * 5)
     edges = [
         factor * edge
@@ -121,7 +122,7 @@ async def test_a_pause_around_the_edges_of_the_lease_loses_nothing_whether_it_en
     report(f"SIGSTOP around the lease on {cluster.store.name}, {gone}; {load.outcomes}")
 
 
-async def test_a_handler_that_blocks_the_loop_beyond_the_lease_is_not_acknowledged_and_its_server_stops(
+async def test_a_handler_that_blocks_beyond_the_lease_is_not_acknowledged_and_its_server_stops(
     make_cluster: MakeCluster,
 ) -> None:
     cluster = await make_cluster("local", *[{}] * 3)

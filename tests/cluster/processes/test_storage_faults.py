@@ -1,5 +1,6 @@
-"""The storage is away for a while, or takes nothing more: everything pauses, nothing is lost and
-nobody is declared dead.
+"""The storage is away for a while, or takes nothing more.
+
+Everything pauses, nothing is lost, and no server is declared dead.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ async def test_an_outage_longer_than_the_lease_evicts_nobody_and_ends_nobody(
             began = time.monotonic()
             for node in (
                 cluster.nodes
-            ):  # each has paused and cancelled what ran: its lease ended a second ago
+            ):  # each has paused and cancelled its handlers: its lease ended a second ago
                 await until(
                     lambda node=node: node.said("has lost its lease"),
                     f"the end of the lease of {node.address}",
@@ -46,7 +47,8 @@ async def test_an_outage_longer_than_the_lease_evicts_nobody_and_ends_nobody(
     assert_all_there(cluster)
     assert [await cluster.status(node) for node in cluster.nodes] == [MemberStatus.ACTIVE] * 3
     report(
-        f"outage ({how}) of {lasted:.2f} s: the first call is acknowledged {first:.2f} s after its end; {load.outcomes}"
+        f"outage ({how}) of {lasted:.2f} s: the first call is acknowledged {first:.2f} s after its"
+        f" end; {load.outcomes}"
     )
 
 
@@ -84,7 +86,7 @@ def assert_all_there(cluster: Cluster) -> None:
 
 
 def limit_file_sizes(cluster: Cluster, limit: int) -> None:
-    """What a full disk does to a process: it can make no file longer.
+    """Do to a process what a full disk does: it can make no file longer.
 
     The lock file and the log are mapped, not written.
     """

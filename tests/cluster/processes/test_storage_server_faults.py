@@ -1,6 +1,7 @@
-"""PostgreSQL and Redis are restarted, killed, frozen, cut off and switched over under a cluster
-that serves: it pauses where it must, loses nothing, and no server ends, is declared dead or gives
-up an object."""
+"""PostgreSQL and Redis are restarted, killed, frozen, cut off and failed over under a busy cluster.
+
+It pauses where it must and loses nothing. No server ends, is declared dead or gives up an object.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ DELAY = 0.25
 
 @pytest.fixture(params=["postgres", "redis"])
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """A server of this test's own: it will not be well treated."""
+    """A server for this test alone: the test does it harm."""
     with serving(request.param) as server:
         assert server is not None
         yield asyncio.run(place_on(server))
@@ -48,7 +49,7 @@ def server(store: Store) -> Server:
 
 
 async def in_thread(*steps: Callable[[], Any]) -> None:
-    """What is done to a server takes its time, and the load goes on meanwhile."""
+    """Run in a thread what is done to a server, so that the load goes on meanwhile."""
     for step in steps:
         await asyncio.to_thread(step)
 
@@ -56,7 +57,7 @@ async def in_thread(*steps: Callable[[], Any]) -> None:
 class Readers:
     """Callers of live objects, whose calls need no storage.
 
-    Their calls never fail while a server holds its lease.
+    The calls never fail while a server holds its lease.
     """
 
     def __init__(self, client: rio.Client) -> None:
@@ -93,7 +94,7 @@ class Readers:
 
 @asynccontextmanager
 async def checked(cluster: Cluster) -> AsyncIterator[Load]:
-    """A load, after which nothing is missing and everybody is still there."""
+    """A load, after which nothing is missing and every server is still there."""
     async with Load(cluster.client) as load:
         await load.more(200)
         yield load
@@ -107,7 +108,7 @@ async def checked(cluster: Cluster) -> AsyncIterator[Load]:
 
 
 def loaded(cluster: Cluster, ids: list[str]) -> list[int]:
-    """How often each object was brought to life, wherever that was."""
+    """How often each object was activated, on any server."""
     loads = Multiset(
         event.object for node in cluster.nodes for event in node.events if event.what == "loaded"
     )
@@ -129,7 +130,8 @@ async def test_a_restart_that_is_shorter_than_the_lease_is_not_noticed_by_live_o
     assert readers.failures == []
     assert not fenced(cluster)
     report(
-        f"3 restarts of {cluster.store.name}: {len(readers.seconds)} calls of live objects, none failed; {load.outcomes}"
+        f"3 restarts of {cluster.store.name}: {len(readers.seconds)} calls of live objects, none"
+        f" failed; {load.outcomes}"
     )
 
 
@@ -150,7 +152,7 @@ async def test_a_server_that_is_frozen_for_less_than_the_lease_pauses_nobody(
     cluster = await make_cluster("strict", *[{}] * 2)
     async with checked(cluster) as load, Readers(cluster.client) as readers:
         await in_thread(server.pause)
-        await asyncio.sleep(2.0)  # this is the fault
+        await asyncio.sleep(2.0)  # the fault itself
         await in_thread(server.resume)
         await load.more(100)
     assert readers.failures == []
@@ -180,9 +182,10 @@ async def test_an_outage_longer_than_the_lease_pauses_everybody_and_moves_nothin
         await readers.more(100)
     assert loaded(cluster, readers.ids) == [1] * len(
         readers.ids
-    )  # those whose save was cut off had to be loaded again
+    )  # objects whose save was cut off had to be loaded again
     report(
-        f"{cluster.store.name} {how}: the first call is acknowledged {first:.2f} s after its return; {load.outcomes}"
+        f"{cluster.store.name} {how}: the first call is acknowledged {first:.2f} s after its"
+        f" return; {load.outcomes}"
     )
 
 
@@ -198,7 +201,8 @@ async def test_connections_that_are_cut_all_the_time_cost_few_calls(
     failed = len(load.calls) - load.acknowledged()
     assert failed < 0.05 * len(load.calls)
     report(
-        f"15 connections of {cluster.store.name} cut within 3 s: {failed} of {len(load.calls)} calls failed; {load.outcomes}"
+        f"15 connections of {cluster.store.name} cut within 3 s: {failed} of {len(load.calls)}"
+        f" calls failed; {load.outcomes}"
     )
 
 
@@ -224,7 +228,8 @@ async def test_a_slow_storage_slows_no_call_of_a_live_object(
         assert during < 2 * DELAY
         assert not fenced(cluster)
         report(
-            f"{cluster.store.name} 500 ms away: calls of live objects take {during * 1e3:.2f} ms instead of {before * 1e3:.2f} ms, "
+            f"{cluster.store.name} 500 ms away: calls of live objects take {during * 1e3:.2f} ms"
+            f" instead of {before * 1e3:.2f} ms, "
             f"those that save up to {saves:.2f} s"
         )
 
