@@ -22,7 +22,7 @@ from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus
 from rio.errors import StateNotFound, StorageUnavailable, Superseded
 from rio.identity import ObjectId
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
-from tests.cluster.gossip_world import at_once
+from tests.cluster.gossip.world import at_once
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from rio._core.calls import Caller, ClientHalf, MessageCodec
 from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT, FrameReader, FrameWriter
 from rio._core.gossip import MemberTable
 from rio.client import retry
-from rio.cluster import gossip_messages
+from rio.cluster.gossip import messages as gossip_messages
 from rio.objects import system_messages
 from rio.transport import call_context, protocol
 from rio.transport.call_context import Context, Link

@@ -55,7 +55,7 @@ Make = Callable[[], ClientConnection]
 
 class GossipLinks:
     """Sends messages to addresses, as UDP would: each arrives once or never, and nobody waits for
-    it. A :class:`rio.cluster.gossip_transport.GossipTransport`.
+    it. A :class:`rio.cluster.gossip.transport.GossipTransport`.
 
     ``hello``: how this node introduces itself. It is called for each connection, as a node learns
     its generation late. ``connect``: how to open a connection.

@@ -2,7 +2,7 @@
 storage is the only referee.
 
 Where the nodes can talk to each other, gossip makes that quicker and sees more
-(:mod:`rio.cluster.gossip`).
+(:mod:`rio.cluster.gossip.conversation`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from rio._core.clock import Clock, now
 from rio.cluster.config import ClusterConfig
-from rio.cluster.gossip_transport import GossipTransport
+from rio.cluster.gossip.transport import GossipTransport
 from rio.cluster.lease import GAP_POLLS, LiveMembers
 from rio.cluster.loops import run_until_one_ends
 from rio.cluster.provider import ClusterProvider
@@ -30,7 +30,7 @@ from rio.contracts.membership import (
 from rio.errors import ConfigurationError, JoinFailed, StorageError
 
 if TYPE_CHECKING:
-    from rio.cluster.gossip_runner import GossipRunner
+    from rio.cluster.gossip.runner import GossipRunner
 
 logger = logging.getLogger("rio.cluster")
 
@@ -227,8 +227,8 @@ class PeerToPeerClusterProvider(ClusterProvider):
 
     def _new_gossip(self, transport: GossipTransport) -> GossipRunner:
         # Only a node that joins needs these modules: `import rio` does not wait for them.
-        from rio.cluster.gossip import Gossip
-        from rio.cluster.gossip_runner import GossipRunner
+        from rio.cluster.gossip.conversation import Gossip
+        from rio.cluster.gossip.runner import GossipRunner
 
         own = self.snapshot.find(self.generation)
         metadata = b"" if own is None else own.metadata

@@ -17,7 +17,7 @@ from typing import Any
 from rio._core.clock import Clock, now
 from rio.backoff import backoff
 from rio.cluster.config import ClusterConfig
-from rio.cluster.gossip_transport import GossipTransport
+from rio.cluster.gossip.transport import GossipTransport
 from rio.cluster.lease import Lease, Observer
 from rio.cluster.loops import run_until_one_ends
 from rio.cluster.storage_calls import StorageCalls

@@ -166,7 +166,7 @@ def read_goaway(body: bytes) -> tuple[str, int | None]:
 
 
 def gossip(payload: bytes) -> bytes:
-    """A GOSSIP: ``[10, 0, payload]``, the payload being one of :mod:`rio.cluster.gossip_messages`
+    """A GOSSIP: ``[10, 0, payload]``, the payload being one of :mod:`rio.cluster.gossip.messages`
     in MessagePack.
     """
     return b"\x93\x0a\x00" + payload

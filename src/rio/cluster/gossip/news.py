@@ -11,10 +11,10 @@ from collections.abc import Iterable
 
 from rio._core.gossip import MemberTable, Record
 from rio.cluster.config import GossipConfig
-from rio.cluster.gossip_actions import GossipActions
-from rio.cluster.gossip_messages import RECORDS_PER_MESSAGE, Update
-from rio.cluster.member_ring import MemberRing
-from rio.cluster.membership_view import MembershipView
+from rio.cluster.gossip.actions import GossipActions
+from rio.cluster.gossip.member_ring import MemberRing
+from rio.cluster.gossip.membership_view import MembershipView
+from rio.cluster.gossip.messages import RECORDS_PER_MESSAGE, Update
 from rio.errors import ProtocolError
 
 PIGGYBACK = 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rio.cluster.news import retransmit_limit
+from rio.cluster.gossip.news import retransmit_limit
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rio.cluster.awareness import Awareness
+from rio.cluster.gossip.awareness import Awareness
 
 
 def test_awareness_stays_between_0_and_8_and_stretches_timeouts() -> None:

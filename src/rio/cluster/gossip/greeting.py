@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rio.cluster.gossip_actions import GossipActions
-from rio.cluster.gossip_messages import Ack, Ping
-from rio.cluster.membership_view import MembershipView
+from rio.cluster.gossip.actions import GossipActions
+from rio.cluster.gossip.membership_view import MembershipView
+from rio.cluster.gossip.messages import Ack, Ping
 
 
 class Greeting:

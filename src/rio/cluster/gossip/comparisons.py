@@ -6,17 +6,17 @@ import random
 
 from rio._core.gossip import MemberTable
 from rio.cluster.config import GossipConfig
-from rio.cluster.gossip_actions import GossipActions
-from rio.cluster.gossip_messages import (
+from rio.cluster.gossip.actions import GossipActions
+from rio.cluster.gossip.member_ring import MemberRing
+from rio.cluster.gossip.membership_view import MembershipView
+from rio.cluster.gossip.messages import (
     ALL_BUCKETS,
     RECORDS_PER_MESSAGE,
     Difference,
     Digest,
     Update,
 )
-from rio.cluster.member_ring import MemberRing
-from rio.cluster.membership_view import MembershipView
-from rio.cluster.token_bucket import TokenBucket
+from rio.cluster.gossip.token_bucket import TokenBucket
 
 ANSWERS = 3
 """Comparisons that are answered at once; and as many in each ``sync_interval`` on average."""

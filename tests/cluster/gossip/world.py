@@ -1,4 +1,4 @@
-"""A cluster of :class:`rio.cluster.gossip.Gossip` in one thread, as discrete events from one seed.
+"""A cluster of :class:`rio.cluster.gossip.conversation.Gossip` in one thread, as discrete events from one seed.
 
 It has an in-memory network with loss, delay and cuts, a storage, faults, and virtual time. A node
 renews its lease, polls the storage, evicts by :class:`rio.cluster.lease.Observer`, and does what
@@ -15,9 +15,16 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from rio.cluster.config import ClusterConfig
-from rio.cluster.gossip import Gossip
-from rio.cluster.gossip_actions import CastVote, Condemn, Fence, Refresh, ResetLink, Send
-from rio.cluster.gossip_events import (
+from rio.cluster.gossip.actions import (
+    CastVote,
+    Condemn,
+    Fence,
+    Refresh,
+    ResetLink,
+    Send,
+)
+from rio.cluster.gossip.conversation import Gossip
+from rio.cluster.gossip.events import (
     GossipEvent,
     LoopLate,
     MessageReceived,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rio.cluster.awareness import Awareness
 from rio.cluster.config import ClusterConfig, GossipConfig
-from rio.cluster.gossip_actions import CastVote, Condemn
+from rio.cluster.gossip.actions import CastVote, Condemn
+from rio.cluster.gossip.awareness import Awareness
+from rio.cluster.gossip.membership_view import MembershipView
+from rio.cluster.gossip.suspicion import Suspicion, Suspicions
+from rio.cluster.gossip.votes import FreshVotes, quorum, reaches_majority
 from rio.cluster.lease import GAP_POLLS
-from rio.cluster.membership_view import MembershipView
-from rio.cluster.suspicion import Suspicion, Suspicions
-from rio.cluster.votes import FreshVotes, quorum, reaches_majority
 from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus
 
 

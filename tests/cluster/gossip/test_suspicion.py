@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from rio.cluster.suspicion import remaining_suspicion, shortest_suspicion, wanted_confirmations
+from rio.cluster.gossip.suspicion import (
+    remaining_suspicion,
+    shortest_suspicion,
+    wanted_confirmations,
+)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,16 @@ import pytest
 
 from rio._core.gossip import MemberTable, Record
 from rio.cluster.config import ClusterConfig
-from rio.cluster.gossip import Gossip
-from rio.cluster.gossip_actions import CastVote, Condemn, Fence, Refresh, ResetLink, Send
-from rio.cluster.gossip_events import (
+from rio.cluster.gossip.actions import (
+    CastVote,
+    Condemn,
+    Fence,
+    Refresh,
+    ResetLink,
+    Send,
+)
+from rio.cluster.gossip.conversation import Gossip
+from rio.cluster.gossip.events import (
     GreetingDue,
     LoopLate,
     MessageReceived,
@@ -20,7 +27,7 @@ from rio.cluster.gossip_events import (
     Tick,
     VoteWritten,
 )
-from rio.cluster.gossip_messages import (
+from rio.cluster.gossip.messages import (
     MAX_MESSAGE,
     Ack,
     Difference,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rio.cluster.votes import FreshVotes, quorum, reaches_majority
+from rio.cluster.gossip.votes import FreshVotes, quorum, reaches_majority
 from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus, Vote
 
 ACTIVE = MemberStatus.ACTIVE

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from rio._core.gossip import MemberTable
-from rio.cluster.gossip_messages import Ping, Update, encode
+from rio.cluster.gossip.messages import Ping, Update, encode
 from rio.contracts.membership import MemberStatus, Vote
-from tests.cluster.gossip_world import STRICT, Node, World, at_once
+from tests.cluster.gossip.world import STRICT, Node, World, at_once
 from tests.effort import seeds
 
 
@@ -211,7 +211,7 @@ def test_one_liar_evicts_nobody(count: int, few: int) -> None:
         for node, (queries, fences) in before.items():
             assert (
                 node is liar or (node.queries - queries) / 120.0 <= 3.5
-            )  # renew, poll, one read on hearsay
+            )  # renew, poll, one read because of a claim
             assert (
                 node.fences - fences <= 6
             )  # each costs a pause of one renewal, until the storage disproves the claim

@@ -1,4 +1,4 @@
-"""What happens to a member's gossip: the input of :meth:`rio.cluster.gossip.Gossip.step`."""
+"""What happens to a member's gossip: the input of :meth:`rio.cluster.gossip.conversation.Gossip.step`."""
 
 from __future__ import annotations
 

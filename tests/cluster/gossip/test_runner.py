@@ -14,7 +14,7 @@ import pytest
 
 from rio._core.gossip import MemberTable
 from rio.cluster.config import ClusterConfig, GossipConfig
-from rio.cluster.gossip_messages import Update, encode
+from rio.cluster.gossip.messages import Update, encode
 from rio.contracts.membership import MemberStatus, StatusChange
 from rio.errors import JoinFailed, NodeEvicted, StorageUnavailable
 from rio.testing.virtual_time import run

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import msgspec
 
-from rio.cluster.awareness import Awareness
 from rio.cluster.config import GossipConfig
-from rio.cluster.gossip_actions import GossipActions
-from rio.cluster.gossip_messages import Ack, Nack, Ping, PingRequest
-from rio.cluster.membership_view import MembershipView
+from rio.cluster.gossip.actions import GossipActions
+from rio.cluster.gossip.awareness import Awareness
+from rio.cluster.gossip.membership_view import MembershipView
+from rio.cluster.gossip.messages import Ack, Nack, Ping, PingRequest
 
 MAX_RELAYS = 64
 """Probes under way for others, at most."""

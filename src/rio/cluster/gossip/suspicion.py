@@ -9,11 +9,11 @@ import math
 from collections.abc import Iterable, Iterator
 
 from rio._core.gossip import MemberTable, Record
-from rio.cluster.awareness import Awareness
 from rio.cluster.config import GossipConfig
-from rio.cluster.membership_view import MembershipView
-from rio.cluster.news import News
-from rio.cluster.votes import quorum
+from rio.cluster.gossip.awareness import Awareness
+from rio.cluster.gossip.membership_view import MembershipView
+from rio.cluster.gossip.news import News
+from rio.cluster.gossip.votes import quorum
 from rio.contracts.membership import Member, MemberStatus
 
 CONFIRMATIONS = 2

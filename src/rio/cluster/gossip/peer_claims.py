@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from rio.cluster.token_bucket import TokenBucket
+from rio.cluster.gossip.token_bucket import TokenBucket
 
 REFRESHES = 3
 """Reads of the storage that gossip may cause at once; on average it is one in ``probe_interval``.
@@ -19,7 +19,7 @@ DISTRUST = 60
 """For how many ``probe_interval`` a peer is distrusted whose claim the storage has disproved."""
 
 
-class Hearsay:
+class PeerClaims:
     """Claims of peers about the version of the membership, and the reads that they cause.
 
     ``probe_interval``: in seconds.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rio.cluster.member_ring import MemberRing
-from rio.cluster.suspicion import Suspicions
+from rio.cluster.gossip.member_ring import MemberRing
+from rio.cluster.gossip.suspicion import Suspicions
 
 MAX_URGENT = 64
 """Members that wait to be probed out of turn, at most."""

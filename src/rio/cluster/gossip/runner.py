@@ -12,9 +12,7 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from rio._core.clock import Clock
-from rio.cluster.awareness import SLOW_LOOP
-from rio.cluster.gossip import Gossip
-from rio.cluster.gossip_actions import (
+from rio.cluster.gossip.actions import (
     CastVote,
     Condemn,
     Fence,
@@ -23,7 +21,9 @@ from rio.cluster.gossip_actions import (
     ResetLink,
     Send,
 )
-from rio.cluster.gossip_events import (
+from rio.cluster.gossip.awareness import SLOW_LOOP
+from rio.cluster.gossip.conversation import Gossip
+from rio.cluster.gossip.events import (
     GossipEvent,
     GreetingDue,
     LoopLate,
@@ -32,7 +32,7 @@ from rio.cluster.gossip_events import (
     Tick,
     VoteWritten,
 )
-from rio.cluster.gossip_transport import GossipTransport
+from rio.cluster.gossip.transport import GossipTransport
 from rio.contracts.membership import Member, MembershipSnapshot
 from rio.errors import NodeEvicted, StorageError
 

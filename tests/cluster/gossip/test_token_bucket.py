@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rio.cluster.token_bucket import TokenBucket
+from rio.cluster.gossip.token_bucket import TokenBucket
 
 
 def test_a_token_bucket_lets_a_burst_through_and_then_one_in_each_interval() -> None:

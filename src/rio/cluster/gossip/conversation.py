@@ -9,20 +9,20 @@ on, as the lease decides (``docs/cluster.md``). So the worst that a peer can do 
 to make this node probe, read the storage, and pause for one renewal.
 
 ====================================  ==============================================================
-:mod:`~rio.cluster.gossip_messages`   what the members say to each other
-:mod:`~rio.cluster.gossip_events`     what goes in
-:mod:`~rio.cluster.gossip_actions`    what comes out
-:mod:`~rio.cluster.membership_view`   the members, as this node has read them from the storage
-:mod:`~rio.cluster.hearsay`           what peers say about the storage, and which are believed
-:mod:`~rio.cluster.own_record`        what this node says about itself
-:mod:`~rio.cluster.news`              what is told, how often, and to whom
-:mod:`~rio.cluster.comparisons`       how two members come to know the same
-:mod:`~rio.cluster.probes`            whether the others answer; :mod:`~rio.cluster.probe_order`
-                                      which is asked next; :mod:`~rio.cluster.relays` for others
-:mod:`~rio.cluster.suspicion`         which members this node suspects, and for how long
-:mod:`~rio.cluster.awareness`         how far this node trusts its own senses
-:mod:`~rio.cluster.judge`             when it votes and condemns; :mod:`~rio.cluster.votes` counts
-:mod:`~rio.cluster.greeting`          whether the others can be reached, before this node joins
+:mod:`~rio.cluster.gossip.messages`   what the members say to each other
+:mod:`~rio.cluster.gossip.events`     what goes in
+:mod:`~rio.cluster.gossip.actions`    what comes out
+:mod:`~rio.cluster.gossip.membership_view`   the members, as this node has read them from the storage
+:mod:`~rio.cluster.gossip.peer_claims`           what peers say about the storage, and which are believed
+:mod:`~rio.cluster.gossip.own_record`        what this node says about itself
+:mod:`~rio.cluster.gossip.news`              what is told, how often, and to whom
+:mod:`~rio.cluster.gossip.comparisons`       how two members come to know the same
+:mod:`~rio.cluster.gossip.probes`            whether the others answer; :mod:`~rio.cluster.gossip.probe_order`
+                                      which is asked next; :mod:`~rio.cluster.gossip.relays` for others
+:mod:`~rio.cluster.gossip.suspicion`         which members this node suspects, and for how long
+:mod:`~rio.cluster.gossip.awareness`         how far this node trusts its own senses
+:mod:`~rio.cluster.gossip.judge`             when it votes and condemns; :mod:`~rio.cluster.gossip.votes` counts
+:mod:`~rio.cluster.gossip.greeting`          whether the others can be reached, before this node joins
 ====================================  ==============================================================
 """
 
@@ -33,10 +33,8 @@ import random
 from collections.abc import Set
 
 from rio._core.gossip import MemberTable, Record
-from rio.cluster.awareness import Awareness
-from rio.cluster.comparisons import Comparisons
 from rio.cluster.config import ClusterConfig
-from rio.cluster.gossip_actions import (
+from rio.cluster.gossip.actions import (
     CastVote,
     Condemn,
     Fence,
@@ -44,7 +42,9 @@ from rio.cluster.gossip_actions import (
     GossipActions,
     Refresh,
 )
-from rio.cluster.gossip_events import (
+from rio.cluster.gossip.awareness import Awareness
+from rio.cluster.gossip.comparisons import Comparisons
+from rio.cluster.gossip.events import (
     GossipEvent,
     GreetingDue,
     LoopLate,
@@ -52,7 +52,11 @@ from rio.cluster.gossip_events import (
     SnapshotRead,
     VoteWritten,
 )
-from rio.cluster.gossip_messages import (
+from rio.cluster.gossip.greeting import Greeting
+from rio.cluster.gossip.judge import Judge
+from rio.cluster.gossip.member_ring import MemberRing
+from rio.cluster.gossip.membership_view import MembershipView
+from rio.cluster.gossip.messages import (
     Ack,
     Difference,
     Digest,
@@ -62,17 +66,13 @@ from rio.cluster.gossip_messages import (
     PingRequest,
     decode,
 )
-from rio.cluster.greeting import Greeting
-from rio.cluster.hearsay import Hearsay
-from rio.cluster.judge import Judge
-from rio.cluster.member_ring import MemberRing
-from rio.cluster.membership_view import MembershipView
-from rio.cluster.news import News, NewsRound
-from rio.cluster.own_record import OwnRecord
-from rio.cluster.probe_order import ProbeOrder
-from rio.cluster.probes import Prober
-from rio.cluster.relays import Relays
-from rio.cluster.suspicion import Suspicions
+from rio.cluster.gossip.news import News, NewsRound
+from rio.cluster.gossip.own_record import OwnRecord
+from rio.cluster.gossip.peer_claims import PeerClaims
+from rio.cluster.gossip.probe_order import ProbeOrder
+from rio.cluster.gossip.probes import Prober
+from rio.cluster.gossip.relays import Relays
+from rio.cluster.gossip.suspicion import Suspicions
 from rio.contracts.membership import MembershipSnapshot, MemberStatus
 from rio.errors import ProtocolError
 
@@ -84,7 +84,7 @@ class Gossip:
     """One member's part in the conversation. All times are seconds of the caller's clock.
 
     It does nothing but in :meth:`step`, which has to be called for each event, and with a
-    :class:`~rio.cluster.gossip_events.Tick` at :attr:`due`.
+    :class:`~rio.cluster.gossip.events.Tick` at :attr:`due`.
 
     ``generation``: this member. ``config``: its ``gossip`` must not be ``None``. ``rng``: the only
     source of chance. ``now``: the time at which it begins. ``metadata``: what it tells about
@@ -112,7 +112,7 @@ class Gossip:
         """Messages that were refused whole."""
         self._strangers: dict[int, GossipMessage] = {}
         self._actions = actions = GossipActions(view, self.awareness)
-        self.hearsay = Hearsay(gossip.probe_interval)
+        self.peer_claims = PeerClaims(gossip.probe_interval)
         self.news = News(self.table, view, gossip.retransmit_multiplier)
         self.suspicions = Suspicions(view, self.table, self.news, self.awareness, gossip)
         self._judge = Judge(view, self.suspicions, self.awareness, config, gossip)
@@ -148,7 +148,7 @@ class Gossip:
 
     @property
     def due(self) -> float:
-        """When the next :class:`~rio.cluster.gossip_events.Tick` is due, if no other event comes
+        """When the next :class:`~rio.cluster.gossip.events.Tick` is due, if no other event comes
         first.
         """
         return min(
@@ -156,7 +156,7 @@ class Gossip:
             self._relays.due,
             self._news_round.due,
             self.comparisons.due,
-            self.hearsay.due,
+            self.peer_claims.due,
         )
 
     def step(self, event: GossipEvent, now: float) -> list[GossipAction]:
@@ -180,7 +180,7 @@ class Gossip:
         self._relays.pass_time(now)
         self._news_round.pass_time(now)
         self.comparisons.pass_time(now)
-        if self.hearsay.take_read(now):
+        if self.peer_claims.take_read(now):
             self._actions.add(Refresh())
 
     def _carry_out(self, verdict: CastVote | Condemn | None) -> None:
@@ -201,14 +201,14 @@ class Gossip:
             self._hear(message, now)
         elif self._may_be_new(message.source) and len(self._strangers) < MAX_STRANGERS:
             self._strangers[message.source] = message
-            self.hearsay.want_read()
+            self.peer_claims.want_read()
 
     def _may_be_new(self, generation: int) -> bool:
         """Whether a member that this node does not know may be in a newer snapshot."""
         return generation > self.view.generation_high
 
     def _hear(self, message: GossipMessage, now: float) -> None:
-        trusted = self.hearsay.trusts(message.source, now)
+        trusted = self.peer_claims.trusts(message.source, now)
         before = self.table.version
         try:
             changed = self.table.merge(message.state, trusted) if message.state else []
@@ -232,7 +232,7 @@ class Gossip:
     def _hear_version(self, message: GossipMessage, now: float) -> None:
         version = max(message.version, self.table.version)
         if version > self.view.version:
-            self.hearsay.note_claim(message.source, version, now)
+            self.peer_claims.note_claim(message.source, version, now)
 
     def _hear_record(self, generation: int) -> None:
         """A message has changed what is known about a member: pass it on, and look into it."""
@@ -244,7 +244,7 @@ class Gossip:
             self._defend(record)
             return
         if self._may_be_new(generation):
-            self.hearsay.want_read()
+            self.peer_claims.want_read()
         self.suspicions.refute(generation, record.incarnation)
         if record.suspects:
             self.probe_order.look_into(generation)
@@ -307,7 +307,7 @@ class Gossip:
         self.suspicions.forget(gone)
         self.probe_order.forget(gone)
         self.news.forget(gone)
-        self.hearsay.forget(gone)
+        self.peer_claims.forget(gone)
         self.greeting.forget(gone)
         self._prober.forget(gone)
         self.ring.remove(gone)
@@ -324,8 +324,8 @@ class Gossip:
         """Distrust peers whose claims a read disproves, and forget a snapshot that was only heard
         of, once no claim stands for it.
         """
-        self.hearsay.check(snapshot.version, sent, now)
-        if self.table.version > self.view.version and not self.hearsay.open:
+        self.peer_claims.check(snapshot.version, sent, now)
+        if self.table.version > self.view.version and not self.peer_claims.open:
             self.table.replace_snapshot(
                 snapshot.version, snapshot.generation_high, _listed(snapshot)
             )

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator
 
-from rio.cluster.awareness import SICK, Awareness
 from rio.cluster.config import GossipConfig
-from rio.cluster.gossip_actions import GossipActions, ResetLink
-from rio.cluster.gossip_messages import Ack, GossipMessage, Nack, Ping, PingRequest
-from rio.cluster.member_ring import MemberRing
-from rio.cluster.membership_view import MembershipView
-from rio.cluster.news import News
-from rio.cluster.probe_order import ProbeOrder
-from rio.cluster.suspicion import Suspicions
+from rio.cluster.gossip.actions import GossipActions, ResetLink
+from rio.cluster.gossip.awareness import SICK, Awareness
+from rio.cluster.gossip.member_ring import MemberRing
+from rio.cluster.gossip.membership_view import MembershipView
+from rio.cluster.gossip.messages import Ack, GossipMessage, Nack, Ping, PingRequest
+from rio.cluster.gossip.news import News
+from rio.cluster.gossip.probe_order import ProbeOrder
+from rio.cluster.gossip.suspicion import Suspicions
 
 
 class Probe:

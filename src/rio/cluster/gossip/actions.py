@@ -1,5 +1,5 @@
 """What a member's gossip asks its provider to do: the output of
-:meth:`rio.cluster.gossip.Gossip.step`.
+:meth:`rio.cluster.gossip.conversation.Gossip.step`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from rio.cluster.awareness import Awareness
-from rio.cluster.gossip_messages import GossipMessage, encode
-from rio.cluster.membership_view import MembershipView
+from rio.cluster.gossip.awareness import Awareness
+from rio.cluster.gossip.membership_view import MembershipView
+from rio.cluster.gossip.messages import GossipMessage, encode
 from rio.contracts.membership import Member
 
 
