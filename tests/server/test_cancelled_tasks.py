@@ -1,21 +1,27 @@
-"""A task of the node may be cancelled at any moment, also before its first step.
+"""Others may cancel a task of a node or of a client at any time, before its first step too.
 
-Then it runs none of its code, not even its ``finally``. Whatever it was about to do, everything
-answers afterwards.
+Then the task runs none of its code, not even its ``finally``. Whatever it was about to do,
+everything answers afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import rio
-from rio.errors import HandlerFailed
+from rio.errors import HandlerFailed, RioError
+from rio.testing import LocalCluster, run
 from tests.server.harness import Cluster, activations, until
 
+PACKAGE = Path(rio.__file__).parent
+OURS = tuple(str(PACKAGE / room) for room in ("server", "client", "cluster", "storage"))
 MOMENTS = range(6)
 """Turns of the event loop after which a task is cancelled; 0 is before its first step."""
 
@@ -58,34 +64,26 @@ class Tally(rio.ServiceObject):
 
 
 class Canceller:
-    """Cancels a task of ``rio`` some turns of the loop after it was made."""
+    """Cancels one of the tasks that ``rio`` makes, some turns of the loop after it was made."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._loop = loop
-        self._create_task = loop.create_task
-        self._wanted: Callable[[str], bool] = lambda _: False
-        self._delay = 0
-        self.seen: list[str] = []
-        """The names of the tasks that were made while :meth:`aim` was in force."""
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, delay: int, nth: int) -> None:
+        self.seen: Counter[str] = Counter()
+        """The tasks that were made, by the names of their coroutines."""
         self.hit = False
-        monkeypatch.setattr(loop, "create_task", self._make)
+        self._loop = loop
+        self._name = name
+        self._delay = delay
+        self._nth = nth
+        self._create_task = loop.create_task
 
-    def aim(self, wanted: Callable[[str], bool], delay: int) -> None:
-        """Cancel the next task whose coroutine's name is ``wanted``."""
-        self._wanted, self._delay = wanted, delay
-        self.seen, self.hit = [], False
-
-    def rest(self) -> None:
-        """Cancel nothing."""
-        self._wanted = lambda _: False
-
-    def _make(self, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+    def make(self, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         task = self._create_task(coroutine, **options)
-        name = coroutine.__qualname__
-        self.seen.append(name)
-        if not self.hit and self._wanted(name):
-            self.hit = True
-            self._cancel_in(self._delay, task)
+        if coroutine.cr_code.co_filename.startswith(OURS):
+            name = coroutine.__qualname__
+            self.seen[name] += 1
+            if name == self._name and self.seen[name] == self._nth:
+                self.hit = True
+                self._cancel_in(self._delay, task)
         return task
 
     def _cancel_in(self, delay: int, task: asyncio.Task[Any]) -> None:
@@ -95,50 +93,129 @@ class Canceller:
             self._loop.call_soon(self._cancel_in, delay - 1, task)
 
 
-@pytest.fixture
-async def canceller(monkeypatch: pytest.MonkeyPatch, _nothing_is_swallowed: None) -> Canceller:
-    return Canceller(asyncio.get_running_loop(), monkeypatch)
+@contextmanager
+def cancelled(name: str, delay: int = 0, nth: int = 1) -> Iterator[Canceller]:
+    """Cancel the nth task whose coroutine has this name."""
+    loop = asyncio.get_running_loop()
+    canceller = Canceller(loop, name, delay, nth)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "create_task", canceller.make)
+        yield canceller
+
+
+# --- one object -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("delay", MOMENTS)
 async def test_an_object_whose_activation_is_cancelled_answers(
-    cluster: Cluster, canceller: Canceller, delay: int
+    cluster: Cluster, delay: int
 ) -> None:
     server = await cluster.server(Tally)
     client = await cluster.client()
-    canceller.aim(lambda name: name.endswith("activate"), delay)
-    calls = [asyncio.ensure_future(client.send(Tally, "a", Bump())) for _ in range(3)]
-    assert sorted(await asyncio.gather(*calls)) == [1, 2, 3], (
-        "the calls did not run: each came again"
-    )
+    with cancelled("Activation.activate", delay) as canceller:
+        calls = [asyncio.ensure_future(client.send(Tally, "a", Bump())) for _ in range(3)]
+        assert sorted(await asyncio.gather(*calls)) == [1, 2, 3], "they came again"
     assert canceller.hit
     assert server.statistics().in_flight == 0
 
 
 @pytest.mark.parametrize("delay", MOMENTS)
 async def test_an_object_whose_deactivation_is_cancelled_answers(
-    cluster: Cluster, canceller: Canceller, delay: int
+    cluster: Cluster, delay: int
 ) -> None:
     server = await cluster.server(Tally)
     client = await cluster.client()
     assert await client.send(Tally, "a", Bump()) == 1
-    canceller.aim(lambda name: name.endswith("deactivate"), delay)
-    await client.admin(rio.AdminCommand.shutdown("Tally", "a"))
-    assert await client.send(Tally, "a", Bump()) == 2
+    with cancelled("Activation.deactivate", delay) as canceller:
+        await client.admin(rio.AdminCommand.shutdown("Tally", "a"))
+        assert await client.send(Tally, "a", Bump()) == 2
     assert canceller.hit
     assert server.statistics().in_flight == 0
 
 
-async def test_an_object_that_failed_as_the_node_lost_its_lease_answers(
-    cluster: Cluster, canceller: Canceller
-) -> None:
+async def test_an_object_that_failed_as_the_node_lost_its_lease_answers(cluster: Cluster) -> None:
     server = await cluster.server(Tally)
     client = await cluster.client()
     assert await client.send(Tally, "a", Bump()) == 1
-    canceller.aim(lambda name: name.endswith("deactivate"), 0)
-    with pytest.raises(HandlerFailed):
-        await client.send(Tally, "a", Break())
-    assert await client.send(Tally, "a", Bump()) == 2
+    with cancelled("Activation.deactivate") as canceller:
+        with pytest.raises(HandlerFailed):
+            await client.send(Tally, "a", Break())
+        assert await client.send(Tally, "a", Bump()) == 2
     assert canceller.hit
     await client.admin(rio.AdminCommand.shutdown("Tally", "a"))
     await until(lambda: not activations(server, Tally))
+
+
+# --- a whole cluster ------------------------------------------------------------------------------
+
+
+IDS = [str(number) for number in range(4)]
+LONG = 3 * rio.ClusterConfig.local().lease_local
+"""Seconds after which a lease that nobody renews has ended."""
+CALLERS = {"EventQueue.get", "Server.__aenter__", "Server.stop"}
+"""What tasks of the test run: whoever cancels them wants that."""
+
+
+async def live(name: str, delay: int = 0, nth: int = 1) -> Canceller:
+    """Let a cluster do all that it can do while one task is cancelled. Then everything must answer,
+    also after the time for which a lease lasts.
+    """
+    with cancelled(name, delay, nth) as canceller:
+        async with LocalCluster(rio.Registry(Tally), nodes=0) as cluster:
+            for _ in range(2):
+                with suppress(RioError, asyncio.CancelledError):
+                    await cluster.start_node()
+            events = cluster.client.subscribe(Tally, "0", Bumped)
+            await go_through_trouble(cluster, events)
+            await everything_answers(cluster, events)
+            await asyncio.sleep(LONG)
+            await everything_answers(cluster, events)
+            await events.close()
+    return canceller
+
+
+async def go_through_trouble(cluster: LocalCluster, events: rio.Subscription[Bumped]) -> None:
+    async def attempt(action: Awaitable[Any]) -> None:
+        with suppress(RioError):
+            await action
+
+    client = cluster.client
+    await attempt(events.__aenter__())
+    for id in IDS:
+        await attempt(client.send(Tally, id, Bump(), timeout=5.0))
+    await attempt(client.send(Tally, "1", Break(), timeout=5.0))
+    await attempt(client.admin(rio.AdminCommand.shutdown("Tally", "0")))
+    cluster.network.break_connections()
+    await attempt(client.send(Tally, "0", Bump(), timeout=5.0))
+    await cluster.kill(0)
+    await attempt(client.send(Tally, "0", Bump(), timeout=5.0))
+
+
+async def everything_answers(cluster: LocalCluster, events: rio.Subscription[Bumped]) -> None:
+    for node in list(cluster.nodes):
+        if node.host.down:
+            await cluster.restart(node)
+    for id in IDS:
+        await cluster.client.send(Tally, id, Bump(), timeout=5.0)
+    for node in cluster.nodes:
+        assert node.alive
+        for id in IDS:
+            await node.server.client.send(Tally, id, Bump(), timeout=5.0)
+        assert node.statistics().in_flight == 0
+    await events.__aenter__()
+    total = await cluster.client.send(Tally, "0", Bump(), timeout=5.0)
+    while (await asyncio.wait_for(anext(events), 5.0)).total != total:
+        pass
+
+
+@pytest.mark.parametrize("delay", MOMENTS)
+def test_whichever_task_is_cancelled_everything_answers(delay: int) -> None:
+    seen = run(live("")).seen
+    assert seen.keys() >= {
+        "Server._serve_cluster",
+        "Members._refresh",
+        "Attachment._attach_in_task",
+    }
+    for name in sorted(seen.keys() - CALLERS):
+        for nth in range(1, min(seen[name], 3) + 1):
+            assert run(live(name, delay, nth)).hit, name

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
 import rio
 from rio._core.clock import now
+from rio.cluster.loops import Loop
 from rio.contracts.membership import MemberStatus
 from rio.contracts.placement import Placement
 from rio.errors import CallTimeout, Expired, NodeEvicted, OutcomeUnknown, StorageUnavailable
@@ -100,8 +100,8 @@ class Leash(rio.ClusterProvider):
 
     async def _evict(self, member: object) -> None: ...
 
-    def _loops(self) -> list[Coroutine[Any, Any, None]]:
-        return [*super()._loops(), self._wait_for_eviction()]
+    def _loops(self) -> list[Loop]:
+        return [*super()._loops(), self._wait_for_eviction]
 
     async def _wait_for_eviction(self) -> None:
         await self._evicted.wait()

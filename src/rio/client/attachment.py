@@ -10,6 +10,9 @@ from rio.errors import RioError
 from rio.identity import ObjectId
 from rio.transport.client_connection import ClientConnection
 
+REPEAT_DELAY = 0.1
+"""Seconds after which an object is looked for again if the task that did so was cancelled."""
+
 
 class SubscriptionOwner(Protocol):
     """What an attachment asks of its client."""
@@ -65,6 +68,9 @@ class Attachment:
                 connection = await self._owner.attach(self)
                 self._was_attached = True
                 self.connection = None if self._has_ended else connection
+        except asyncio.CancelledError:
+            self._was_attached = False  # so the next read looks for it
+            raise
         finally:
             self._is_looking = False
 
@@ -72,19 +78,36 @@ class Attachment:
         """The object, or the connection to it, has gone away: look for the object again."""
         self.connection = None
         self._has_ended = True
-        if not self._closed and self._attaching is None and not self._is_looking:
+        if not self._closed and not self._is_looking and not self._is_attaching:
             self.moves += 1
-            self._attaching = asyncio.get_running_loop().create_task(
-                self._attach_again(), name=f"subscribe again to {self.object_id}"
-            )
+            self._start_attaching()
 
-    async def _attach_again(self) -> None:
+    @property
+    def _is_attaching(self) -> bool:
+        return self._attaching is not None and not self._attaching.done()
+
+    def _start_attaching(self) -> None:
+        if self._closed or self._is_looking or self._is_attaching or self.connection is not None:
+            return
+        self._attaching = asyncio.get_running_loop().create_task(
+            self._attach_in_task(), name=f"subscribe again to {self.object_id}"
+        )
+        self._attaching.add_done_callback(self._repeat_if_cancelled)
+
+    async def _attach_in_task(self) -> None:
         try:
             await self.attach()
         except RioError as error:
             self.queue.fail(error)
-        finally:
+
+    def _repeat_if_cancelled(self, task: asyncio.Task[None]) -> None:
+        """Look again if somebody else cancelled the task: a reader may wait. This is a callback,
+        because a task that is cancelled before its first step runs none of its code.
+        """
+        if task is self._attaching:
             self._attaching = None
+        if task.cancelled() and not self._closed:
+            asyncio.get_running_loop().call_later(REPEAT_DELAY, self._start_attaching)
 
     async def close(self) -> None:
         """Idempotent."""

@@ -12,6 +12,9 @@ from rio.errors import RioError
 
 logger = logging.getLogger("rio.client")
 
+REPEAT_DELAY = 0.1
+"""Seconds after which the membership is read again if the task that read it was cancelled."""
+
 
 class MembersOwner(Protocol):
     """What a client does when its members have been read."""
@@ -37,7 +40,8 @@ class Members:
         self._access = access
         self._owner = owner
         self._refresh_interval = refresh_interval
-        self._following: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        """When the membership is read next; ``None`` while nobody follows it."""
         self._refreshing: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -46,21 +50,21 @@ class Members:
         :raises StorageError: it cannot be read.
         """
         self.use(await self._access.read_members())
-        self._following = asyncio.get_running_loop().create_task(
-            self._follow(), name="rio client: follow the membership"
-        )
+        self._read_in(self._refresh_interval)
 
     @property
     def is_followed(self) -> bool:
-        return self._following is not None
+        return self._timer is not None
 
     async def close(self) -> None:
         """Idempotent."""
-        tasks = [task for task in (self._following, self._refreshing) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._following = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        refreshing, self._refreshing = self._refreshing, None
+        if refreshing is not None:
+            refreshing.cancel()
+            await asyncio.gather(refreshing, return_exceptions=True)
 
     def use(self, snapshot: MembershipSnapshot) -> None:
         """Take note of a membership that has been read; an older one than ours changes nothing."""
@@ -72,17 +76,23 @@ class Members:
     def refresh_soon(self) -> asyncio.Task[None]:
         """Read the membership. Returns the task that does it."""
         refreshing = self._refreshing
-        if refreshing is None:
+        if refreshing is None or refreshing.done():
             refreshing = self._refreshing = asyncio.get_running_loop().create_task(
                 self._refresh(), name="rio client: read the membership"
             )
+            refreshing.add_done_callback(self._repeat_if_cancelled)
         return refreshing
 
-    async def _follow(self) -> None:
-        while True:
-            await asyncio.sleep(self._refresh_interval)
-            self._owner.relax()
-            await asyncio.shield(self.refresh_soon())
+    def _read_in(self, seconds: float) -> None:
+        """Read the membership then. A timer waits and not a task, because a task can be cancelled."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._follow)
+
+    def _follow(self) -> None:
+        self._read_in(self._refresh_interval)
+        self._owner.relax()
+        self.refresh_soon()
 
     async def _refresh(self) -> None:
         try:
@@ -92,5 +102,12 @@ class Members:
             self._owner.send_waiting(error)
         else:
             self._owner.send_waiting(None)
-        finally:
+
+    def _repeat_if_cancelled(self, task: asyncio.Task[None]) -> None:
+        """Read again if somebody else cancelled the task: calls wait for what it was to read. This
+        is a callback, because a task that is cancelled before its first step runs none of its code.
+        """
+        if task is self._refreshing:
             self._refreshing = None
+            if task.cancelled() and self.is_followed:
+                self._read_in(REPEAT_DELAY)

@@ -168,7 +168,7 @@ class Peer:
         :raises NotExecuted: the server cannot be reached.
         """
         if self.connection is None or not self.connection.usable:
-            await asyncio.shield(self._start_connecting())
+            await asyncio.wait((self._start_connecting(),))
         if self.connection is None or not self.connection.usable:
             raise NotExecuted(f"{self.address} cannot be reached")
         return self.connection
@@ -204,6 +204,7 @@ class Peer:
             self._connecting = asyncio.get_running_loop().create_task(
                 self._connect(), name=f"connect to {self.address}"
             )
+            self._connecting.add_done_callback(self._settle)
         return self._connecting
 
     async def _connect(self) -> None:
@@ -219,6 +220,15 @@ class Peer:
             raise
         else:
             self._use_connection(self.connection)
+
+    def _settle(self, task: asyncio.Task[None]) -> None:
+        """Note the failure of a task that did not do so itself: one that is cancelled before its
+        first step runs none of its code.
+        """
+        if task is self._connecting:
+            self._connecting = None
+            if task.cancelled():
+                self._use_failure(NotExecuted(f"{self.address} was not connected to: cancelled"))
 
     def _use_connection(self, connection: ClientConnection) -> None:
         if not connection.usable:  # the server has said hello and goodbye in one breath

@@ -1,23 +1,32 @@
-"""Coroutines that run side by side."""
+"""Loops that run side by side."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+Loop = Callable[[], Coroutine[Any, Any, None]]
 
-async def run_until_one_ends(*loops: Coroutine[Any, Any, None]) -> None:
+
+async def run_until_one_ends(*loops: Loop) -> None:
     """Run all of them until one returns or raises, then end the others.
+
+    A loop whose task somebody else cancels begins anew: a node without one of its loops would only
+    look alive.
 
     :raises Exception: what that one raises.
     """
-    tasks = [asyncio.create_task(loop) for loop in loops]
+    running = {asyncio.create_task(loop()): loop for loop in loops}
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
+        while True:
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                loop = running.pop(task)
+                if not task.cancelled():
+                    return task.result()
+                running[asyncio.create_task(loop())] = loop
     finally:
-        for task in tasks:
+        for task in running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)

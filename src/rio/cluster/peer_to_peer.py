@@ -12,13 +12,14 @@ import logging
 import random
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from rio._core.clock import Clock, now
 from rio.cluster.config import ClusterConfig
 from rio.cluster.gossip.transport import GossipTransport
 from rio.cluster.lease import GAP_POLLS, LiveMembers
-from rio.cluster.loops import run_until_one_ends
+from rio.cluster.loops import Loop, run_until_one_ends
 from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import (
     Member,
@@ -122,9 +123,9 @@ class PeerToPeerClusterProvider(ClusterProvider):
     def _lease_duration(self) -> float:
         return self._config.lease_local
 
-    def _loops(self) -> list[Coroutine[Any, Any, None]]:
-        loops = [*super()._loops(), self._keep_renewing()]
-        return loops if self._gossip is None else [*loops, self._gossip.run()]
+    def _loops(self) -> list[Loop]:
+        loops = [*super()._loops(), self._keep_renewing]
+        return loops if self._gossip is None else [*loops, self._gossip.run]
 
     def _keep_renewing(self) -> Coroutine[Any, Any, None]:
         return self._repeat("renewing the lease", self._config.renew_interval, self._renew)
@@ -214,9 +215,9 @@ class PeerToPeerClusterProvider(ClusterProvider):
         try:
             async with asyncio.timeout(settings.join_timeout):
                 await run_until_one_ends(
-                    self._greet_the_others(gossip, settings.gossip_interval),
-                    self._keep_renewing(),
-                    gossip.run(),
+                    partial(self._greet_the_others, gossip, settings.gossip_interval),
+                    self._keep_renewing,
+                    gossip.run,
                 )
         except TimeoutError:
             raise JoinFailed(

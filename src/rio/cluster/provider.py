@@ -9,17 +9,16 @@ import logging
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from rio._core.clock import Clock, now
 from rio.backoff import backoff
 from rio.cluster.config import ClusterConfig
 from rio.cluster.gossip.transport import GossipTransport
 from rio.cluster.lease import Lease, Observer
-from rio.cluster.loops import run_until_one_ends
+from rio.cluster.loops import Loop, run_until_one_ends
 from rio.cluster.storage_calls import StorageCalls
 from rio.contracts.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.errors import NodeEvicted, StorageError
@@ -127,7 +126,7 @@ class ClusterProvider(ABC):
         if not self.generation:
             raise RuntimeError("join() comes before serve()")
         try:
-            await run_until_one_ends(self._wait_for_leave(), *self._loops())
+            await run_until_one_ends(self._wait_for_leave, *self._loops())
         finally:
             await self._calls.settle()
 
@@ -190,10 +189,11 @@ class ClusterProvider(ABC):
     async def _wait_for_leave(self) -> None:
         await self._leaving.wait()
 
-    def _loops(self) -> list[Coroutine[Any, Any, None]]:
+    def _loops(self) -> list[Loop]:
         """What :meth:`serve` runs side by side, until one of them raises."""
         return [
-            self._repeat(
+            partial(
+                self._repeat,
                 "reading the membership",
                 self._config.poll_interval,
                 self._poll,

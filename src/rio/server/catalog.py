@@ -149,9 +149,9 @@ class Catalog:
         name = f"{steps.__name__} {activation.table.type_name}/{activation.id}"
         task = self.dispatcher.loop.create_task(steps(), name=name, context=context)
         self._lifecycles[task] = activation.turn, settle
-        task.add_done_callback(self._ended, context=context)
+        task.add_done_callback(self._note_end, context=context)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _note_end(self, task: asyncio.Task[None]) -> None:
         turn, settle = self._lifecycles.pop(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("%s failed", task.get_name(), exc_info=task.exception())

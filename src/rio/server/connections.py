@@ -81,9 +81,5 @@ class Connections:
                 while connections:
                     self._all_gone.clear()
                     await self._all_gone.wait()
-        self.cut_off()
-
-    def cut_off(self) -> None:
-        """Close all connections at once, whatever is not sent yet."""
-        for connection in list(self._catalog.dispatcher.connections):
+        for connection in list(connections):
             connection.cut_off(f"{self._catalog.address} has stopped")

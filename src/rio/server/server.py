@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, nullcontext
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rio._core.clock import Clock
 from rio._core.clock import now as system_now
@@ -383,13 +382,13 @@ class Server:
 
     async def _release_resources(self) -> None:
         """Leave the cluster and close everything, even if the caller is cancelled."""
-        leaving = asyncio.ensure_future(self._leave())
-        leaving.add_done_callback(self._finish)
         try:
-            await asyncio.shield(leaving)
+            leaving = await _run_to_its_end(self._leave())
+            while leaving.cancelled():  # by others, so it may not even have begun
+                leaving = await _run_to_its_end(self._leave())
+            leaving.result()
         finally:
-            if not leaving.done():
-                await asyncio.wait((leaving,))
+            self._ended.set()
 
     async def _leave(self) -> None:
         """In an order in which nothing is admitted here any more before others may admit it."""
@@ -400,25 +399,6 @@ class Server:
             stack.push_async_callback(self._links.close)
             stack.push_async_callback(self._leave_cluster)
             await self._catalog.abort()
-
-    def _finish(self, leaving: asyncio.Task[None]) -> None:
-        """Let nobody wait for this node, however :meth:`_leave` has ended. A task that is cancelled
-        before its first step runs none of its code, so this is a callback.
-        """
-        if leaving.cancelled():
-            self._cut_off()
-        self._ended.set()
-
-    def _cut_off(self) -> None:
-        """Close at once what can be closed without waiting."""
-        serving = self._stop_ticking()
-        if serving is not None:
-            serving.cancel()
-        self._fence.move(-math.inf)
-        self._fence.disarm()
-        if self._listener is not None:
-            self._listener.close()
-        self._connections.cut_off()
 
     def _stop_ticking(self) -> asyncio.Task[None] | None:
         """Begin nothing more by itself. Returns the task that holds the lease, if there is one."""
@@ -458,6 +438,17 @@ class Server:
                 source=self,
                 stacklevel=2,
             )
+
+
+async def _run_to_its_end(steps: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run the steps in a task that goes on if the caller is cancelled, and wait for it."""
+    task = asyncio.ensure_future(steps)
+    try:
+        await asyncio.wait((task,))
+    finally:
+        if not task.done():
+            await asyncio.wait((task,))
+    return task
 
 
 def _own_states(registry: Registry) -> list[StateStorage]:
