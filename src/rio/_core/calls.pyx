@@ -53,6 +53,11 @@ cdef extern from "Python.h":
 
 
 cdef object Future = asyncio.Future
+# Called as functions, these save a look-up of the attribute in each call.
+cdef object is_done = Future.done
+cdef object set_result = Future.set_result
+cdef object add_done_callback = Future.add_done_callback
+cdef object remove_done_callback = Future.remove_done_callback
 cdef double INFINITY = float("inf")
 cdef str NOT_OPEN = (
     "this client is not open: use it as `async with rio.Client(...) as client`,"
@@ -346,7 +351,7 @@ cdef class ClientHalf:
         return 0
 
     cdef int _answered(self, Call call, Cursor* body) except -1:
-        if call.future.done():
+        if is_done(call.future):
             return 0
         payload = PyBytes_FromStringAndSize(<const char*>body.at, body.end - body.at)
         try:
@@ -354,8 +359,8 @@ cdef class ClientHalf:
         except Exception as error:
             call.fail(call.caller._codecs.undecodable(call, error))
             return 0
-        call.future.remove_done_callback(call)
-        call.future.set_result(reply)
+        remove_done_callback(call.future, call)
+        set_result(call.future, reply)
         if not call._is_routed:
             call.caller._learn(call, self)
         return 0
@@ -455,7 +460,7 @@ cdef class Caller:
                 call.deadline = turn.deadline
             call.context = turn.nested_context(self._codecs.context_of)
         call.future = PyObject_Call(Future, (), self._future_options)
-        call.future.add_done_callback(call)
+        add_done_callback(call.future, call)
         if call.deadline < self.armed_for:
             self.armed_for = call.deadline
             self._owner.arm(call.deadline)
