@@ -97,8 +97,8 @@ class Sender:
         else into plain values.
 
         The message is on its way when ``send`` returns. Messages to one object over one connection
-        arrive in the order in which they were sent; a call that the client tries again comes after
-        later ones. Cancelling the awaiting task cancels the work.
+        arrive in the order in which they were sent, but for calls that the client had to try again.
+        Cancelling the awaiting task cancels the work.
 
         :raises ApplicationError: the handler raised it; it arrives as the same class.
         :raises NotExecuted: the call did not run, and calling again is safe: no server can be
