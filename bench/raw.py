@@ -10,11 +10,12 @@ import msgpack
 
 from bench.load import Latencies
 from rio._core.frame import FrameReader
+from rio._core.wire import Kind
 from rio.identity import Address, type_name_of
 from rio.objects import system_messages
 from rio.objects.message import Message, encode_message
 from rio.transport import protocol
-from rio.transport.protocol import Hello, Kind
+from rio.transport.protocol import Hello
 
 FRAME = (60).to_bytes(4, "big") + bytes(60)
 """The length of a request for a :class:`bench.workload.Room`."""

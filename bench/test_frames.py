@@ -53,7 +53,7 @@ def test_putting_answers_together(benchmark: Any, report: Any, size: int) -> Non
         def write() -> None:
             for _ in range(REPEATED):
                 for id in range(1000, 1000 + count):
-                    writer.put_message(2, id, payload)
+                    writer.put_response(id, payload)
                 writer.take()
 
         return Work(write, REPEATED * count, os.getpid())

@@ -15,8 +15,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rio._core.gossip import MAX_MEMBERS, MAX_NEWCOMERS, MAX_STATE, MAX_SUSPECTS, MemberTable
+from rio._core.gossip import (
+    MAX_MEMBERS,
+    MAX_METADATA,
+    MAX_NEWCOMERS,
+    MAX_STATE,
+    MAX_SUSPECTS,
+    STATUSES,
+    MemberTable,
+)
 from rio._core.gossip import Record as Compiled
+from rio.contracts import MAX_METADATA_BYTES, MemberStatus
 from rio.errors import ProtocolError
 from tests.core.gossip_twin import CONDEMNED, Record, Snapshot, State
 from tests.effort import examples
@@ -182,7 +191,7 @@ def test_a_table_never_outgrows_its_bounds(steps: list[State], seed: int) -> Non
         grown.merge(state.encode())
         grown.put(rng.randrange(1, 40), rng.randrange(3), 1, b"", range(1, rng.randrange(2, 30)))
     assert all(
-        len(record.suspects) <= MAX_SUSPECTS and len(record.metadata) <= 128
+        len(record.suspects) <= MAX_SUSPECTS and len(record.metadata) <= MAX_METADATA
         for record in grown.records()
     )
     assert len(grown.newcomers()) <= MAX_NEWCOMERS
@@ -438,3 +447,8 @@ def test_a_full_state_of_1024_members_fits_into_its_bound() -> None:
     }
     known = table(State(Snapshot(1, 2 * 10**12, members), worst))
     assert len(known.encode()) <= MAX_STATE
+
+
+def test_what_the_table_knows_of_members_is_what_the_contract_of_the_membership_says() -> None:
+    assert MAX_METADATA == MAX_METADATA_BYTES
+    assert {name: MemberStatus[name].value for name in STATUSES} == STATUSES

@@ -27,7 +27,7 @@ from rio.errors import (
     UnknownType,
 )
 
-REQUEST, RESPONSE, CANCEL = 1, 2, 4
+REQUEST, CANCEL = 1, 4
 DEFAULT_TIMEOUT = 30.0
 MAX_NAME = 128
 MAX_ID = 512
@@ -74,8 +74,8 @@ class FrameWriter:
     def put(self, body: bytes) -> None:
         self._frames.append(len(body).to_bytes(4, "big") + body)
 
-    def put_message(self, kind: int, id: int, payload: bytes) -> None:
-        self.put(b"\x93" + msgpack.packb(kind) + msgpack.packb(id) + payload)
+    def put_response(self, id: int, payload: bytes) -> None:
+        self.put(b"\x93\x02" + msgpack.packb(id) + payload)
 
     def take(self) -> bytes:
         frames, self._frames = self._frames, []
@@ -97,12 +97,10 @@ class Fields:
             raise ProtocolError("no unsigned number")
         return value
 
-    def name(self, what: str, limit: int) -> str:
+    def text(self) -> str:
         value = self._read(self._unpacker.unpack)
         if not isinstance(value, str):
-            raise ProtocolError(f"the {what} is no string")
-        if not 1 <= len(value.encode()) <= limit:
-            raise BadIdentity(f"the {what} is empty or too long")
+            raise ProtocolError("no string")
         return value
 
     def binary_or_nil(self) -> bytes | None:
@@ -250,7 +248,7 @@ class Turn:
         try:
             if error is None:
                 dispatcher.answer(self, value)
-            elif waited and isinstance(error, asyncio.CancelledError):
+            elif isinstance(error, asyncio.CancelledError):
                 self._was_cancelled()
             else:
                 dispatcher.runtime.handler_failed(self, error)
@@ -384,27 +382,34 @@ class ServerHalf:
             self.control(kind, id, body)
 
     def _request(self, request_id: int, fields: Fields) -> None:
+        type_name, id, message_name = fields.text(), fields.text(), fields.text()
+        timeout, context, payload = fields.uint(), fields.binary_or_nil(), fields.rest()
         if request_id in self.turns:
             raise ProtocolError("the request id is in use")
         dispatcher = self.dispatcher
         dispatcher.calls += 1
         turn = Turn(self, request_id)
         try:
-            type_name = fields.name("type name", MAX_NAME)
+            check_size(type_name, MAX_NAME)
+            check_size(id, MAX_ID)
+            check_size(message_name, MAX_NAME)
             turn.table = dispatcher.tables.get(type_name)
             if turn.table is None:
                 raise UnknownType(dispatcher.runtime.unknown_type(type_name))
-            turn.id = fields.name("object id", MAX_ID)
-            message_name = fields.name("message name", MAX_NAME)
             turn.method = turn.table.methods.get(message_name)
             if turn.method is None:
                 raise UnknownMessage(dispatcher.runtime.unknown_message(turn.table, message_name))
         except (BadIdentity, UnknownType, UnknownMessage) as error:
             return turn.fail(error)
-        timeout, turn.context, turn.payload = fields.uint(), fields.binary_or_nil(), fields.rest()
+        turn.id, turn.context, turn.payload = id, context, payload
         turn.deadline = dispatcher.now() + (timeout / 1000 if timeout else DEFAULT_TIMEOUT)
         dispatcher.admit(turn)
         return None
+
+
+def check_size(name: str, limit: int) -> None:
+    if not 1 <= len(name.encode()) <= limit:
+        raise BadIdentity("a name is empty or too long")
 
 
 class Dispatcher:
@@ -546,7 +551,7 @@ class Dispatcher:
         if len(payload) + ROOM_FOR_HEAD > turn.connection.reader.limit:
             return turn.fail(ReplyTooLarge("the reply is too large"))
         turn.end()
-        turn.connection.writer.put_message(RESPONSE, turn.request_id, payload)
+        turn.connection.writer.put_response(turn.request_id, payload)
         turn.connection.written()
         return None
 

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 import rio
+from rio._core.wire import Kind
 from rio.errors import CallTimeout, NodeEvicted, NotExecuted
 from rio.storage import Storage
-from rio.transport.protocol import VERSION, Hello, Kind, hello
+from rio.transport.protocol import VERSION, Hello, hello
 
 NO_ANSWER = (NotExecuted, CallTimeout)
 """How a call ends that every server refuses for now.

@@ -83,7 +83,7 @@ class Sleeper(rio.ServiceObject):
 
         turn = current()
         assert turn is not None
-        return turn.deadline - turn.connection.dispatcher.now()
+        return turn.deadline - turn.dispatcher.now()
 
     @rio.handler
     async def within(self, message: Within) -> str:

@@ -14,6 +14,7 @@ from unittest import mock
 import msgpack
 from msgspec.structs import force_setattr, replace
 
+from rio._core.wire import Kind
 from rio.client import retry
 from rio.client.retry import Next
 from rio.cluster import lease
@@ -35,7 +36,6 @@ from rio.server.catalog import Catalog
 from rio.server.ownership import Ownership
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
 from rio.transport.client_connection import ClientConnection
-from rio.transport.protocol import Kind
 
 Mutant = Callable[[], AbstractContextManager[Any]]
 

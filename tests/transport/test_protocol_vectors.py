@@ -19,15 +19,17 @@ import pytest
 
 import rio.objects.message
 from rio import errors
+from rio._core import wire
 from rio._core.calls import Caller, ClientHalf, MessageCodec
 from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT, FrameReader, FrameWriter
 from rio._core.gossip import MemberTable
+from rio._core.wire import Kind
 from rio.client import retry
 from rio.cluster.gossip import messages as gossip_messages
 from rio.objects import system_messages
 from rio.transport import call_context, protocol
 from rio.transport.call_context import Context, Link
-from rio.transport.protocol import Hello, Kind
+from rio.transport.protocol import Hello
 from tests.core.node import Wire, settle
 
 pytestmark = pytest.mark.both_loops
@@ -102,7 +104,7 @@ OURS: dict[str, Callable[[], bytes]] = {
     "subscribe": lambda: request(
         301, "rio.subscribe", rio.transport.codec.ENCODER.encode(system_messages.Subscribe(1))
     ),
-    "event": lambda: protocol.event(
+    "event": lambda: wire.event(
         1, 1, protocol.event_tail("Deposited", msgpack.packb({"amount": 100}))
     ),
     "end_client": lambda: protocol.simple(Kind.END, 1),
@@ -179,7 +181,7 @@ async def test_the_compiled_client_writes_the_request_and_the_cancel_of_the_page
 
 def test_the_compiled_server_writes_the_response_of_the_page() -> None:
     writer = FrameWriter()
-    writer.put_message(Kind.RESPONSE, 1, msgpack.packb({"amount": 100}))
+    writer.put_response(1, msgpack.packb({"amount": 100}))
     assert writer.take() == VECTORS["response"].data
 
 

@@ -3,11 +3,11 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any, Protocol, final
 
-from typing_extensions import Buffer, disjoint_base
+from typing_extensions import disjoint_base
 
+from rio._core.connection import Connection
 from rio._core.dispatch import Turn
-from rio._core.frame import DEFAULT_FRAME_LIMIT as DEFAULT_FRAME_LIMIT
-from rio._core.frame import FrameReader, FrameWriter, ReceiveBuffer
+from rio._core.frame import ReceiveBuffer
 
 @final
 class MessageCodec:
@@ -59,8 +59,7 @@ class Call:
     def __call__(self, future: asyncio.Future[Any]) -> None: ...
 
 @disjoint_base
-class ClientHalf:
-    transport: Any
+class ClientHalf(Connection):
     loop: Any
     usable: bool
     congested: bool
@@ -73,19 +72,9 @@ class ClientHalf:
         receive_buffer: ReceiveBuffer | None = None,
     ) -> None: ...
     @property
-    def reader(self) -> FrameReader: ...
-    @property
-    def writer(self) -> FrameWriter: ...
-    @property
     def waiting(self) -> int: ...
-    def get_buffer(self, sizehint: int) -> Buffer: ...
-    def buffer_updated(self, nbytes: int) -> None: ...
-    def receive(self, data: bytes) -> None: ...
-    def flush(self) -> None: ...
     def next_id(self) -> int: ...
-    def put(self, body: bytes) -> None: ...
     def submit(self, call: Call) -> None: ...
-    def relax(self) -> None: ...
     def take_calls(self, after: int = 0) -> list[Call]: ...
     def overdue(self, now: float) -> tuple[list[Call], float]: ...
 
@@ -113,8 +102,8 @@ class Caller:
         owner: _Owner,
         codecs: _Codecs,
         *,
-        default_timeout: float = 30.0,
-        route_limit: int = 200_000,
+        default_timeout: float = ...,
+        route_limit: int = ...,
         clock: Callable[[], float] | None = None,
     ) -> None: ...
     @property

@@ -8,43 +8,22 @@ owner.
 
 import asyncio
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 cimport cython
 
+from rio._core cimport limits
 from rio._core.clock cimport system_clock
+from rio._core.connection cimport Connection
 from rio._core.dispatch cimport Turn, running_turn
-from rio._core.frame cimport (
-    CANCEL,
-    ERROR,
-    LARGE,
-    REQUEST,
-    RESPONSE,
-    Cursor,
-    FrameReader,
-    FrameWriter,
-    ReceiveBuffer,
-    put_big_endian,
-    put_bin,
-    put_str,
-    put_uint,
-    take_array,
-    take_uint,
-)
+from rio._core.frame cimport ReceiveBuffer
+from rio._core.msgpack cimport bytes_of
+from rio._core.wire cimport Frame, Kind, Request, Text, put_cancel, put_request, room_for_request
 
-from rio._core.frame import DEFAULT_FRAME_LIMIT
-from rio.errors import BadIdentity, FrameTooLarge, Overloaded, ProtocolError
+from rio.errors import BadIdentity, FrameTooLarge, Overloaded
 
-
-cdef enum:
-    MAX_TYPE_NAME = 128     # rio.identity says the same
-    MAX_ID = 512
-    HEAD = 64               # more than all heads and numbers of a request take
-    UNSENT_LIMIT = 64 * 1024 * 1024
-    # calls that a server in this process is given at once, before the loop gets a turn
-    HANDED_OVER = 32
 
 cdef extern from "Python.h":
     object PyObject_Call(object function, tuple args, dict options)
@@ -140,18 +119,14 @@ cdef class Call:
         self.fail(error)
 
 
-cdef class ClientHalf:
+cdef class ClientHalf(Connection):
     """The client's half of one connection, without the socket: calls of one turn of the loop leave
     in one write, answers find their call.
 
-    Subclasses own the transport: ``control(kind, id, body)`` gets every frame that answers no call,
-    ``answered_with_error(call, body)`` an error, ``broken(error)`` is told that the peer does not
-    speak the protocol.
+    Besides what :class:`Connection` asks of it, the owner says ``answered_with_error(call, body)``
+    for an answer that is an error.
     """
 
-    cdef readonly FrameReader reader
-    cdef readonly FrameWriter writer
-    cdef public object transport
     cdef public object loop
     cdef public bint usable           # new calls may be given to it
     cdef dict _calls                  # request id -> Call
@@ -162,71 +137,35 @@ cdef class ClientHalf:
     cdef public object handover
     cdef int _handed_over             # so many since the loop's last turn
     cdef bint _is_handing_over
-    cdef bint _flush_is_due
-    cdef object _flush
+    cdef object _flush_method         # self.flush, made once
 
-    def __init__(self, loop, Py_ssize_t frame_limit=DEFAULT_FRAME_LIMIT, ReceiveBuffer receive_buffer=None):
-        self.reader = FrameReader(frame_limit, receive_buffer)
-        self.writer = FrameWriter()
-        self.transport = None
+    def __init__(
+        self,
+        loop,
+        Py_ssize_t frame_limit=limits.DEFAULT_FRAME_LIMIT,
+        ReceiveBuffer receive_buffer=None,
+    ):
+        Connection.__init__(self, frame_limit, receive_buffer)
         self.loop = loop
         self.usable = False
         self.congested = False
-        self.unsent_limit = UNSENT_LIMIT
+        self.unsent_limit = limits.UNSENT_LIMIT
         self._calls = {}
         self._last_id = 0
         self.handover = None
         self._handed_over = 0
         self._is_handing_over = False
-        self._flush_is_due = False
-        self._flush = self.flush
+        self._flush_method = self.flush
 
     @property
     def waiting(self):
         """How many calls wait for their answer."""
         return len(self._calls)
 
-    def get_buffer(self, Py_ssize_t sizehint):
-        """Where the transport may write: the reader's free room."""
-        return self.reader
-
-    def buffer_updated(self, Py_ssize_t nbytes):
-        """Handle all whole frames that have arrived."""
-        self.reader.received(nbytes)
-        self._read()
-
-    def receive(self, bytes data not None):
-        """Handle these bytes, as if the transport had read them."""
-        cdef Py_ssize_t taken = 0
-        while taken < PyBytes_GET_SIZE(data) and self.transport is not None:
-            taken += self.reader._copy(<const uint8_t*>PyBytes_AS_STRING(data) + taken, PyBytes_GET_SIZE(data) - taken)
-            self._read()
-
-    cdef int _read(self) except -1:
-        cdef Cursor body
-        try:
-            while self.reader._next(&body):
-                self._frame(&body)
-        except (ProtocolError, FrameTooLarge) as error:
-            self.broken(error)
-        return 0
-
-    def flush(self):
-        """Give what is written to the transport now."""
-        self._flush_is_due = False
-        self._handed_over = 0
-        if self.writer._waits() and self.transport is not None:
-            self.writer._send_to(self.transport)
-
     def next_id(self):
         """A request id that was not used on this connection."""
         self._last_id += 1
         return self._last_id
-
-    def put(self, bytes body not None):
-        """Write one frame."""
-        self.writer.put(body)
-        self._written()
 
     def submit(self, Call call not None):
         """Write a call, and wait for its answer."""
@@ -244,11 +183,6 @@ cdef class ClientHalf:
             call._connection = None
         return calls
 
-    def relax(self):
-        """To be called now and then: an idle connection gives memory back."""
-        self.reader.relax()
-        self.writer.relax()
-
     def overdue(self, double now):
         """The calls whose deadline has passed, and the earliest deadline of the others (``inf`` if
         there is none).
@@ -264,42 +198,49 @@ cdef class ClientHalf:
         return late, earliest
 
     cdef int _submit(self, Call call, double now) except -1:
-        cdef Py_ssize_t type_size, id_size, name_size, payload_size = PyBytes_GET_SIZE(call.payload)
-        cdef Py_ssize_t context_size = 0 if call.context is None else PyBytes_GET_SIZE(call.context)
-        cdef const char* type_name = PyUnicode_AsUTF8AndSize(call.type_name, &type_size)
-        cdef const char* id = PyUnicode_AsUTF8AndSize(call.id, &id_size)
-        cdef const char* name = PyUnicode_AsUTF8AndSize(call.message_name, &name_size)
-        cdef double left = call.deadline - now
-        cdef Py_ssize_t room = HEAD + type_size + id_size + name_size + context_size + payload_size
-        if room > self.reader.limit:
+        cdef Request request
+        cdef Py_ssize_t payload_size = PyBytes_GET_SIZE(call.payload), room
+        cdef uint8_t* at
+        point_at(&request.type_name, call.type_name)
+        point_at(&request.object_id, call.id)
+        point_at(&request.message_name, call.message_name)
+        request.timeout = milliseconds(call.deadline - now)
+        request.context.data, request.context.size = NULL, 0
+        if call.context is not None:
+            request.context.data = PyBytes_AS_STRING(call.context)
+            request.context.size = PyBytes_GET_SIZE(call.context)
+        room = room_for_request(&request)
+        if room + payload_size > self.reader.limit:
             raise FrameTooLarge(
-                f"{call.message_name} to {call.type_name}/{call.id} takes {payload_size} bytes, the frame limit is {self.reader.limit}")
+                f"{call.message_name} to {call.type_name}/{call.id} takes {payload_size} bytes, "
+                f"the frame limit is {self.reader.limit}"
+            )
         if self.congested and self.transport.get_write_buffer_size() > self.unsent_limit:
-            raise Overloaded(f"{self.transport.get_write_buffer_size()} bytes wait to be sent to this server already")
+            raise Overloaded(
+                f"{self.transport.get_write_buffer_size()} bytes wait to be sent to this server "
+                "already"
+            )
         self._last_id += 1
-        call._request_id = self._last_id
+        request.id = call._request_id = self._last_id
         call._connection = self
-        cdef uint8_t* start = self.writer._reserve(room - payload_size + min(payload_size, LARGE))
-        cdef uint8_t* at = start + 4
-        at[0] = 0x98
-        at = put_uint(put_uint(at + 1, REQUEST), call._request_id)
-        at = put_str(put_str(put_str(at, type_name, type_size), id, id_size), name, name_size)
-        at = put_uint(at, milliseconds(left))
-        if call.context is None:
-            at[0] = 0xc0
-            at += 1
-        else:
-            at = put_bin(at, PyBytes_AS_STRING(call.context), context_size)
-        put_big_endian(start, at - start - 4 + payload_size, 4)
-        self.writer._commit_payload(at, call.payload)
+        at = self.writer._begin(room, payload_size)
+        self.writer._end(put_request(at, &request), call.payload)
         self._calls[call._request_id] = call
-        if self.handover is not None and self._handed_over < HANDED_OVER and not self._is_handing_over and self.transport is not None:
+        if self._hands_over():
             return self._hand_over()
         return self._written()
 
+    cdef bint _hands_over(self) noexcept:
+        # Whether a server in this process takes the next call now, and not in the loop's next turn.
+        return (
+            self.handover is not None
+            and self._handed_over < limits.HANDED_OVER
+            and not self._is_handing_over
+            and self.transport is not None
+        )
+
     cdef int _hand_over(self) except -1:
-        # The server takes the call now and not in the loop's next turn, and may have answered it on
-        # return.
+        # The server may have answered the call on return.
         self._handed_over += 1
         self._is_handing_over = True
         PyContext_Enter(self.handover)
@@ -313,47 +254,30 @@ cdef class ClientHalf:
     cdef int _drop(self, Call call) except -1:
         # Nobody waits for this call any more; tell the server, so that it does not work for
         # nothing.
-        cdef uint8_t* start
         cdef uint8_t* at
         call._connection = None
         if self._calls.pop(call._request_id, None) is not None and self.transport is not None:
-            start = self.writer._reserve(HEAD)
-            at = start + 4
-            at[0] = 0x92
-            at = put_uint(put_uint(at + 1, CANCEL), call._request_id)
-            put_big_endian(start, at - start - 4, 4)
-            self.writer._commit(at)
+            at = self.writer._begin(limits.RESPONSE_HEAD, 0)
+            self.writer._end(put_cancel(at, call._request_id), None)
             self._written()
         return 0
 
-    cdef int _written(self) except -1:
-        if not self._flush_is_due:
-            self._flush_is_due = True
-            self.loop.call_soon(self._flush)
-        return 0
-
-    cdef int _frame(self, Cursor* body) except -1:
-        cdef const uint8_t* start = body.at
-        cdef uint32_t fields
-        cdef uint64_t kind, id
+    cdef int _frame(self, Frame* frame) except -1:
         cdef Call call
-        if take_array(body, &fields) or fields < 2 or take_uint(body, &kind) or take_uint(body, &id):
-            raise ProtocolError("a frame is not a MessagePack array that starts with its kind and its id")
-        if kind == RESPONSE or kind == ERROR:
-            call = <Call>self._calls.pop(id, None)
+        if frame.kind == Kind.RESPONSE or frame.kind == Kind.ERROR:
+            call = <Call>self._calls.pop(frame.id, None)
             if call is not None:
                 call._connection = None
-                if kind == RESPONSE:
-                    return self._answered(call, body)
-                self.answered_with_error(call, PyBytes_FromStringAndSize(<const char*>start, body.end - start))
+                if frame.kind == Kind.RESPONSE:
+                    return self._answered(call, frame)
+                self.answered_with_error(call, bytes_of(&frame.whole))
                 return 0
-        self.control(kind, id, PyBytes_FromStringAndSize(<const char*>start, body.end - start))
-        return 0
+        return self._leave_to_owner(frame)
 
-    cdef int _answered(self, Call call, Cursor* body) except -1:
+    cdef int _answered(self, Call call, const Frame* frame) except -1:
         if is_done(call.future):
             return 0
-        payload = PyBytes_FromStringAndSize(<const char*>body.at, body.end - body.at)
+        payload = bytes_of(&frame.rest)
         try:
             reply = call._decode(payload)
         except Exception as error:
@@ -364,6 +288,21 @@ cdef class ClientHalf:
         if not call._is_routed:
             call.caller._learn(call, self)
         return 0
+
+    cdef int _flush(self) except -1:
+        self._handed_over = 0
+        return Connection._flush(self)
+
+    cdef int _written(self) except -1:
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            self.loop.call_soon(self._flush_method)
+        return 0
+
+
+cdef inline int point_at(Text* text, str value) except -1:
+    text.data = PyUnicode_AsUTF8AndSize(value, &text.size)
+    return 0
 
 
 @cython.final
@@ -402,8 +341,8 @@ cdef class Caller:
         owner,
         codecs,
         *,
-        double default_timeout=30.0,
-        Py_ssize_t route_limit=200_000,
+        double default_timeout=limits.DEFAULT_TIMEOUT,
+        Py_ssize_t route_limit=limits.ROUTE_LIMIT,
         clock=None,
     ):
         self._owner = owner
@@ -558,6 +497,6 @@ cdef inline int check_id(str id) except -1:
         PyUnicode_AsUTF8AndSize(id, &size)
     except UnicodeEncodeError as error:
         raise BadIdentity(f"object id {id!r} is not valid Unicode text: {error}") from error
-    if size == 0 or size > MAX_ID:
-        raise BadIdentity(f"an object id has 1 to {MAX_ID} bytes, {id[:32]!r} has {size}")
+    if size == 0 or size > limits.MAX_ID:
+        raise BadIdentity(f"an object id has 1 to {limits.MAX_ID} bytes, {id[:32]!r} has {size}")
     return 0

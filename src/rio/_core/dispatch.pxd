@@ -1,11 +1,13 @@
 # cython: language_level=3
-"""The parts of the dispatcher that the client's half needs: the turn in which a nested call is
-made.
+"""What the classes of the dispatcher hold, and the parts that the client's half needs: the turn in
+which a nested call is made.
 """
 
 from libc.stdint cimport uint64_t
 
-from rio._core.frame cimport Cursor, FrameReader, FrameWriter, ReceiveBuffer
+from rio._core.connection cimport Connection
+from rio._core.frame cimport ReceiveBuffer
+from rio._core.wire cimport Frame, Request
 
 
 cdef class Method:
@@ -25,7 +27,7 @@ cdef class Method:
 cdef class TypeTable:
     cdef readonly str type_name
     cdef dict _methods               # message name -> Method
-    cdef readonly dict mailboxes   # id -> Mailbox
+    cdef readonly dict mailboxes     # id -> Mailbox
 
 
 cdef class Mailbox:
@@ -39,18 +41,32 @@ cdef class Mailbox:
     cdef public bint closing
     cdef public double used_at       # when the last turn started
 
+    cdef inline bint _is_free(self) noexcept:
+        # Whether a turn may start now, before all others.
+        return self.turn is None and self.open and self._waiting is None and not self.closing
+
     cdef int _end_lifecycle(self) except -1
     cdef int _wait(self, Turn turn) except -1
+    cdef int _wait_first(self, Turn turn) except -1
+    cdef Turn _next(self)
     cdef int _leave(self, Turn turn) except -1
 
 
+cdef class TurnCaller:
+    cdef int _reply(self, Turn turn, bytes payload) except -1
+    cdef int _fail(self, Turn turn, object error) except -1
+    cdef int _keep(self, Turn turn) except -1
+    cdef int _forget(self, Turn turn) except -1
+
+
 cdef class Turn:
-    cdef readonly Mailbox mailbox
+    cdef readonly Dispatcher dispatcher
+    cdef readonly Mailbox mailbox    # None until its object is found
     cdef readonly Method method      # None: a lifecycle hook
-    cdef readonly ServerHalf connection  # None: a lifecycle hook
+    cdef readonly TurnCaller caller  # None: a lifecycle hook
     cdef readonly TypeTable table
     cdef readonly str id             # of the object
-    cdef uint64_t _request_id
+    cdef uint64_t _request_id        # the caller's number for it
     cdef object _payload             # bytes
     cdef readonly object context     # bytes that travel with the call, or None
     cdef readonly double deadline    # on the dispatcher's clock
@@ -58,37 +74,37 @@ cdef class Turn:
     cdef readonly uint64_t number
     cdef object _task                # the handler's task once it had to wait
     cdef readonly bint finished
+    cdef bint _is_in_flight          # it did not end at once: dispatcher and caller hold it
     cdef bint _abandoned             # nobody waits for the answer
     cdef bint _expired               # cancelled because the deadline passed
     cdef object _nested_context      # what nested calls carry, made when the first one asks
 
-    cdef int _was_cancelled(self) except -1
+    cdef int _was_cancelled(self, object error) except -1
+    cdef int _give_up(self) except -1
     cdef int _end(self) except -1
 
 
-cdef class ServerHalf:
+cdef class RemoteCaller(TurnCaller):
+    cdef readonly ServerHalf connection
+    cdef dict _turns                 # request id -> Turn, for those that did not end at once
+
+
+cdef class ServerHalf(Connection):
     cdef readonly Dispatcher dispatcher
-    cdef readonly FrameReader reader
-    cdef readonly FrameWriter writer
-    cdef public object transport     # anything with write(bytes); None once it is gone
-    cdef dict _in_flight             # request id -> Turn, for those that did not end at once
+    cdef RemoteCaller _caller
     cdef public bint accepted        # the handshake is over: requests are taken
     cdef readonly uint64_t last_request  # the highest request id that was read
-    cdef TypeTable _table            # what the last request named
+    cdef TypeTable _table            # what the last request named; None: nothing yet
     cdef Method _method
     cdef public bint watched         # tell flushed() after each write
     cdef bint _reading
-    cdef bint _flush_is_due
+    cdef int _frames                 # how many this read has brought so far
 
-    cdef int _read(self) except -1
-    cdef int _frame(self, Cursor* body) except -1
-    cdef int _request(self, Cursor* body, uint64_t request_id) except -1
-    cdef int _refuse(self, uint64_t request_id, object error) except -1
+    cdef int _take(self, Frame* frame) except -1
+    cdef int _request(self, Frame* frame) except -1
+    cdef bint _names_the_same(self, const Request* request) except -1
+    cdef int _find(self, const Request* request) except -1
     cdef int _cancel(self, uint64_t request_id) except -1
-    cdef int _keep(self, Turn turn) except -1
-    cdef int _forget(self, Turn turn) except -1
-    cdef int _flush(self) except -1
-    cdef int _written(self) except -1
 
 
 cdef class Dispatcher:
@@ -100,27 +116,33 @@ cdef class Dispatcher:
     cdef public Py_ssize_t waiting_limit      # for each object
     cdef public Py_ssize_t in_flight_limit    # for the node
     cdef readonly dict tables        # type name -> TypeTable
-    # an ordered set, so that everything happens in the same order each time
+    # Ordered sets, so that everything happens in the same order each time: the connections, the
+    # turns that did not end at once, and the mailboxes whose turns wait for the lease.
     cdef readonly dict connections
+    cdef dict _in_flight
+    cdef dict _paused
     cdef object _clock               # None: the system's; else a callable
     cdef ReceiveBuffer _receive_buffer  # of all connections
     cdef uint64_t _last_turn
-    cdef dict _paused                 # mailboxes whose turns wait for the lease
     # connections with answers to write at the end of the loop's turn
     cdef list _unflushed
-    cdef Py_ssize_t _in_flight
     cdef readonly uint64_t calls     # requests taken
     cdef readonly uint64_t failures  # requests answered with an error
     cdef readonly uint64_t fenced    # turns or replies held back by the lease
 
-    cdef int _flush_soon(self, ServerHalf connection) except -1
     cdef double _now(self) except? -1
-    cdef int _pause(self, Turn turn) except -1
-    cdef int _expire(self, Turn turn) except -1
+    cdef TypeTable _type_table(self, str type_name)
+    cdef Method _method(self, TypeTable table, str name)
+    cdef int _flush_soon(self, ServerHalf connection) except -1
+    cdef int _keep(self, Turn turn) except -1
     cdef int _admit(self, Turn turn) except -1
     cdef int _start(self, Turn turn) except -1
-    cdef int _release(self, Turn turn) except -1
-    cdef int _finish(self, Turn turn, object result) except -1
+    cdef int _begin(self, Turn turn, double now) except -1
+    cdef object _invoke(self, Turn turn, object message)
+    cdef int _settle(self, Turn turn, object result, object error) except -1
+    cdef int _answer(self, Turn turn, object result) except -1
+    cdef int _pause(self, Turn turn) except -1
+    cdef int _expire(self, Turn turn) except -1
     cdef int _pump(self, Mailbox mailbox) except -1
 
 

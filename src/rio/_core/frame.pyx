@@ -1,6 +1,6 @@
 # cython: language_level=3
-"""Bytes in, frames out, and back. It knows no socket: a transport fills the reader's buffer and
-sends what the writer holds.
+"""Bytes in, frames out, and back. This module knows no socket: a transport fills the reader's
+buffer, and sends what the writer holds.
 
 A frame is a 4-byte big-endian length and that many bytes of body, one MessagePack array
 (``docs/protocol.md``).
@@ -13,17 +13,13 @@ from libc.string cimport memcpy, memmove
 
 cimport cython
 
+from rio._core cimport limits, wire
+from rio._core.msgpack cimport big_endian, bytes_of, put_big_endian, put_raw
+
 from rio.errors import FrameTooLarge
 
-
-cdef enum:
-    HEADER = 4
-    ROOMY = 256 * 1024       # how much is offered the socket
-    LEAST_ROOM = 4 * 1024    # a read is not offered less than this
-
-
-DEFAULT_FRAME_LIMIT = 4 * 1024 * 1024
-HARD_FRAME_LIMIT = 64 * 1024 * 1024
+DEFAULT_FRAME_LIMIT = limits.DEFAULT_FRAME_LIMIT
+HARD_FRAME_LIMIT = limits.HARD_FRAME_LIMIT
 
 
 @cython.final
@@ -31,13 +27,13 @@ cdef class ReceiveBuffer:
     """What the sockets of one event loop are read into, one after the other: an idle reader has no
     buffer of its own.
 
-    What one of them has not used yet when another is to be read moves to where only the first one
-    looks.
+    When another reader takes its turn, the unread bytes of the one before move to a buffer of
+    their own.
     """
 
     def __cinit__(self):
         self._reader = NULL
-        self._data = <uint8_t*>PyMem_Malloc(ROOMY)
+        self._data = <uint8_t*>PyMem_Malloc(limits.ROOMY)
         if self._data is NULL:
             raise MemoryError()
 
@@ -45,19 +41,26 @@ cdef class ReceiveBuffer:
         PyMem_Free(self._data)
 
 
+@cython.final
 @cython.no_gc     # it is part of no cycle, and looks at the shared buffer when it ends
 cdef class FrameReader:
     """Cuts a stream of bytes into frames, wherever the reads happen to split it.
 
     A transport writes into it through the buffer protocol (``memoryview(reader)`` is the free room,
     until the next call of any method, or of another reader with the same ``buffer``) and then tells
-    with :meth:`received` how much. ``limit`` is the largest body that is taken, in bytes.
+    with :meth:`received` how much it wrote.
+
+    ``limit``: the largest body that the reader takes, in bytes.
     ``buffer``: shared with the other connections of the loop; one of its own by default.
     """
 
-    def __cinit__(self, Py_ssize_t limit=DEFAULT_FRAME_LIMIT, ReceiveBuffer buffer=None):
-        if not 1 <= limit <= HARD_FRAME_LIMIT:
-            raise ValueError(f"frame limit must be from 1 to {HARD_FRAME_LIMIT} bytes, got {limit}")
+    def __cinit__(
+        self, Py_ssize_t limit=limits.DEFAULT_FRAME_LIMIT, ReceiveBuffer buffer=None
+    ):
+        if not 1 <= limit <= limits.HARD_FRAME_LIMIT:
+            raise ValueError(
+                f"a frame limit must be from 1 to {HARD_FRAME_LIMIT} bytes, got {limit}"
+            )
         self.limit = limit
         self._shared = ReceiveBuffer() if buffer is None else buffer
 
@@ -65,17 +68,19 @@ cdef class FrameReader:
         self._free()
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
-        self._make_room(LEAST_ROOM, False)
-        PyBuffer_FillInfo(buffer, self, self._data + self._end, self._capacity - self._end, 0, flags)
+        self._make_room(limits.LEAST_ROOM, False)
+        PyBuffer_FillInfo(
+            buffer, self, self._data + self._end, self._capacity - self._end, 0, flags
+        )
 
     def __len__(self):
-        """How many bytes may be written now; asyncio asks."""
-        self._make_room(LEAST_ROOM, False)
+        """How many bytes a transport may write now; asyncio asks."""
+        self._make_room(limits.LEAST_ROOM, False)
         return self._capacity - self._end
 
     @property
     def capacity(self):
-        """How many bytes it takes in memory beside the shared buffer."""
+        """How many bytes the reader occupies besides the shared buffer."""
         return self._own_size
 
     @property
@@ -86,7 +91,10 @@ cdef class FrameReader:
     cpdef int received(self, Py_ssize_t size) except -1:
         """Say that ``size`` bytes were written into the buffer."""
         if size < 0 or size > self._capacity - self._end:
-            raise ValueError(f"{size} bytes cannot have been written into {self._capacity - self._end}")
+            raise ValueError(
+                f"the buffer has room for {self._capacity - self._end} bytes: "
+                f"{size} bytes cannot have been written"
+            )
         self._end += size
         self._is_used = True
         return 0
@@ -107,7 +115,7 @@ cdef class FrameReader:
             while taken < view.len:
                 taken += self._copy(<const uint8_t*>view.buf + taken, view.len - taken)
                 while self._next(&body):
-                    bodies.append(PyBytes_FromStringAndSize(<const char*>body.at, body.end - body.at))
+                    bodies.append(bytes_of(&body))
         finally:
             PyBuffer_Release(&view)
         return bodies
@@ -119,41 +127,42 @@ cdef class FrameReader:
         cdef Cursor body
         if not self._next(&body):
             raise StopIteration
-        return PyBytes_FromStringAndSize(<const char*>body.at, body.end - body.at)
+        return bytes_of(&body)
 
     cdef int _next(self, Cursor* body) except -1:
         # 1 and the next whole frame's body, or 0 where there is none.
         cdef Py_ssize_t have = self._end - self._start, size
-        if have < HEADER:
+        if have < limits.FRAME_HEADER:
             return 0
-        size = <Py_ssize_t>big_endian(self._data + self._start, HEADER)
+        size = <Py_ssize_t>big_endian(self._data + self._start, limits.FRAME_HEADER)
         if size > self.limit:
             raise FrameTooLarge(f"a frame of {size} bytes was announced, the limit is {self.limit}")
-        if have < HEADER + size:
+        if have < limits.FRAME_HEADER + size:
             return 0
-        body.at = self._data + self._start + HEADER
+        body.at = self._data + self._start + limits.FRAME_HEADER
         body.end = body.at + size
-        self._start += HEADER + size
+        self._start += limits.FRAME_HEADER + size
         return 1
 
     cdef Py_ssize_t _copy(self, const uint8_t* data, Py_ssize_t size) except -1:
-        # Receive as much as there is room for, and say how much that was. It may be in the middle
-        # of another reader's read.
-        self._make_room(min(size, ROOMY), True)
+        # Receive as much as there is room for, and say how much that was. Another reader may be in
+        # the middle of its read: leave the shared buffer alone.
+        self._make_room(min(size, limits.ROOMY), True)
         size = min(size, self._capacity - self._end)
         memcpy(self._data + self._end, data, size)
         self.received(size)
         return size
 
     cdef int _make_room(self, Py_ssize_t least, bint alone) except -1:
-        # Leave room for the rest of the frame that has begun, and for one read; but never for much
-        # more than was received: what a header announces costs nothing until it comes. In the
-        # shared buffer, unless the frame is too large or we are not to disturb others.
-        cdef Py_ssize_t have = self._end - self._start, need = least
-        if have >= HEADER:
-            need = min(HEADER + <Py_ssize_t>big_endian(self._data + self._start, HEADER), HEADER + self.limit) - have
-            need = max(min(need, max(have, ROOMY)), least)
-        if not alone and self._own_size <= ROOMY and have + need <= ROOMY:
+        # Make room for the rest of the frame that has begun, and for one read; but never for much
+        # more than was received: what a header announces costs nothing until it comes. The room is
+        # in the shared buffer, unless the frame is too large for it or we must leave it `alone`.
+        cdef Py_ssize_t have = self._end - self._start, need = least, whole
+        if have >= limits.FRAME_HEADER:
+            whole = <Py_ssize_t>big_endian(self._data + self._start, limits.FRAME_HEADER)
+            need = min(limits.FRAME_HEADER + whole, limits.FRAME_HEADER + self.limit) - have
+            need = max(min(need, max(have, limits.ROOMY)), least)
+        if not alone and self._own_size <= limits.ROOMY and have + need <= limits.ROOMY:
             return self._move_in(need)
         if self._data is not self._own or self._own_size - have < need:
             return self._move_out(have + need)
@@ -163,7 +172,7 @@ cdef class FrameReader:
         return 0
 
     cdef int _move_in(self, Py_ssize_t need) except -1:
-        # Have what is unread in the shared buffer, with room for so much more.
+        # Put what is unread into the shared buffer, with room for so much more.
         cdef Py_ssize_t have = self._end - self._start
         cdef FrameReader other
         if self._shared._reader is not <void*>self:
@@ -174,7 +183,7 @@ cdef class FrameReader:
                 memcpy(self._shared._data, self._data + self._start, have)
             self._free()
             self._shared._reader = <void*>self
-            self._data, self._capacity = self._shared._data, ROOMY
+            self._data, self._capacity = self._shared._data, limits.ROOMY
         elif have != 0 and self._capacity - self._end >= need:
             return 0
         elif have != 0:
@@ -183,7 +192,7 @@ cdef class FrameReader:
         return 0
 
     cdef int _move_out(self, Py_ssize_t size) except -1:
-        # Have what is unread in a buffer of one's own, of so many bytes.
+        # Put what is unread into a buffer of the reader's own, of so many bytes.
         cdef Py_ssize_t have = self._end - self._start
         cdef uint8_t* own = NULL
         if size:
@@ -207,7 +216,7 @@ cdef class FrameReader:
         self._data, self._capacity = NULL, 0
 
     cpdef int relax(self) except -1:
-        """To be called now and then: what was not needed since the last time is given back."""
+        """Give back the memory that was not needed since the last call. Call it now and then."""
         if not self._is_used and self._start == self._end:
             self._free()
             self._start = self._end = 0
@@ -215,6 +224,7 @@ cdef class FrameReader:
         return 0
 
 
+@cython.final
 cdef class FrameWriter:
     """Collects frames until they leave in one write."""
 
@@ -235,21 +245,12 @@ cdef class FrameWriter:
     def put(self, bytes body not None):
         """Add one frame with this body."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(body)
-        cdef uint8_t* at = self._reserve(HEADER + size)
-        at = put_big_endian(at, size, HEADER)
-        self._commit(put_raw(at, PyBytes_AS_STRING(body), size))
+        self._end(put_raw(self._begin(size, 0), PyBytes_AS_STRING(body), size), None)
 
-    cpdef int put_message(self, uint8_t kind, uint64_t id, bytes payload) except -1:
-        """Add a frame whose body is the array ``[kind, id, payload]``, the payload being
-        MessagePack already.
-        """
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
-        cdef uint8_t* start = self._reserve(HEADER + 12 + min(size, LARGE))
-        cdef uint8_t* at = start + HEADER
-        at[0] = 0x93
-        at = put_uint(put_uint(at + 1, kind), id)
-        put_big_endian(start, at - start - HEADER + size, HEADER)
-        return self._commit_payload(at, payload)
+    cpdef int put_response(self, uint64_t id, bytes payload) except -1:
+        """Add a RESPONSE. Its payload is MessagePack already."""
+        cdef uint8_t* at = self._begin(limits.RESPONSE_HEAD, PyBytes_GET_SIZE(payload))
+        return self._end(wire.put_response(at, id), payload)
 
     def take(self):
         """All that waits, as ``bytes``; the writer is empty afterwards."""
@@ -257,36 +258,43 @@ cdef class FrameWriter:
         self._parted = 0
         return b"".join([*parts, self._take_data()])
 
-    cdef uint8_t* _reserve(self, Py_ssize_t size) except NULL:
-        # Room for `size` more bytes. What is written there counts once _commit was told its end.
-        cdef Py_ssize_t capacity = max(self._capacity, 1024)
-        cdef uint8_t* data
+    cdef uint8_t* _begin(self, Py_ssize_t room, Py_ssize_t payload_size) except NULL:
+        # Where the body of the next frame goes. There is room for so many bytes, and for a payload
+        # after them. The frame counts once _end has been called.
+        cdef Py_ssize_t size = limits.FRAME_HEADER + room + min(payload_size, limits.LARGE_PAYLOAD)
         self._is_used = True
         if self._size + size > self._capacity:
-            while capacity < self._size + size:
-                capacity *= 2
-            data = <uint8_t*>PyMem_Realloc(self._data, capacity)
-            if data is NULL:
-                raise MemoryError()
-            self._data = data
-            self._capacity = capacity
-        return self._data + self._size
+            self._grow(self._size + size)
+        return self._data + self._size + limits.FRAME_HEADER
 
-    cdef void _commit(self, uint8_t* end) noexcept:
-        self._size = end - self._data
-
-    cdef int _commit_payload(self, uint8_t* end, bytes payload) except -1:
-        # The same, and the payload comes next, for which min(its size, LARGE) was reserved.
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
-        if size < LARGE:
-            self._commit(put_raw(end, PyBytes_AS_STRING(payload), size))
+    cdef int _end(self, uint8_t* at, bytes payload) except -1:
+        # The body that was begun ends at `at`; or with the payload, unless that is None.
+        cdef uint8_t* start = self._data + self._size
+        cdef Py_ssize_t size = 0 if payload is None else PyBytes_GET_SIZE(payload)
+        put_big_endian(start, at - start - limits.FRAME_HEADER + size, limits.FRAME_HEADER)
+        if size < limits.LARGE_PAYLOAD:
+            if size:
+                at = put_raw(at, PyBytes_AS_STRING(payload), size)
+            self._size = at - self._data
             return 0
-        self._commit(end)
+        self._size = at - self._data
         if self._parts is None:
             self._parts = []
         self._parted += self._size + size
         self._parts.append(self._take_data())
         self._parts.append(payload)
+        return 0
+
+    cdef int _grow(self, Py_ssize_t size) except -1:
+        cdef Py_ssize_t capacity = max(self._capacity, limits.LEAST_WRITER)
+        cdef uint8_t* data
+        while capacity < size:
+            capacity *= 2
+        data = <uint8_t*>PyMem_Realloc(self._data, capacity)
+        if data is NULL:
+            raise MemoryError()
+        self._data = data
+        self._capacity = capacity
         return 0
 
     cdef bytes _take_data(self):
@@ -295,8 +303,8 @@ cdef class FrameWriter:
         return taken
 
     cdef int _send_to(self, object transport) except -1:
-        # All that waits, in one write but for large payloads. (Not by writelines(): asyncio knows
-        # no back-pressure there in Python 3.13.0.)
+        # Send all that waits, in one write but for large payloads. (Not by writelines(): asyncio in
+        # Python 3.13.0 knows no back-pressure there.)
         if self._parts is None:
             transport.write(self._take_data())
             return 0
@@ -309,7 +317,7 @@ cdef class FrameWriter:
         return 0
 
     cpdef int relax(self) except -1:
-        """To be called now and then: what was not needed since the last time is given back."""
+        """Give back the memory that was not needed since the last call. Call it now and then."""
         if not self._is_used and self._size == 0:
             PyMem_Free(self._data)
             self._data = NULL

@@ -24,35 +24,46 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from rio._core.frame cimport Cursor, put_bin, put_big_endian, put_uint, take_array, take_bin_or_nil, take_uint
+from rio._core cimport limits
+from rio._core.msgpack cimport (
+    Cursor,
+    put_array,
+    put_bin,
+    put_uint,
+    take_array,
+    take_bin_or_nil,
+    take_uint,
+)
 
 from typing import NamedTuple
 
 from rio.errors import ProtocolError
 
 
-cdef enum:
-    MEMBERS = 1024                # records in a table, at most
-    LISTED = 2048                 # members in a snapshot, those that have ended included, at most
-    NEWCOMERS = 64                # records of members that are newer than the snapshot, at most
-    STATE_SIZE = 256 * 1024       # encoded, at most
-    SUSPECTS = 8                  # who suspect one member, at most
-    METADATA = 128                # bytes that a member may tell about itself
-    BUCKETS = 64
-    CONDEMNED = 3                 # the statuses of rio.contracts.membership.MemberStatus
-    DRAINING = 2
+cdef enum Status:
+    # What the table must know of rio.contracts.membership.MemberStatus; a test compares them.
+    DRAINING = 2        # the last that a member may say of itself
+    CONDEMNED = 3       # the last of which a record may stay
     DEAD = 5
-    RECORD_SIZE = 1 + 9 + 5 + 1 + 2 + METADATA + 1 + 9 * SUSPECTS    # encoded, at most
-    HEAD_SIZE = 1 + 9 + 9 + 5 + 5
+
+
+cdef enum:
+    BUCKETS = 64
+    OF_STATE = 4        # fields
+    OF_RECORD = 5
+    STATE_HEAD = 1 + 9 + 9 + 5 + 5      # encoded, at most
+    RECORD_SIZE = 1 + 9 + 5 + 1 + 2 + limits.MAX_METADATA + 1 + 9 * limits.MAX_SUSPECTS
 
 
 cdef uint64_t LARGEST = 0x7fffffffffffffff    # what the storages can hold
 
-MAX_MEMBERS = MEMBERS
-MAX_LISTED = LISTED
-MAX_NEWCOMERS = NEWCOMERS
-MAX_SUSPECTS = SUSPECTS
-MAX_STATE = STATE_SIZE
+MAX_MEMBERS = limits.MAX_MEMBERS
+MAX_LISTED = limits.MAX_LISTED
+MAX_NEWCOMERS = limits.MAX_NEWCOMERS
+MAX_SUSPECTS = limits.MAX_SUSPECTS
+MAX_METADATA = limits.MAX_METADATA
+MAX_STATE = limits.MAX_STATE
+STATUSES = {"DRAINING": DRAINING, "CONDEMNED": CONDEMNED, "DEAD": DEAD}
 
 
 class Record(NamedTuple):
@@ -72,8 +83,8 @@ cdef struct Entry:
     uint8_t status
     uint8_t size                  # of the metadata
     uint8_t suspects              # how many
-    uint8_t metadata[METADATA]
-    uint64_t suspect[SUSPECTS]    # ascending
+    uint8_t metadata[limits.MAX_METADATA]
+    uint64_t suspect[limits.MAX_SUSPECTS]    # ascending
 
 
 cdef struct Snapshot:
@@ -126,7 +137,11 @@ cdef class MemberTable:
     @property
     def listed(self):
         """The snapshot's members, a list of (generation, status)."""
-        return [(self._snapshot.generations[i], self._snapshot.statuses[i]) for i in range(self._snapshot.count)]
+        cdef Py_ssize_t i
+        return [
+            (self._snapshot.generations[i], self._snapshot.statuses[i])
+            for i in range(self._snapshot.count)
+        ]
 
     def status_of(self, uint64_t generation):
         """What the snapshot says: a status, 5 (dead) for a member that was purged, ``None`` for one
@@ -168,7 +183,9 @@ cdef class MemberTable:
         """The generations of the records in the buckets whose bits are set in ``mask``."""
         cdef Py_ssize_t i
         return [
-            self._entries[i].generation for i in range(self._count) if mask >> (self._entries[i].generation % BUCKETS) & 1
+            self._entries[i].generation
+            for i in range(self._count)
+            if mask >> (self._entries[i].generation % BUCKETS) & 1
         ]
 
     def encode(self, generations=None, bint snapshot=True):
@@ -177,16 +194,19 @@ cdef class MemberTable:
         """
         cdef list indices = self._indices(generations)
         cdef Py_ssize_t listed = self._snapshot.count if snapshot else 0
-        cdef uint8_t* start = <uint8_t*>PyMem_Malloc(HEAD_SIZE + 10 * listed + RECORD_SIZE * len(indices))
-        cdef uint8_t* at = start
+        cdef Py_ssize_t room = STATE_HEAD + 10 * listed + RECORD_SIZE * len(indices)
+        cdef uint8_t* start = <uint8_t*>PyMem_Malloc(room)
+        cdef uint8_t* at
         if start is NULL:
             raise MemoryError()
         try:
-            at[0] = 0x94
-            at = put_uint(put_uint(at + 1, self._snapshot.version if snapshot else 0), self._snapshot.generation_high if snapshot else 0)
+            at = put_array(start, OF_STATE)
+            at = put_uint(at, self._snapshot.version if snapshot else 0)
+            at = put_uint(at, self._snapshot.generation_high if snapshot else 0)
             at = put_array(at, 2 * listed)
             for i in range(listed):
-                at = put_uint(put_uint(at, self._snapshot.generations[i]), self._snapshot.statuses[i])
+                at = put_uint(at, self._snapshot.generations[i])
+                at = put_uint(at, self._snapshot.statuses[i])
             at = put_array(at, len(indices))
             for i in indices:
                 at = put_entry(at, &self._entries[<Py_ssize_t>i])
@@ -222,14 +242,28 @@ cdef class MemberTable:
             other._snapshot.count = 0
         return self._join(other)
 
-    def put(self, uint64_t generation, uint32_t incarnation, uint8_t status, bytes metadata not None=b"", suspects=()):
+    def put(
+        self,
+        uint64_t generation,
+        uint32_t incarnation,
+        uint8_t status,
+        bytes metadata not None=b"",
+        suspects=(),
+    ):
         """Join with one record. Returns whether that changed anything.
 
         :raises ProtocolError: a bound would be exceeded.
         """
         cdef MemberTable other = MemberTable.__new__(MemberTable)
         other._allot(1)
-        fill_entry(&other._entries[0], generation, incarnation, status, metadata, sorted(set(suspects))[:SUSPECTS])
+        fill_entry(
+            &other._entries[0],
+            generation,
+            incarnation,
+            status,
+            metadata,
+            sorted(set(suspects))[:limits.MAX_SUSPECTS],
+        )
         other._count = 1
         return bool(self._join(other))
 
@@ -292,7 +326,10 @@ cdef class MemberTable:
         cdef Py_ssize_t i = 0, k = 0, listed = 0
         joined._allot(self._count + other._count)
         while i < self._count or k < other._count:
-            if k == other._count or (i < self._count and self._entries[i].generation < other._entries[k].generation):
+            if k == other._count or (
+                i < self._count
+                and self._entries[i].generation < other._entries[k].generation
+            ):
                 if not admits(winner, &listed, self._entries[i].generation):
                     i += 1
                     continue
@@ -325,11 +362,15 @@ cdef class MemberTable:
         return 0
 
     cdef int _check_bounds(self, Snapshot* snapshot) except -1:
-        cdef Py_ssize_t known = seek_entry(self._entries, self._count, 0, snapshot.generation_high + 1)
-        if self._count > MEMBERS:
-            raise ProtocolError(f"{self._count} records would be more than {MEMBERS}")
-        if self._count - known > NEWCOMERS:
-            raise ProtocolError(f"{self._count - known} records of members newer than the snapshot would be more than {NEWCOMERS}")
+        cdef uint64_t first = snapshot.generation_high + 1
+        cdef Py_ssize_t newcomers = self._count - seek_entry(self._entries, self._count, 0, first)
+        if self._count > limits.MAX_MEMBERS:
+            raise ProtocolError(f"{self._count} records would be more than {limits.MAX_MEMBERS}")
+        if newcomers > limits.MAX_NEWCOMERS:
+            raise ProtocolError(
+                f"{newcomers} records of members newer than the snapshot would be more than "
+                f"{limits.MAX_NEWCOMERS}"
+            )
         return 0
 
     cdef Py_ssize_t _first_newcomer(self) noexcept:
@@ -354,12 +395,13 @@ cdef class MemberTable:
     cdef int _parse(self, bytes state) except -1:
         cdef Cursor body
         cdef uint32_t fields
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(state)
         body.at = <const uint8_t*>PyBytes_AS_STRING(state)
-        body.end = body.at + PyBytes_GET_SIZE(state)
-        if PyBytes_GET_SIZE(state) > STATE_SIZE:
-            raise ProtocolError(f"a state of {PyBytes_GET_SIZE(state)} bytes is larger than {STATE_SIZE}")
-        if take_array(&body, &fields) or fields != 4:
-            raise ProtocolError("a state is an array of 4")
+        body.end = body.at + size
+        if size > limits.MAX_STATE:
+            raise ProtocolError(f"a state of {size} bytes is larger than {limits.MAX_STATE}")
+        if take_array(&body, &fields) or fields != OF_STATE:
+            raise ProtocolError("a state must be an array of 4")
         self._parse_snapshot(&body)
         self._parse_entries(&body)
         if body.at != body.end:
@@ -370,14 +412,27 @@ cdef class MemberTable:
         cdef uint64_t version, generation_high, status
         cdef uint32_t fields
         cdef Py_ssize_t i
-        if take_uint(body, &version) or take_uint(body, &generation_high) or take_array(body, &fields) or fields % 2:
-            raise ProtocolError("a state does not start with a snapshot")
-        if version > LARGEST or generation_high > LARGEST or fields > 2 * <uint32_t>LISTED:
+        if (
+            take_uint(body, &version)
+            or take_uint(body, &generation_high)
+            or take_array(body, &fields)
+            or fields % 2
+        ):
+            raise ProtocolError("a state must begin with a snapshot")
+        if (
+            version > LARGEST
+            or generation_high > LARGEST
+            or fields > 2 * <uint32_t>limits.MAX_LISTED
+        ):
             raise ProtocolError("a snapshot exceeds its bounds")
         allot_snapshot(&self._snapshot, fields // 2)
         for i in range(fields // 2):
-            if take_uint(body, &self._snapshot.generations[i]) or take_uint(body, &status) or status > DEAD:
-                raise ProtocolError("a snapshot holds pairs of a generation and a status")
+            if (
+                take_uint(body, &self._snapshot.generations[i])
+                or take_uint(body, &status)
+                or status > DEAD
+            ):
+                raise ProtocolError("a snapshot must hold pairs of a generation and a status")
             self._snapshot.statuses[i] = <uint8_t>status
         self._snapshot.version, self._snapshot.generation_high = version, generation_high
         self._snapshot.count = fields // 2
@@ -387,8 +442,8 @@ cdef class MemberTable:
         cdef uint32_t fields
         cdef uint64_t last = 0
         cdef Py_ssize_t i
-        if take_array(body, &fields) or fields > <uint32_t>MEMBERS:
-            raise ProtocolError(f"a state has at most {MEMBERS} records")
+        if take_array(body, &fields) or fields > <uint32_t>limits.MAX_MEMBERS:
+            raise ProtocolError(f"a state has at most {limits.MAX_MEMBERS} records")
         self._allot(fields)
         for i in range(fields):
             if take_entry(body, &self._entries[i]) or self._entries[i].generation <= last:
@@ -408,10 +463,12 @@ cdef int allot_snapshot(Snapshot* snapshot, Py_ssize_t count) except -1:
     return 0
 
 
-cdef int fill_snapshot(Snapshot* snapshot, uint64_t version, uint64_t generation_high, list members) except -1:
+cdef int fill_snapshot(
+    Snapshot* snapshot, uint64_t version, uint64_t generation_high, list members
+) except -1:
     cdef Py_ssize_t i, count = len(members)
-    if count > LISTED:
-        raise ProtocolError(f"a snapshot of {count} members is larger than {LISTED}")
+    if count > limits.MAX_LISTED:
+        raise ProtocolError(f"a snapshot of {count} members is larger than {limits.MAX_LISTED}")
     allot_snapshot(snapshot, count)
     for i in range(count):
         snapshot.generations[i], snapshot.statuses[i] = members[i]
@@ -455,7 +512,9 @@ cdef bint admits(const Snapshot* snapshot, Py_ssize_t* at, uint64_t generation) 
     return generation > snapshot.generation_high
 
 
-cdef Py_ssize_t seek_listed(const Snapshot* snapshot, Py_ssize_t start, uint64_t generation) noexcept:
+cdef Py_ssize_t seek_listed(
+    const Snapshot* snapshot, Py_ssize_t start, uint64_t generation
+) noexcept:
     # The first place from `start` on whose generation is not smaller: by doubling steps, then by
     # halving.
     cdef Py_ssize_t low = start, high = start, step = 1, middle
@@ -475,7 +534,9 @@ cdef Py_ssize_t seek_listed(const Snapshot* snapshot, Py_ssize_t start, uint64_t
 
 # --- records --------------------------------------------------------------------------------------
 
-cdef Py_ssize_t seek_entry(const Entry* entries, Py_ssize_t count, Py_ssize_t start, uint64_t generation) noexcept:
+cdef Py_ssize_t seek_entry(
+    const Entry* entries, Py_ssize_t count, Py_ssize_t start, uint64_t generation
+) noexcept:
     # As seek_listed.
     cdef Py_ssize_t low = start, high = start, step = 1, middle
     while high < count and entries[high].generation < generation:
@@ -518,11 +579,11 @@ cdef bint says_more(const Entry* one, const Entry* other) noexcept:
 
 cdef bint join_suspects(Entry* into, const Entry* other) noexcept:
     # The smallest of the union. Whether that changed anything.
-    cdef uint64_t union_[SUSPECTS]
+    cdef uint64_t union_[limits.MAX_SUSPECTS]
     cdef int i = 0, k = 0, count = 0
     if other.suspects == 0:
         return False
-    while count < SUSPECTS and (i < into.suspects or k < other.suspects):
+    while count < limits.MAX_SUSPECTS and (i < into.suspects or k < other.suspects):
         if k == other.suspects or (i < into.suspects and into.suspect[i] <= other.suspect[k]):
             if k < other.suspects and into.suspect[i] == other.suspect[k]:
                 k += 1
@@ -558,9 +619,16 @@ cdef inline uint64_t mixed(uint64_t value, uint64_t more) noexcept:
     return value ^ (value >> 31)
 
 
-cdef int fill_entry(Entry* entry, uint64_t generation, uint32_t incarnation, uint8_t status, bytes metadata, list suspects) except -1:
+cdef int fill_entry(
+    Entry* entry,
+    uint64_t generation,
+    uint32_t incarnation,
+    uint8_t status,
+    bytes metadata,
+    list suspects,
+) except -1:
     cdef Py_ssize_t i, size = PyBytes_GET_SIZE(metadata)
-    if not 1 <= generation <= LARGEST or status > DRAINING or size > METADATA:
+    if not 1 <= generation <= LARGEST or status > DRAINING or size > limits.MAX_METADATA:
         raise ProtocolError("a record exceeds its bounds")
     entry.generation, entry.incarnation, entry.status = generation, incarnation, status
     entry.size, entry.suspects = size, len(suspects)
@@ -578,15 +646,20 @@ cdef int take_entry(Cursor* body, Entry* entry) noexcept:
     cdef const uint8_t* metadata
     cdef Py_ssize_t size
     cdef uint32_t fields
-    if take_array(body, &fields) or fields != 5:
+    if take_array(body, &fields) or fields != OF_RECORD:
         return -1
-    if take_uint(body, &entry.generation) or take_uint(body, &incarnation) or take_uint(body, &status):
+    if (
+        take_uint(body, &entry.generation)
+        or take_uint(body, &incarnation)
+        or take_uint(body, &status)
+    ):
         return -1
     if entry.generation > LARGEST or incarnation > <uint64_t>0xffffffffu or status > DRAINING:
         return -1
-    if take_bin_or_nil(body, &metadata, &size) or metadata is NULL or size > METADATA:
+    if take_bin_or_nil(body, &metadata, &size) or metadata is NULL or size > limits.MAX_METADATA:
         return -1
-    entry.incarnation, entry.status, entry.size = <uint32_t>incarnation, <uint8_t>status, <uint8_t>size
+    entry.incarnation, entry.status = <uint32_t>incarnation, <uint8_t>status
+    entry.size = <uint8_t>size
     memcpy(entry.metadata, metadata, size)
     return take_suspects(body, entry)
 
@@ -594,10 +667,14 @@ cdef int take_entry(Cursor* body, Entry* entry) noexcept:
 cdef int take_suspects(Cursor* body, Entry* entry) noexcept:
     cdef uint64_t last = 0
     cdef uint32_t count, i
-    if take_array(body, &count) or count > SUSPECTS:
+    if take_array(body, &count) or count > limits.MAX_SUSPECTS:
         return -1
     for i in range(count):
-        if take_uint(body, &entry.suspect[i]) or entry.suspect[i] <= last or entry.suspect[i] > LARGEST:
+        if (
+            take_uint(body, &entry.suspect[i])
+            or entry.suspect[i] <= last
+            or entry.suspect[i] > LARGEST
+        ):
             return -1
         last = entry.suspect[i]
     entry.suspects = count
@@ -606,22 +683,13 @@ cdef int take_suspects(Cursor* body, Entry* entry) noexcept:
 
 cdef uint8_t* put_entry(uint8_t* at, const Entry* entry) noexcept:
     cdef int i
-    at[0] = 0x95
-    at = put_uint(put_uint(put_uint(at + 1, entry.generation), entry.incarnation), entry.status)
+    at = put_uint(put_array(at, OF_RECORD), entry.generation)
+    at = put_uint(put_uint(at, entry.incarnation), entry.status)
     at = put_bin(at, <const char*>entry.metadata, entry.size)
-    at[0] = 0x90 | entry.suspects
-    at += 1
+    at = put_array(at, entry.suspects)
     for i in range(entry.suspects):
         at = put_uint(at, entry.suspect[i])
     return at
-
-
-cdef inline uint8_t* put_array(uint8_t* at, Py_ssize_t count) noexcept:
-    if count < 16:
-        at[0] = 0x90 | <uint8_t>count
-        return at + 1
-    at[0] = 0xdc
-    return put_big_endian(at + 1, count, 2)
 
 
 cdef object record(const Entry* entry):

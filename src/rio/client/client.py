@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar, overload
 from rio._core.calls import Caller
 from rio._core.clock import Clock
 from rio._core.frame import DEFAULT_FRAME_LIMIT
+from rio._core.wire import Kind
 from rio.client.access import StorageAccess
 from rio.client.admin import AdminCommand, ServerExit, Shutdown
 from rio.client.attachment import Attachment
@@ -24,7 +25,6 @@ from rio.objects.ref import ref
 from rio.objects.sender import Sender
 from rio.objects.service_object import ServiceObject
 from rio.storage import Storage
-from rio.transport.protocol import Kind
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Message[Any])

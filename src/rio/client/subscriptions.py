@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import cast
 
 from rio._core.calls import Caller, ClientHalf
+from rio._core.wire import Kind
 from rio.client.attachment import Attachment
 from rio.objects.system_messages import Subscribe
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection
-from rio.transport.protocol import Kind
 
 
 class Subscriptions:

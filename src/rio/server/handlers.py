@@ -84,7 +84,7 @@ class BuiltinHandler:
 
 def _builtin_rows(router: MessageRouter) -> list[Method]:
     def subscribe(instance: Any, message: Subscribe) -> None:
-        router.subscribe(instance.object_id, _current_turn().connection, message.number)
+        router.subscribe(instance.object_id, _current_turn().caller.connection, message.number)
 
     def shutdown(instance: Any, _: Shutdown) -> None:
         _current_turn().mailbox.closing = True

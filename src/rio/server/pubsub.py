@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from rio._core import wire
 from rio._core.frame import DEFAULT_FRAME_LIMIT
 from rio.errors import FrameTooLarge, RioError
 from rio.identity import ObjectId
@@ -46,7 +47,7 @@ class Listener:
         self.sequence += 1
         if self.sink.unsent > MAX_UNSENT:
             return False
-        self.sink.put(protocol.event(self.number, self.sequence, tail))
+        self.sink.put(wire.event(self.number, self.sequence, tail))
         return True
 
 

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 from rio._core.calls import Call, ClientHalf
 from rio._core.frame import ReceiveBuffer
+from rio._core.wire import Kind
 from rio.errors import ConnectionLost, Draining, ProtocolError, RioError, from_code
 from rio.identity import Address
 from rio.transport import protocol
-from rio.transport.protocol import Hello, Kind
+from rio.transport.protocol import Hello
 
 
 class ClientOwner(Protocol):

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 import traceback
-from enum import IntEnum
 from typing import Any
 
 import msgspec
 
+from rio._core.wire import Kind
 from rio.errors import (
     APPLICATION_ERROR,
     CallFailed,
@@ -25,26 +25,6 @@ HANDSHAKE_TIMEOUT = 5.0
 """Seconds a peer may take to introduce itself."""
 MAX_TEXT = 16 * 1024
 """Characters of an exception's text, and of its traceback, that are sent."""
-
-
-class Kind(IntEnum):
-    HELLO = 0
-    REQUEST = 1
-    RESPONSE = 2
-    ERROR = 3
-    CANCEL = 4
-    END = 5
-    """Of a subscription: from the client without, from the server with a reason."""
-    EVENT = 6
-    PING = 7
-    PONG = 8
-    GOAWAY = 9
-    """From a server: it drains, send new objects elsewhere; with a number, it has stopped, and that
-    was the last request which it read. From a client: drain and stop."""
-    GOSSIP = 10
-    """Between nodes, on a connection of its own, from the one that made it: what the members tell
-    each other.
-    """
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -144,11 +124,6 @@ def event_tail(type_name: str, payload: bytes) -> bytes:
     return encode(type_name) + payload
 
 
-def event(number: int, sequence: int, tail: bytes) -> bytes:
-    """An EVENT: ``[6, number, sequence, type name, payload]``."""
-    return b"\x95\x06" + encode(number) + encode(sequence) + tail
-
-
 def read_event(body: bytes) -> tuple[int, str, bytes]:
     """``(sequence, type name, payload)``."""
     _, _, sequence, type_name, payload = read(body, tuple[int, int, int, str, msgspec.Raw])
@@ -169,7 +144,7 @@ def gossip(payload: bytes) -> bytes:
     """A GOSSIP: ``[10, 0, payload]``, the payload being one of :mod:`rio.cluster.gossip.messages`
     in MessagePack.
     """
-    return b"\x93\x0a\x00" + payload
+    return encode((Kind.GOSSIP, 0, msgspec.Raw(payload)))
 
 
 def read_gossip(body: bytes) -> bytes:

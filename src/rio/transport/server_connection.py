@@ -7,9 +7,10 @@ import logging
 from typing import Any, Protocol
 
 from rio._core.dispatch import Dispatcher, ServerHalf
+from rio._core.wire import Kind
 from rio.errors import ProtocolError, RioError
 from rio.transport import protocol
-from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello, Kind
+from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 
 logger = logging.getLogger("rio.transport")
 

@@ -1,0 +1,91 @@
+# cython: language_level=3
+"""What the two halves of a connection share: bytes come in and become frames, and frames leave
+together.
+
+This module knows no socket and no event loop. :class:`rio._core.dispatch.ServerHalf` and
+:class:`rio._core.calls.ClientHalf` say what a frame means.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t
+
+from rio._core.frame cimport FrameReader, FrameWriter, ReceiveBuffer
+from rio._core.msgpack cimport bytes_of
+from rio._core.wire cimport Frame, take_head
+
+from rio.errors import FrameTooLarge, ProtocolError
+
+
+cdef class Connection:
+    """One half of a connection.
+
+    Its owner (a subclass in Python) sets ``transport``. ``control(kind, id, body)`` of the owner
+    gets every frame that the half does not handle itself; ``broken(error)`` is told that the peer
+    does not speak the protocol.
+    """
+
+    def __init__(self, Py_ssize_t frame_limit, ReceiveBuffer receive_buffer):
+        self.reader = FrameReader(frame_limit, receive_buffer)
+        self.writer = FrameWriter()
+        self.transport = None
+        self._flush_is_due = False
+
+    def get_buffer(self, Py_ssize_t sizehint):
+        """Where the transport may write: the reader's free room."""
+        return self.reader
+
+    def buffer_updated(self, Py_ssize_t nbytes):
+        """Handle all whole frames that have arrived."""
+        self.reader.received(nbytes)
+        self._read()
+
+    def receive(self, bytes data not None):
+        """Handle these bytes, as if the transport had read them."""
+        cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(data)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data), taken = 0
+        while taken < size and self.transport is not None:
+            taken += self.reader._copy(start + taken, size - taken)
+            self._read()
+
+    def put(self, bytes body not None):
+        """Write one frame. It leaves with the others of this turn of the loop."""
+        self.writer.put(body)
+        self._written()
+
+    def flush(self):
+        """Give what is written to the transport now."""
+        self._flush()
+
+    def relax(self):
+        """Give back the memory that was not needed since the last call. Call it now and then."""
+        self.reader.relax()
+        self.writer.relax()
+
+    cdef int _read(self) except -1:
+        cdef Frame frame
+        try:
+            while self.reader._next(&frame.whole):
+                take_head(&frame)
+                self._frame(&frame)
+        except (ProtocolError, FrameTooLarge) as error:
+            self.broken(error)
+        return 0
+
+    cdef int _frame(self, Frame* frame) except -1:
+        # One frame has arrived whole. Its bytes may move as soon as any Python code runs, because
+        # that code may read on.
+        raise NotImplementedError
+
+    cdef int _leave_to_owner(self, const Frame* frame) except -1:
+        self.control(frame.kind, frame.id, bytes_of(&frame.whole))
+        return 0
+
+    cdef int _written(self) except -1:
+        # Something is in the writer: see to it that _flush is called soon.
+        raise NotImplementedError
+
+    cdef int _flush(self) except -1:
+        self._flush_is_due = False
+        if self.writer._waits() and self.transport is not None:
+            self.writer._send_to(self.transport)
+        return 0

@@ -1,0 +1,5 @@
+# cython: language_level=3
+"""How the dispatcher runs a coroutine."""
+
+cdef dict options_of_task(object loop, str name)
+cdef object start(object coroutine, object loop, dict options, bint* has_ended)

@@ -1,0 +1,169 @@
+# cython: language_level=3
+"""Tasks that make their first step at once, and from which ``sys.exit()`` does not escape.
+
+A task that the loop starts in its next turn costs more than all the rest of a short call. Most
+handlers end in their first step, or would if they were started at once.
+"""
+
+import asyncio
+import sys
+
+from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
+
+cimport cython
+
+from rio.errors import HandlerFailed
+
+
+cdef extern from "Python.h":
+    ctypedef struct PyObject:
+        pass
+    ctypedef struct AsyncMethods "PyAsyncMethods":
+        int (*am_send)(PyObject*, PyObject*, PyObject**) except -1
+    ctypedef struct TypeWithSend "PyTypeObject":
+        AsyncMethods* tp_as_async
+    int PyIter_Send(object iterator, object value, PyObject** result) except -1
+    object PyObject_Call(object function, tuple args, dict options)
+
+
+cdef enum:
+    RETURNED = 0            # what PyIter_Send says of a coroutine that has ended
+
+
+cdef object Task = asyncio.Task
+cdef bint EAGER = sys.version_info >= (3, 12)
+cdef dict current_tasks = {} if EAGER else asyncio.tasks._current_tasks     # by loop
+cdef object enter_task = asyncio.tasks._enter_task
+cdef object leave_task = asyncio.tasks._leave_task
+
+cdef object NOTHING = object()      # the result of a coroutine that has not returned
+
+
+cdef dict options_of_task(object loop, str name):
+    # The keywords with which `start` makes a task.
+    cdef dict options = {"loop": loop, "name": name}
+    if EAGER:
+        options["eager_start"] = True
+    return options
+
+
+cdef object start(object coroutine, object loop, dict options, bint* has_ended):
+    # Run a coroutine up to the first thing that it waits for. Returns its result if it has ended,
+    # else its task. It raises what the coroutine raised.
+    cdef Guard guard = Guard.__new__(Guard)
+    guard._coroutine = coroutine
+    if EAGER:
+        task = PyObject_Call(Task, (guard,), options)
+    else:
+        task = started_task(guard, loop, options)
+    if guard._result is not NOTHING:
+        has_ended[0] = True
+        return guard._result
+    has_ended[0] = task.done()
+    return task.result() if has_ended[0] else task
+
+
+# --- a handler's coroutine ------------------------------------------------------------------------
+
+@cython.final
+@cython.freelist(64)
+cdef class Guard:
+    """A handler's coroutine, from which ``sys.exit()`` does not escape: asyncio would end the whole
+    loop with it.
+    """
+
+    cdef object _coroutine
+    cdef object _result        # NOTHING until it has returned
+
+    def __cinit__(self):
+        self._result = NOTHING
+
+    def __iter__(self):
+        return self
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value):
+        try:
+            return self._coroutine.send(value)
+        except SystemExit as error:
+            raise exited(error) from error
+
+    def throw(self, *error):
+        try:
+            return self._coroutine.throw(*error)
+        except SystemExit as error:
+            raise exited(error) from error
+
+    def close(self):
+        self._coroutine.close()
+
+    def __getattr__(self, name):
+        # cr_frame and the like, so that the stack of a task can be read
+        return getattr(self._coroutine, name)
+
+
+cdef int guard_send(PyObject* guard, PyObject* value, PyObject** result) except -1:
+    # Python looks for this before `send`: a handler that ends hands its result over without a
+    # StopIteration.
+    cdef int sent
+    try:
+        sent = PyIter_Send((<Guard>guard)._coroutine, <object>value, result)
+    except SystemExit as error:
+        raise exited(error) from error
+    if sent == RETURNED:
+        (<Guard>guard)._result = <object>result[0]
+    return sent
+
+
+(<TypeWithSend*>Guard).tp_as_async.am_send = guard_send
+
+
+cdef object exited(error):
+    return HandlerFailed(f"the handler called sys.exit({error.code!r})", ["SystemExit", ""])
+
+
+# --- what Task(eager_start=True) does, for Python 3.11 --------------------------------------------
+
+@cython.final
+@cython.freelist(64)
+cdef class FirstStep:
+    """Stands in for ``loop.call_soon`` while a task is made, and keeps what the task would have had
+    called.
+    """
+
+    cdef object step
+    cdef object context
+
+    def __call__(self, step, *, context=None):
+        self.step = step
+        self.context = context
+
+
+cdef object started_task(Guard guard, loop, dict options):
+    # An ordinary task whose first step is made now and not in the loop's next turn.
+    cdef FirstStep first_step = FirstStep.__new__(FirstStep)
+    try:
+        loop.call_soon = first_step
+    except AttributeError:
+        return PyObject_Call(Task, (guard,), options)     # a loop that takes no attributes
+    try:
+        task = PyObject_Call(Task, (guard,), options)
+    finally:
+        del loop.call_soon
+    step, context = first_step.step, first_step.context
+    outer = current_tasks.get(loop)
+    if outer is not None:
+        leave_task(loop, outer)
+    PyContext_Enter(context)
+    try:
+        step()
+    finally:
+        PyContext_Exit(context)
+        if outer is not None:
+            enter_task(loop, outer)
+    return task
