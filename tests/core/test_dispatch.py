@@ -18,7 +18,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rio._core import dispatch
-from rio.errors import FrameTooLarge, ProtocolError
+from rio.errors import (
+    CallTimeout,
+    Expired,
+    FrameTooLarge,
+    HandlerFailed,
+    Overloaded,
+    ProtocolError,
+    UnknownMessage,
+    UnknownType,
+)
 from tests.core import twin
 from tests.core.node import FRAME_LIMIT, Node, cancel, frames, read, read_bytes, request, settle
 from tests.effort import examples
@@ -424,6 +433,109 @@ async def test_handlers_that_are_cancelled_for_want_of_the_lease_leave_the_outco
     assert len(node.dispatcher.cancel_running()) == 2
     await settle()
     assert connection.transport.answers() == {1: "outcome_unknown", 2: "outcome_unknown"}
+
+
+# --- callers that are no connection ---------------------------------------------------------------
+
+
+class Listener(dispatch.TurnCaller):
+    """A caller that keeps what it is answered."""
+
+    def __init__(self) -> None:
+        self.answers: list[Any] = []
+
+    def reply(self, turn: dispatch.Turn, payload: bytes) -> None:
+        self.answers.append(msgpack.unpackb(payload))
+
+    def fail(self, turn: dispatch.Turn, error: BaseException) -> None:
+        self.answers.append(type(error))
+
+
+def admit(node: Node, caller: dispatch.TurnCaller, n: int, do: str = "", **options: Any) -> Any:
+    message = options.pop("message", "plain")
+    payload = msgpack.packb({"n": n, "do": do})
+    return node.dispatcher.admit(caller, "Thing", "a", message, payload, **options)
+
+
+async def test_a_caller_that_is_no_connection_takes_turns_by_the_same_door() -> None:
+    node, listener = Node(dispatch), Listener()
+    connection = node.connect()
+    admit(node, listener, 1)
+    read(connection, request(1, 2, message="wait"))
+    turn = admit(node, listener, 3, message="wait")
+    read(connection, request(2, 4))
+    assert (listener.answers, node.numbers("a", "begin")) == ([{"n": 1}], [1, 2])
+    assert (node.dispatcher.in_flight, turn.running) == (3, False)
+    node.open_gate(2)
+    await settle()
+    assert (turn.running, turn.caller) == (True, listener)
+    node.open_gate(3)
+    await settle()
+    assert node.numbers("a", "end") == [1, 2, 3, 4]
+    assert listener.answers == [{"n": 1}, {"n": 3}]
+    assert connection.transport.answers() == {1: 2, 2: 4}
+    assert (node.dispatcher.in_flight, node.dispatcher.calls) == (0, 4)
+
+
+async def test_a_caller_that_is_no_connection_hears_how_its_turns_fail() -> None:
+    node, listener = Node(dispatch, waiting_limit=2), Listener()
+    admit(node, listener, 1, message="wait", timeout=10.0)
+    admit(node, listener, 2, timeout=5.0)
+    admit(node, listener, 3, "raise")
+    admit(node, listener, 4)
+    assert listener.answers == [Overloaded]
+    node.time += 6.0
+    node.dispatcher.sweep()
+    assert listener.answers == [Overloaded, Expired]
+    node.time += 6.0
+    node.dispatcher.sweep()
+    await settle()
+    assert listener.answers == [Overloaded, Expired, CallTimeout, HandlerFailed]
+    assert (node.dispatcher.in_flight, node.dispatcher.failures) == (0, 4)
+
+
+async def test_a_turn_may_be_cancelled_that_nobody_waits_for() -> None:
+    node, nobody = Node(dispatch), dispatch.TurnCaller()
+    admit(node, nobody, 1, message="wait")
+    waiting = admit(node, nobody, 2)
+    waiting.cancel()
+    node.open_gate(1)
+    await settle()
+    assert (node.numbers("a", "end"), node.dispatcher.in_flight) == ([1], 0)
+
+
+async def test_a_turn_that_is_admitted_during_another_leaves_that_turn_the_running_one() -> None:
+    seen: list[Any] = []
+    node, nobody = Node(dispatch), dispatch.TurnCaller()
+
+    async def outer(thing: Any, message: Any) -> None:
+        turn = dispatch.current()
+        payload = msgpack.packb({"n": 2, "do": ""})
+        for name in ("plain", "quick"):
+            node.dispatcher.admit(nobody, "Thing", "b", name, payload)
+            seen.append(dispatch.current() is turn)
+
+    node.add_method("outer", outer, is_async=True)
+    admit(node, nobody, 1, message="outer")
+    assert (seen, dispatch.current()) == ([True, True], None)
+    await settle()
+
+
+async def test_what_a_node_does_not_host_is_not_admitted() -> None:
+    dispatcher, nobody = Node(dispatch).dispatcher, dispatch.TurnCaller()
+    with pytest.raises(UnknownType, match="no type 'Other'"):
+        dispatcher.admit(nobody, "Other", "a", "plain", b"")
+    with pytest.raises(UnknownMessage, match="no message 'other'"):
+        dispatcher.admit(nobody, "Thing", "a", "other", b"")
+
+
+async def test_the_turn_of_a_lifecycle_hook_has_no_caller() -> None:
+    node = Node(dispatch, slow=True)
+    read(node.connect(), request(1, 1))
+    [opening] = node.opening
+    assert (opening.turn.caller, opening.turn.message_name) == (None, "(lifecycle)")
+    node.activated()
+    await settle()
 
 
 # --- whose turn it is -----------------------------------------------------------------------------

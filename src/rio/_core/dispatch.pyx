@@ -625,6 +625,40 @@ cdef class Dispatcher:
             for mailbox in (<TypeTable>table).mailboxes.values()
         ]
 
+    def admit(
+        self,
+        TurnCaller caller not None,
+        str type_name not None,
+        str id not None,
+        str message_name not None,
+        bytes payload not None,
+        *,
+        bytes context=None,
+        double timeout=limits.DEFAULT_TIMEOUT,
+    ):
+        """Take a request that came over no connection; ``caller`` is answered. ``payload`` is the
+        message in MessagePack, ``timeout`` is in seconds. Returns the turn.
+
+        :raises UnknownType: this node does not host the type.
+        :raises UnknownMessage: the type does not handle the message.
+        """
+        cdef Turn turn = Turn.__new__(Turn)
+        turn.dispatcher = self
+        turn.caller = caller
+        turn.table = self._type_table(type_name)
+        turn.id = id
+        turn.method = self._method(turn.table, message_name)
+        turn.context = context
+        turn._payload = payload
+        turn.deadline = self._now() + timeout
+        self.calls += 1
+        outer = get_value(current_turn, None)
+        try:
+            self._admit(turn)
+        finally:
+            PyContextVar_Set(current_turn, outer)
+        return turn
+
     def set_lease(self, double until):
         """Move the moment until which turns may start; what waited for it goes on."""
         self.lease_until = until
