@@ -23,8 +23,8 @@ PACKAGE = Path(rio.__file__).parent
 # "" is the face of the package. docs/architecture.md shows the same list.
 FLOORS = [
     ["errors"],
-    ["identity", "type_hints", "backoff", "runner"],
     ["_core"],
+    ["identity", "type_hints", "backoff", "runner"],
     ["transport", "contracts"],
     ["objects"],
     ["cluster", "storage", "web"],

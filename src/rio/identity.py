@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple, Self
 
+from rio._core import wire
 from rio.errors import BadAddress, BadIdentity, RioError
 
-MAX_TYPE_NAME_BYTES = 128
+MAX_TYPE_NAME_BYTES = wire.MAX_TYPE_NAME
 """Bytes of UTF-8 that the name of a type, a message, an error or a state can have."""
-MAX_ID_BYTES = 512
+MAX_ID_BYTES = wire.MAX_ID
 """Bytes of UTF-8 that the id of an object can have."""
 
 

@@ -26,7 +26,7 @@ from tests.core.node import frames
 from tests.effort import examples
 
 LIMIT = 70_000
-ROOMY, LARGE = 256 * 1024, 32 * 1024  # the same as in frame.pyx
+ROOMY, LARGE = 256 * 1024, 32 * 1024  # as in limits.pxd
 SIZES = [
     0,
     1,

@@ -25,7 +25,7 @@ from rio._core.gossip import (
     MemberTable,
 )
 from rio._core.gossip import Record as Compiled
-from rio.contracts import MAX_METADATA_BYTES, MemberStatus
+from rio.contracts import MemberStatus
 from rio.errors import ProtocolError
 from tests.core.gossip_twin import CONDEMNED, Record, Snapshot, State
 from tests.effort import examples
@@ -449,6 +449,5 @@ def test_a_full_state_of_1024_members_fits_into_its_bound() -> None:
     assert len(known.encode()) <= MAX_STATE
 
 
-def test_what_the_table_knows_of_members_is_what_the_contract_of_the_membership_says() -> None:
-    assert MAX_METADATA == MAX_METADATA_BYTES
+def test_the_statuses_that_the_table_knows_are_those_of_the_contract() -> None:
     assert {name: MemberStatus[name].value for name in STATUSES} == STATUSES

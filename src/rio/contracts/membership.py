@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from rio._core.gossip import MAX_METADATA
 from rio.contracts.role import Role
 
 MAX_VOTES = 8
 """Votes that a member can hold at a time."""
-MAX_METADATA_BYTES = 128
+MAX_METADATA_BYTES = MAX_METADATA
 """Bytes of metadata that a member can have."""
 
 
