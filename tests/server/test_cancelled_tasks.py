@@ -7,10 +7,8 @@ everything answers afterwards.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -18,10 +16,9 @@ import pytest
 import rio
 from rio.errors import HandlerFailed, RioError
 from rio.testing import LocalCluster, run
+from tests.canceller import Canceller, cancelled
 from tests.server.harness import Cluster, activations, until
 
-PACKAGE = Path(rio.__file__).parent
-OURS = tuple(str(PACKAGE / room) for room in ("server", "client", "cluster", "storage"))
 MOMENTS = range(6)
 """Turns of the event loop after which a task is cancelled; 0 is before its first step."""
 
@@ -61,46 +58,6 @@ class Tally(rio.ServiceObject):
     @rio.handler
     def break_(self, message: Break) -> None:
         raise ZeroDivisionError
-
-
-class Canceller:
-    """Cancels one of the tasks that ``rio`` makes, some turns of the loop after it was made."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, delay: int, nth: int) -> None:
-        self.seen: Counter[str] = Counter()
-        """The tasks that were made, by the names of their coroutines."""
-        self.hit = False
-        self._loop = loop
-        self._name = name
-        self._delay = delay
-        self._nth = nth
-        self._create_task = loop.create_task
-
-    def make(self, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-        task = self._create_task(coroutine, **options)
-        if coroutine.cr_code.co_filename.startswith(OURS):
-            name = coroutine.__qualname__
-            self.seen[name] += 1
-            if name == self._name and self.seen[name] == self._nth:
-                self.hit = True
-                self._cancel_in(self._delay, task)
-        return task
-
-    def _cancel_in(self, delay: int, task: asyncio.Task[Any]) -> None:
-        if delay == 0:
-            task.cancel()
-        else:
-            self._loop.call_soon(self._cancel_in, delay - 1, task)
-
-
-@contextmanager
-def cancelled(name: str, delay: int = 0, nth: int = 1) -> Iterator[Canceller]:
-    """Cancel the nth task whose coroutine has this name."""
-    loop = asyncio.get_running_loop()
-    canceller = Canceller(loop, name, delay, nth)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "create_task", canceller.make)
-        yield canceller
 
 
 # --- one object -----------------------------------------------------------------------------------

@@ -69,13 +69,26 @@ class PostgresLane:
         waiting = WaitingRow(statement, parameters, future, self._loop.time())
         self._waiting.setdefault(parameters[statement.key], deque()).append(waiting)
         if self._serving is None:
-            self._serving = self._loop.create_task(self._serve())
+            self._start_serving()
         return future
 
     async def wait_until_idle(self) -> None:
         """Return when no row waits."""
-        if self._serving is not None:
+        while self._serving is not None:
             await asyncio.wait((self._serving,))
+
+    def _start_serving(self) -> None:
+        self._serving = self._loop.create_task(self._serve())
+        self._serving.add_done_callback(self._go_on_if_cancelled)
+
+    def _go_on_if_cancelled(self, task: asyncio.Task[None]) -> None:
+        """Serve on if somebody else cancelled the task: callers wait. This is a callback, because a
+        task that is cancelled before its first step runs none of its code.
+        """
+        if task.cancelled():
+            self._serving = None
+            if self._waiting:
+                self._start_serving()
 
     async def _serve(self) -> None:
         """A task begins one turn of the loop after it is made, so other callers can join the first
@@ -120,9 +133,17 @@ class PostgresLane:
         return first
 
     async def _send(self, group: Group) -> None:
-        """Give each caller the outcome of its row. This raises nothing."""
+        """Give each caller the outcome of its row, whatever that is."""
         try:
             found = await self._fetch(group)
+        except asyncio.CancelledError:
+            unknown = StorageUnavailable(
+                "PostgreSQL: the task that waited for its answer was cancelled,"
+                " it is not known what was done"
+            )
+            for waiting in group.values():
+                waiting.fail(unknown)
+            raise
         except Exception as error:
             if len(group) > 1 and concerns_one_row(error):
                 # Nothing was done. Which row is to blame shows when each is alone.

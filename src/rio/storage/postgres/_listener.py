@@ -33,7 +33,7 @@ class ChangeListener:
     async def wait(self, version: int, timeout: float) -> None:
         """Return when a version above ``version`` was heard of, or after ``timeout`` seconds."""
         loop = asyncio.get_running_loop()
-        if self._listening is None:
+        if self._listening is None or self._listening.done():  # cancelled by somebody else
             self._listening = loop.create_task(self._listen())
         if self._newest > version:
             return

@@ -72,7 +72,7 @@ class RedisLane:
         future = self._loop.create_future()
         self._waiting.append(WaitingScript(script, keys, row, future, self._loop.time()))
         if self._serving is None:
-            self._serving = self._loop.create_task(self._serve())
+            self._start_serving()
         return future
 
     async def ask(self, *words: bytes) -> Any:
@@ -90,9 +90,22 @@ class RedisLane:
 
     async def close(self) -> None:
         """Run all scripts that wait, then disconnect."""
-        if self._serving is not None:
+        while self._serving is not None:
             await asyncio.wait((self._serving,))
         await self._disconnect()
+
+    def _start_serving(self) -> None:
+        self._serving = self._loop.create_task(self._serve())
+        self._serving.add_done_callback(self._go_on_if_cancelled)
+
+    def _go_on_if_cancelled(self, task: asyncio.Task[None]) -> None:
+        """Serve on if somebody else cancelled the task: callers wait. This is a callback, because a
+        task that is cancelled before its first step runs none of its code.
+        """
+        if task.cancelled():
+            self._serving = None
+            if self._waiting:
+                self._start_serving()
 
     async def _serve(self) -> None:
         """A task begins one turn of the loop after it is made, so other callers can join the first
@@ -131,12 +144,20 @@ class RedisLane:
         return commands
 
     async def _run(self, commands: list[Command]) -> None:
-        """Give each caller the answer to its row. This raises nothing."""
+        """Give each caller the answer to its row, or the error."""
         try:
             answers = await self._send(
                 [_pack(b"EVALSHA", command[0].script.digest, command) for command in commands]
             )
             await self._run_again(commands, answers)
+        except asyncio.CancelledError:
+            unknown = StorageUnavailable(
+                f"{self._server}: the task that waited for its answer was cancelled,"
+                " it is not known what was done"
+            )
+            for command in commands:
+                self._settle(command, unknown)
+            raise
         except Exception as error:
             answers = [error] * len(commands)
         for command, answer in zip(commands, answers, strict=True):
