@@ -241,8 +241,8 @@ def test_sessions_print_what_they_say(page: Path, shell: Shell, tmp_path: Path) 
             for command in commands_of(block):
                 printed = shell.run(command)
                 assert pattern_of(command.output).fullmatch(printed), (
-                    f"{page.name}, line {command.line}: {command.text}\n--- printed\n{printed}--- instead of\n"
-                    + "\n".join(command.output)
+                    f"{page.name}, line {command.line}: {command.text}\n"
+                    f"--- printed\n{printed}--- instead of\n" + "\n".join(command.output)
                 )
 
 

@@ -84,7 +84,7 @@ class Members:
         return refreshing
 
     def _read_in(self, seconds: float) -> None:
-        """Read the membership then. A timer waits and not a task, because a task can be cancelled."""
+        """Read the membership then. A timer waits, not a task, because a task can be cancelled."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(seconds, self._follow)

@@ -143,7 +143,8 @@ class Router:
         if nowhere and call.attempts >= retry.MAX_ATTEMPTS_WITHOUT_SERVERS:
             call.fail(
                 NoServersAvailable(
-                    f"none of the {len(active)} active members can be reached; the last one: {error}"
+                    f"none of the {len(active)} active members can be reached; "
+                    f"the last one: {error}"
                 )
             )
         else:

@@ -1,8 +1,8 @@
 """The contracts of storage: what a back end for members, placements or states must do.
 
 To write a back end, subclass a contract. Besides the names of this module a back end needs only
-``rio.ObjectId`` and :mod:`rio.errors`. The test suites in :mod:`rio.testing.conformance` show whether
-it keeps the contract.
+``rio.ObjectId`` and :mod:`rio.errors`. The test suites in :mod:`rio.testing.conformance` show
+whether it keeps the contract.
 """
 
 from rio.contracts.membership import (

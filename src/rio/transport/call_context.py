@@ -66,7 +66,8 @@ def nested_context(turn: RunningTurn) -> bytes:
     if len(context.chain) >= MAX_CHAIN:
         links = names(context.chain)
         raise Deadlock(
-            f"a chain of {MAX_CHAIN} calls within calls does not end: ... -> {' -> '.join(links[-4:])}",
+            f"a chain of {MAX_CHAIN} calls within calls does not end: "
+            f"... -> {' -> '.join(links[-4:])}",
             links,
         )
     context.chain = (*context.chain, Link(turn.type_name, turn.id, turn.message_name, turn.number))

@@ -1,7 +1,7 @@
 """Values to MessagePack and back: msgspec for what has a type, msgpack for what has none.
 
-A record is encoded as a map, so that a field with a default can be added, and an unknown one ignored,
-while old and new programs talk to each other.
+A record travels as a map. So a field with a default can be added, and a field that is not known
+ignored, while old and new programs talk to each other.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""A connection inside one process: an object calls its neighbour, and a test a whole cluster, through
-the same code as over TCP.
+"""A connection inside one process.
+
+An object calls its neighbour, and a test a whole cluster, through the same code as over TCP.
 """
 
 from __future__ import annotations

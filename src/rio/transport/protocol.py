@@ -1,5 +1,6 @@
-"""What is on the wire besides requests and replies, which the compiled core writes: the envelopes of
-``docs/protocol.md``.
+"""The frames of ``docs/protocol.md`` that come less often than requests and replies.
+
+The compiled core writes those two.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def _decoder(shape: Any) -> msgspec.msgpack.Decoder[Any]:
 
 
 def text_of(error: BaseException) -> str:
-    """An exception's class and text, as text that fits into an error, whatever the exception does."""
+    """An exception's class and text, cut to what an error may hold, whatever the exception does."""
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:

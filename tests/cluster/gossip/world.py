@@ -1,4 +1,4 @@
-"""A cluster of :class:`rio.cluster.gossip.conversation.Gossip` in one thread, as discrete events from one seed.
+"""A cluster of :class:`Gossip` in one thread, as discrete events from one seed.
 
 It has an in-memory network with loss, delay and cuts, a storage, faults, and virtual time. A node
 renews its lease, polls the storage, evicts by :class:`rio.cluster.lease.Observer`, and does what

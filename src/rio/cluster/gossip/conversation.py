@@ -8,22 +8,24 @@ which has probed the member itself, condemns it. A member whose lease stands sti
 on, as the lease decides (``docs/cluster.md``). So the worst that a peer can do with its messages is
 to make this node probe, read the storage, and pause for one renewal.
 
-====================================  ==============================================================
-:mod:`~rio.cluster.gossip.messages`   what the members say to each other
-:mod:`~rio.cluster.gossip.events`     what goes in
-:mod:`~rio.cluster.gossip.actions`    what comes out
-:mod:`~rio.cluster.gossip.membership_view`   the members, as this node has read them from the storage
-:mod:`~rio.cluster.gossip.peer_claims`           what peers say about the storage, and which are believed
-:mod:`~rio.cluster.gossip.own_record`        what this node says about itself
-:mod:`~rio.cluster.gossip.news`              what is told, how often, and to whom
-:mod:`~rio.cluster.gossip.comparisons`       how two members come to know the same
-:mod:`~rio.cluster.gossip.probes`            whether the others answer; :mod:`~rio.cluster.gossip.probe_order`
-                                      which is asked next; :mod:`~rio.cluster.gossip.relays` for others
-:mod:`~rio.cluster.gossip.suspicion`         which members this node suspects, and for how long
-:mod:`~rio.cluster.gossip.awareness`         how far this node trusts its own senses
-:mod:`~rio.cluster.gossip.judge`             when it votes and condemns; :mod:`~rio.cluster.gossip.votes` counts
-:mod:`~rio.cluster.gossip.greeting`          whether the others can be reached, before this node joins
-====================================  ==============================================================
+===================  ================================================================
+``messages``         what the members say to each other
+``events``           what goes in
+``actions``          what comes out
+``membership_view``  the members, as this node has read them from the storage
+``peer_claims``      what peers say about the storage, and which peers are believed
+``own_record``       what this node says about itself
+``news``             what it tells, how often, and to whom
+``comparisons``      how two members come to know the same
+``probes``           whether the others answer
+``probe_order``      which member it asks next
+``relays``           probes on behalf of others
+``suspicion``        which members it suspects, and for how long
+``awareness``        how far it trusts its own senses
+``judge``            when it votes and condemns
+``votes``            which votes count
+``greeting``         whether the others can be reached, before it joins
+===================  ================================================================
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What happens to a member's gossip: the input of :meth:`rio.cluster.gossip.conversation.Gossip.step`."""
+"""What happens to a member's gossip: what :meth:`Gossip.step` takes in."""
 
 from __future__ import annotations
 
