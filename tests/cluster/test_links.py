@@ -1,0 +1,35 @@
+"""Connections that carry gossip between nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+
+from rio.cluster.links import GossipLinks
+from rio.transport import protocol
+from rio.transport.protocol import VERSION, Hello
+
+
+async def test_a_node_that_greets_and_leaves_at_once_costs_its_message_and_nothing_else() -> None:
+    gone = asyncio.Event()
+
+    def greet_and_leave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        frames = (protocol.hello(Hello(VERSION, "node", 1, "here")), protocol.goaway("stopped", 0))
+        writer.write(b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames))
+        writer.close()
+        gone.set()
+
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    links = GossipLinks(lambda: Hello(VERSION, "node"))
+    async with await asyncio.start_server(greet_and_leave, "127.0.0.1", 0) as listener:
+        host, port = listener.sockets[0].getsockname()
+        links.send(f"{host}:{port}", b"hearsay")
+        [connecting] = [task for task in asyncio.all_tasks() if "gossip" in task.get_name()]
+        await gone.wait()
+        await asyncio.wait([connecting])
+        del connecting
+        gc.collect()
+        await links.close()
+    assert reported == []
