@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import os
 import sys
@@ -112,6 +113,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("processes")
         if STARTS_PROCESSES.intersection(item.path.parents):
             item.add_marker("processes")
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector of the tests ignore the thousands of tests themselves."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_asyncio_loop_factories(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import rio
-from rio.client import pool
+from rio.client import pool, retry
 from rio.contracts.membership import MemberStatus
 from rio.errors import NoServersAvailable, NotExecuted, StorageUnavailable, UnknownMessage
 from rio.identity import ObjectId
@@ -73,11 +73,20 @@ class Thing(rio.ServiceObject):
         await app.get(Probe).gate(message.gate).wait()
 
 
+@pytest.fixture
+def a_single_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client does not try again within the time of a test.
+
+    A deadline that fell into another attempt would end the call with an unknown outcome.
+    """
+    monkeypatch.setattr(retry, "delay", lambda attempts, rng: 60.0)
+
+
 # --- double activation ----------------------------------------------------------------------------
 
 
 async def test_a_membership_that_cannot_be_read_is_no_proof_that_an_owner_is_dead(
-    cluster: Cluster,
+    cluster: Cluster, a_single_attempt: None
 ) -> None:
     faults = StorageFaults()
     storage = Storage(
@@ -90,12 +99,12 @@ async def test_a_membership_that_cannot_be_read_is_no_proof_that_an_owner_is_dea
     ).generation  # the server has not heard of it
     claimed = await cluster.storage.placement.claim(ObjectId("Thing", "t"), owner)
     with pytest.raises(NotExecuted):
-        await server.client.send(Thing, "t", Where(), timeout=0.2)
+        await server.client.send(Thing, "t", Where(), timeout=0.5)
     assert await cluster.storage.placement.lookup(ObjectId("Thing", "t")) == claimed
 
 
 async def test_a_placement_that_cannot_be_read_is_not_one_that_does_not_exist(
-    cluster: Cluster,
+    cluster: Cluster, a_single_attempt: None
 ) -> None:
     faults = StorageFaults()
     owner = await cluster.server(Thing)
@@ -104,7 +113,7 @@ async def test_a_placement_that_cannot_be_read_is_not_one_that_does_not_exist(
     placed = await cluster.storage.placement.lookup(ObjectId("Thing", "t"))
     faults.unavailable = True
     with pytest.raises(NotExecuted, match="could not be claimed"):
-        await other.client.send(Thing, "t", Where(), timeout=0.2)
+        await other.client.send(Thing, "t", Where(), timeout=0.5)
     assert await cluster.storage.placement.lookup(ObjectId("Thing", "t")) == placed
     faults.unavailable = False
     assert await other.client.send(Thing, "t", Where()) == owner.address
@@ -304,7 +313,7 @@ async def test_a_server_that_could_not_be_reached_a_thousand_times_is_tried_agai
 
 
 async def test_a_server_that_greets_and_leaves_at_once_has_not_run_anything(
-    cluster: Cluster,
+    cluster: Cluster, a_single_attempt: None
 ) -> None:
     def greet_and_leave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         frames = (

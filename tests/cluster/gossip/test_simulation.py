@@ -235,7 +235,7 @@ MOST_BYTES = 32 * 1024
 Three messages of 64 records five times, and probes; the simulation stays far below.
 """
 
-SIZES = [3, 10, 100, pytest.param(1000, marks=pytest.mark.slow)]
+SIZES = [3, 10, 100, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
 
 
 def spent(
