@@ -110,7 +110,7 @@ class RawConnection(Socket):
     @classmethod
     async def connect(cls, address: str) -> Self:
         connection = await super().connect(address)
-        connection.put(protocol.hello(Hello(protocol.VERSION, "client")))
+        connection.put(protocol.write_hello(Hello(protocol.VERSION, "client")))
         await connection.arrival(1)
         return connection
 

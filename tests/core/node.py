@@ -102,7 +102,6 @@ class Node:
         self.failed: list[BaseException] = []
         self.broken: list[BaseException] = []
         self.control: list[tuple[int, int]] = []
-        self.ended: list[int] = []
         handlers = [("plain", plain, False), ("wait", wait, True), ("quick", quick, True)]
         table = core.TypeTable("Thing", [self._method(*handler) for handler in handlers])
         self.dispatcher = core.Dispatcher(self, [table], clock=lambda: self.time, **limits)
@@ -228,16 +227,13 @@ class Reports:
 
     node: Node
 
-    def control(self, kind: int, id: int, body: bytes) -> None:
+    def frame_received(self, kind: int, id: int, body: bytes) -> None:
         self.node.control.append((kind, id))
-
-    def cancelled(self, request_id: int) -> None:
-        self.node.ended.append(request_id)
 
     def answer_error(self, id: int, error: RioError) -> None:
         self.put(msgpack.packb([3, id, error.code]))  # type: ignore[attr-defined]  # of the connection
 
-    def broken(self, error: BaseException) -> None:
+    def break_off(self, error: BaseException) -> None:
         self.node.broken.append(error)
 
 

@@ -58,13 +58,13 @@ class Line(ClientHalf):
         self.others: list[tuple[int, int]] = []
         self.failed: list[BaseException] = []
 
-    def control(self, kind: int, id: int, body: bytes) -> None:
+    def frame_received(self, kind: int, id: int, body: bytes) -> None:
         self.others.append((kind, id))
 
-    def answered_with_error(self, call: Call, body: bytes) -> None:
+    def error_received(self, call: Call, body: bytes) -> None:
         call.fail(LookupError(msgpack.unpackb(body)[2]))
 
-    def broken(self, error: BaseException) -> None:
+    def break_off(self, error: BaseException) -> None:
         self.failed.append(error)
 
     # --- for the test -----------------------------------------------------------------------------

@@ -330,7 +330,7 @@ class ServerHalf:
             for body in self.reader.feed(data):
                 self._frame(body)
         except (ProtocolError, FrameTooLarge) as error:
-            self.broken(error)
+            self.break_off(error)
         self.flush()
 
     def flush(self) -> None:
@@ -352,16 +352,14 @@ class ServerHalf:
             turn.abandoned = True
             turn.cancel()
 
-    def control(self, kind: int, id: int, body: bytes) -> None:
+    def frame_received(self, kind: int, id: int, body: bytes) -> None:
         raise NotImplementedError
 
     def answer_error(self, id: int, error: BaseException) -> None:
         raise NotImplementedError
 
-    def broken(self, error: Exception) -> None:
+    def break_off(self, error: Exception) -> None:
         raise NotImplementedError
-
-    def cancelled(self, request_id: int) -> None: ...
 
     def _frame(self, body: bytes) -> None:
         fields = Fields(body)
@@ -372,14 +370,13 @@ class ServerHalf:
             if fields.count != 8:
                 raise ProtocolError("a request has 8 fields")
             self._request(id, fields)
-        elif kind == CANCEL and self.accepted and id in self.turns:
-            turn = self.turns[id]
-            turn.abandoned = True
-            turn.cancel()
         elif kind == CANCEL and self.accepted:
-            self.cancelled(id)
+            turn = self.turns.get(id)
+            if turn is not None:
+                turn.abandoned = True
+                turn.cancel()
         else:
-            self.control(kind, id, body)
+            self.frame_received(kind, id, body)
 
     def _request(self, request_id: int, fields: Fields) -> None:
         type_name, id, message_name = fields.text(), fields.text(), fields.text()

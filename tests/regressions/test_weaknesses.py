@@ -317,8 +317,8 @@ async def test_a_server_that_greets_and_leaves_at_once_has_not_run_anything(
 ) -> None:
     def greet_and_leave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         frames = (
-            protocol.hello(Hello(protocol.VERSION, "node", 1, "here")),
-            protocol.goaway("stopped", 0),
+            protocol.write_hello(Hello(protocol.VERSION, "node", 1, "here")),
+            protocol.write_goaway("stopped", 0),
         )
         writer.write(b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames))
         writer.close()

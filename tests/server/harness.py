@@ -14,7 +14,7 @@ import rio
 from rio._core.wire import Kind
 from rio.errors import CallTimeout, NodeEvicted, NotExecuted
 from rio.storage import Storage
-from rio.transport.protocol import VERSION, Hello, hello
+from rio.transport.protocol import VERSION, Hello, write_hello
 
 NO_ANSWER = (NotExecuted, CallTimeout)
 """How a call ends that every server refuses for now.
@@ -177,7 +177,7 @@ class RawPeer:
         host, port = rio.Address.parse(server.address)
         peer = cls(*await asyncio.open_connection(host, port))
         if greet:
-            peer.send(hello(Hello(VERSION, "client")))
+            peer.send(write_hello(Hello(VERSION, "client")))
             assert (await peer.frame())[0] == Kind.HELLO
         return peer
 

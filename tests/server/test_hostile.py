@@ -30,7 +30,7 @@ from rio.errors import (
     UnknownMessage,
     UnknownType,
 )
-from rio.transport.protocol import VERSION, Hello, hello
+from rio.transport.protocol import VERSION, Hello, write_hello
 from tests.server.harness import Cluster, Probe, RawPeer, activation, until
 
 
@@ -476,7 +476,7 @@ async def test_a_handler_that_blocks_the_loop_for_a_while_delays_the_others_and_
 
 async def test_a_peer_of_another_version_is_told_which_is_spoken(server: rio.Server) -> None:
     async with await RawPeer.connect(server, greet=False) as peer:
-        peer.send(hello(Hello(VERSION + 1, "client")))
+        peer.send(write_hello(Hello(VERSION + 1, "client")))
         kind, id, code, text, detail = await peer.frame()
         assert (kind, id, code, detail) == (Kind.ERROR, 0, "protocol_version", [VERSION])
         assert (

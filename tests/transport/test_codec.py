@@ -29,11 +29,11 @@ from rio.transport.codec import (
     check_serialisable,
     decode,
     decode_dynamic,
-    decode_error,
     decoder_of,
+    decoding_error,
     encode,
     encode_dynamic,
-    encode_error,
+    encoding_error,
 )
 
 
@@ -84,7 +84,7 @@ def test_a_message_that_cannot_be_encoded_is_a_bad_message(message: Any) -> None
 
 def test_the_text_of_an_encode_error_does_without_the_value() -> None:
     assert (
-        str(encode_error(TypeError("odd"), failure=BadMessage))
+        str(encoding_error(TypeError("odd"), failure=BadMessage))
         == "a value cannot be encoded as MessagePack: TypeError: odd"
     )
 
@@ -139,9 +139,10 @@ def test_no_bytes_raise_anything_but_a_bad_message(data: bytes) -> None:
 
 def test_a_failure_of_any_kind_gets_a_text() -> None:
     assert (
-        str(decode_error(MemoryError(), int)) == "the payload does not decode into int: MemoryError"
+        str(decoding_error(MemoryError(), int))
+        == "the payload does not decode into int: MemoryError"
     )
-    assert isinstance(decode_error(ValueError("x"), Any, BadReply), BadReply)
+    assert isinstance(decoding_error(ValueError("x"), Any, BadReply), BadReply)
 
 
 def test_a_decoder_is_made_once() -> None:

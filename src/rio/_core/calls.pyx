@@ -123,7 +123,7 @@ cdef class ClientHalf(Connection):
     """The client's half of one connection, without the socket: calls of one turn of the loop leave
     in one write, answers find their call.
 
-    Besides what :class:`Connection` asks of it, the owner says ``answered_with_error(call, body)``
+    Besides what :class:`Connection` asks of it, the owner says ``error_received(call, body)``
     for an answer that is an error.
     """
 
@@ -270,7 +270,7 @@ cdef class ClientHalf(Connection):
                 call._connection = None
                 if frame.kind == Kind.RESPONSE:
                     return self._answered(call, frame)
-                self.answered_with_error(call, bytes_of(&frame.whole))
+                self.error_received(call, bytes_of(&frame.whole))
                 return 0
         return self._leave_to_owner(frame)
 

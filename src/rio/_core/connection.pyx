@@ -19,9 +19,9 @@ from rio.errors import FrameTooLarge, ProtocolError
 cdef class Connection:
     """One half of a connection.
 
-    Its owner (a subclass in Python) sets ``transport``. ``control(kind, id, body)`` of the owner
-    gets every frame that the half does not handle itself; ``broken(error)`` is told that the peer
-    does not speak the protocol.
+    Its owner (a subclass in Python) sets ``transport``. The owner's
+    ``frame_received(kind, id, body)`` gets every frame that the half does not handle itself; its
+    ``break_off(error)`` ends the connection to a peer that does not speak the protocol.
     """
 
     def __init__(self, Py_ssize_t frame_limit, ReceiveBuffer receive_buffer):
@@ -68,7 +68,7 @@ cdef class Connection:
                 take_head(&frame)
                 self._frame(&frame)
         except (ProtocolError, FrameTooLarge) as error:
-            self.broken(error)
+            self.break_off(error)
         return 0
 
     cdef int _frame(self, Frame* frame) except -1:
@@ -77,7 +77,7 @@ cdef class Connection:
         raise NotImplementedError
 
     cdef int _leave_to_owner(self, const Frame* frame) except -1:
-        self.control(frame.kind, frame.id, bytes_of(&frame.whole))
+        self.frame_received(frame.kind, frame.id, bytes_of(&frame.whole))
         return 0
 
     cdef int _written(self) except -1:

@@ -96,7 +96,7 @@ cdef class ServerHalf(Connection):
     cdef readonly uint64_t last_request  # the highest request id that was read
     cdef TypeTable _table            # what the last request named; None: nothing yet
     cdef Method _method
-    cdef public bint watched         # tell flushed() after each write
+    cdef public bint watched         # tell data_flushed() after each write
     cdef bint _reading
     cdef int _frames                 # how many this read has brought so far
 

@@ -382,7 +382,7 @@ cdef class ServerHalf(Connection):
     answers leave in one write for each read.
 
     Besides what :class:`Connection` asks of it, the owner answers what is rare:
-    ``answer_error(id, error)`` writes an error, ``flushed()`` hears of each write while
+    ``answer_error(id, error)`` writes an error, ``data_flushed()`` hears of each write while
     ``watched``.
     """
 
@@ -409,12 +409,6 @@ cdef class ServerHalf(Connection):
         if caller is not None:
             for turn in list((<RemoteCaller>caller)._turns.values()):
                 (<Turn>turn)._give_up()
-
-    def cancelled(self, request_id):
-        """The peer no longer wants an answer to what is no turn.
-
-        Subclasses that subscribe look for a subscription.
-        """
 
     cdef int _read(self) except -1:
         self._reading = True
@@ -500,16 +494,14 @@ cdef class ServerHalf(Connection):
 
     cdef int _cancel(self, uint64_t request_id) except -1:
         turn = None if self._caller is None else self._caller._turns.get(request_id)
-        if turn is None:
-            self.cancelled(request_id)
-        else:
+        if turn is not None:
             (<Turn>turn)._give_up()
         return 0
 
     cdef int _flush(self) except -1:
         Connection._flush(self)
         if self.watched:
-            self.flushed()
+            self.data_flushed()
         return 0
 
     cdef int _written(self) except -1:

@@ -115,7 +115,7 @@ cdef uint8_t* put_cancel(uint8_t* at, uint64_t id) noexcept:
 
 # --- EVENT: [6, number, sequence, event name, payload] --------------------------------------------
 
-def event(uint64_t number, uint64_t sequence, bytes tail not None):
+def write_event(uint64_t number, uint64_t sequence, bytes tail not None):
     """The body of an EVENT, as ``bytes``. ``tail`` is its name and its payload in MessagePack,
     which are the same for all subscribers.
     """

@@ -115,4 +115,4 @@ class EventQueue(Generic[E_co]):
         try:
             return self._decoders[type_name](payload)
         except Exception as error:
-            raise codec.decode_error(error, type_name, BadReply) from error
+            raise codec.decoding_error(error, type_name, BadReply) from error

@@ -69,11 +69,11 @@ class MessageCodecs:
         """What to raise when a message could not be encoded."""
         if isinstance(error, RioError):
             return error
-        return codec.encode_error(error, message, BadMessage)
+        return codec.encoding_error(error, message, BadMessage)
 
     def undecodable(self, call: Call, error: Exception) -> RioError:
         """How a call fails whose reply could not be decoded."""
-        text = str(codec.decode_error(error, object, BadReply))
+        text = str(codec.decoding_error(error, object, BadReply))
         return BadReply(
             f"the reply of {call.type_name}/{call.id} to {call.message_name}"
             f" is not what was expected: {text}"

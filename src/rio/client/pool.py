@@ -188,7 +188,7 @@ class Peer:
         Its process may be frozen, with its connections open: it will not answer any more.
         """
         if self.connection is not None and self.connection.usable:
-            self.connection.broken(NodeEvicted(f"the cluster has declared {self.address} dead"))
+            self.connection.break_off(NodeEvicted(f"the cluster has declared {self.address} dead"))
 
     async def close(self) -> None:
         if self._connecting is not None:

@@ -82,4 +82,4 @@ class Subscriptions:
     def _end(self, number: int, connection: ClientHalf | None) -> None:
         """Tell the server that nobody listens under this number."""
         if connection is not None and connection.usable:
-            connection.put(protocol.simple(Kind.END, number))
+            connection.put(protocol.write_bare(Kind.END, number))

@@ -82,7 +82,7 @@ class GossipLinks:
             self._make_room()
             link = GossipLink(address, self._open)
         self._links[address] = link  # the last one used comes last
-        link.send(protocol.gossip(payload))
+        link.send(protocol.write_gossip(payload))
 
     def reset(self, address: str) -> None:
         """Close the connection to ``address``. The next message makes a new one."""

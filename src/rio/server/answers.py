@@ -51,17 +51,17 @@ def cycle(turn: Turn, mailbox: Mailbox) -> RioError | None:
     call; else ``None``.
     """
     assert mailbox.turn is not None
-    return call_context.cycle(turn, mailbox.turn)
+    return call_context.find_cycle(turn, mailbox.turn)
 
 
 def undecodable(turn: Turn, error: Exception) -> RioError:
     """The answer to a payload that does not decode into the handler's message."""
-    return codec.decode_error(error, turn.method.handler.message_type or Any)
+    return codec.decoding_error(error, turn.method.handler.message_type or Any)
 
 
 def unencodable(value: Any, error: Exception) -> RioError:
     """The answer if a reply cannot be encoded."""
-    return error if isinstance(error, RioError) else codec.encode_error(error, value)
+    return error if isinstance(error, RioError) else codec.encoding_error(error, value)
 
 
 def handler_failed(turn: Turn, error: BaseException) -> RioError:

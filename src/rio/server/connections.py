@@ -67,7 +67,7 @@ class Connections:
     def announce_stop(self) -> None:
         """Tell the peers that the node is about to stop: new objects go to other nodes."""
         for connection in self._catalog.dispatcher.connections:
-            connection.put(protocol.goaway(f"{self._catalog.address} is about to stop"))
+            connection.put(protocol.write_goaway(f"{self._catalog.address} is about to stop"))
 
     async def close(self) -> None:
         """Have the clients close, so that none loses a call that is on its way; after

@@ -47,7 +47,7 @@ class Listener:
         self.sequence += 1
         if self.sink.unsent > MAX_UNSENT:
             return False
-        self.sink.put(wire.event(self.number, self.sequence, tail))
+        self.sink.put(wire.write_event(self.number, self.sequence, tail))
         return True
 
 
@@ -103,7 +103,7 @@ class MessageRouter:
         listeners = self._listeners.get(object_id)
         if not listeners:
             return 0
-        tail = protocol.event_tail(type_name, payload)
+        tail = protocol.write_event_tail(type_name, payload)
         sent = sum(listener.deliver(tail) for listener in listeners.values())
         self.delivered += sent
         self.dropped += len(listeners) - sent
@@ -112,7 +112,7 @@ class MessageRouter:
     def end(self, object_id: ObjectId, error: RioError) -> None:
         """The object leaves this node: tell all who listen, so that they look for it."""
         for listener in list(self._listeners.get(object_id, {}).values()):
-            listener.sink.put(protocol.end(listener.number, error))
+            listener.sink.put(protocol.write_end(listener.number, error))
             self.unsubscribe(listener.sink, listener.number)
 
     def _remove(self, listener: Listener) -> None:

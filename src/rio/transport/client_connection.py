@@ -1,4 +1,4 @@
-"""The client's side of a socket: the handshake, what is no answer to a call, and the end."""
+"""The client's end of a socket: the handshake, frames that answer no call, and the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rio.transport.protocol import Hello
 
 
 class ClientOwner(Protocol):
-    """What a connection asks of its client."""
+    """What a client's connection asks of its client."""
 
     def refused(
         self, call: Call, error: tuple[str, str, Any], connection: ClientConnection
@@ -27,7 +27,7 @@ class ClientOwner(Protocol):
 
 
 class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
-    """The client's side of one connection."""
+    """The client's end of one connection, on an asyncio transport."""
 
     def __init__(
         self,
@@ -43,14 +43,14 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         self._replies: dict[int, asyncio.Future[None]] = {}
         self._closed = loop.create_future()
         self.ready: asyncio.Future[Hello] = loop.create_future()
-        """Who the server is, once it has said so; or why it would not."""
+        """The server's introduction, or the error because of which there is none."""
         self.on_goaway: Callable[[], None] = _nothing
 
     # --- what the transport tells -----------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        self.put(protocol.hello(self._hello))
+        self.put(protocol.write_hello(self._hello))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._closed.done():
@@ -65,17 +65,17 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         return False
 
     def pause_writing(self) -> None:
-        """The server does not keep up: calls are still taken up to ``unsent_limit``, each caller
-        waits for its own answer.
+        """The server does not keep up. The connection still takes calls up to ``unsent_limit``;
+        each caller waits for its own answer.
         """
         self.congested = True
 
     def resume_writing(self) -> None:
         self.congested = False
 
-    # --- what the core leaves to us ---------------------------------------------------------------
+    # --- what the core leaves to its owner --------------------------------------------------------
 
-    def control(self, kind: int, id: int, body: bytes) -> None:
+    def frame_received(self, kind: int, id: int, body: bytes) -> None:
         if kind == Kind.HELLO:
             self.usable = True
             if not self.ready.done():
@@ -85,31 +85,28 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         elif kind == Kind.END:
             self._owner.stream_ended(id)
         elif kind == Kind.GOAWAY and id == 0:
-            self._goes_away(*protocol.read_goaway(body))
+            self._note_goaway(*protocol.read_goaway(body))
         elif kind in (Kind.PONG, Kind.GOAWAY):
             reply = self._replies.pop(id, None)
             if reply is not None and not reply.done():
                 reply.set_result(None)
         elif kind == Kind.ERROR and id == 0:
-            self.broken(from_code(*protocol.read_error(body)))
-        elif kind not in (
-            Kind.RESPONSE,
-            Kind.ERROR,
-        ):  # those are late answers to calls that were given up
-            self.broken(ProtocolError(f"a client takes no frame of kind {kind}"))
+            self.break_off(from_code(*protocol.read_error(body)))
+        elif kind not in (Kind.RESPONSE, Kind.ERROR):  # those answer calls that were given up
+            self.break_off(ProtocolError(f"a client takes no frame of kind {kind}"))
 
-    def _goes_away(self, text: str, last_request: int | None) -> None:
+    def _note_goaway(self, text: str, last_request: int | None) -> None:
         self.on_goaway()
-        if last_request is not None:  # it has stopped: what it did not read has not run
+        if last_request is not None:  # the server has stopped: what it did not read has not run
             self.usable = False
             self._owner.lost(self, self.take_calls(last_request), Draining(text))
             self._lose(ConnectionLost(f"the connection was closed before the answer came: {text}"))
 
-    def answered_with_error(self, call: Call, body: bytes) -> None:
+    def error_received(self, call: Call, body: bytes) -> None:
         self._owner.refused(call, protocol.read_error(body), self)
 
-    def broken(self, error: RioError) -> None:
-        """The server does not speak the protocol, or will not speak with us."""
+    def break_off(self, error: RioError) -> None:
+        """Close because the server does not speak the protocol, or is not to be trusted."""
         if not self.ready.done():
             self.ready.set_exception(error)
         self._lose(ConnectionLost(f"the connection was given up: {error}"))
@@ -117,14 +114,14 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
     # --- for the client ---------------------------------------------------------------------------
 
     async def request(self, kind: Kind) -> None:
-        """Send a PING or a GOAWAY, and wait until it is answered.
+        """Send a PING or a GOAWAY, and wait for the answer.
 
-        :raises ConnectionLost: it was not.
+        :raises ConnectionLost: the connection ended before the answer came.
         """
         number = self.next_id()
         reply = self._replies[number] = self.loop.create_future()
         try:
-            self.put(protocol.simple(kind, number))
+            self.put(protocol.write_bare(kind, number))
             await reply
         finally:
             self._replies.pop(number, None)
@@ -154,10 +151,10 @@ def _nothing() -> None: ...
 
 
 async def open_connection(address: str, make: Callable[[], ClientConnection]) -> ClientConnection:
-    """Connect over TCP, and wait until the server has introduced itself.
+    """Connect over TCP to ``host:port``, and wait until the server has introduced itself.
 
-    :raises OSError: it cannot be reached.
-    :raises RioError: it does not speak our protocol.
+    :raises OSError: the server cannot be reached.
+    :raises RioError: the server does not speak this protocol.
     """
     host, port = Address.parse(address)
     _, connection = await asyncio.get_running_loop().create_connection(make, host, port)

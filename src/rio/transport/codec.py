@@ -1,7 +1,7 @@
 """Values to MessagePack and back: msgspec for what has a type, msgpack for what has none.
 
-A record travels as a map. So a field with a default can be added, and a field that is not known
-ignored, while old and new programs talk to each other.
+A record becomes a map. Old and new programs can therefore talk to each other: the writer may add a
+field that has a default, and the reader ignores a field that it does not know.
 """
 
 from __future__ import annotations
@@ -9,82 +9,65 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from datetime import datetime
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Final,
-    cast,
-)
+from typing import Any, Final, cast
 
 import msgspec
 
 from rio import type_hints
 from rio.errors import BadMessage, BadReply, RioError
 
-if TYPE_CHECKING:
-    from typing_extensions import TypeVar
-
-    R_co = TypeVar("R_co", covariant=True, default=Any)
-else:
-    from typing import TypeVar
-
-    R_co = TypeVar("R_co", covariant=True)
-
-T = TypeVar("T")
 NATIVE_TYPES = (bytes, bytearray, memoryview, datetime)
-"""What MessagePack carries as itself, so that it needs no text form."""
+"""Types that MessagePack carries as they are, so that they need no text form."""
 
-
-# --- the codec ------------------------------------------------------------------------------------
 
 ENCODER: Final = msgspec.msgpack.Encoder()
 """The one encoder of typed values.
 
-The compiled core calls it directly, and :func:`encode_error` when it fails.
+The compiled core calls it directly, and :func:`encoding_error` when it fails.
 """
 
 _encode = ENCODER.encode
 
 
 def encode(value: Any, *, failure: type[RioError] = BadReply) -> bytes:
-    """A typed value, or one of plain MessagePack types, as MessagePack.
+    """Encode a typed value, or one of plain MessagePack types.
 
-    :raises BadReply: it holds something that cannot be encoded, which the text names (``failure``
-    for what is not a reply).
+    :raises BadReply: the value holds something that cannot be encoded, which the text names.
+        ``failure`` replaces the class where the value is no reply.
     """
     try:
         return _encode(value)
     except Exception as problem:
-        raise encode_error(problem, value, failure) from problem
+        raise encoding_error(problem, value, failure) from problem
 
 
 def encode_dynamic(value: Any, *, failure: type[RioError] = BadMessage) -> bytes:
-    """A value of no declared type as MessagePack.
+    """Encode a value of no declared type.
 
-    Times must be aware. Records, sets, UUIDs and whatever else ``msgspec`` knows become their plain
+    Times must be aware. Records, sets, UUIDs and whatever else ``msgspec`` knows take their plain
     form.
 
-    :raises BadMessage: it holds something that cannot be encoded (``failure`` for what is not a
-    message).
+    :raises BadMessage: the value holds something that cannot be encoded. ``failure`` replaces the
+        class where the value is no message.
     """
     import msgpack  # here, because only values without a type need it
 
     try:
-        return cast(bytes, msgpack.packb(value, datetime=True, default=_plain))
+        return cast(bytes, msgpack.packb(value, datetime=True, default=_to_plain))
     except Exception as problem:
-        raise encode_error(problem, value, failure) from problem
+        raise encoding_error(problem, value, failure) from problem
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     return msgspec.to_builtins(value, builtin_types=NATIVE_TYPES)
 
 
 @functools.lru_cache(maxsize=2048)
 def decoder_of(wanted: Any) -> Callable[[bytes], Any]:
-    """The function that decodes MessagePack into ``wanted``; for ``Any`` and ``object`` it is
-    :func:`decode_dynamic`.
+    """The function that decodes MessagePack into ``wanted``; ``Any`` and ``object`` stand for plain
+    values.
 
-    What it raises is turned into our errors by :func:`decode_error`.
+    :func:`decoding_error` turns what the function raises into an error of rio.
 
     :raises TypeError: ``msgspec`` cannot decode into this type.
     """
@@ -94,23 +77,23 @@ def decoder_of(wanted: Any) -> Callable[[bytes], Any]:
 
 
 def decode(data: bytes, wanted: Any, *, failure: type[RioError] = BadMessage) -> Any:
-    """``data`` as a value of type ``wanted``.
+    """Decode a value of type ``wanted``.
 
-    :raises BadMessage: the bytes are no MessagePack or do not fit; the text has the path
-    (``failure`` for what is not a message).
+    :raises BadMessage: the bytes are no MessagePack, or do not fit the type; the text has the path.
+        ``failure`` replaces the class where the bytes are no message.
     """
     try:
         return decoder_of(wanted)(data)
     except Exception as problem:
-        raise decode_error(problem, wanted, failure) from problem
+        raise decoding_error(problem, wanted, failure) from problem
 
 
 def decode_dynamic(data: bytes, *, failure: type[RioError] = BadMessage) -> Any:
-    """``data`` as plain values: dict (with keys of any type), list, str, bytes, int, float, bool,
-    None, aware datetime.
+    """Decode plain values: dict (with keys of any type), list, str, bytes, int, float, bool, None,
+    aware datetime.
 
-    :raises BadMessage: the bytes are no MessagePack, or nested too deeply (``failure`` for what is
-    not a message).
+    :raises BadMessage: the bytes are no MessagePack, or nested too deeply. ``failure`` replaces the
+        class where the bytes are no message.
     """
     return decode(data, Any, failure=failure)
 
@@ -121,27 +104,29 @@ def _unpack(data: bytes) -> Any:
     return msgpack.unpackb(data, raw=False, strict_map_key=False, timestamp=3)
 
 
-def encode_error(
+def encoding_error(
     problem: Exception, value: Any = None, failure: type[RioError] = BadReply
 ) -> RioError:
-    """What to raise when a value could not be encoded: a ``failure`` that names its type and what
-    in it is to blame.
+    """The error for a value that could not be encoded: a ``failure`` that names the type of the
+    value and the part that is to blame.
 
     ``None``, which can always be encoded, stands for a value that is not at hand.
     """
     what = "a value" if value is None else f"a value of type {type_hints.full_name(type(value))}"
-    return failure(f"{what} cannot be encoded as MessagePack: {_in_words(problem)}")
+    return failure(f"{what} cannot be encoded as MessagePack: {_describe(problem)}")
 
 
-def decode_error(problem: Exception, wanted: Any, failure: type[RioError] = BadMessage) -> RioError:
-    """What to raise when bytes could not be decoded into ``wanted``: a ``failure`` that names the
+def decoding_error(
+    problem: Exception, wanted: Any, failure: type[RioError] = BadMessage
+) -> RioError:
+    """The error for bytes that could not be decoded into ``wanted``: a ``failure`` that names the
     type and the path of the field.
     """
     what = "a plain value" if wanted is Any or wanted is object else type_hints.full_name(wanted)
-    return failure(f"the payload does not decode into {what}: {_in_words(problem)}")
+    return failure(f"the payload does not decode into {what}: {_describe(problem)}")
 
 
-def _in_words(problem: Exception) -> str:
+def _describe(problem: Exception) -> str:
     import msgpack
 
     if isinstance(problem, (RecursionError, msgpack.exceptions.StackError)):
@@ -157,18 +142,19 @@ def check_serialisable(wanted: Any) -> None:
     """Make sure that values of this type can travel.
 
     :raises TypeError: they cannot; the text names the part that is to blame.
-    :raises NameError: a forward reference in one of its fields names nothing that exists by now.
+    :raises NameError: a forward reference in one of the type's fields names nothing that exists by
+        now.
     """
     if wanted is Any or wanted is object:
         return
     decoder_of(wanted)
-    foreign = _foreign_part(msgspec.inspect.type_info(wanted), set())
+    foreign = _find_foreign_part(msgspec.inspect.type_info(wanted), set())
     if foreign is not None:
         raise TypeError(f"{type_hints.full_name(foreign)} is not a type that MessagePack can carry")
 
 
-def _foreign_part(info: Any, seen: set[int]) -> Any:
-    """The first type inside ``info`` that ``msgspec`` knows no encoding for."""
+def _find_foreign_part(info: Any, seen: set[int]) -> Any:
+    """The first type inside ``info`` that ``msgspec`` cannot encode."""
     if isinstance(info, msgspec.inspect.CustomType):
         return None if info.cls is object else info.cls
     if id(info) in seen:
@@ -184,4 +170,6 @@ def _foreign_part(info: Any, seen: set[int]) -> Any:
         )
     else:
         return None
-    return next((found for part in parts if (found := _foreign_part(part, seen)) is not None), None)
+    return next(
+        (found for part in parts if (found := _find_foreign_part(part, seen)) is not None), None
+    )

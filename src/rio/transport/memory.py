@@ -12,19 +12,13 @@ from typing import Any, TypeAlias, cast
 from rio.transport.client_connection import ClientConnection
 from rio.transport.server_connection import ServerConnection
 
-
-def _lose(data: bytes) -> None: ...
-
-
-Half: TypeAlias = ServerConnection | ClientConnection
+End: TypeAlias = ServerConnection | ClientConnection
 
 
 class MemoryTransport:
-    """One end of a connection inside a process: what is written here arrives at the other end's
-    protocol at once.
-    """
+    """The transport of one end: what this end writes reaches the other end at once."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, own: Half, other: Half) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, own: End, other: End) -> None:
         self._loop = loop
         self._own = own
         self._closed = False
@@ -32,8 +26,8 @@ class MemoryTransport:
         self.peer: MemoryTransport | None = None
 
     @classmethod
-    def join(cls, loop: asyncio.AbstractEventLoop, one: Half, other: Half) -> None:
-        """Connect two protocols."""
+    def join(cls, loop: asyncio.AbstractEventLoop, one: End, other: End) -> None:
+        """Connect two ends."""
         first, second = cls(loop, one, other), cls(loop, other, one)
         first.peer, second.peer = second, first
         one.connection_made(cast(asyncio.BaseTransport, first))  # a transport by its methods
@@ -61,3 +55,7 @@ class MemoryTransport:
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return "memory" if name == "peername" else default
+
+
+def _lose(data: bytes) -> None:
+    """What writes to an end that is closed."""

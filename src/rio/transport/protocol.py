@@ -1,6 +1,6 @@
-"""The frames of ``docs/protocol.md`` that come less often than requests and replies.
+"""The frames that do not come with each message: how their bodies are written and read.
 
-The compiled core writes those two.
+``docs/protocol.md`` describes all frames. The compiled core writes and reads the others.
 """
 
 from __future__ import annotations
@@ -22,39 +22,43 @@ from rio.errors import (
 )
 
 VERSION = 1
+"""The version of the protocol that this side speaks."""
 HANDSHAKE_TIMEOUT = 5.0
-"""Seconds a peer may take to introduce itself."""
+"""Seconds that a peer has to introduce itself."""
 MAX_TEXT = 16 * 1024
 """Characters of an exception's text, and of its traceback, that are sent."""
-
 
 encode = msgspec.msgpack.Encoder().encode
 
 
+# --- HELLO ----------------------------------------------------------------------------------------
+
+
 class Hello(msgspec.Struct, omit_defaults=True):
-    """How the two sides introduce themselves; unknown keys are ignored, so that later versions can
-    say more.
+    """How a side introduces itself. Readers ignore unknown keys, so that later versions can say
+    more.
     """
 
     version: int
     role: str
     """``"client"`` or ``"node"``."""
     generation: int = 0
-    """Of a node: its member number."""
+    """The member number of a node."""
     address: str = ""
-    """Of a node: where it can be reached."""
+    """``host:port`` under which the others reach a node."""
 
 
-def hello(hello: Hello) -> bytes:
+def write_hello(hello: Hello) -> bytes:
     return encode((Kind.HELLO, 0, hello))
 
 
 def read_hello(body: bytes) -> Hello:
-    """:raises ProtocolError: the frame is no HELLO.
+    """The introduction in a HELLO.
 
-    :raises ProtocolVersionMismatch: of another version.
+    :raises ProtocolError: the frame is no HELLO.
+    :raises ProtocolVersionMismatch: the peer speaks another version.
     """
-    kind, hello = read(body, tuple[int, int, Hello])[::2]
+    kind, _, hello = read(body, tuple[int, int, Hello])
     if kind != Kind.HELLO:
         raise ProtocolError(f"the first frame must be a HELLO, not one of kind {kind}")
     if hello.version != VERSION:
@@ -66,31 +70,24 @@ def read_hello(body: bytes) -> Hello:
     return hello
 
 
-def error(id: int, error: BaseException) -> bytes:
-    """An error as the answer to request ``id``, or about the whole connection where that is 0."""
+# --- ERROR ----------------------------------------------------------------------------------------
+
+
+def write_error(id: int, error: BaseException) -> bytes:
+    """The ERROR that answers request ``id``; with 0 it is about the whole connection."""
     if not isinstance(error, RioError) or not error.code:
         error = HandlerFailed(text_of(error), [type(error).__name__, ""])
     try:
         return encode((Kind.ERROR, id, error.code, error.message, error.detail))
     except Exception as cause:  # an application's error class may do anything
-        code, detail = (
-            (HandlerFailed.code, [type(error).__name__, ""])
-            if error.code == APPLICATION_ERROR
-            else (error.code, None)
-        )
-        return encode(
-            (
-                Kind.ERROR,
-                id,
-                code,
-                f"{text_of(error)}, which cannot be sent whole: {text_of(cause)}",
-                detail,
-            )
-        )
+        text = f"{text_of(error)}, which cannot be sent whole: {text_of(cause)}"
+        if error.code == APPLICATION_ERROR:
+            return encode((Kind.ERROR, id, HandlerFailed.code, text, [type(error).__name__, ""]))
+        return encode((Kind.ERROR, id, error.code, text, None))
 
 
 def without_payload(error: BaseException, size: int) -> RioError:
-    """What to answer instead of an error that takes ``size`` bytes, more than a frame may have.
+    """The answer instead of an error that takes ``size`` bytes, more than a frame may have.
 
     It promises the same: an error of a call that did not run stays one.
     """
@@ -101,77 +98,19 @@ def without_payload(error: BaseException, size: int) -> RioError:
 
 
 def read_error(body: bytes) -> tuple[str, str, Any]:
-    """``(code, text, detail)`` of an ERROR. :raises ProtocolError: it is none."""
-    _, _, code, text, detail = read(body, tuple[int, int, str, str, Any])
-    return code, text, detail
+    """``(code, text, detail)`` of an ERROR.
 
-
-def simple(kind: Kind, id: int) -> bytes:
-    return encode((kind, id))
-
-
-def end(number: int, error: RioError) -> bytes:
-    """The server ends a subscription."""
-    return encode((Kind.END, number, error.code, error.message, error.detail))
-
-
-def read_end(body: bytes) -> tuple[str, str, Any]:
-    _, _, code, text, detail = read(body, tuple[int, int, str, str, Any])
-    return code, text, detail
-
-
-def event_tail(type_name: str, payload: bytes) -> bytes:
-    """The part of an EVENT that is the same for all subscribers."""
-    return encode(type_name) + payload
-
-
-def read_event(body: bytes) -> tuple[int, str, bytes]:
-    """``(sequence, type name, payload)``."""
-    _, _, sequence, type_name, payload = read(body, tuple[int, int, int, str, msgspec.Raw])
-    return sequence, type_name, bytes(payload)
-
-
-def goaway(text: str, last_request: int | None = None) -> bytes:
-    return encode((Kind.GOAWAY, 0, text, last_request))
-
-
-def read_goaway(body: bytes) -> tuple[str, int | None]:
-    """``(text, last request)``."""
-    _, _, text, last_request = read(body, tuple[int, int, str, int | None])
-    return text, last_request
-
-
-def gossip(payload: bytes) -> bytes:
-    """A GOSSIP: ``[10, 0, payload]``, the payload being one of :mod:`rio.cluster.gossip.messages`
-    in MessagePack.
+    :raises ProtocolError: the frame is no ERROR.
     """
-    return encode((Kind.GOSSIP, 0, msgspec.Raw(payload)))
-
-
-def read_gossip(body: bytes) -> bytes:
-    """The payload, not yet decoded."""
-    _, _, payload = read(body, tuple[int, int, msgspec.Raw])
-    return bytes(payload)
-
-
-def read(body: bytes, shape: Any) -> Any:
-    try:
-        return _decoder(shape).decode(body)
-    except (msgspec.MsgspecError, RecursionError) as cause:
-        raise ProtocolError(f"a frame does not decode: {cause}") from cause
-
-
-_DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
-
-
-def _decoder(shape: Any) -> msgspec.msgpack.Decoder[Any]:
-    if shape not in _DECODERS:
-        _DECODERS[shape] = msgspec.msgpack.Decoder(shape)
-    return _DECODERS[shape]
+    _, _, code, text, detail = read(body, tuple[int, int, str, str, Any])
+    return code, text, detail
 
 
 def text_of(error: BaseException) -> str:
-    """An exception's class and text, cut to what an error may hold, whatever the exception does."""
+    """An exception's class and text, as text that fits into an error.
+
+    An exception's ``__str__`` may fail: this function does not.
+    """
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception:
@@ -185,7 +124,86 @@ def traceback_of(error: BaseException) -> str:
 
 
 def _sendable(text: str) -> str:
-    """Text without the halves of characters that file names and the like may hold, and that have no
-    encoding.
-    """
+    """Text without lone surrogates, which file names can hold and UTF-8 cannot."""
     return text.encode(errors="backslashreplace").decode()
+
+
+# --- subscriptions --------------------------------------------------------------------------------
+
+
+def write_event_tail(type_name: str, payload: bytes) -> bytes:
+    """The part of an EVENT that is the same for all subscribers; the core writes the rest."""
+    return encode(type_name) + payload
+
+
+def read_event(body: bytes) -> tuple[int, str, bytes]:
+    """``(sequence, type name, payload)`` of an EVENT.
+
+    :raises ProtocolError: the frame is no EVENT.
+    """
+    _, _, sequence, type_name, payload = read(body, tuple[int, int, int, str, msgspec.Raw])
+    return sequence, type_name, bytes(payload)
+
+
+def write_end(number: int, error: RioError) -> bytes:
+    """The END with which a server ends a subscription, and says why."""
+    return encode((Kind.END, number, error.code, error.message, error.detail))
+
+
+# --- the rest -------------------------------------------------------------------------------------
+
+
+def write_bare(kind: Kind, id: int) -> bytes:
+    """A frame that holds its kind and an id and nothing else."""
+    return encode((kind, id))
+
+
+def write_goaway(text: str, last_request: int | None = None) -> bytes:
+    """A server's GOAWAY; once the server has stopped, with the last request that it has read."""
+    return encode((Kind.GOAWAY, 0, text, last_request))
+
+
+def read_goaway(body: bytes) -> tuple[str, int | None]:
+    """``(text, last request)`` of a server's GOAWAY.
+
+    :raises ProtocolError: the frame is no GOAWAY of a server.
+    """
+    _, _, text, last_request = read(body, tuple[int, int, str, int | None])
+    return text, last_request
+
+
+def write_gossip(payload: bytes) -> bytes:
+    """A GOSSIP. The payload is MessagePack already: see :mod:`rio.cluster.gossip.messages`."""
+    return encode((Kind.GOSSIP, 0, msgspec.Raw(payload)))
+
+
+def read_gossip(body: bytes) -> bytes:
+    """The payload of a GOSSIP, not yet decoded.
+
+    :raises ProtocolError: the frame is no GOSSIP.
+    """
+    _, _, payload = read(body, tuple[int, int, msgspec.Raw])
+    return bytes(payload)
+
+
+# --- how frames are decoded -----------------------------------------------------------------------
+
+
+def read(body: bytes, shape: Any) -> Any:
+    """The fields of a frame, as a value of type ``shape``.
+
+    :raises ProtocolError: the frame does not have this shape.
+    """
+    try:
+        return _decoder(shape).decode(body)
+    except (msgspec.MsgspecError, RecursionError) as cause:
+        raise ProtocolError(f"a frame does not decode: {cause}") from cause
+
+
+_DECODERS: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+
+
+def _decoder(shape: Any) -> msgspec.msgpack.Decoder[Any]:
+    if shape not in _DECODERS:
+        _DECODERS[shape] = msgspec.msgpack.Decoder(shape)
+    return _DECODERS[shape]

@@ -1,4 +1,4 @@
-"""The server's side of a socket: handshake, back-pressure, broken connections."""
+"""The server's end of a socket: handshake, back-pressure, broken connections."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 logger = logging.getLogger("rio.transport")
 
 STALL_TIMEOUT = 10.0
-"""Seconds a peer may leave what it was sent unread before it is cut off."""
+"""Seconds after which a peer that does not read is cut off."""
 HIGH_WATER = 1024 * 1024
-"""Unsent bytes at which a connection is no longer read."""
+"""Unsent bytes from which on the server reads no more from a connection."""
 MAX_UNSENT = 16 * 1024 * 1024
-"""Unsent bytes at which a peer is cut off."""
+"""Unsent bytes from which on a peer is cut off."""
 
 
 class ServerOwner(Protocol):
-    """What a connection asks of its node."""
+    """What a server's connection asks of its node."""
 
     hello: Hello
 
@@ -34,7 +34,7 @@ class ServerOwner(Protocol):
 
 
 class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
-    """The server's side of one connection."""
+    """The server's end of one connection, on an asyncio transport."""
 
     def __init__(self, dispatcher: Dispatcher, owner: ServerOwner, frame_limit: int) -> None:
         super().__init__(dispatcher, frame_limit)
@@ -42,7 +42,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._is_dismissed = False
         self.peer: Hello | None = None
-        """Who is at the other end, once it has said so."""
+        """How the other end has introduced itself; ``None`` until then."""
 
     # --- what the transport tells -----------------------------------------------------------------
 
@@ -60,7 +60,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self._owner.disconnected(self)
 
     def eof_received(self) -> bool:
-        """The peer is gone; one that only stopped sending cannot be told from it.
+        """The peer is gone, or will send no more, which looks the same from here.
 
         Stop its work, send what is written, and close.
         """
@@ -69,8 +69,8 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         return False
 
     def pause_writing(self) -> None:
-        """The peer does not read its answers: take no more requests from it, and do not wait for
-        ever.
+        """The peer does not read its answers: take no more requests from it, and cut it off if it
+        goes on like that.
         """
         self.watched = True
         if not self.transport.is_closing():
@@ -83,19 +83,19 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             self.watched = False
             self.transport.resume_reading()
 
-    # --- what the core leaves to us ---------------------------------------------------------------
+    # --- what the core leaves to its owner --------------------------------------------------------
 
-    def control(self, kind: int, id: int, body: bytes) -> None:
+    def frame_received(self, kind: int, id: int, body: bytes) -> None:
         if self._is_dismissed:
             return
         if not self.accepted:
             self._greet(body)
         elif kind == Kind.PING:
-            self.put(protocol.simple(Kind.PONG, id))
+            self.put(protocol.write_bare(Kind.PONG, id))
         elif kind == Kind.END:
             self._owner.unsubscribe(self, id)
         elif kind == Kind.GOAWAY:
-            self.put(protocol.simple(Kind.GOAWAY, id))
+            self.put(protocol.write_bare(Kind.GOAWAY, id))
             self._owner.leave_requested()
         elif kind == Kind.GOSSIP and self.peer is not None and self.peer.role == "node":
             self._owner.gossip(self.peer.generation, protocol.read_gossip(body))
@@ -106,18 +106,18 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self.peer = protocol.read_hello(body)
         self._clear_timer()
         self.accepted = True
-        self.put(protocol.hello(self._owner.hello))
+        self.put(protocol.write_hello(self._owner.hello))
 
     def answer_error(self, id: int, error: BaseException) -> None:
         if self.transport is None:
             return
-        body = protocol.error(id, error)
+        body = protocol.write_error(id, error)
         if len(body) > self.reader.limit:
-            body = protocol.error(id, protocol.without_payload(error, len(body)))
+            body = protocol.write_error(id, protocol.without_payload(error, len(body)))
         self.put(body)
 
-    def broken(self, error: RioError) -> None:
-        """The bytes are no frames of ours: say so, and close."""
+    def break_off(self, error: RioError) -> None:
+        """The peer does not speak the protocol: tell it so, and close."""
         logger.warning("closing the connection from %s: %s", self._peer_name(), error)
         self.answer_error(0, error)
         self.close()
@@ -127,37 +127,35 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
     @property
     def unsent(self) -> int:
         """Bytes that wait to be sent."""
-        waiting = len(self.writer)
-        return (
-            waiting
-            if self.transport is None
-            else waiting + int(self.transport.get_write_buffer_size())
-        )
+        unsent = len(self.writer)
+        if self.transport is not None:
+            unsent += int(self.transport.get_write_buffer_size())
+        return unsent
 
-    def flushed(self) -> None:
+    def data_flushed(self) -> None:
         if self.unsent > MAX_UNSENT:
             self.cut_off("the peer does not read what it is sent")
 
     def dismiss(self, text: str) -> None:
-        """Take no more requests and tell the client which was the last, so that it sends the others
-        elsewhere. It is to close.
+        """Take no more requests, and tell the client which one was the last, so that it sends the
+        others elsewhere and closes.
         """
         if self.accepted:
             self.accepted = False
             self._is_dismissed = True
-            self.put(protocol.goaway(text, self.last_request))
+            self.put(protocol.write_goaway(text, self.last_request))
             self.flush()
         else:
             self.close()
 
     def cut_off(self, reason: str) -> None:
-        """Close at once, whatever is not sent yet."""
+        """Close at once, and lose what is not sent yet."""
         logger.warning("cutting off the connection from %s: %s", self._peer_name(), reason)
         if self.transport is not None:
             self.transport.abort()
 
     def close(self) -> None:
-        """Send what is written, then close; at once if the peer does not read it."""
+        """Send what is written, then close; cut the peer off if it does not read."""
         self.watched = False
         self.flush()
         if self.transport is not None:
