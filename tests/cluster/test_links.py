@@ -15,7 +15,10 @@ async def test_a_node_that_greets_and_leaves_at_once_costs_its_message_and_nothi
     gone = asyncio.Event()
 
     def greet_and_leave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        frames = (protocol.hello(Hello(VERSION, "node", 1, "here")), protocol.goaway("stopped", 0))
+        frames = (
+            protocol.write_hello(Hello(VERSION, "node", 1, "here")),
+            protocol.write_goaway("stopped", 0),
+        )
         writer.write(b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames))
         writer.close()
         gone.set()
