@@ -181,8 +181,7 @@ class Node:
 
     def activate(self, turn: Any) -> None:
         mailbox = self.core.Mailbox(turn.table, turn.id)
-        turn.wait_for(mailbox)
-        mailbox.begin(self.dispatcher)
+        mailbox.begin(self.dispatcher, turn)
         self.opening.append(mailbox)
         if not self.slow:
             self.activated()

@@ -169,9 +169,11 @@ class Mailbox:
     def waiting(self) -> int:
         return len(self.queue)
 
-    def begin(self, dispatcher: Dispatcher) -> None:
+    def begin(self, dispatcher: Dispatcher, first: Turn | None = None) -> None:
         self.open = False
         self.turn = LIFECYCLE
+        if first is not None:
+            first.wait_for(self)
 
     def opened(self, dispatcher: Dispatcher) -> None:
         self.turn = None

@@ -1,4 +1,4 @@
-"""A task of a storage may be cancelled by others at any time: its callers are answered all the same."""
+"""Others may cancel a task of a storage at any time: its callers are answered all the same."""
 
 from __future__ import annotations
 

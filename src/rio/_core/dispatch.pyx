@@ -55,6 +55,9 @@ cdef extern from "Python.h":
     PyObject* plain_turn "rio_plain_turn"
 
 
+WAITING_LIMIT = limits.WAITING_LIMIT
+IN_FLIGHT_LIMIT = limits.IN_FLIGHT_LIMIT
+
 cdef object UNDER_WAY = object()    # instead of the result of a handler that waits for something
 
 cdef object current_turn = contextvars.ContextVar("rio_current_turn", default=None)
@@ -146,11 +149,12 @@ cdef class Mailbox:
         """How many turns wait."""
         return 0 if self._waiting is None else len(self._waiting)
 
-    def begin(self, Dispatcher dispatcher not None, context=None):
+    def begin(self, Dispatcher dispatcher not None, Turn first=None):
         """Take the turn for the lifecycle hooks, in the context of the caller; it ends with
         :meth:`opened` or :meth:`remove`.
 
-        ``context``: that of the request because of which the hooks run; its callers wait for them.
+        ``first``: the turn that asks for the object, if the hooks are to bring it to life. It waits
+        here, and whoever waits for it waits for the hooks as well.
         """
         cdef Turn turn = Turn.__new__(Turn)
         dispatcher._last_turn += 1
@@ -159,9 +163,11 @@ cdef class Mailbox:
         turn.mailbox = self
         turn.table = self.table
         turn.id = self.id
-        turn.context = context
         self.open = False
         self.turn = turn
+        if first is not None:
+            turn.context = first.context
+            first.wait_for(self)
         PyContextVar_Set(current_turn, turn)
 
     def opened(self, Dispatcher dispatcher not None):

@@ -122,8 +122,7 @@ class Catalog:
             turn.fail(Unavailable(f"{self.address} does not hold its lease at present"))
         else:
             activation = Activation(turn.table, turn.id, self._registry[turn.type_name], self)
-            turn.wait_for(activation)
-            self._begin(activation, activation.activate, activation.give_up, turn.context)
+            self._begin(activation, activation.activate, activation.give_up, turn)
 
     def turn_ended(self, mailbox: Mailbox) -> None:
         """No turn of an object runs and none may start: the object leaves."""
@@ -135,17 +134,17 @@ class Catalog:
         activation: Activation,
         steps: Callable[[], Coroutine[Any, Any, None]],
         settle: Callable[[], None],
-        caller: bytes | None = None,
+        first: Turn | None = None,
     ) -> None:
         """Take the steps of a lifecycle in a task.
 
         ``settle``: decides what becomes of the object, unless the steps did. The task's callback
         calls it, and not the task's own code: a task that is cancelled before its first step runs
-        none of that, and the object would stay between two states for ever. ``caller``: the context
-        of the request that asks for the object.
+        none of that, and the object would stay between two states for ever. ``first``: the turn
+        that asks for the object, and waits for it.
         """
         context = contextvars.copy_context()
-        context.run(activation.begin, self.dispatcher, caller)
+        context.run(activation.begin, self.dispatcher, first)
         name = f"{steps.__name__} {activation.table.type_name}/{activation.id}"
         task = self.dispatcher.loop.create_task(steps(), name=name, context=context)
         self._lifecycles[task] = activation.turn, settle

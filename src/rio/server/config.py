@@ -6,6 +6,7 @@ import math
 
 import msgspec
 
+from rio._core.dispatch import IN_FLIGHT_LIMIT, WAITING_LIMIT
 from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT
 from rio.errors import ConfigurationError
 
@@ -41,13 +42,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     between many servers takes up to 64 KiB.
     """
 
-    waiting_limit: int = 1024
+    waiting_limit: int = WAITING_LIMIT
     """Calls that may wait for one object; at least 1.
 
     Further calls are refused with :class:`rio.errors.Overloaded`, and clients try again later.
     """
 
-    in_flight_limit: int = 8192
+    in_flight_limit: int = IN_FLIGHT_LIMIT
     """Calls that may wait or run on this server; at least 1.
 
     Further calls are refused with :class:`rio.errors.Overloaded`, and clients try again later.
