@@ -409,11 +409,10 @@ async def test_the_objects_of_a_server_that_died_move_when_it_is_declared_dead(
 async def test_a_call_to_an_overloaded_node_is_made_again_until_it_is_taken(
     cluster: Cluster, probe: Probe
 ) -> None:
-    server = await cluster.server(Counter)
+    server = await cluster.server(Counter, config=rio.ServerConfig(in_flight_limit=1))
     client = await cluster.client()
     first = asyncio.ensure_future(client.send(Counter, "a", Count("go")))
     await probe.noted("a counts")
-    server._catalog.dispatcher.in_flight_limit = 1
     second = asyncio.ensure_future(client.send(Counter, "b", Count()))
     await until(lambda: server.statistics().failures >= 2)
     probe.gate("go").set()

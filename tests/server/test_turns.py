@@ -211,8 +211,7 @@ async def test_a_caller_that_gives_up_while_waiting_takes_its_message_out_of_the
 async def test_more_than_the_limit_of_waiting_calls_is_overloaded_and_the_rest_is_served(
     cluster: Cluster, probe: Probe
 ) -> None:
-    server = await cluster.server(Worker)
-    server._catalog.dispatcher.waiting_limit = 2
+    server = await cluster.server(Worker, config=rio.ServerConfig(waiting_limit=2))
     client = await cluster.client()
     first = asyncio.ensure_future(client.send(Worker, "a", Step(0, gate="go")))
     await probe.noted("a 0")

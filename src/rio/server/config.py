@@ -24,8 +24,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     timeout: float = 30.0
-    """Seconds that a call may take which an object of this server or ``server.client`` makes. A
-    call that names a ``timeout=`` of its own takes that. More than 0.
+    """Seconds for a call that an object of this server or ``server.client`` makes; more than 0.
+
+    A call that names its own ``timeout=`` takes that.
     """
 
     drain_timeout: float = 20.0
@@ -37,9 +38,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     frame_limit: int = DEFAULT_FRAME_LIMIT
     """Bytes of one message, reply or event with its names, at most; from 1 KiB to 64 MiB.
 
-    Larger ones are refused with :class:`rio.errors.FrameTooLarge`. Clients need the same
-    ``frame_limit`` to send or receive what is larger than their default, which is 4 MiB too. Gossip
-    between many servers takes up to 64 KiB.
+    Larger messages and events are refused with :class:`rio.errors.FrameTooLarge`; a larger reply
+    arrives as :class:`rio.errors.ReplyTooLarge`. Clients have a ``frame_limit`` of their own, which
+    is 4 MiB too. Gossip between many servers takes up to 64 KiB.
     """
 
     waiting_limit: int = WAITING_LIMIT

@@ -47,8 +47,10 @@ TICK_INTERVAL = 0.1
 
 
 class Server:
-    """Hosts the objects of a registry: ``async with rio.Server(registry,
-    storage="sqlite:///app.db") as server: await server.run()``.
+    """One node: it hosts the objects of a registry and belongs to a cluster. ::
+
+        async with rio.Server(registry, storage="sqlite:///app.db") as server:
+            await server.run()
 
     ``storage``: a URL or a :class:`rio.Storage`, for membership, placement and state. Each of
     ``membership``, ``placement`` and ``state`` may have a URL or a back end of its own. The server
@@ -66,6 +68,7 @@ class Server:
     retries.
 
     :raises ConfigurationError: an argument cannot be used; the text says which and why.
+    :raises BadRegistration: a type or a message of the registry has a reserved name.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class Server:
     ) -> None:
         if not isinstance(registry, Registry):
             raise ConfigurationError(f"a server takes a rio.Registry, got {registry!r}")
-        config = config or ServerConfig()
+        config = _require_config(config)
         self._bind_address = Address.parse(address)
         self._advertise = None if advertise is None else Address.parse(advertise)
         self._http_address = None if http is None else Address.parse(http)
@@ -150,13 +153,14 @@ class Server:
 
     @property
     def http_address(self) -> str:
-        """``host:port`` at which it answers HTTP; empty before it is bound, and without it."""
+        """``host:port`` of the HTTP pages; empty before :meth:`bind`, or without ``http=``."""
         return self._bound_http
 
     @property
     def generation(self) -> int:
-        """The number of this member, which the storage gives once and never again; 0 before it has
-        joined.
+        """The number of this member; 0 before :meth:`bind`.
+
+        The storage gives each number once: a server that starts again is another member.
         """
         return self._cluster.generation
 
@@ -172,8 +176,9 @@ class Server:
 
     @property
     def client(self) -> Client:
-        """A client of the whole cluster that reaches this node's own objects without a socket. It
-        lives as long as the server; do not close it.
+        """A client of the whole cluster, which lives as long as the server: do not close it.
+
+        It reaches the objects of this node without a socket.
 
         :raises RuntimeError: the server is not bound yet.
         """
@@ -218,8 +223,9 @@ class Server:
             logger.warning("%s; the settings of the cluster accept it", why_not)
 
     async def bind(self) -> None:
-        """Listen, join the cluster, and take requests from now on. Requests that come before the
-        node has joined are told to come again.
+        """Listen, join the cluster, and take requests from now on.
+
+        Requests that arrive before the node has joined are told to come again.
 
         :raises BindFailed: the address is taken or is not one of this machine.
         :raises StorageError: the membership cannot be written.
@@ -287,12 +293,12 @@ class Server:
     # --- running ----------------------------------------------------------------------------------
 
     async def run(self, *, handle_signals: bool = True) -> None:
-        """Serve until :meth:`stop` is called or, with ``handle_signals``, SIGTERM or SIGINT
-        arrives; then drain, and return.
+        """Serve until :meth:`stop` is called or a signal arrives; then drain, and return.
 
-        A second signal ends the process at once.
+        ``handle_signals``: SIGTERM and SIGINT stop the server; a second signal ends the process at
+        once. Where the event loop cannot handle signals, the program has to.
 
-        :raises NodeEvicted: the cluster has declared this node dead; it has stopped.
+        :raises NodeEvicted: the cluster has declared this node dead, and the node has stopped.
         """
         signals = stop_signals(self.request_stop, self._address)
         with signals if handle_signals else nullcontext():
@@ -302,10 +308,7 @@ class Server:
             raise self._evicted
 
     def request_stop(self) -> None:
-        """Have :meth:`run` drain and return.
-
-        Safe to call from a signal handler of the event loop.
-        """
+        """Have :meth:`run` drain and return. A signal handler of the event loop may call this."""
         self._asked_to_stop.set()
 
     def _hold_lease(self) -> None:
@@ -343,12 +346,12 @@ class Server:
         await self.stop()
 
     async def stop(self, *, drain: bool = True) -> None:
-        """Drain: let objects finish, shut down and go to other nodes; then leave the cluster and
-        close. Idempotent.
+        """Drain, leave the cluster, and close. Idempotent.
 
-        Objects that are still busy after ``ServerConfig.drain_timeout`` are dropped.
-        ``drain=False`` drops all at once, also while the node drains already: it cancels their
-        handlers, runs no shutdown hook and saves nothing.
+        To drain, each object finishes what waits for it, runs its shutdown hooks, and is released
+        for other nodes. Objects that are still busy after ``ServerConfig.drain_timeout`` seconds
+        are dropped: their handlers are cancelled, no shutdown hook runs, and nothing is saved.
+        ``drain=False`` drops all objects at once, also while the node drains already.
         """
         if self._stopped:
             if not drain and self._patience is not None:
@@ -438,6 +441,17 @@ class Server:
                 source=self,
                 stacklevel=2,
             )
+
+
+def _require_config(config: ServerConfig | None) -> ServerConfig:
+    if config is None:
+        return ServerConfig()
+    if not isinstance(config, ServerConfig):
+        raise ConfigurationError(
+            f"config= takes a rio.ServerConfig, got {config!r}; "
+            "what all servers of a cluster share is given as cluster="
+        )
+    return config
 
 
 async def _run_to_its_end(steps: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

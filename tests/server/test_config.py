@@ -1,0 +1,72 @@
+"""What a server is made with: its settings are checked at once, and every mistake is named."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+import rio
+from rio.errors import ConfigurationError
+from tests.server.harness import Cluster
+
+
+class Tell(rio.Message[str]):
+    pass
+
+
+class Teller(rio.ServiceObject):
+    @rio.handler
+    def tell(self, message: Tell) -> str:
+        return str(self.address)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"timeout": 0.0}, "timeout must be a finite number of seconds above 0, got 0.0"),
+        ({"timeout": math.inf}, "timeout must be .* got inf"),
+        ({"timeout": math.nan}, "timeout must be .* got nan"),
+        ({"drain_timeout": -1.0}, "drain_timeout must be a finite number of seconds, 0 or more"),
+        ({"frame_limit": 1023}, "frame_limit must be from 1024 to 67108864 bytes, got 1023"),
+        ({"frame_limit": 2**26 + 1}, "frame_limit must be from 1024 to 67108864 bytes"),
+        ({"waiting_limit": 0}, "waiting_limit must be at least 1, got 0"),
+        ({"in_flight_limit": 0}, "in_flight_limit must be at least 1, got 0"),
+    ],
+)
+def test_a_setting_out_of_its_range_is_refused(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        rio.ServerConfig(**settings)
+
+
+def test_the_least_values_are_taken() -> None:
+    rio.ServerConfig(
+        timeout=0.001, drain_timeout=0.0, frame_limit=1024, waiting_limit=1, in_flight_limit=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"cluster": "quick"}, "there is no preset 'quick'"),
+        ({"cluster": 5}, "cluster= takes the name of a preset, a rio.ClusterConfig or a rio.Clus"),
+        ({"config": rio.ClusterConfig()}, "config= takes a rio.ServerConfig, got ClusterConfig"),
+        ({"config": {"timeout": 1.0}}, "config= takes a rio.ServerConfig, got {'timeout': 1.0}"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind_is_refused(arguments: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigurationError, match=text):
+        rio.Server(rio.Registry(Teller), storage="memory://", **arguments)
+
+
+async def test_a_server_takes_the_provider_of_its_cluster(cluster: Cluster) -> None:
+    provider = rio.LocalClusterProvider(cluster.storage.membership)
+    server = await cluster.server(Teller, cluster=provider)
+    assert (server.generation, server.members) == (provider.generation, provider.snapshot)
+    assert await server.client.send(Teller, "a", Tell()) == server.address
+
+
+async def test_calls_of_the_server_take_the_timeout_of_its_settings(cluster: Cluster) -> None:
+    server = await cluster.server(Teller, config=rio.ServerConfig(timeout=7.0))
+    assert server.client.timeout == 7.0
