@@ -186,7 +186,7 @@ class Node:
         if not self.slow:
             self.activated()
 
-    def turn_ended(self, mailbox: Any) -> None:
+    def deactivate(self, mailbox: Any) -> None:
         self.log.append((mailbox.id, "removed", 0))
         for turn in mailbox.remove():
             standing = turn.table.mailboxes.get(turn.id)
@@ -195,12 +195,12 @@ class Node:
             else:
                 turn.wait_for(standing)
 
-    def handler_failed(self, turn: Any, error: BaseException) -> None:
+    def answer_failure(self, turn: Any, error: BaseException) -> None:
         self.failed.append(error)
         turn.mailbox.closing = True
         turn.fail(error if isinstance(error, RioError) else HandlerFailed(type(error).__name__))
 
-    def cycle(self, turn: Any, mailbox: Any) -> RioError | None:
+    def find_cycle(self, turn: Any, mailbox: Any) -> RioError | None:
         return Unavailable("it would wait for itself") if turn.context == b"cycle" else None
 
     def undecodable(self, turn: Any, error: Exception) -> RioError:

@@ -253,14 +253,14 @@ class Turn:
             elif isinstance(error, asyncio.CancelledError):
                 self._was_cancelled()
             else:
-                dispatcher.runtime.handler_failed(self, error)
+                dispatcher.runtime.answer_failure(self, error)
         finally:
             self.end()
             self.mailbox.turn = None
         if waited:
             dispatcher.pump(self.mailbox)
         elif self.mailbox.closing:
-            dispatcher.runtime.turn_ended(self.mailbox)
+            dispatcher.runtime.deactivate(self.mailbox)
 
     def _was_cancelled(self) -> None:
         dispatcher = self.connection.dispatcher
@@ -271,7 +271,7 @@ class Turn:
         elif not dispatcher.admits:
             self.fail(OutcomeUnknown("the lease was lost"))
         else:
-            dispatcher.runtime.handler_failed(self, asyncio.CancelledError())
+            dispatcher.runtime.answer_failure(self, asyncio.CancelledError())
 
 
 class Steps:
@@ -486,7 +486,7 @@ class Dispatcher:
         elif (
             turn.context is not None
             and mailbox.turn is not None
-            and (error := self.runtime.cycle(turn, mailbox))
+            and (error := self.runtime.find_cycle(turn, mailbox))
         ):
             turn.fail(error)
         elif len(mailbox.queue) >= self.waiting_limit:
@@ -502,7 +502,7 @@ class Dispatcher:
                 return
             self._start(mailbox.queue.popleft())
         if mailbox.closing and mailbox.turn is None and mailbox.open:
-            self.runtime.turn_ended(mailbox)
+            self.runtime.deactivate(mailbox)
 
     def _start(self, turn: Turn) -> None:
         method, mailbox = turn.method, turn.mailbox

@@ -331,7 +331,7 @@ cdef class Turn:
                 f"the node lost its lease while {name} handled {self.method.name}"
             ))
         else:
-            self.dispatcher.runtime.handler_failed(self, error)
+            self.dispatcher.runtime.answer_failure(self, error)
         return 0
 
     cdef int _give_up(self) except -1:
@@ -550,8 +550,8 @@ cdef class Dispatcher:
     """The dispatch table of one node, and the rules by which turns are taken.
 
     ``runtime`` is asked in every slow case: ``activate(turn)``, ``undecodable(turn, error)``,
-    ``handler_failed(turn, error)``, ``encode_reply(turn, value)``, ``unencodable(value, error)``,
-    ``cycle(turn, mailbox)``, ``turn_ended(mailbox)``, ``unknown_type(name)``,
+    ``answer_failure(turn, error)``, ``encode_reply(turn, value)``, ``unencodable(value, error)``,
+    ``find_cycle(turn, mailbox)``, ``deactivate(mailbox)``, ``unknown_type(name)``,
     ``unknown_message(table, name)``. ``clock`` replaces the system's, in seconds.
     """
 
@@ -747,7 +747,7 @@ cdef class Dispatcher:
         if mailbox._is_free():
             return self._start(turn)
         if turn.context is not None and mailbox.turn is not None:
-            error = self.runtime.cycle(turn, mailbox)
+            error = self.runtime.find_cycle(turn, mailbox)
             if error is not None:
                 return refuse(turn, error)
         if mailbox._waiting is not None and len(mailbox._waiting) >= self.waiting_limit:
@@ -828,12 +828,12 @@ cdef class Dispatcher:
             elif isinstance(error, CancelledError):
                 turn._was_cancelled(error)
             else:
-                self.runtime.handler_failed(turn, error)
+                self.runtime.answer_failure(turn, error)
         finally:
             turn._end()
             mailbox.turn = None
             if mailbox.closing and mailbox.open:
-                self.runtime.turn_ended(mailbox)
+                self.runtime.deactivate(mailbox)
         return 0
 
     cdef int _answer(self, Turn turn, result) except -1:
@@ -869,7 +869,7 @@ cdef class Dispatcher:
                 if mailbox in self._paused:
                     return 0
         if mailbox.closing and mailbox.turn is None and mailbox.open:
-            self.runtime.turn_ended(mailbox)
+            self.runtime.deactivate(mailbox)
         return 0
 
     cdef int _pause(self, Turn turn) except -1:

@@ -137,7 +137,7 @@ class Activation(Mailbox):
             if hooks.after_load is not None:
                 await self._run(hooks.after_load)
         except Exception as error:
-            answer = answers.not_loaded(self.object_id, error, superseded=self.superseded)
+            answer = answers.to_failed_load(self.object_id, error, superseded=self.superseded)
             if isinstance(answer, NotActivated):
                 logger.error("%s could not be activated", self.object_id, exc_info=error)
         else:

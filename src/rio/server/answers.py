@@ -46,7 +46,7 @@ def encode_reply(turn: Turn, value: Any) -> bytes:
     return payload
 
 
-def cycle(turn: Turn, mailbox: Mailbox) -> RioError | None:
+def find_cycle(turn: Turn, mailbox: Mailbox) -> RioError | None:
     """The answer to a call that would wait for the turn of an object, if that turn waits for the
     call; else ``None``.
     """
@@ -64,7 +64,7 @@ def unencodable(value: Any, error: Exception) -> RioError:
     return error if isinstance(error, RioError) else codec.encoding_error(error, value)
 
 
-def handler_failed(turn: Turn, error: BaseException) -> RioError:
+def to_failure(turn: Turn, error: BaseException) -> RioError:
     """The answer to an exception of a handler. Application errors are answered as they are."""
     if isinstance(error, (ApplicationError, Superseded, Deadlock)):
         return error
@@ -80,7 +80,7 @@ def handler_failed(turn: Turn, error: BaseException) -> RioError:
     )
 
 
-def not_loaded(object_id: ObjectId, error: Exception, *, superseded: bool) -> RioError:
+def to_failed_load(object_id: ObjectId, error: Exception, *, superseded: bool) -> RioError:
     """The answer to the calls of an object that an exception kept from coming to life.
 
     ``superseded``: another node took the object over meanwhile.

@@ -92,12 +92,12 @@ class Catalog:
 
     # --- calls that do not end in the ordinary way ------------------------------------------------
 
-    cycle = staticmethod(answers.cycle)
+    find_cycle = staticmethod(answers.find_cycle)
     undecodable = staticmethod(answers.undecodable)
     unencodable = staticmethod(answers.unencodable)
     encode_reply = staticmethod(answers.encode_reply)
 
-    def handler_failed(self, turn: Turn, error: BaseException) -> None:
+    def answer_failure(self, turn: Turn, error: BaseException) -> None:
         """Answer an exception of a handler. If it is no application error, the object may be in any
         state: it is dropped from memory.
         """
@@ -110,7 +110,7 @@ class Catalog:
                 turn.method.handler,
                 exc_info=error,
             )
-        turn.fail(answers.handler_failed(turn, error))
+        turn.fail(answers.to_failure(turn, error))
 
     # --- objects that come into memory and leave it -----------------------------------------------
 
@@ -124,7 +124,7 @@ class Catalog:
             activation = Activation(turn.table, turn.id, self._registry[turn.type_name], self)
             self._begin(activation, activation.activate, activation.give_up, turn)
 
-    def turn_ended(self, mailbox: Mailbox) -> None:
+    def deactivate(self, mailbox: Mailbox) -> None:
         """No turn of an object runs and none may start: the object leaves."""
         assert isinstance(mailbox, Activation)
         self._begin(mailbox, mailbox.deactivate, partial(self._leave, mailbox))

@@ -50,7 +50,7 @@ class Connections:
     def unsubscribe(self, connection: ServerConnection, number: int) -> None:
         self._catalog.router.unsubscribe(connection, number)
 
-    def disconnected(self, connection: ServerConnection) -> None:
+    def forget(self, connection: ServerConnection) -> None:
         self._catalog.router.disconnect(connection)
         if not self._catalog.dispatcher.connections:
             self._all_gone.set()
@@ -58,7 +58,7 @@ class Connections:
     def gossip(self, source: int, payload: bytes) -> None:
         self._cluster.receive(source, payload)
 
-    def leave_requested(self) -> None:
+    def request_stop(self) -> None:
         logger.info("%s was asked to stop", self._catalog.address)
         self._request_stop()
 

@@ -28,8 +28,8 @@ class ServerOwner(Protocol):
     hello: Hello
 
     def unsubscribe(self, connection: ServerConnection, number: int) -> None: ...
-    def disconnected(self, connection: ServerConnection) -> None: ...
-    def leave_requested(self) -> None: ...
+    def forget(self, connection: ServerConnection) -> None: ...
+    def request_stop(self) -> None: ...
     def gossip(self, source: int, payload: bytes) -> None: ...
 
 
@@ -57,7 +57,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self._clear_timer()
         self.dispatcher.connections.pop(self, None)
         self.abandon()
-        self._owner.disconnected(self)
+        self._owner.forget(self)
 
     def eof_received(self) -> bool:
         """The peer is gone, or will send no more, which looks the same from here.
@@ -96,7 +96,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             self._owner.unsubscribe(self, id)
         elif kind == Kind.GOAWAY:
             self.put(protocol.write_bare(Kind.GOAWAY, id))
-            self._owner.leave_requested()
+            self._owner.request_stop()
         elif kind == Kind.GOSSIP and self.peer is not None and self.peer.role == "node":
             self._owner.gossip(self.peer.generation, protocol.read_gossip(body))
         else:
