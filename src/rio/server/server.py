@@ -333,10 +333,11 @@ class Server:
         self._ticking = asyncio.get_running_loop().call_later(TICK_INTERVAL, self._tick)
         self._catalog.dispatcher.sweep()
         if self._serving is not None and self._serving.done() and self._evicted is None:
+            error = None if self._serving.cancelled() else self._serving.exception()
             logger.error(
-                "%s goes on to hold its lease, after the task that does so was ended: %r",
+                "%s holds its lease again: the task that did so ended",
                 self._address,
-                self._serving,
+                exc_info=error,
             )
             self._hold_lease()
 
