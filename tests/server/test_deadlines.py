@@ -153,14 +153,16 @@ async def test_a_call_past_its_deadline_ends_and_its_work_is_cancelled(
     server: rio.Server, cluster: Cluster, probe: Probe
 ) -> None:
     client = await cluster.client()
+    await client.send(Sleeper, "a", Quick("connects"))
     with pytest.raises(CallTimeout, match="Sleeper/a did not answer Wait in time; it may have run"):
-        await client.send(Sleeper, "a", Wait("never"), timeout=0.02)
+        await client.send(Sleeper, "a", Wait("never"), timeout=0.1)
     await probe.noted("a cancelled")
     assert await client.send(Sleeper, "a", Quick("next")) is None
 
 
 async def test_a_timeout_is_a_timeout_error_of_python(server: rio.Server, cluster: Cluster) -> None:
-    client = await cluster.client(timeout=0.02)
+    client = await cluster.client(timeout=0.1)
+    await client.send(Sleeper, "a", Quick("connects"), timeout=5.0)
     with pytest.raises(TimeoutError):
         await client.send(Sleeper, "a", Wait("never"))
 
@@ -235,8 +237,9 @@ async def test_a_handler_that_goes_on_after_its_cancellation_keeps_the_object_un
     server: rio.Server, cluster: Cluster, probe: Probe
 ) -> None:
     client = await cluster.client()
+    await client.send(Sleeper, "a", Quick("connects"))
     with pytest.raises(CallTimeout):
-        await client.send(Sleeper, "a", Wait("never", stubborn=True), timeout=0.02)
+        await client.send(Sleeper, "a", Wait("never", stubborn=True), timeout=0.1)
     await probe.noted("a ends")
     assert await client.send(Sleeper, "a", Quick("next")) is None
 
@@ -303,7 +306,8 @@ async def test_a_nested_call_that_times_out_is_told_to_the_handler(
     server: rio.Server, cluster: Cluster, probe: Probe
 ) -> None:
     client = await cluster.client()
-    assert await client.send(Sleeper, "a", Ask("b", "never", timeout=0.02)) == "CallTimeout"
+    await client.send(Sleeper, "b", Quick("loads"))
+    assert await client.send(Sleeper, "a", Ask("b", "never", timeout=0.1)) == "CallTimeout"
     await probe.noted("b cancelled")
 
 
