@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
 
 _MAX_DOUBLINGS = 32  # far more than any ``longest`` needs; a float overflows at 1,024
 
@@ -16,3 +19,13 @@ def backoff(failures: int, first: float, longest: float, rng: random.Random) -> 
     """
     doublings = min(failures - 1, _MAX_DOUBLINGS)
     return rng.uniform(0.0, min(longest, first * 2.0**doublings))
+
+
+def make_rng() -> random.Random:
+    """The source of chance of a client or a node that was given none.
+
+    The module takes longer to load than ten of ``rio``, so the first of them loads it.
+    """
+    import random
+
+    return random.Random()

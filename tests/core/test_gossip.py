@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from rio._core.gossip import (
     MAX_MEMBERS,
-    MAX_METADATA,
     MAX_NEWCOMERS,
     MAX_STATE,
     MAX_SUSPECTS,
@@ -25,6 +24,7 @@ from rio._core.gossip import (
     MemberTable,
 )
 from rio._core.gossip import Record as Compiled
+from rio._core.wire import MAX_METADATA
 from rio.contracts import MemberStatus
 from rio.errors import ProtocolError
 from tests.core.gossip_twin import CONDEMNED, Record, Snapshot, State

@@ -10,7 +10,7 @@ import pytest
 from rio.errors import BadRegistration, NotAttached, RioError
 from rio.identity import Address, ObjectId, type_name_of
 from rio.objects.app_data import AppData
-from rio.objects.lifecycle import HOOK_NAMES, hooks_of
+from rio.objects.lifecycle import HOOK_NAMES, LifecycleHooks, hooks_of
 from rio.objects.managed_state import State, managed_state
 from rio.objects.message import DynamicMessage, Message
 from rio.objects.registry import Registry
@@ -177,8 +177,9 @@ class Busy(ServiceObject):
 async def run_hooks(instance: Any, runtime: Recorder) -> None:
     """Attach an object as the runtime does it."""
     hooks = Registry(type(instance))[type_name_of(type(instance))].hooks
-    for hook in hooks:
-        runtime.shutting_down = hook is hooks.shutdown
+    for name in HOOK_NAMES:
+        runtime.shutting_down = name == "shutdown"
+        hook = getattr(hooks, name)
         if hook is not None:
             await hook.run(instance, runtime.app_data)
 
@@ -196,8 +197,8 @@ async def test_hooks_run_with_the_application_data_if_they_take_it() -> None:
 
 
 def test_a_class_that_overrides_no_hook_has_none_to_run() -> None:
-    assert hooks_of(Room) == (None,) * 5
-    assert tuple(hooks_of(Room)._fields) == HOOK_NAMES
+    assert hooks_of(Room) == LifecycleHooks(*(None for _ in HOOK_NAMES))
+    assert LifecycleHooks.__struct_fields__ == HOOK_NAMES
 
 
 async def test_a_class_with_managed_state_loads_it_by_default() -> None:
@@ -215,7 +216,7 @@ def test_hooks_are_inherited() -> None:
         async def after_load(self) -> None: ...
 
     hooks = hooks_of(Busier)
-    assert None not in hooks
+    assert all(getattr(hooks, name) is not None for name in HOOK_NAMES)
     assert hooks.load is not None
     assert hooks.load.function is Busy.load
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import random
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def test_open_storage_takes_a_url_for_each_role() -> None:
 
 
 def test_a_server_takes_a_back_end_for_each_role() -> None:
-    hints = get_type_hints(rio.Server.__init__)
+    hints = get_type_hints(rio.Server.__init__, localns={"random": random})
     assert {name: hints[name] for name in NAMES} == {
         role.name: role.contract | str | None for role in ROLES
     }

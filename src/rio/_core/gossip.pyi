@@ -5,7 +5,6 @@ MAX_MEMBERS: Final[int]
 MAX_LISTED: Final[int]
 MAX_NEWCOMERS: Final[int]
 MAX_SUSPECTS: Final[int]
-MAX_METADATA: Final[int]
 MAX_STATE: Final[int]
 STATUSES: Final[dict[str, int]]
 

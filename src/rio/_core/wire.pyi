@@ -3,6 +3,7 @@ from typing import Final
 
 MAX_TYPE_NAME: Final[int]
 MAX_ID: Final[int]
+MAX_METADATA: Final[int]
 
 __pyx_capi__: dict[str, object]  # what the other compiled modules use in C
 

@@ -26,6 +26,7 @@ from rio.errors import ProtocolError
 
 MAX_TYPE_NAME = limits.MAX_TYPE_NAME
 MAX_ID = limits.MAX_ID
+MAX_METADATA = limits.MAX_METADATA
 
 
 cdef enum Fields:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Callable
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from rio._core.calls import Caller
 from rio._core.clock import Clock
@@ -25,6 +24,9 @@ from rio.objects.ref import ref
 from rio.objects.sender import Sender
 from rio.objects.service_object import ServiceObject
 from rio.storage import Storage
+
+if TYPE_CHECKING:
+    import random
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Message[Any])

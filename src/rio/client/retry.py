@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import random
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from rio.backoff import backoff
 from rio.errors import (
@@ -17,6 +17,9 @@ from rio.errors import (
     UnknownCode,
     UnknownType,
 )
+
+if TYPE_CHECKING:
+    import random
 
 MAX_REDIRECTS = 4
 MAX_ATTEMPTS_WITHOUT_SERVERS = 5

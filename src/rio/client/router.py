@@ -6,12 +6,12 @@ The compiled caller sends a call without the router while it knows where the obj
 from __future__ import annotations
 
 import asyncio
-import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rio._core.calls import Call, Caller
 from rio._core.clock import Clock
 from rio._core.frame import DEFAULT_FRAME_LIMIT
+from rio.backoff import make_rng
 from rio.client import retry
 from rio.client.access import ClusterAccess
 from rio.client.deadlines import Deadlines
@@ -35,6 +35,9 @@ from rio.errors import (
 )
 from rio.objects.application_error import decode_application_error
 from rio.transport.client_connection import ClientConnection
+
+if TYPE_CHECKING:
+    import random
 
 
 class Router:
@@ -63,7 +66,7 @@ class Router:
         self._access = access
         self._choice = ServerChoice(access, self.pool, self.members, self.now)
         self._deadlines = Deadlines(self.caller, self.pool, self.waiting)
-        self._rng = rng or random.Random()
+        self._rng = rng or make_rng()
         # The caller and the connections ask their owner for these; the parts answer themselves.
         self.arm = self._deadlines.arm
         self.withdraw = self.waiting.withdraw

@@ -13,7 +13,8 @@ fails.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+
+import msgspec
 
 from rio.cluster.config import ClusterConfig
 from rio.contracts.membership import Member, MembershipSnapshot
@@ -64,7 +65,7 @@ class Lease:
         return now < self.until
 
 
-class Duties(NamedTuple):
+class Duties(msgspec.Struct, frozen=True):
     """What an observer has to do after a read. Each read repeats it, until the storage shows that
     it is done.
     """
@@ -77,7 +78,7 @@ class Duties(NamedTuple):
     """The generations of members that ended long enough ago to be forgotten."""
 
 
-class _Seen(NamedTuple):
+class _Seen(msgspec.Struct, frozen=True):
     counter: int
     since: float
     """When the read that first showed this counter was received."""
@@ -137,7 +138,7 @@ class Observer:
     def _restart(self, received: float) -> None:
         for generation, seen in self._seen.items():
             if generation != self._generation:
-                self._seen[generation] = seen._replace(since=received)
+                self._seen[generation] = _Seen(seen.counter, received)
 
     def _to_evict(self, snapshot: MembershipSnapshot, sent: float) -> tuple[Member, ...]:
         watched = watch(snapshot, self._generation, self._config.limit_monitored_members)

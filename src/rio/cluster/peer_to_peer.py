@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from rio._core.clock import Clock, now
 from rio.cluster.config import ClusterConfig
-from rio.cluster.gossip.transport import GossipTransport
 from rio.cluster.lease import GAP_POLLS, LiveMembers
 from rio.cluster.loops import Loop, run_until_one_ends
 from rio.cluster.provider import ClusterProvider
@@ -31,7 +29,10 @@ from rio.contracts.membership import (
 from rio.errors import ConfigurationError, JoinFailed, StorageError
 
 if TYPE_CHECKING:
+    import random
+
     from rio.cluster.gossip.runner import GossipRunner
+    from rio.cluster.gossip.transport import GossipTransport
 
 logger = logging.getLogger("rio.cluster")
 

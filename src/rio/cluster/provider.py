@@ -7,21 +7,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 from rio._core.clock import Clock, now
-from rio.backoff import backoff
+from rio.backoff import backoff, make_rng
 from rio.cluster.config import ClusterConfig
-from rio.cluster.gossip.transport import GossipTransport
 from rio.cluster.lease import Lease, Observer
 from rio.cluster.loops import Loop, run_until_one_ends
 from rio.cluster.storage_calls import StorageCalls
 from rio.contracts.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.errors import NodeEvicted, StorageError
+
+if TYPE_CHECKING:
+    import random
+
+    from rio.cluster.gossip.transport import GossipTransport
 
 logger = logging.getLogger("rio.cluster")
 
@@ -60,7 +64,7 @@ class ClusterProvider(ABC):
         self._storage = storage
         self._config = config or ClusterConfig()
         self._clock = clock
-        self._rng = rng or random.Random()
+        self._rng = rng or make_rng()
         self._calls = StorageCalls(self._config.storage_timeout)
         self._lease = Lease(self._lease_duration())
         self._leaving = asyncio.Event()

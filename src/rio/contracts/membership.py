@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from rio._core.gossip import MAX_METADATA
+from rio._core.wire import MAX_METADATA
 from rio.contracts.role import Role
 
 MAX_VOTES = 8
@@ -121,7 +121,7 @@ class Registered(NamedTuple):
     """All members, the new one among them."""
 
 
-class StatusChange(NamedTuple):
+class StatusChange(msgspec.Struct, frozen=True):
     """How a compare-and-set ended."""
 
     applied: bool

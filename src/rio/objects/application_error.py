@@ -7,7 +7,7 @@ import gc
 import re
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast, dataclass_transform, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, cast, dataclass_transform, get_origin
 
 import msgspec
 
@@ -17,7 +17,7 @@ from rio.identity import MAX_TYPE_NAME_BYTES, check_name
 from rio.transport.codec import NATIVE_TYPES, check_serialisable
 
 
-class _Field(NamedTuple):
+class _Field(msgspec.Struct, frozen=True):
     """A field that an error class declares."""
 
     annotation: Any

@@ -6,9 +6,9 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from typing import (
+    TYPE_CHECKING,
     Any,
     Generic,
-    NamedTuple,
     Protocol,
     Self,
     TypeGuard,
@@ -17,6 +17,8 @@ from typing import (
     get_origin,
     overload,
 )
+
+import msgspec
 
 from rio import type_hints
 from rio.errors import BadIdentity, BadRegistration
@@ -33,7 +35,7 @@ M_contra = TypeVar("M_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 
-class HandlerSignature(NamedTuple):
+class HandlerSignature(msgspec.Struct, frozen=True):
     """The types in the annotations of a handler."""
 
     message_name: str
@@ -345,38 +347,39 @@ async def _await_within(timeout: float, result: Awaitable[Any]) -> Any:
 # --- the decorator --------------------------------------------------------------------------------
 
 
-class HandlerDecorator(Protocol):
-    """The decorator that ``@rio.handler(timeout=...)`` makes."""
+if TYPE_CHECKING:
 
-    @overload
-    def __call__(
-        self, function: Callable[[S, M], Coroutine[Any, Any, R]], /
-    ) -> Handler[S, M, R]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[S, M, AppData], Coroutine[Any, Any, R]], /
-    ) -> Handler[S, M, R]: ...
-    @overload
-    def __call__(self, function: Callable[[S, M], R], /) -> Handler[S, M, R]: ...
-    @overload
-    def __call__(self, function: Callable[[S, M, AppData], R], /) -> Handler[S, M, R]: ...
+    class HandlerDecorator(Protocol):
+        """The decorator that ``@rio.handler(timeout=...)`` makes."""
 
+        @overload
+        def __call__(
+            self, function: Callable[[S, M], Coroutine[Any, Any, R]], /
+        ) -> Handler[S, M, R]: ...
+        @overload
+        def __call__(
+            self, function: Callable[[S, M, AppData], Coroutine[Any, Any, R]], /
+        ) -> Handler[S, M, R]: ...
+        @overload
+        def __call__(self, function: Callable[[S, M], R], /) -> Handler[S, M, R]: ...
+        @overload
+        def __call__(self, function: Callable[[S, M, AppData], R], /) -> Handler[S, M, R]: ...
 
-class DynamicHandlerDecorator(Protocol):
-    """The decorator that ``@rio.handler("the.Name")`` makes."""
+    class DynamicHandlerDecorator(Protocol):
+        """The decorator that ``@rio.handler("the.Name")`` makes."""
 
-    @overload
-    def __call__(
-        self, function: Callable[[S, Any], Coroutine[Any, Any, R]], /
-    ) -> Handler[S, Any, R]: ...
-    @overload
-    def __call__(
-        self, function: Callable[[S, Any, AppData], Coroutine[Any, Any, R]], /
-    ) -> Handler[S, Any, R]: ...
-    @overload
-    def __call__(self, function: Callable[[S, Any], R], /) -> Handler[S, Any, R]: ...
-    @overload
-    def __call__(self, function: Callable[[S, Any, AppData], R], /) -> Handler[S, Any, R]: ...
+        @overload
+        def __call__(
+            self, function: Callable[[S, Any], Coroutine[Any, Any, R]], /
+        ) -> Handler[S, Any, R]: ...
+        @overload
+        def __call__(
+            self, function: Callable[[S, Any, AppData], Coroutine[Any, Any, R]], /
+        ) -> Handler[S, Any, R]: ...
+        @overload
+        def __call__(self, function: Callable[[S, Any], R], /) -> Handler[S, Any, R]: ...
+        @overload
+        def __call__(self, function: Callable[[S, Any, AppData], R], /) -> Handler[S, Any, R]: ...
 
 
 @overload

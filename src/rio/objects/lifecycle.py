@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+
+import msgspec
 
 from rio import type_hints
 from rio.errors import BadRegistration
@@ -15,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Awaitable[None]])
 HOOK_NAMES = ("before_load", "load", "after_load", "before_shutdown", "shutdown")
 
 
-class LifecycleHook(NamedTuple):
+class LifecycleHook(msgspec.Struct, frozen=True):
     """A hook that the runtime runs for the objects of a class."""
 
     name: str
@@ -28,7 +30,7 @@ class LifecycleHook(NamedTuple):
         return self.function(instance, app_data) if self.takes_app_data else self.function(instance)
 
 
-class LifecycleHooks(NamedTuple):
+class LifecycleHooks(msgspec.Struct, frozen=True):
     """The hooks that a class overrides; ``None`` for each that it does not."""
 
     before_load: LifecycleHook | None

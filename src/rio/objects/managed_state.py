@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeGuard
+from typing import Any, ClassVar, Protocol, Self, TypeGuard
 
 import msgspec
 
@@ -49,7 +49,7 @@ def managed_state(*, name: str | None = None, storage: StateStorage | None = Non
     return ManagedState(name, storage)
 
 
-class ManagedStateField(NamedTuple):
+class ManagedStateField(msgspec.Struct, frozen=True):
     """A managed state of a class."""
 
     attribute: str

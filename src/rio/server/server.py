@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import warnings
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
 from rio._core.clock import Clock
@@ -31,13 +30,14 @@ from rio.server.connections import Connections
 from rio.server.fence import Fence
 from rio.server.node_access import NodeAccess
 from rio.server.ownership import Ownership
-from rio.server.signals import stop_signals
 from rio.server.statistics import ServerStatistics
 from rio.storage.storage import Storage, close_roles, mix_roles
 from rio.transport import protocol
 from rio.transport.protocol import Hello
 
 if TYPE_CHECKING:
+    import random
+
     from rio.web.listener import HttpListener
 
 logger = logging.getLogger("rio.server")
@@ -300,12 +300,16 @@ class Server:
 
         :raises NodeEvicted: the cluster has declared this node dead, and the node has stopped.
         """
-        signals = stop_signals(self.request_stop, self._address)
-        with signals if handle_signals else nullcontext():
+        with self._stop_signals() if handle_signals else nullcontext():
             await self._asked_to_stop.wait()
             await self.stop()
         if self._evicted is not None:
             raise self._evicted
+
+    def _stop_signals(self) -> AbstractContextManager[None]:
+        from rio.server.signals import stop_signals  # not every server handles them
+
+        return stop_signals(self.request_stop, self._address)
 
     def request_stop(self) -> None:
         """Have :meth:`run` drain and return. A signal handler of the event loop may call this."""
