@@ -18,14 +18,16 @@ async def run_until_one_ends(*loops: Loop) -> None:
     :raises Exception: what that one raises.
     """
     running = {asyncio.create_task(loop()): loop for loop in loops}
+    ended: list[asyncio.Task[None]] = []
     try:
-        while True:
+        while not ended:
             done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            ended = [task for task in done if not task.cancelled()]
+            for task in done.difference(ended):
                 loop = running.pop(task)
-                if not task.cancelled():
-                    return task.result()
                 running[asyncio.create_task(loop())] = loop
+        for task in ended:
+            task.result()
     finally:
         for task in running:
             task.cancel()
