@@ -286,7 +286,7 @@ cdef class ClientHalf(Connection):
         remove_done_callback(call.future, call)
         set_result(call.future, reply)
         if not call._is_routed:
-            call.caller._learn(call, self)
+            call.caller._routes.learn(call.type_name, call.id, self)
         return 0
 
     cdef int _flush(self) except -1:
@@ -303,6 +303,68 @@ cdef class ClientHalf(Connection):
 cdef inline int point_at(Text* text, str value) except -1:
     text.data = PyUnicode_AsUTF8AndSize(value, &text.size)
     return 0
+
+
+@cython.final
+cdef class Routes:
+    """Where objects were found; it remembers at most ``limit`` of them.
+
+    There is no order of use, but two halves: when the recent half is full it becomes the older one,
+    and the older one before it is forgotten.
+    """
+
+    cdef dict _recent            # type name -> id -> ClientHalf
+    cdef dict _older
+    cdef Py_ssize_t _count       # of objects in the recent half
+    cdef readonly Py_ssize_t limit
+
+    def __init__(self, Py_ssize_t limit):
+        self._recent = {}
+        self._older = {}
+        self._count = 0
+        self.limit = limit
+
+    cdef ClientHalf find(self, str type_name, str id):
+        # The connection behind which the object lives; None: not known, or not usable any more.
+        objects = self._recent.get(type_name)
+        if objects is not None:
+            found = (<dict>objects).get(id)
+            if found is not None:
+                return <ClientHalf>found if (<ClientHalf>found).usable else None
+        if self._older:
+            objects = self._older.get(type_name)
+            if objects is not None:
+                found = (<dict>objects).pop(id, None)
+                if found is not None and (<ClientHalf>found).usable:
+                    self.remember(type_name, id, <ClientHalf>found)
+                    return <ClientHalf>found
+        return None
+
+    cdef int learn(self, str type_name, str id, ClientHalf connection) except -1:
+        # An answer came from this connection: the object lives behind it.
+        objects = self._recent.get(type_name)
+        if objects is None or (<dict>objects).get(id) is not connection:
+            self.remember(type_name, id, connection)
+        return 0
+
+    cdef int remember(self, str type_name, str id, ClientHalf connection) except -1:
+        objects = self._recent.get(type_name)
+        if objects is None:
+            objects = self._recent[type_name] = {}
+        if id not in <dict>objects:
+            self._count += 1
+        (<dict>objects)[id] = connection
+        if self._count * 2 > self.limit:
+            self._older, self._recent = self._recent, {}
+            self._count = 0
+        return 0
+
+    cdef int forget(self, str type_name, str id) except -1:
+        for generation in (self._recent, self._older):
+            objects = generation.get(type_name)
+            if objects is not None:
+                objects.pop(id, None)
+        return 0
 
 
 @cython.final
@@ -328,13 +390,10 @@ cdef class Caller:
     cdef object _clock                       # None: the system's; else a callable
     cdef dict _future_options                # the keywords with which a call's future is made
     cdef readonly double default_timeout     # seconds
-    cdef readonly Py_ssize_t route_limit     # objects whose place is remembered
     cdef readonly double armed_for           # the earliest deadline that the owner's timer watches
     cdef dict _type_names                    # class or name -> checked type name
     cdef dict _codec_of                      # message class -> MessageCodec
-    cdef dict _routes                        # (recent) type name -> id -> ClientHalf
-    cdef dict _older_routes                  # those before; forgotten when _routes is full
-    cdef Py_ssize_t _route_count
+    cdef Routes _routes
 
     def __init__(
         self,
@@ -350,13 +409,15 @@ cdef class Caller:
         self._loop = None
         self._clock = clock
         self.default_timeout = default_timeout
-        self.route_limit = route_limit
         self.armed_for = INFINITY
         self._type_names = {}
         self._codec_of = {}
-        self._routes = {}
-        self._older_routes = {}
-        self._route_count = 0
+        self._routes = Routes(route_limit)
+
+    @property
+    def route_limit(self):
+        """Of how many objects the caller remembers where they live."""
+        return self._routes.limit
 
     @property
     def loop(self):
@@ -371,60 +432,37 @@ cdef class Caller:
     def send(self, object_type, str id not None, message, /, *, timeout=None, returns=None):
         """Send a message to an object, and await the reply: see :meth:`rio.Client.send`."""
         cdef Call call = Call.__new__(Call)
-        cdef MessageCodec codec
-        cdef Turn turn = running_turn()
-        cdef ClientHalf connection
+        cdef double now
         if self._loop is None:
             raise RuntimeError(NOT_OPEN)
         type_name = self._type_names.get(object_type)
+        call.caller = self
         call.type_name = <str>(self._new_name(object_type) if type_name is None else type_name)
         check_id(id)
         call.id = id
-        found = self._codec_of.get(type(message))
-        codec = <MessageCodec>(self._new_codec(message) if found is None else found)
-        call.message_name = <str>(message.type_name if codec.name is None else codec.name)
-        try:
-            call.payload = <bytes>codec.encode(message)
-        except Exception as error:
-            raise self._codecs.unencodable(message, error) from error
-        call._decode = codec.decode
-        if returns is not None or codec.dynamic_reply:
-            call._decode = self._codecs.reply_decoder(message, object_type, returns)
-        call.repeatable = codec.repeatable
-        call.caller = self
-        cdef double now = self._now()
+        self._encode(call, object_type, message, returns)
+        now = self._now()
         call.deadline = now + (self.default_timeout if timeout is None else <double>timeout)
-        if turn is not None:
-            if turn.deadline != 0 and turn.deadline < call.deadline:
-                call.deadline = turn.deadline
-            call.context = turn.nested_context(self._codecs.context_of)
+        self._nest(call)
         call.future = PyObject_Call(Future, (), self._future_options)
         add_done_callback(call.future, call)
         if call.deadline < self.armed_for:
             self.armed_for = call.deadline
             self._owner.arm(call.deadline)
-        connection = self._route(call.type_name, id)
-        if connection is None:
-            self._owner.route(call)
-        else:
-            call._is_routed = True
-            connection._submit(call, now)
+        self._send(call, now)
         return call.future
 
     def learn(self, str type_name not None, str id not None, ClientHalf connection not None):
         """Remember where an object lives."""
-        self._remember(type_name, id, connection)
+        self._routes.remember(type_name, id, connection)
 
     def known(self, str type_name not None, str id not None):
         """The connection on which an object was last found, or ``None``."""
-        return self._route(type_name, id)
+        return self._routes.find(type_name, id)
 
     def forget(self, str type_name not None, str id not None):
         """Forget where an object lives."""
-        for routes in (self._routes, self._older_routes):
-            objects = routes.get(type_name)
-            if objects is not None:
-                objects.pop(id, None)
+        self._routes.forget(type_name, id)
 
     def now(self):
         """Seconds on the clock of deadlines."""
@@ -437,41 +475,39 @@ cdef class Caller:
     cdef double _now(self) except? -1:
         return system_clock() if self._clock is None else <double>self._clock()
 
-    cdef ClientHalf _route(self, str type_name, str id):
-        objects = self._routes.get(type_name)
-        if objects is not None:
-            found = (<dict>objects).get(id)
-            if found is not None:
-                return <ClientHalf>found if (<ClientHalf>found).usable else None
-        if self._older_routes:
-            objects = self._older_routes.get(type_name)
-            if objects is not None:
-                found = (<dict>objects).pop(id, None)
-                if found is not None and (<ClientHalf>found).usable:
-                    self._remember(type_name, id, <ClientHalf>found)
-                    return <ClientHalf>found
-        return None
-
-    cdef int _learn(self, Call call, ClientHalf connection) except -1:
-        # An answer came from this connection: the object lives behind it.
-        objects = self._routes.get(call.type_name)
-        if objects is None or (<dict>objects).get(call.id) is not connection:
-            self._remember(call.type_name, call.id, connection)
+    cdef int _encode(self, Call call, object_type, message, returns) except -1:
+        # Write the payload, and note how the reply is read.
+        found = self._codec_of.get(type(message))
+        cdef MessageCodec codec = <MessageCodec>(
+            self._new_codec(message) if found is None else found
+        )
+        call.message_name = <str>(message.type_name if codec.name is None else codec.name)
+        try:
+            call.payload = <bytes>codec.encode(message)
+        except Exception as error:
+            raise self._codecs.unencodable(message, error) from error
+        call._decode = codec.decode
+        if returns is not None or codec.dynamic_reply:
+            call._decode = self._codecs.reply_decoder(message, object_type, returns)
+        call.repeatable = codec.repeatable
         return 0
 
-    cdef int _remember(self, str type_name, str id, ClientHalf connection) except -1:
-        # Two generations instead of an order of use: when the recent half is full it becomes the
-        # older half, which is forgotten.
-        objects = self._routes.get(type_name)
-        if objects is None:
-            objects = self._routes[type_name] = {}
-        if id not in <dict>objects:
-            self._route_count += 1
-        (<dict>objects)[id] = connection
-        if self._route_count * 2 > self.route_limit:
-            self._older_routes, self._routes = self._routes, {}
-            self._route_count = 0
+    cdef int _nest(self, Call call) except -1:
+        # A call that is made during a turn ends with it, and carries its chain.
+        cdef Turn turn = running_turn()
+        if turn is not None:
+            if turn.deadline != 0 and turn.deadline < call.deadline:
+                call.deadline = turn.deadline
+            call.context = turn.nested_context(self._codecs.context_of)
         return 0
+
+    cdef int _send(self, Call call, double now) except -1:
+        cdef ClientHalf connection = self._routes.find(call.type_name, call.id)
+        if connection is None:
+            self._owner.route(call)
+            return 0
+        call._is_routed = True
+        return connection._submit(call, now)
 
     cdef _new_name(self, object_type):
         name = self._codecs.name_of(object_type)
