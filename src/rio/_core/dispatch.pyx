@@ -488,13 +488,17 @@ cdef class ServerHalf(Connection):
         )
 
     cdef int _find(self, const Request* request) except -1:
-        # Find the table and the method. Only an error lets Python code run here.
+        # Find the table and the method. Only an error lets Python code run here, and whether the
+        # request is well-formed is known by then.
         cdef TypeTable table
+        cdef str type_name = text(&request.type_name)
+        cdef str message_name = text(&request.message_name)
+        text(&request.object_id)
         check_size("a type name", &request.type_name, limits.MAX_TYPE_NAME)
         check_size("an object id", &request.object_id, limits.MAX_ID)
         check_size("a message's name", &request.message_name, limits.MAX_TYPE_NAME)
-        table = self.dispatcher._type_table(text(&request.type_name))
-        self._method = self.dispatcher._method(table, text(&request.message_name))
+        table = self.dispatcher._type_table(type_name)
+        self._method = self.dispatcher._method(table, message_name)
         self._table = table
         return 0
 
