@@ -303,7 +303,7 @@ async def test_the_place_of_many_objects_is_remembered_in_bounded_room(
     for number in range(60):
         await client.send(Thing, f"t{number}", Where())
     known = sum(
-        client._router.caller.known("Thing", f"t{number}") is not None for number in range(60)
+        client._router.caller.find("Thing", f"t{number}") is not None for number in range(60)
     )
     assert 0 < known <= 20
     assert {type(call) for call in client._router.waiting} <= {Call}

@@ -168,7 +168,7 @@ class Node:
                 turn.fail(Unavailable("it could not be activated"))
         else:
             mailbox.instance = Thing(self, mailbox)
-            mailbox.opened(self.dispatcher)
+            mailbox.start(self.dispatcher)
 
     def open_gate(self, n: int) -> None:
         self.gates.pop(n).set_result(None)

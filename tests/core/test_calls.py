@@ -473,11 +473,11 @@ async def test_overdue_calls_are_told_from_the_others() -> None:
     asker = Asker()
     for n, timeout in enumerate((1.0, 5.0, 9.0)):
         asker.ask(n, timeout=timeout)
-    late, earliest = asker.line.overdue(now() + 6.0)
+    late, earliest = asker.line.find_overdue(now() + 6.0)
     assert [round(call.deadline - now()) for call in late] == [1, 5]
     assert round(earliest - now()) == 9
-    assert asker.line.overdue(0.0)[0] == []
-    assert Line().overdue(0.0) == ([], math.inf)
+    assert asker.line.find_overdue(0.0)[0] == []
+    assert Line().find_overdue(0.0) == ([], math.inf)
 
 
 # --- routes ---------------------------------------------------------------------------------------
@@ -487,10 +487,10 @@ async def test_where_an_answer_came_from_is_where_the_next_call_goes() -> None:
     asker = Asker()
     future = asker.ask(1)
     await settle()
-    assert asker.caller.known("Thing", "a") is None
+    assert asker.caller.find("Thing", "a") is None
     asker.line.answer(1, 1)
     await future
-    assert asker.caller.known("Thing", "a") is asker.line
+    assert asker.caller.find("Thing", "a") is asker.line
     asker.ask(2)
     assert len(asker.routed) == 1
     asker.ask(3, id="b")
@@ -509,7 +509,7 @@ async def test_what_is_forgotten_or_unusable_is_looked_for_again() -> None:
     asker.ask(2, id="b")
     assert len(asker.routed) == 1
     other.usable = False
-    assert asker.caller.known("Thing", "b") is None
+    assert asker.caller.find("Thing", "b") is None
     asker.ask(3, id="b")
     assert len(asker.routed) == 2
 
@@ -518,10 +518,10 @@ async def test_of_routes_the_most_recently_used_are_kept_and_their_number_is_bou
     asker = Asker(route_limit=100)
     for n in range(1000):
         asker.caller.learn("Thing", str(n), asker.line)
-        assert asker.caller.known("Thing", "0") is asker.line, (
+        assert asker.caller.find("Thing", "0") is asker.line, (
             "a route that is used all the time is never forgotten"
         )
-    known = [n for n in range(1000) if asker.caller.known("Thing", str(n)) is not None]
+    known = [n for n in range(1000) if asker.caller.find("Thing", str(n)) is not None]
     assert len(known) <= 100
     assert 0 in known
     assert 999 in known

@@ -68,7 +68,7 @@ def through_the_buffer(reader: FrameReader, data: bytes, sizes: Iterable[int]) -
         taken = min(len(room), len(data), next(wanted, len(data)))
         room[:taken] = data[:taken]
         room.release()
-        reader.received(taken)
+        reader.advance(taken)
         found += list(reader)
         data = data[taken:]
     return found
@@ -201,7 +201,7 @@ def test_frames_that_were_read_and_not_taken_outlive_the_next_reader() -> None:
     room = memoryview(first)
     room[: len(stream)] = stream
     room.release()
-    first.received(len(stream))
+    first.advance(len(stream))
     assert next(first) == b"one"
     assert through_the_buffer(second, frames(b"four"), []) == [b"four"]
     assert first.capacity == len(frames(b"two", b"three"))
@@ -215,7 +215,7 @@ def test_bytes_that_are_fed_leave_the_shared_buffer_alone() -> None:
     room = memoryview(first)
     room[: len(stream)] = stream
     room.release()
-    first.received(len(stream))
+    first.advance(len(stream))
     assert second.feed(frames(b"three")) == [b"three"]
     assert first.capacity == 0
     assert list(first) == [b"one", b"two"]
@@ -296,7 +296,7 @@ def test_a_limit_that_cannot_be_is_refused(limit: int) -> None:
 @pytest.mark.parametrize("size", [-1, 10**9])
 def test_bytes_that_cannot_have_been_written_are_refused(size: int) -> None:
     with pytest.raises(ValueError, match="cannot have been written"):
-        FrameReader().received(size)
+        FrameReader().advance(size)
 
 
 def test_a_frame_may_be_as_large_as_the_hard_limit() -> None:

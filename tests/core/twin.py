@@ -178,7 +178,7 @@ class Mailbox:
         if first is not None:
             first.wait_for(self)
 
-    def opened(self, dispatcher: Dispatcher) -> None:
+    def start(self, dispatcher: Dispatcher) -> None:
         self.turn = None
         self.open = True
         dispatcher.pump(self)

@@ -1,6 +1,6 @@
 # cython: language_level=3
-"""One call on its way through a client: encode, find the connection, write; and its answer: parse,
-match, decode, wake the caller.
+"""One call on its way through a client (encode, find the connection, write), and its answer on the
+way back (match, decode, wake the caller).
 
 What is rare (no connection yet, an error, a cancelled caller) leaves through a method of the Python
 owner.
@@ -120,11 +120,11 @@ cdef class Call:
 
 
 cdef class ClientHalf(Connection):
-    """The client's half of one connection, without the socket: calls of one turn of the loop leave
-    in one write, answers find their call.
+    """The client's half of one connection, without the socket. The calls of one turn of the loop
+    leave in one write, and each answer finds its call.
 
-    Besides what :class:`Connection` asks of it, the owner says ``error_received(call, body)``
-    for an answer that is an error.
+    Besides what :class:`Connection` asks of it, the owner handles ``error_received(call, body)``:
+    an answer that is an error.
     """
 
     cdef public object loop
@@ -183,7 +183,7 @@ cdef class ClientHalf(Connection):
             call._connection = None
         return calls
 
-    def overdue(self, double now):
+    def find_overdue(self, double now):
         """The calls whose deadline has passed, and the earliest deadline of the others (``inf`` if
         there is none).
         """
@@ -228,7 +228,7 @@ cdef class ClientHalf(Connection):
         self._calls[call._request_id] = call
         if self._hands_over():
             return self._hand_over()
-        return self._written()
+        return self._flush_soon()
 
     cdef bint _hands_over(self) noexcept:
         # Whether a server in this process takes the next call now, and not in the loop's next turn.
@@ -259,7 +259,7 @@ cdef class ClientHalf(Connection):
         if self._calls.pop(call._request_id, None) is not None and self.transport is not None:
             at = self.writer._begin(limits.RESPONSE_HEAD, 0)
             self.writer._end(put_cancel(at, call._request_id), None)
-            self._written()
+            self._flush_soon()
         return 0
 
     cdef int _frame(self, Frame* frame) except -1:
@@ -269,12 +269,12 @@ cdef class ClientHalf(Connection):
             if call is not None:
                 call._connection = None
                 if frame.kind == Kind.RESPONSE:
-                    return self._answered(call, frame)
+                    return self._take_reply(call, frame)
                 self.error_received(call, bytes_of(&frame.whole))
                 return 0
         return self._leave_to_owner(frame)
 
-    cdef int _answered(self, Call call, const Frame* frame) except -1:
+    cdef int _take_reply(self, Call call, const Frame* frame) except -1:
         if is_done(call.future):
             return 0
         payload = bytes_of(&frame.rest)
@@ -293,7 +293,7 @@ cdef class ClientHalf(Connection):
         self._handed_over = 0
         return Connection._flush(self)
 
-    cdef int _written(self) except -1:
+    cdef int _flush_soon(self) except -1:
         if not self._flush_is_due:
             self._flush_is_due = True
             self.loop.call_soon(self._flush_method)
@@ -456,7 +456,7 @@ cdef class Caller:
         """Remember where an object lives."""
         self._routes.remember(type_name, id, connection)
 
-    def known(self, str type_name not None, str id not None):
+    def find(self, str type_name not None, str id not None):
         """The connection on which an object was last found, or ``None``."""
         return self._routes.find(type_name, id)
 

@@ -14,5 +14,5 @@ cdef class Connection:
     cdef int _read(self) except -1
     cdef int _frame(self, Frame* frame) except -1
     cdef int _leave_to_owner(self, const Frame* frame) except -1
-    cdef int _written(self) except -1
+    cdef int _flush_soon(self) except -1
     cdef int _flush(self) except -1

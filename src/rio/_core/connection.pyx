@@ -36,7 +36,7 @@ cdef class Connection:
 
     def buffer_updated(self, Py_ssize_t nbytes):
         """Handle all whole frames that have arrived."""
-        self.reader.received(nbytes)
+        self.reader.advance(nbytes)
         self._read()
 
     def receive(self, bytes data not None):
@@ -50,7 +50,7 @@ cdef class Connection:
     def put(self, bytes body not None):
         """Write one frame. It leaves with the others of this turn of the loop."""
         self.writer.put(body)
-        self._written()
+        self._flush_soon()
 
     def flush(self):
         """Give what is written to the transport now."""
@@ -80,7 +80,7 @@ cdef class Connection:
         self.frame_received(frame.kind, frame.id, bytes_of(&frame.whole))
         return 0
 
-    cdef int _written(self) except -1:
+    cdef int _flush_soon(self) except -1:
         # Something is in the writer: see to it that _flush is called soon.
         raise NotImplementedError
 

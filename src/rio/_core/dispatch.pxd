@@ -79,7 +79,7 @@ cdef class Turn:
     cdef bint _expired               # cancelled because the deadline passed
     cdef object _nested_context      # what nested calls carry, made when the first one asks
 
-    cdef int _was_cancelled(self, object error) except -1
+    cdef int _answer_cancelled(self, object error) except -1
     cdef int _give_up(self) except -1
     cdef int _end(self) except -1
 

@@ -151,7 +151,7 @@ cdef class Mailbox:
 
     def begin(self, Dispatcher dispatcher not None, Turn first=None):
         """Take the turn for the lifecycle hooks, in the context of the caller; it ends with
-        :meth:`opened` or :meth:`remove`.
+        :meth:`start` or :meth:`remove`.
 
         ``first``: the turn that asks for the object, if the hooks are to bring it to life. It waits
         here, and whoever waits for it waits for the hooks as well.
@@ -170,7 +170,7 @@ cdef class Mailbox:
             first.wait_for(self)
         PyContextVar_Set(current_turn, turn)
 
-    def opened(self, Dispatcher dispatcher not None):
+    def start(self, Dispatcher dispatcher not None):
         """The instance is ready: run what waits, and take turns from now on."""
         self._end_lifecycle()
         self.open = True
@@ -318,7 +318,7 @@ cdef class Turn:
         finally:
             self.dispatcher._pump(mailbox)
 
-    cdef int _was_cancelled(self, error) except -1:
+    cdef int _answer_cancelled(self, error) except -1:
         if self._abandoned:
             return 0
         name = f"{self.table.type_name}/{self.id}"
@@ -368,7 +368,7 @@ cdef class RemoteCaller(TurnCaller):
             ))
             return 0
         connection.writer.put_response(turn._request_id, payload)
-        return connection._written()
+        return connection._flush_soon()
 
     cdef int _fail(self, Turn turn, error) except -1:
         self.connection.answer_error(turn._request_id, error)
@@ -514,7 +514,7 @@ cdef class ServerHalf(Connection):
             self.data_flushed()
         return 0
 
-    cdef int _written(self) except -1:
+    cdef int _flush_soon(self) except -1:
         # Answers leave at the end of this read, or of this turn of the loop.
         if not self._reading and not self._flush_is_due:
             self._flush_is_due = True
@@ -830,7 +830,7 @@ cdef class Dispatcher:
             if error is None:
                 self._answer(turn, result)
             elif isinstance(error, CancelledError):
-                turn._was_cancelled(error)
+                turn._answer_cancelled(error)
             else:
                 self.runtime.answer_failure(turn, error)
         finally:

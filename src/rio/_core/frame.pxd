@@ -25,7 +25,7 @@ cdef class FrameReader:
     cdef bint _is_used          # something was received since relax() was last called
     cdef readonly Py_ssize_t limit
 
-    cpdef int received(self, Py_ssize_t size) except -1
+    cpdef int advance(self, Py_ssize_t size) except -1
     cdef int _next(self, Cursor* body) except -1
     cdef Py_ssize_t _copy(self, const uint8_t* data, Py_ssize_t size) except -1
     cdef int _make_room(self, Py_ssize_t least, bint alone) except -1

@@ -48,7 +48,7 @@ cdef class FrameReader:
 
     A transport writes into it through the buffer protocol (``memoryview(reader)`` is the free room,
     until the next call of any method, or of another reader with the same ``buffer``) and then tells
-    with :meth:`received` how much it wrote.
+    with :meth:`advance` how much it wrote.
 
     ``limit``: the largest body that the reader takes, in bytes.
     ``buffer``: shared with the other connections of the loop; one of its own by default.
@@ -88,7 +88,7 @@ cdef class FrameReader:
         """How many received bytes are not yet part of a whole frame."""
         return self._end - self._start
 
-    cpdef int received(self, Py_ssize_t size) except -1:
+    cpdef int advance(self, Py_ssize_t size) except -1:
         """Say that ``size`` bytes were written into the buffer."""
         if size < 0 or size > self._capacity - self._end:
             raise ValueError(
@@ -150,7 +150,7 @@ cdef class FrameReader:
         self._make_room(min(size, limits.ROOMY), True)
         size = min(size, self._capacity - self._end)
         memcpy(self._data + self._end, data, size)
-        self.received(size)
+        self.advance(size)
         return size
 
     cdef int _make_room(self, Py_ssize_t least, bint alone) except -1:

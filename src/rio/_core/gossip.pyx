@@ -156,11 +156,11 @@ cdef class MemberTable:
         cdef Py_ssize_t at = seek_entry(self._entries, self._count, 0, generation)
         if at == self._count or self._entries[at].generation != generation:
             return None
-        return record(&self._entries[at])
+        return make_record(&self._entries[at])
 
     def records(self):
         """All records, a list."""
-        return [record(&self._entries[i]) for i in range(self._count)]
+        return [make_record(&self._entries[i]) for i in range(self._count)]
 
     def newcomers(self):
         """The generations of the records whose members are newer than the snapshot."""
@@ -600,17 +600,17 @@ cdef bint join_suspects(Entry* into, const Entry* other) noexcept:
 
 
 cdef uint64_t digest(const Entry* entry) noexcept:
-    cdef uint64_t value = mixed(mixed(entry.generation, entry.incarnation), entry.status)
+    cdef uint64_t value = mix(mix(entry.generation, entry.incarnation), entry.status)
     cdef int i
     for i in range(entry.size):
-        value = mixed(value, entry.metadata[i])
-    value = mixed(value, entry.size)
+        value = mix(value, entry.metadata[i])
+    value = mix(value, entry.size)
     for i in range(entry.suspects):
-        value = mixed(value, entry.suspect[i])
+        value = mix(value, entry.suspect[i])
     return value
 
 
-cdef inline uint64_t mixed(uint64_t value, uint64_t more) noexcept:
+cdef inline uint64_t mix(uint64_t value, uint64_t more) noexcept:
     # One round of splitmix64.
     value = (value ^ more) + <uint64_t>0x9e3779b97f4a7c15u
     value = (value ^ (value >> 30)) * <uint64_t>0xbf58476d1ce4e5b9u
@@ -691,7 +691,7 @@ cdef uint8_t* put_entry(uint8_t* at, const Entry* entry) noexcept:
     return at
 
 
-cdef object record(const Entry* entry):
+cdef object make_record(const Entry* entry):
     return Record(
         entry.generation,
         entry.incarnation,

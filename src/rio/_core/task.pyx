@@ -55,7 +55,7 @@ cdef object start(object coroutine, object loop, dict options, bint* has_ended):
     if EAGER:
         task = PyObject_Call(Task, (guard,), options)
     else:
-        task = started_task(guard, loop, options)
+        task = start_task(guard, loop, options)
     if guard._result is not NOTHING:
         has_ended[0] = True
         return guard._result
@@ -91,13 +91,13 @@ cdef class Guard:
         try:
             return self._coroutine.send(value)
         except SystemExit as error:
-            raise exited(error) from error
+            raise exit_error(error) from error
 
     def throw(self, *error):
         try:
             return self._coroutine.throw(*error)
         except SystemExit as error:
-            raise exited(error) from error
+            raise exit_error(error) from error
 
     def close(self):
         self._coroutine.close()
@@ -114,7 +114,7 @@ cdef int guard_send(PyObject* guard, PyObject* value, PyObject** result) except 
     try:
         sent = PyIter_Send((<Guard>guard)._coroutine, <object>value, result)
     except SystemExit as error:
-        raise exited(error) from error
+        raise exit_error(error) from error
     if sent == RETURNED:
         (<Guard>guard)._result = <object>result[0]
     return sent
@@ -123,7 +123,7 @@ cdef int guard_send(PyObject* guard, PyObject* value, PyObject** result) except 
 (<TypeWithSend*>Guard).tp_as_async.am_send = guard_send
 
 
-cdef object exited(error):
+cdef object exit_error(error):
     return HandlerFailed(f"the handler called sys.exit({error.code!r})", ["SystemExit", ""])
 
 
@@ -144,7 +144,7 @@ cdef class FirstStep:
         self.context = context
 
 
-cdef object started_task(Guard guard, loop, dict options):
+cdef object start_task(Guard guard, loop, dict options):
     # An ordinary task whose first step is made now and not in the loop's next turn.
     cdef FirstStep first_step = FirstStep.__new__(FirstStep)
     try:

@@ -42,7 +42,7 @@ class Deadlines:
         """End the calls that were not answered in time. Returns the next deadline of the others."""
         earliest = math.inf
         for connection in self._pool.connections:
-            late, next_deadline = connection.overdue(moment)
+            late, next_deadline = connection.find_overdue(moment)
             earliest = min(earliest, next_deadline)
             for call in late:
                 call.give_up(_timeout_of(call))
@@ -50,7 +50,7 @@ class Deadlines:
 
     def _end_waiting(self, moment: float) -> float:
         """End the calls that were not sent in time. Returns the next deadline of the others."""
-        late, earliest = self._waiting.overdue(moment)
+        late, earliest = self._waiting.find_overdue(moment)
         for call in late:
             self._waiting.withdraw(call)
             call.fail(_expiry_of(call))

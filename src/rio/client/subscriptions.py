@@ -59,9 +59,9 @@ class Subscriptions:
         try:
             await self._caller.send(type_name, id, Subscribe(attachment.number))
         except BaseException:
-            self._forget(attachment.number, self._caller.known(type_name, id))
+            self._forget(attachment.number, self._caller.find(type_name, id))
             raise
-        return cast("ClientConnection | None", self._caller.known(type_name, id))
+        return cast("ClientConnection | None", self._caller.find(type_name, id))
 
     def detach(self, attachment: Attachment) -> None:
         """Deliver nothing to ``attachment`` any more."""

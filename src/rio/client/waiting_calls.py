@@ -52,7 +52,7 @@ class WaitingCalls:
             del self._calls[call]
         return list(timers)
 
-    def overdue(self, now: float) -> tuple[list[Call], float]:
+    def find_overdue(self, now: float) -> tuple[list[Call], float]:
         """The calls whose deadline has passed, and the earliest deadline of the others (``inf`` if
         there is none).
         """

@@ -105,7 +105,7 @@ class Activation(Mailbox):
         except RioError as error:
             self.refuse(error)
         else:
-            self.opened(self._node.dispatcher)
+            self.start(self._node.dispatcher)
 
     def refuse(self, error: RioError) -> None:
         """Leave the memory, and answer the turns that wait."""
