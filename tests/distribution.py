@@ -14,8 +14,9 @@ GROUPS = {
     # so that at most two clusters share the machine
     "faults of servers": [CLUSTERS + name for name in ("chaos", "drain", "kill", "pause")],
     "faults around servers": [CLUSTERS + name for name in ("failover", "network", "storage")],
-    # so that the wheel is built once
+    # so that the wheel is built once, and the other project is tested once
     "packaging": ["tests/test_packaging"],
+    "conformance": ["tests/testing/test_conformance"],
 }
 """The beginnings of the ids of the tests in each group."""
 

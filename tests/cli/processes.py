@@ -114,5 +114,5 @@ def until(claim: Callable[[], bool]) -> None:
     """Wait until ``claim`` is true."""
     deadline = time.monotonic() + TIMEOUT
     while not claim():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, f"waited {TIMEOUT:g} s in vain"
         time.sleep(0.05)

@@ -165,6 +165,7 @@ async def everything_answers(cluster: LocalCluster, events: rio.Subscription[Bum
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", MOMENTS)
 def test_whichever_task_is_cancelled_everything_answers(delay: int) -> None:
     seen = run(live("")).seen

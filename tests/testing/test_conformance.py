@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 BACK_END = '''
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
 
