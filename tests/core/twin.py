@@ -87,9 +87,7 @@ class Fields:
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        self._unpacker = msgpack.Unpacker(
-            raw=False, unicode_errors="surrogateescape", max_buffer_size=max(1, len(body))
-        )
+        self._unpacker = msgpack.Unpacker(raw=False, max_buffer_size=max(1, len(body)))
         self._unpacker.feed(body)
         self.count = self._read(self._unpacker.read_array_header)
 
@@ -100,7 +98,6 @@ class Fields:
         return value
 
     def text(self) -> str:
-        """A string whose bytes nobody has looked at yet: see :func:`check_text`."""
         value = self._read(self._unpacker.unpack)
         if not isinstance(value, str):
             raise ProtocolError("no string")
@@ -395,30 +392,22 @@ class ServerHalf:
             check_size(type_name, MAX_NAME)
             check_size(id, MAX_ID)
             check_size(message_name, MAX_NAME)
-            turn.table = dispatcher.tables.get(check_text(type_name))
+            turn.table = dispatcher.tables.get(type_name)
             if turn.table is None:
                 raise UnknownType(dispatcher.runtime.unknown_type(type_name))
-            turn.method = turn.table.methods.get(check_text(message_name))
+            turn.method = turn.table.methods.get(message_name)
             if turn.method is None:
                 raise UnknownMessage(dispatcher.runtime.unknown_message(turn.table, message_name))
         except (BadIdentity, UnknownType, UnknownMessage) as error:
             return turn.fail(error)
-        turn.id, turn.context, turn.payload = check_text(id), context, payload
+        turn.id, turn.context, turn.payload = id, context, payload
         turn.deadline = dispatcher.now() + (timeout / 1000 if timeout else DEFAULT_TIMEOUT)
         dispatcher.admit(turn)
         return None
 
 
-def check_text(name: str) -> str:
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise ProtocolError("no UTF-8") from error
-    return name
-
-
 def check_size(name: str, limit: int) -> None:
-    if not 1 <= len(name.encode(errors="surrogateescape")) <= limit:
+    if not 1 <= len(name.encode()) <= limit:
         raise BadIdentity("a name is empty or too long")
 
 
