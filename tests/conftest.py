@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.effort import examples
+from tests.effort import QUICK, examples
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "rio"
@@ -88,12 +88,12 @@ def modified(path: Path) -> float:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """``-n auto``: a worker more than there are cores, since the tests of clusters mostly wait.
 
-    With ``-s`` there is none: what a worker prints is not shown.
+    ``make quick`` leaves those out. With ``-s`` there is no worker, since its output would be lost.
     """
     if config.option.capture == "no":
         return 0
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return cores + 1
+    return cores if QUICK else cores + 1
 
 
 @pytest.hookimpl(optionalhook=True)

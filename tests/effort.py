@@ -1,7 +1,7 @@
 """How much a test run tries: as much as fits into a minute, into a commit, or into a night.
 
 =====================  ===========================================================================
-``RIO_QUICK=1``        a tenth of the examples and a fifth of the seeds, as ``make quick`` does
+``RIO_QUICK=1``        a tenth of the examples and a fifth of the seeds: ``make quick``
 ``RIO_SEEDS=300``      so many seeds of each simulation
 ``RIO_SEED=17``        a single seed, with the servers' logs
 ``RIO_EXAMPLES=10``    ten times the examples of each property

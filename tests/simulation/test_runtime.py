@@ -19,12 +19,12 @@ import pytest
 
 from rio.cluster.config import ClusterConfig
 from rio.testing import run
-from tests.effort import MANY, how_to_replay, seeds
+from tests.effort import MANY, QUICK, how_to_replay, seeds
 from tests.simulation.replay import run_noted
 from tests.simulation.world import Settings, World
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 120.0 if MANY else 60.0
+SECONDS = 120.0 if MANY else 20.0 if QUICK else 60.0
 
 
 def lived_through(seed: int, settings: Settings) -> World:
