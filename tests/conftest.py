@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.effort import QUICK, examples
+from tests.machine import forget, machine
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "rio"
@@ -25,6 +26,8 @@ CORE_TESTS = TESTS / "core"
 
 STARTS_SERVERS = {"postgres_server", "redis_server"}
 """Fixtures that start PostgreSQL or Valkey."""
+
+CLUSTERS = TESTS / "cluster" / "processes"
 
 STARTS_PROCESSES = {TESTS / name for name in ("cli", "cluster/processes", "docs", "examples")}
 """Folders whose tests start commands and servers of ``rio``."""
@@ -113,6 +116,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("processes")
         if STARTS_PROCESSES.intersection(item.path.parents):
             item.add_marker("processes")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Give a test with a cluster of processes the machine for itself."""
+    run = getattr(item.config, "workerinput", {}).get("testrunuid")
+    if run is None:
+        return (yield)
+    alone = "make_cluster" in getattr(item, "fixturenames", ()) or CLUSTERS in item.path.parents
+    with machine(run, alone=alone):
+        return (yield)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Remove the files by which the workers of a test run take turns."""
+    run = getattr(session.config, "workerinput", {}).get("testrunuid")
+    if run is not None:
+        forget(run)
 
 
 def pytest_collection_finish() -> None:

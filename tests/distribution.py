@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from xdist.scheduler import LoadScopeScheduling
 
-CLUSTERS = "tests/cluster/processes/test_"
-
 GROUPS = {
-    # so that at most two clusters share the machine
-    "faults of servers": [CLUSTERS + name for name in ("chaos", "drain", "kill", "pause")],
-    "faults around servers": [CLUSTERS + name for name in ("failover", "network", "storage")],
+    # so that one PostgreSQL and one Valkey serve all of them; each runs alone (tests/machine.py)
+    "clusters of processes": ["tests/cluster/processes/"],
     # so that the wheel is built once, and the other project is tested once
     "packaging": ["tests/test_packaging"],
     "conformance": ["tests/testing/test_conformance"],
