@@ -34,9 +34,17 @@ async def test_all_who_wait_are_answered_and_the_next_are_served(
         def claim(id: str) -> Any:
             return storage.placement.claim(ObjectId("Thing", id), 1)
 
+        # Of another kind: PostgreSQL does both in one round, each in a task of its own.
+        release = storage.placement.release(ObjectId("Thing", "z"), 1)
+
         with cancelled(f"{lane}._serve", delay) as canceller:
             async with asyncio.timeout(10.0):
-                outcomes = await asyncio.gather(*map(claim, "abc"), return_exceptions=True)
-                assert {type(outcome) for outcome in outcomes} <= {Placement, StorageUnavailable}
+                calls = [*map(claim, "abc"), release]
+                outcomes = await asyncio.gather(*calls, return_exceptions=True)
+                assert {type(outcome) for outcome in outcomes} <= {
+                    Placement,
+                    bool,
+                    StorageUnavailable,
+                }
                 assert [placement.generation for placement in [await claim(id) for id in "abcd"]]
         assert canceller.hit

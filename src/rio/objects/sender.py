@@ -41,7 +41,7 @@ class Sender:
 
     def _carrier(self) -> Carrier:
         """What carries the messages of this sender."""
-        raise NotImplementedError
+        raise NotImplementedError  # a client and a live object each have their own
 
     @overload
     def send(

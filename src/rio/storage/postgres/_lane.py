@@ -96,12 +96,29 @@ class PostgresLane:
         """
         while self._waiting:
             groups = self._take()
-            if len(groups) == 1:
-                await self._send(groups[0])
-            else:
-                await asyncio.gather(*map(self._send, groups))
+            try:
+                if len(groups) == 1:
+                    await self._send(groups[0])
+                else:
+                    await asyncio.gather(*map(self._send, groups))
+            finally:
+                self._answer_rest(groups)
             await asyncio.sleep(0)  # the callers that were just answered may submit more
         self._serving = None
+
+    def _answer_rest(self, groups: list[Group]) -> None:
+        """Answer the callers whom a cancelled round has left without an answer.
+
+        The round does it, and not the task of each statement: that task may be cancelled before its
+        first step, or between the rows that it sends one by one.
+        """
+        unknown = StorageUnavailable(
+            "PostgreSQL: the task that waited for its answer was cancelled,"
+            " it is not known what was done"
+        )
+        for group in groups:
+            for waiting in group.values():
+                waiting.fail(unknown)
 
     def _take(self) -> list[Group]:
         """The next round, up to the limits."""
@@ -136,14 +153,6 @@ class PostgresLane:
         """Give each caller the outcome of its row, whatever that is."""
         try:
             found = await self._fetch(group)
-        except asyncio.CancelledError:
-            unknown = StorageUnavailable(
-                "PostgreSQL: the task that waited for its answer was cancelled,"
-                " it is not known what was done"
-            )
-            for waiting in group.values():
-                waiting.fail(unknown)
-            raise
         except Exception as error:
             if len(group) > 1 and concerns_one_row(error):
                 # Nothing was done. Which row is to blame shows when each is alone.
