@@ -87,9 +87,11 @@ def run_pytest(project: Path) -> str:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
         cwd=project,
-        env={**environ, "COLUMNS": "200"},
+        env={**environ, "COLUMNS": "200", "CI": "true"},  # there pytest shows whole values
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        timeout=50,
     )
     assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout + run.stderr
     return run.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -42,7 +43,9 @@ class StateStorageTests:
     async def test_any_bytes_come_back_as_they_were(self, state: StateStorage, data: bytes) -> None:
         await self._fence(state, 1)
         await state.save(ADA, "s", 1, 0, data)
-        assert await state.load_and_fence(ADA, "s", 1) == StoredState(1, data)
+        version, found = await state.load_and_fence(ADA, "s", 1)
+        assert version == 1
+        assert _outline(found) == _outline(data)
 
     async def test_where_nothing_was_saved_it_is_not_found_time_after_time(
         self, state: StateStorage
@@ -169,3 +172,10 @@ class StateStorageTests:
         yield ObjectId("a", "b"), "c:c"
         yield ObjectId("a", "c"), "S"
         yield ObjectId("a", "c"), "s\0"
+
+
+def _outline(data: bytes) -> tuple[int, str, bytes]:
+    """What tells long data apart: in CI pytest compares values line by line, which takes minutes
+    for a MiB.
+    """
+    return len(data), hashlib.sha256(data).hexdigest(), data[:32]
