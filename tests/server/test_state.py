@@ -437,7 +437,7 @@ async def test_a_save_under_a_version_that_is_not_stored_any_more_is_superseded(
     client: rio.Client, cluster: Cluster, state: FlakyState, server: rio.Server
 ) -> None:
     await client.send(Keeper, "a", Add(1))
-    activation(server, Keeper, "a")._versions["total"] = 7
+    activation(server, Keeper, "a").versions["total"] = 7
     with pytest.raises(Superseded):
         await client.send(Keeper, "a", Add(10))
     assert state.stored("a").version == 1

@@ -31,6 +31,7 @@ from rio.errors import (
     StorageUnavailable,
     Superseded,
 )
+from rio.server import states
 from rio.server.activation import Activation
 from rio.server.catalog import Catalog
 from rio.server.ownership import Ownership
@@ -126,16 +127,16 @@ def save_without_token() -> AbstractContextManager[Any]:
 
 def default_after_a_failed_load() -> AbstractContextManager[Any]:
     """M8: an object whose state could not be read starts with nothing."""
-    load = Activation._load_field
+    load = states._load_field
 
-    async def load_or_default(self: Any, field: Any) -> Any:
+    async def load_or_default(activation: Any, field: Any) -> None:
         try:
-            return await load(self, field)
+            await load(activation, field)
         except (StateNotFound, StorageUnavailable):
-            self._versions[field.state_name] = 0
-            return field.state_type()
+            activation.versions[field.state_name] = 0
+            setattr(activation.instance, field.attribute, field.state_type())
 
-    return mock.patch.object(Activation, "_load_field", load_or_default)
+    return mock.patch.object(states, "_load_field", load_or_default)
 
 
 def retry_the_unknown() -> AbstractContextManager[Any]:

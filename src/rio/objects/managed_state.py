@@ -9,9 +9,9 @@ import msgspec
 
 from rio import type_hints
 from rio.contracts.state import StateStorage
-from rio.errors import BadIdentity, BadRegistration
+from rio.errors import BadIdentity, BadRegistration, StateCorrupt
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
-from rio.transport.codec import check_serialisable
+from rio.transport import codec
 
 
 class State(msgspec.Struct):
@@ -60,6 +60,21 @@ class ManagedStateField(msgspec.Struct, frozen=True):
     """Called without arguments, it gives the state of an object that was never saved."""
     storage: StateStorage | None
     """The storage that keeps the state; ``None`` for the server's."""
+
+    def encode(self, value: State) -> bytes:
+        """What the storage is to keep of a value.
+
+        :raises BadReply: the value holds something that MessagePack cannot carry.
+        """
+        return codec.encode(value)
+
+    def decode(self, data: bytes) -> State:
+        """The value of which the storage has kept this.
+
+        :raises StateCorrupt: the bytes do not decode as a value of the state's type.
+        """
+        value: State = codec.decode(data, self.state_type, failure=StateCorrupt)
+        return value
 
 
 class ManagedState:
@@ -203,7 +218,7 @@ def managed_states_of(cls: type[_HasManagedStates]) -> tuple[ManagedStateField, 
 def _field_of(cls: type, marker: ManagedState) -> ManagedStateField:
     try:
         field = marker.field((vars(cls),))
-        check_serialisable(field.state_type)
+        codec.check_serialisable(field.state_type)
     except BadRegistration:
         raise
     except (NameError, TypeError) as problem:

@@ -15,24 +15,17 @@ from rio.errors import (
     HandlerFailed,
     NotActivated,
     RioError,
-    StateCorrupt,
-    StateNotFound,
-    StorageError,
-    StorageUnavailable,
-    Superseded,
     Unavailable,
 )
 from rio.identity import Address, ObjectId, type_name_of
 from rio.objects.message import Message, encode_message
 from rio.objects.ref import ref
-from rio.server import answers
-from rio.transport import codec
+from rio.server import answers, states
 
 if TYPE_CHECKING:
     from rio.contracts.state import StateStorage
     from rio.objects.app_data import AppData
     from rio.objects.lifecycle import LifecycleHook
-    from rio.objects.managed_state import ManagedStateField
     from rio.objects.registry import RegisteredType
     from rio.server.ownership import Ownership
     from rio.server.pubsub import MessageRouter
@@ -59,16 +52,16 @@ class Activation(Mailbox):
     """An object in memory, from the claim of its placement to its release."""
 
     __slots__ = (
-        "_node",
-        "_saving",
-        "_versions",
         "failed",
+        "node",
         "object_id",
         "registered",
+        "saving",
         "send",
         "shutting_down",
         "superseded",
         "token",
+        "versions",
     )
 
     def __init__(
@@ -87,17 +80,19 @@ class Activation(Mailbox):
         """Its shutdown hook runs."""
         self.send = node.send
         """How the object sends: without a Python frame of the node's."""
-        self._node = node
-        self._saving: asyncio.Event | None = None
-        self._versions: dict[str, int] = {}
+        self.node = node
+        self.saving: asyncio.Event | None = None
+        """The end of the save that runs; there is one at a time."""
+        self.versions: dict[str, int] = {}
+        """What the storage holds of each state, as far as this activation knows."""
 
     # --- coming to life ---------------------------------------------------------------------------
 
     async def activate(self) -> None:
         """Claim the object, load it, and start the turns that wait; or answer why it cannot be."""
         try:
-            self.token = await self._node.ownership.claim(self.object_id)
-            if not self._node.dispatcher.admits:
+            self.token = await self.node.ownership.claim(self.object_id)
+            if not self.node.dispatcher.admits:
                 raise Unavailable(
                     f"{self.address} lost its lease while it claimed {self.object_id}"
                 )
@@ -105,7 +100,7 @@ class Activation(Mailbox):
         except RioError as error:
             self.refuse(error)
         else:
-            self.start(self._node.dispatcher)
+            self.start(self.node.dispatcher)
 
     def refuse(self, error: RioError) -> None:
         """Leave the memory, and answer the turns that wait."""
@@ -177,15 +172,15 @@ class Activation(Mailbox):
         self.failed = True
         self.superseded = self.superseded or superseded
         self.closing = True
-        self._node.dispatcher.pump(self)
+        self.node.dispatcher.pump(self)
 
     async def _release(self) -> None:
         if self.token and not self.superseded:
-            await self._node.ownership.release(self.object_id, self.token)
+            await self.node.ownership.release(self.object_id, self.token)
 
     async def _run(self, hook: LifecycleHook) -> None:
         try:
-            await hook.run(self.instance, self._node.app_data)
+            await hook.run(self.instance, self.node.app_data)
         except SystemExit as error:  # it would end the event loop
             raise HandlerFailed(f"the hook {hook.name} called sys.exit({error.code!r})") from error
         except asyncio.CancelledError as error:
@@ -199,85 +194,28 @@ class Activation(Mailbox):
 
     @property
     def app_data(self) -> AppData:
-        return self._node.app_data
+        return self.node.app_data
 
     @property
     def address(self) -> Address:
-        return self._node.address
+        return self.node.address
 
     def ref(self, object_type: type[T], id: str, /) -> T:
         return ref(self, object_type, id)
 
     def publish(self, event: Message[Any], /) -> None:
-        self._node.router.publish(self.object_id, type_name_of(type(event)), encode_message(event))
+        self.node.router.publish(self.object_id, type_name_of(type(event)), encode_message(event))
 
     async def shutdown(self) -> None:
         """Ask for the object's deactivation, which starts when the running turn has ended."""
         self.closing = True
-        self._node.dispatcher.pump(self)
-
-    # --- state ------------------------------------------------------------------------------------
+        self.node.dispatcher.pump(self)
 
     async def load_state(self, *attributes: str) -> None:
-        """Read these managed states, or all."""
-        try:
-            for field in self._fields(attributes):
-                setattr(self.instance, field.attribute, await self._load_field(field))
-        except Superseded:
-            self.drop(superseded=True)
-            raise
+        await states.load(self, attributes)
 
     async def save_state(self, *attributes: str) -> None:
-        """Write these managed states, or all.
-
-        If it is not certain that all were written, memory and storage may differ: the activation is
-        dropped after this turn, and the next call loads the object again.
-        """
-        while self._saving is not None:
-            await self._saving.wait()
-        self._saving = asyncio.Event()
-        try:
-            if not self._node.dispatcher.admits:
-                raise StorageUnavailable(
-                    f"{self.object_id} was not saved: the node has lost its lease"
-                )
-            for field in self._fields(attributes):
-                await self._save_field(field)
-        except (StorageError, Superseded, asyncio.CancelledError) as error:
-            self.drop(superseded=isinstance(error, Superseded))
-            raise
-        finally:
-            self._saving.set()
-            self._saving = None
-
-    async def _load_field(self, field: ManagedStateField) -> Any:
-        storage = field.storage or self._node.state
-        try:
-            stored = await storage.load_and_fence(self.object_id, field.state_name, self.token)
-        except StateNotFound:
-            self._versions[field.state_name] = 0
-            return field.state_type()
-        self._versions[field.state_name] = stored.version
-        return codec.decode(stored.data, field.state_type, failure=StateCorrupt)
-
-    async def _save_field(self, field: ManagedStateField) -> None:
-        storage = field.storage or self._node.state
-        data = codec.encode(getattr(self.instance, field.attribute))
-        version = self._versions[field.state_name]
-        self._versions[field.state_name] = await storage.save(
-            self.object_id, field.state_name, self.token, version, data
-        )
-
-    def _fields(self, attributes: tuple[str, ...]) -> list[ManagedStateField]:
-        fields = self.registered.managed_states
-        unknown = set(attributes) - {field.attribute for field in fields}
-        if unknown:
-            known = ", ".join(field.attribute for field in fields) or "none"
-            raise AttributeError(
-                f"{self.table.type_name} has no managed state {', '.join(sorted(unknown))}; "
-                f"it has: {known}"
-            )
-        return [field for field in fields if not attributes or field.attribute in attributes]
+        await states.save(self, attributes)
 
 
 def _is_cancelled() -> bool:
