@@ -43,6 +43,11 @@ class FaultyStorage(MembershipStorage):
         self.shared = shared
         self.fault = fault
         self.delay: Callable[[], float] | None = None
+        self.past = ""
+
+    @property
+    def history(self) -> str:
+        return self.past
 
     async def _way(self, *, writes: bool) -> None:
         if self.delay is not None:

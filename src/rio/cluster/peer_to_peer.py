@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -125,18 +125,39 @@ class PeerToPeerClusterProvider(ClusterProvider):
         return self._config.lease_local
 
     def _loops(self) -> list[Loop]:
-        loops = [*super()._loops(), self._keep_renewing]
+        loops = [
+            *super()._loops(),
+            self._keep_renewing,
+            self._every_renewal("looking for losses of the storage", self._look_for_loss),
+            self._every_renewal("looking at the objects", self._settle_doubt),
+        ]
         return loops if self._gossip is None else [*loops, self._gossip.run]
 
     def _keep_renewing(self) -> Coroutine[Any, Any, None]:
         return self._repeat("renewing the lease", self._config.renew_interval, self._renew)
 
+    def _every_renewal(self, what: str, action: Callable[[], Awaitable[None]]) -> Loop:
+        return partial(self._repeat, what, self._config.renew_interval, action)
+
     async def _renew(self) -> None:
         sent = self._clock()
         if await self._calls.run(self._storage.renew(self.generation)):
+            self._compare_history()
             self._extend(sent)
         else:
             self._raise_evicted("is not live any more")
+
+    async def _look_for_loss(self) -> None:
+        if not self._doubt.stands:
+            why = await self.audit.find_loss()
+            if why:
+                self._raise_doubt(why)
+
+    async def _settle_doubt(self) -> None:
+        since = await self._doubt.due()
+        await self.audit.drop_what_was_lost()
+        if self._doubt.end(since):
+            logger.warning("member %d (%s) goes on", self.generation, self.address)
 
     async def _evict(self, member: Member) -> None:
         """Declare a member dead that is still as silent as it was read, whatever its status:

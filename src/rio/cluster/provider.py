@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from rio._core.clock import Clock, now
 from rio.backoff import backoff, make_rng
 from rio.cluster.config import ClusterConfig
+from rio.cluster.doubt import Audit, Doubt, NothingToLose
 from rio.cluster.lease import Lease, Observer
 from rio.cluster.loops import Loop, run_until_one_ends
 from rio.cluster.storage_calls import StorageCalls
@@ -69,6 +70,8 @@ class ClusterProvider(ABC):
         self._lease = Lease(self._lease_duration())
         self._leaving = asyncio.Event()
         self._observer = Observer(0, self._config)
+        self._history = ""
+        self._doubt = Doubt(clock, self._config.lease_evict)
         self.generation = 0
         """The identity that the storage gave this node, 0 before :meth:`join`."""
         self.address = ""
@@ -85,6 +88,8 @@ class ClusterProvider(ABC):
         """
         self.on_snapshot: Callable[[MembershipSnapshot], None] = _ignore
         """Called with each snapshot whose version is new."""
+        self.audit: Audit = NothingToLose()
+        """What looks at the live objects when the storage may have forgotten something."""
 
     @property
     def config(self) -> ClusterConfig:
@@ -104,6 +109,7 @@ class ClusterProvider(ABC):
         """
         self._leaving.clear()
         self._lease = Lease(self._lease_duration())
+        self._history = self._storage.history
         registered = await self._calls.run(self._storage.register(address, metadata))
         self.generation, self.address, self.snapshot = (
             registered.generation,
@@ -317,8 +323,28 @@ class ClusterProvider(ABC):
     def _extend(self, sent: float) -> None:
         """Count a renewal that succeeded and was sent at ``sent``."""
         before = self._lease.until
-        if not self._leaving.is_set() and self._lease.renewed(sent) != before:
+        blocked = self._leaving.is_set() or self._doubt.stands
+        if not blocked and self._lease.renewed(sent) != before:
             self.on_lease(self._lease.until)
+
+    def _compare_history(self) -> None:
+        """Look whether the storage that has just answered is the one that this node has known."""
+        history = self._storage.history
+        if history != self._history:
+            self._history = history
+            self._raise_doubt("another database server has taken over")
+
+    def _raise_doubt(self, why: str) -> None:
+        logger.error(
+            "member %d (%s): the storage may have forgotten something, %s: it pauses for %g s, and "
+            "then looks which objects it still owns",
+            self.generation,
+            self.address,
+            why,
+            self._config.lease_evict,
+        )
+        self._doubt.rise()
+        self._fence()
 
     def _fence(self) -> None:
         self._lease.fence(self._clock())

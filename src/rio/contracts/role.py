@@ -42,6 +42,17 @@ class Role(ABC):
         """
         return ""
 
+    @property
+    def history(self) -> str:
+        """Which past this storage remembers, as far as its back end can tell: an identifier that
+        changes when another database server has taken over, which may lack what came last.
+
+        It is known after :meth:`prepare`, and may change with each new connection. Identifiers are
+        random: they are compared for equality only. When it changes under a running server, the
+        server pauses and looks which of its objects it still owns.
+        """
+        return ""
+
     async def __aenter__(self) -> Self:
         await self.prepare()
         return self

@@ -19,6 +19,16 @@ class Ownership:
     def __init__(self, placement: ObjectPlacement, cluster: ClusterProvider) -> None:
         self._placement = placement
         self._cluster = cluster
+        self._history = placement.history
+
+    @property
+    def history_changed(self) -> bool:
+        """Whether the placements may lack what they held: see :attr:`Role.history`."""
+        return self._placement.history != self._history
+
+    def accept_history(self) -> None:
+        """Trust the placements as they are now."""
+        self._history = self._placement.history
 
     async def claim(self, object_id: ObjectId) -> int:
         """Make this node the owner of an object, and return the fencing token of the claim.
@@ -32,9 +42,26 @@ class Ownership:
             placement = await self._claim_or_supersede(object_id)
         except (StorageError, NodeEvicted) as error:
             raise Unavailable(f"{object_id} could not be claimed: {text_of(error)}") from error
+        if self.history_changed:  # what another node has claimed may be free here
+            raise Unavailable(
+                f"{object_id} was not activated: another server of the placements has taken over,"
+                " and this node first looks which objects it still owns"
+            )
         if placement.generation != self._cluster.generation:
             raise self._redirect(object_id, placement)
         return placement.token
+
+    async def still_owns(self, object_id: ObjectId, token: int) -> bool:
+        """Whether the claim of an object is still there, or a newer one of this node.
+
+        :raises StorageError: the placements did not answer.
+        """
+        placement = await self._placement.lookup(object_id)
+        return (
+            placement is not None
+            and placement.generation == self._cluster.generation
+            and placement.token >= token
+        )
 
     async def release(self, object_id: ObjectId, token: int) -> None:
         """Give an object back, if it is still held under ``token``.

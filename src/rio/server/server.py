@@ -24,6 +24,7 @@ from rio.errors import BindFailed, ConfigurationError, NodeEvicted, StorageError
 from rio.identity import Address
 from rio.objects.app_data import AppData
 from rio.objects.registry import Registry
+from rio.server.audit import LiveObjects
 from rio.server.catalog import Catalog
 from rio.server.config import ServerConfig
 from rio.server.connections import Connections
@@ -102,16 +103,23 @@ class Server:
         self._app_data = app_data or AppData()
         self._drain_timeout = config.drain_timeout
         registry.freeze()
+        ownership = Ownership(self._storage.placement, self._cluster)
         self._catalog = Catalog(
             registry,
             config,
-            ownership=Ownership(self._storage.placement, self._cluster),
+            ownership=ownership,
             state=self._storage.state,
             app_data=self._app_data,
             address=self._bind_address,
             clock=clock,
         )
         self._fence = Fence(self._catalog)
+        self._audit = LiveObjects(
+            self._catalog,
+            ownership,
+            self._storage.state,
+            storage_timeout=self._cluster.config.storage_timeout,
+        )
         self._connections = Connections(
             self._catalog,
             self._cluster,
@@ -240,6 +248,8 @@ class Server:
         self._catalog.send = self._router.caller.send
         self._cluster.on_lease = self._fence.move
         self._cluster.transport = self._links
+        self._cluster.audit = self._audit
+        self._audit.accept_histories()
         await self._cluster.join(self._address)
         self._connections.hello = self._introduction()
         await self._client.start()

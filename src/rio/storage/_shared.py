@@ -20,6 +20,11 @@ class SharedDatabase(ABC):
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def _history(self) -> str:
+        """See :attr:`rio.contracts.Role.history`."""
+        return ""
+
     @abstractmethod
     async def _open(self) -> None:
         """Connect, and create or check the schema."""
@@ -65,6 +70,11 @@ class DatabaseRole(Openable):
 
     def __init__(self, shared: SharedDatabase) -> None:
         self._shared = shared
+
+    @property
+    def history(self) -> str:
+        """What tells the database servers apart that take over from one another."""
+        return self._shared._history
 
     async def prepare(self) -> None:
         """Open the database if no other role of it has done so. Idempotent.

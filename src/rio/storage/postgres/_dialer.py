@@ -37,6 +37,14 @@ _SETTINGS = {
 }
 
 
+# Those of the system and of its timeline, which a promotion changes. A standby has none of its own.
+_HISTORY = """
+    SELECT CASE WHEN NOT pg_is_in_recovery() THEN system_identifier || '/'
+        || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END
+    FROM pg_control_system()
+"""
+
+
 class PostgresConnection(asyncpg.Connection):  # type: ignore[misc]  # the driver has no types
     """A connection that notices within seconds that the other machine is gone."""
 
@@ -63,6 +71,10 @@ class PostgresDialer:
         login, at, hosts = parts.netloc.rpartition("@")
         self.server = f"postgres://{login.partition(':')[0]}{at}{hosts}{parts.path}"
         """The URL without its password and options, for error texts."""
+        self.history = ""
+        """The system and the timeline of the server that was dialled last; empty where the server
+        does not tell.
+        """
         self._dsn = parts._replace(scheme="postgresql", query=urlencode(options)).geturl()
         self._settings = {name: value for name, value in _SETTINGS.items() if name not in options}
         self._attributes = None if "target_session_attrs" in options else "read-write"
@@ -94,19 +106,26 @@ class PostgresDialer:
                     f"{self.server}: the server does not know an option of the URL: {error}"
                 ) from error
             raise explain(self.server, error) from error
-        if not self._keep_commit:
-            await self._insist_on_commit(connection)
+        try:
+            if not self._keep_commit:
+                await self._insist_on_commit(connection)
+            self.history = await self._read_history(connection)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
 
     async def _insist_on_commit(self, connection: Any) -> None:
         """Make writes durable before they return, even if the default of the server is otherwise.
         Only the URL may say ``synchronous_commit=off``.
         """
+        await connection.execute(
+            "SELECT set_config('synchronous_commit', 'on', false)"
+            " WHERE current_setting('synchronous_commit') = 'off'"
+        )
+
+    async def _read_history(self, connection: Any) -> str:
         try:
-            await connection.execute(
-                "SELECT set_config('synchronous_commit', 'on', false)"
-                " WHERE current_setting('synchronous_commit') = 'off'"
-            )
-        except BaseException:
-            connection.terminate()
-            raise
+            return await connection.fetchval(_HISTORY) or ""
+        except (asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError):
+            return ""  # hosted services may keep it to themselves

@@ -77,6 +77,10 @@ class PostgresDatabase(SqlDatabase):
         self._dialer = PostgresDialer(url)
         self._pool_size = pool_size
 
+    @property
+    def _history(self) -> str:
+        return self._dialer.history
+
     def __repr__(self) -> str:
         return f"PostgresDatabase({self._dialer.server!r})"
 

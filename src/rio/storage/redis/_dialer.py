@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +31,10 @@ class RedisDialer:
         login, at, hosts = parts.netloc.rpartition("@")
         self.server = f"{parts.scheme}://{login.partition(':')[0]}{at}{hosts}{parts.path}"
         """The URL without its password and options, for error texts."""
+        self.history = ""
+        """Which server the one that was dialled last has taken over from; empty for one that has
+        always been a primary, and where the server does not tell.
+        """
         options = {
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),
@@ -51,15 +56,31 @@ class RedisDialer:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await connection.connect()
-                await exchange(
-                    connection, [(b"SCRIPT", b"LOAD", script.text) for script in SCRIPTS]
+                answers = await exchange(
+                    connection,
+                    [
+                        (b"INFO", b"replication"),
+                        *((b"SCRIPT", b"LOAD", script.text) for script in SCRIPTS),
+                    ],
                 )
         except BaseException as error:
             await drop(connection)
             if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
                 raise StorageUnavailable(f"{self.server}: {REFUSED_LOGIN} ({error})") from error
             raise
+        self.history = _history_of(answers[0])
         return connection
+
+
+def _history_of(answer: Any) -> str:
+    """The replication id under which a replica has followed its primary before it was promoted.
+
+    The other ids of a server change at each restart, which loses nothing that its file holds.
+    """
+    if isinstance(answer, Exception):
+        return ""
+    found = re.search(rb"^master_replid2:(\w+)", answer, re.MULTILINE)
+    return "" if found is None or not found[1].strip(b"0") else found[1].decode()
 
 
 async def exchange(connection: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:

@@ -78,6 +78,10 @@ class RedisDatabase(SharedDatabase):
             durable=None if durable is None else durable == "yes",
         )
 
+    @property
+    def _history(self) -> str:
+        return self._dialer.history
+
     def __repr__(self) -> str:
         return f"RedisDatabase({self._dialer.server!r}, namespace={self.namespace!r})"
 
