@@ -645,7 +645,7 @@ def test_a_file_that_is_no_database_is_refused_and_left_untouched(
     assert os.listdir(path.parent) == ["rio.db"]
 
 
-@pytest.mark.parametrize(("version", "text"), [(0, "older"), (2, "newer.*upgrade rio")])
+@pytest.mark.parametrize(("version", "text"), [(0, "no rio has made"), (2, "newer.*upgrade rio")])
 async def test_another_schema_is_refused(path: Path, version: int, text: str) -> None:
     async with SqliteState(path) as state:
         await fenced(state)

@@ -26,7 +26,7 @@ from rio.contracts.membership import Member
 from rio.errors import ConfigurationError
 from rio.objects.message import DynamicMessage
 from rio.runner import run
-from rio.storage import open_storage
+from rio.storage import SchemaStatus, migrate, open_storage, read_schemas
 
 
 class Command(NamedTuple):
@@ -243,6 +243,61 @@ def _shared_storage(arguments: Arguments) -> str:
     return arguments.storage
 
 
+# --- rio migrate ----------------------------------------------------------------------------------
+
+MIGRATE = """\
+Migrate the databases of a stopped cluster to the tables of this version of rio. Make a backup
+first: there is no way back. A database whose tables are already those of this version is left as it
+is, so a migration that was cut off is finished by running the command again.
+"""
+
+MIGRATE_EXAMPLES = """\
+  rio migrate --check --storage sqlite:///bank.db
+  rio migrate --storage redis://cache/0 --state postgres://db/bank
+
+exit codes:
+  0   the tables are those of this version
+  1   an error; with --check, a migration is needed
+  2   wrong usage
+"""
+
+
+def add_migrate_options(parser: CommandParser) -> None:
+    options.add_roles(parser)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="only say what a migration would do, and change nothing",
+    )
+
+
+def migrate_databases(arguments: Arguments) -> int:
+    """Migrate the databases of a storage, or say what that would do."""
+    storage = open_storage(_shared_storage(arguments), **arguments.roles())
+    schemas = run(read_schemas(storage))
+    for status in schemas:
+        _print_schema(status)
+    outdated = any(status.outdated for status in schemas)
+    if arguments.check:
+        return 1 if outdated else 0
+    run(migrate(storage))
+    if outdated:
+        print("migrated")
+    return 0
+
+
+def _print_schema(status: SchemaStatus) -> None:
+    status.check_newer()
+    if not status.found:
+        print(f"{status.database}: no tables yet; the first server makes them")
+        return
+    print(f"{status.database}: schema {status.found}, this rio needs {status.wanted}")
+    for schema, summary in enumerate(status.summaries, status.found + 1):
+        print(f"  to schema {schema}: {summary}")
+    if status.outdated and status.live_members:
+        print(f"  servers that must be stopped first: {', '.join(status.live_members)}")
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 
@@ -292,6 +347,14 @@ COMMANDS = {
             "  rio stop 127.0.0.1:40123 --storage sqlite:///bank.db",
             add_stop_options,
             stop_server,
+        ),
+        Command(
+            "migrate",
+            "migrate the databases of a stopped cluster",
+            MIGRATE,
+            MIGRATE_EXAMPLES,
+            add_migrate_options,
+            migrate_databases,
         ),
     ]
 }

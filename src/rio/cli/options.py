@@ -27,6 +27,7 @@ class Arguments(argparse.Namespace):
     http: str | None
     cluster: str
     workers: int
+    check: bool
     log_level: str
     type_name: str
     id: str

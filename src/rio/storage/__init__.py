@@ -5,6 +5,8 @@ has a module here (:mod:`rio.storage.local`, :mod:`rio.storage.sqlite`, :mod:`ri
 :mod:`rio.storage.redis`, :mod:`rio.storage.http`). Importing ``rio.storage`` loads no driver.
 """
 
+from rio.storage._migrations import SchemaStatus
+from rio.storage.migration import migrate, read_schemas
 from rio.storage.storage import Storage, open_storage
 
-__all__ = ["Storage", "open_storage"]
+__all__ = ["SchemaStatus", "Storage", "migrate", "open_storage", "read_schemas"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 
+from rio.storage._migrations import SchemaStatus
 from rio.storage._openable import Openable
 
 
@@ -28,6 +29,21 @@ class SharedDatabase(ABC):
     @abstractmethod
     async def _open(self) -> None:
         """Connect, and create or check the schema."""
+
+    @abstractmethod
+    async def _read_schema_status(self) -> SchemaStatus:
+        """How the tables stand to those of this ``rio``. The database need not be open.
+
+        :raises StorageUnavailable: the database did not answer, or there is none.
+        """
+
+    @abstractmethod
+    async def _migrate(self) -> None:
+        """Do the migrations that the tables need. The database need not be open.
+
+        :raises SchemaMismatch: a server has not ended, or a newer ``rio`` made the tables.
+        :raises StorageUnavailable: it is not known how far the migration came.
+        """
 
     @abstractmethod
     async def _close(self) -> None:

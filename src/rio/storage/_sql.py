@@ -32,11 +32,9 @@ from rio.contracts.membership import (
 )
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import StateStorage, StoredState
-from rio.errors import SchemaMismatch, StateCorrupt, StateNotFound, Superseded
+from rio.errors import StateCorrupt, StateNotFound, Superseded
 from rio.identity import ObjectId
 from rio.storage._shared import DatabaseRole, SharedDatabase
-
-SCHEMA_VERSION = 1
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -46,24 +44,6 @@ Statement = tuple[str, Sequence[Any]]
 """The text of a statement, and the values of its placeholders."""
 Operation = Generator[Statement, list[Row], T]
 """The statements of one transaction: it yields them, is sent their rows, and returns a result."""
-
-
-def check_schema_version(database: str, found: int) -> None:
-    """Refuse tables that this version of ``rio`` did not make.
-
-    :raises SchemaMismatch: the tables in ``database`` have another schema version.
-    """
-    if found == SCHEMA_VERSION:
-        return
-    age, remedy = (
-        ("older", "move its data to a new database")
-        if found < SCHEMA_VERSION
-        else ("newer", "upgrade rio")
-    )
-    raise SchemaMismatch(
-        f"{database}: its tables have schema {found}, {age} than schema {SCHEMA_VERSION} of this"
-        f" rio: {remedy}, or choose another database"
-    )
 
 
 class SqlDatabase(SharedDatabase):
@@ -133,6 +113,10 @@ class _SqlRole(DatabaseRole):
 # --- membership -----------------------------------------------------------------------------------
 
 _MEMBER = "m.generation, m.address, m.status, m.lease_counter, m.metadata, m.votes"
+LIVE_MEMBERS = (
+    "SELECT address FROM rio_member"
+    f" WHERE status NOT IN ({MemberStatus.LEFT:d}, {MemberStatus.DEAD:d}) ORDER BY generation"
+)
 _FIND = f"SELECT {_MEMBER} FROM rio_member AS m WHERE m.generation = ?"
 _SNAPSHOT = (
     f"SELECT c.snapshot_version, c.generation_high, {_MEMBER}"

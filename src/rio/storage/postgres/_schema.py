@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from rio.storage._sql import SCHEMA_VERSION
+from rio.storage._migrations import (
+    Migration,
+    SchemaStatus,
+    check_schema,
+    newest_schema,
+    pending,
+)
+from rio.storage._sql import LIVE_MEMBERS
 
 NEXT_TOKEN = "nextval('rio_token')"
+_NO_TIMEOUT = 86400.0
+"""Seconds: a migration may rewrite every row of a large table."""
 CHANNEL = "rio_members"
 """The channel that tells each new version of the membership, and in which schema it is."""
 
 # Names are UTF-8 in BYTEA: the TEXT of PostgreSQL cannot hold NUL.
 _KEY = "type_name BYTEA NOT NULL, id BYTEA NOT NULL"
-_SCHEMA = f"""
+_SCHEMA_1 = f"""
     CREATE TABLE rio_cluster (
         single_row INTEGER PRIMARY KEY CHECK (single_row = 1),
         schema_version BIGINT NOT NULL,
         snapshot_version BIGINT NOT NULL,
         generation_high BIGINT NOT NULL
     );
-    INSERT INTO rio_cluster VALUES (1, {SCHEMA_VERSION}, 0, 0);
+    INSERT INTO rio_cluster VALUES (1, 1, 0, 0);
     CREATE TABLE rio_member (
         generation BIGINT PRIMARY KEY,
         address TEXT NOT NULL,
@@ -45,22 +55,75 @@ _SCHEMA = f"""
     CREATE TRIGGER rio_tell_members AFTER UPDATE OF snapshot_version ON rio_cluster
         FOR EACH ROW EXECUTE FUNCTION rio_tell_members();
 """
+MIGRATIONS: tuple[Migration, ...] = ()
+"""From schema 1 on. What was released never changes."""
+
 # to_regclass() may be stale
 _HAS_SCHEMA = (
     "SELECT count(*) FROM pg_class WHERE relname = 'rio_cluster' AND pg_table_is_visible(oid)"
 )
+_LOCK = "SELECT pg_advisory_xact_lock(hashtext('rio'))"
 
 
-async def prepare_schema(connection: Any) -> int:
-    """Create the tables if there are none, and return their version.
+async def prepare_schema(connection: Any, server: str) -> None:
+    """Create the tables if there are none, and check their schema.
 
     Of many who do so at the same time, one creates them.
+
+    :raises SchemaMismatch: another version of ``rio`` made them.
     """
     if not await connection.fetchval(_HAS_SCHEMA):
-        await connection.execute("BEGIN; SELECT pg_advisory_xact_lock(hashtext('rio'))")
+        await connection.execute(f"BEGIN; {_LOCK}")
         if not await connection.fetchval(_HAS_SCHEMA):
-            await connection.execute(_SCHEMA)
+            await connection.execute(_SCHEMA_1)
+            await _apply(connection, MIGRATIONS)
         await connection.execute("COMMIT")
+    check_schema(server, await _read_schema(connection), newest_schema(MIGRATIONS))
+
+
+async def read_status(connection: Any, server: str) -> SchemaStatus:
+    """How the tables stand to those of this ``rio``."""
+    found, live = 0, []
+    if await connection.fetchval(_HAS_SCHEMA):
+        found, live = await _read_schema(connection), await connection.fetch(LIVE_MEMBERS)
+    return SchemaStatus(
+        server,
+        found,
+        newest_schema(MIGRATIONS),
+        tuple(address for (address,) in live),
+        tuple(migration.summary for migration in pending(MIGRATIONS, found)),
+    )
+
+
+async def migrate(connection: Any, server: str) -> None:
+    """Do the migrations that the tables need in one transaction, however long they take.
+
+    :raises SchemaMismatch: a server has not ended, or a newer ``rio`` made the tables.
+    """
+    async with connection.transaction():
+        await connection.execute(
+            "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0;"
+            f" {_LOCK}",
+            timeout=_NO_TIMEOUT,
+        )
+        if not await connection.fetchval(_HAS_SCHEMA):
+            return
+        await connection.execute("LOCK TABLE rio_cluster, rio_member", timeout=_NO_TIMEOUT)
+        status = await read_status(connection, server)
+        status.check_newer()
+        if status.outdated:
+            status.check_quiet()
+            await _apply(connection, pending(MIGRATIONS, status.found))
+
+
+async def _apply(connection: Any, migrations: Sequence[Migration]) -> None:
+    for migration in migrations:
+        for statement in migration.steps:
+            await connection.execute(statement, timeout=_NO_TIMEOUT)
+    await connection.execute(f"UPDATE rio_cluster SET schema_version = {newest_schema(MIGRATIONS)}")
+
+
+async def _read_schema(connection: Any) -> int:
     version: int = await connection.fetchval(
         "SELECT coalesce(max(schema_version), 0) FROM rio_cluster"
     )

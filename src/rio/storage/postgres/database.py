@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 from urllib.parse import urlsplit
 
 from rio.errors import ConfigurationError, StorageClosed
-from rio.storage._sql import Operation, Row, SqlDatabase, Statement, check_schema_version
+from rio.storage._connector import Connector
+from rio.storage._migrations import SchemaStatus
+from rio.storage._sql import Operation, Row, SqlDatabase, Statement
 from rio.storage.postgres._dialer import PostgresDialer
+from rio.storage.postgres._errors import TEMPORARY, explain
 from rio.storage.postgres._lane import PostgresLane
 from rio.storage.postgres._listener import ChangeListener
 from rio.storage.postgres._pool import PostgresPool
-from rio.storage.postgres._schema import NEXT_TOKEN, prepare_schema
+from rio.storage.postgres._schema import NEXT_TOKEN, migrate, prepare_schema, read_status
 from rio.storage.postgres._statements import ARRAY_STATEMENTS, encode_names, number_placeholders
 
 logger = logging.getLogger("rio.storage")
@@ -152,14 +156,36 @@ class PostgresDatabase(SqlDatabase):
     async def _open(self) -> None:
         pool = PostgresPool(self._dialer, self._pool_size)
         try:
-            found = await pool.run(prepare_schema)
-            check_schema_version(self._dialer.server, found)
+            await pool.run(lambda connection: prepare_schema(connection, self._dialer.server))
         except BaseException:
             await pool.close()
             raise
         lease = PostgresPool(self._dialer, 1)
         lanes = {statement.lane: PostgresLane(pool) for statement in ARRAY_STATEMENTS.values()}
         self._opened = OpenConnections(pool, lease, lanes, ChangeListener(self._dialer), set())
+
+    async def _read_schema_status(self) -> SchemaStatus:
+        async with self._alone() as connection:
+            return await read_status(connection, self._dialer.server)
+
+    async def _migrate(self) -> None:
+        async with self._alone() as connection:
+            await migrate(connection, self._dialer.server)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[Any]:
+        """A connection whose statements may take long."""
+        server = self._dialer.server
+        connection = await Connector(server, self._dialer.dial, TEMPORARY).connect()
+        try:
+            yield connection
+        except Exception as error:
+            explained = explain(server, error)
+            if explained is error:
+                raise
+            raise explained from error
+        finally:
+            connection.terminate()
 
     async def _close(self) -> None:
         opened, self._opened = self._require_open(), None

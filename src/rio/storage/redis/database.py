@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from rio.contracts.roles import ROLES
-from rio.errors import ConfigurationError, SchemaMismatch, StorageClosed
+from rio.errors import ConfigurationError, StorageClosed
+from rio.storage._migrations import SchemaStatus
 from rio.storage._shared import SharedDatabase
 from rio.storage.redis._dialer import RedisDialer
 from rio.storage.redis._lane import RedisLane
+from rio.storage.redis._schema import migrate, prepare_schema, read_status
 
-SCHEMA_VERSION = 1
 LEASE_LANE = "lease"
 """The lane of renewals. Every other lane has the name of the role that it serves."""
 
@@ -110,7 +113,7 @@ class RedisDatabase(SharedDatabase):
         lane = lanes["membership"]
         try:
             await self._check_durability(lane)
-            await self._check_schema(lane)
+            await prepare_schema(lane.ask, self._dialer.server, self.namespace)
         except BaseException:
             await lane.close()
             raise
@@ -132,15 +135,22 @@ class RedisDatabase(SharedDatabase):
             " or accept it with ?durable=no in the URL"
         )
 
-    async def _check_schema(self, lane: RedisLane) -> None:
-        key = f"{{{self.namespace}:database}}:schema".encode()
-        await lane.ask(b"HSETNX", key, b"version", str(SCHEMA_VERSION).encode())
-        found = int(await lane.ask(b"HGET", key, b"version"))
-        if found != SCHEMA_VERSION:
-            raise SchemaMismatch(
-                f"{self._dialer.server}: {self.namespace!r} has schema {found},"
-                f" this rio needs {SCHEMA_VERSION}"
-            )
+    async def _read_schema_status(self) -> SchemaStatus:
+        async with self._alone() as lane:
+            return await read_status(lane.ask, self._dialer.server, self.namespace)
+
+    async def _migrate(self) -> None:
+        async with self._alone() as lane:
+            await migrate(lane.ask, self._dialer.server, self.namespace)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[RedisLane]:
+        """A connection for commands that are no scripts."""
+        lane = RedisLane(self._dialer)
+        try:
+            yield lane
+        finally:
+            await lane.close()
 
     async def _close(self) -> None:
         lanes, self._lanes = self._require_lanes(), None

@@ -26,6 +26,13 @@ def connect_writer(path: str, busy_timeout: float) -> sqlite3.Connection:
     return connection
 
 
+def connect_to_migrate(path: str, busy_timeout: float) -> sqlite3.Connection:
+    """A connection that writes durably, and that neither creates nor checks tables."""
+    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
 def connect_reader(path: str, busy_timeout: float) -> sqlite3.Connection:
     """A connection that cannot write."""
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 
-from rio.storage._sql import SCHEMA_VERSION, check_schema_version
+from rio.storage._migrations import (
+    Migration,
+    SchemaStatus,
+    check_schema,
+    newest_schema,
+    pending,
+)
+from rio.storage._sql import LIVE_MEMBERS
 
 NEXT_TOKEN = "(SELECT token_high + 1 FROM rio_cluster)"
 """The next token. A trigger raises ``token_high`` in the statement that uses it."""
 
-_SCHEMA = (
+_SCHEMA_1 = (
     """CREATE TABLE rio_cluster (
         single_row INTEGER PRIMARY KEY CHECK (single_row = 1),
         schema_version INTEGER NOT NULL,
@@ -17,7 +25,7 @@ _SCHEMA = (
         generation_high INTEGER NOT NULL,
         token_high INTEGER NOT NULL
     )""",
-    f"INSERT INTO rio_cluster VALUES (1, {SCHEMA_VERSION}, 0, 0, 0)",
+    "INSERT INTO rio_cluster VALUES (1, 1, 0, 0, 0)",
     """CREATE TABLE rio_member (
         generation INTEGER PRIMARY KEY,
         address TEXT NOT NULL,
@@ -50,24 +58,64 @@ _SCHEMA = (
 )
 
 
+MIGRATIONS: tuple[Migration, ...] = ()
+"""From schema 1 on. What was released never changes."""
+
+
 def prepare_schema(connection: sqlite3.Connection, path: str) -> None:
-    """Create the tables if there are none, and check their version.
+    """Create the tables if there are none, and check their schema.
 
     :raises SchemaMismatch: another version of ``rio`` made them.
     """
-    _create_schema(connection)
-    [(version,)] = connection.execute("SELECT coalesce(max(schema_version), 0) FROM rio_cluster")
-    check_schema_version(path, version)
+    if not _has_schema(connection):
+        connection.execute("BEGIN IMMEDIATE")
+        if not _has_schema(connection):  # another process may have been faster
+            for statement in _SCHEMA_1:
+                connection.execute(statement)
+            _apply(connection, MIGRATIONS)
+        connection.execute("COMMIT")
+    check_schema(path, _read_schema(connection), newest_schema(MIGRATIONS))
 
 
-def _create_schema(connection: sqlite3.Connection) -> None:
+def read_status(connection: sqlite3.Connection, path: str) -> SchemaStatus:
+    """How the tables stand to those of this ``rio``."""
+    found, live = 0, []
     if _has_schema(connection):
-        return
+        found, live = _read_schema(connection), connection.execute(LIVE_MEMBERS).fetchall()
+    return SchemaStatus(
+        path,
+        found,
+        newest_schema(MIGRATIONS),
+        tuple(address for (address,) in live),
+        tuple(migration.summary for migration in pending(MIGRATIONS, found)),
+    )
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Do the migrations that the tables need in one transaction, which the caller's connection
+    rolls back if it is closed before.
+
+    :raises SchemaMismatch: a server has not ended, or a newer ``rio`` made the tables.
+    """
     connection.execute("BEGIN IMMEDIATE")
-    if not _has_schema(connection):  # another process may have been faster
-        for statement in _SCHEMA:
-            connection.execute(statement)
+    status = read_status(connection, path)
+    status.check_newer()
+    if status.outdated:
+        status.check_quiet()
+        _apply(connection, pending(MIGRATIONS, status.found))
     connection.execute("COMMIT")
+
+
+def _apply(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
+    for migration in migrations:
+        for statement in migration.steps:
+            connection.execute(statement)
+    connection.execute("UPDATE rio_cluster SET schema_version = ?", (newest_schema(MIGRATIONS),))
+
+
+def _read_schema(connection: sqlite3.Connection) -> int:
+    [(version,)] = connection.execute("SELECT coalesce(max(schema_version), 0) FROM rio_cluster")
+    return int(version)
 
 
 def _has_schema(connection: sqlite3.Connection) -> bool:

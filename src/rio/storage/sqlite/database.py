@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sqlite3
 import warnings
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from functools import partial
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
-from rio.errors import ConfigurationError, StorageClosed
+from rio.errors import ConfigurationError, StorageClosed, StorageUnavailable
+from rio.storage._migrations import SchemaStatus
 from rio.storage._sql import Operation, SqlDatabase
-from rio.storage.sqlite._connection import connect_reader, connect_writer
+from rio.storage.sqlite._connection import (
+    connect_reader,
+    connect_to_migrate,
+    connect_writer,
+)
+from rio.storage.sqlite._errors import explain
 from rio.storage.sqlite._lane import SqliteLane
-from rio.storage.sqlite._schema import NEXT_TOKEN
+from rio.storage.sqlite._schema import NEXT_TOKEN, migrate, read_status
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -102,6 +111,22 @@ class SqliteDatabase(SqlDatabase):
             await writer.close()
             raise
         self._lanes = writer, reader
+
+    async def _read_schema_status(self) -> SchemaStatus:
+        return await asyncio.to_thread(self._run_alone, read_status)
+
+    async def _migrate(self) -> None:
+        await asyncio.to_thread(self._run_alone, migrate)
+
+    def _run_alone(self, run: Callable[[sqlite3.Connection, str], T]) -> T:
+        """Run something on a connection of its own, which a failure rolls back."""
+        if not os.path.exists(self.path):
+            raise StorageUnavailable(f"{self.path}: there is no such file")
+        try:
+            with closing(connect_to_migrate(self.path, self.busy_timeout)) as connection:
+                return run(connection, self.path)
+        except sqlite3.Error as error:
+            raise explain(self.path, error) from error
 
     async def _close(self) -> None:
         writer, reader = self._require_lanes()

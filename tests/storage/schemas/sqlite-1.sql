@@ -1,0 +1,37 @@
+CREATE TABLE rio_cluster (
+        single_row INTEGER PRIMARY KEY CHECK (single_row = 1),
+        schema_version INTEGER NOT NULL,
+        snapshot_version INTEGER NOT NULL,
+        generation_high INTEGER NOT NULL,
+        token_high INTEGER NOT NULL
+    );
+INSERT INTO rio_cluster VALUES (1, 1, 0, 0, 0);
+CREATE TABLE rio_member (
+        generation INTEGER PRIMARY KEY,
+        address TEXT NOT NULL,
+        status INTEGER NOT NULL,
+        lease_counter INTEGER NOT NULL,
+        metadata BLOB NOT NULL,
+        votes BLOB NOT NULL
+    );
+CREATE TABLE rio_placement (
+        type_name TEXT NOT NULL,
+        id TEXT NOT NULL,
+        generation INTEGER,
+        token INTEGER NOT NULL,
+        PRIMARY KEY (type_name, id)
+    ) WITHOUT ROWID;
+CREATE INDEX rio_placement_generation ON rio_placement (generation);
+CREATE TRIGGER rio_token_inserted AFTER INSERT ON rio_placement
+        BEGIN UPDATE rio_cluster SET token_high = max(token_high, NEW.token); END;
+CREATE TRIGGER rio_token_updated AFTER UPDATE OF token ON rio_placement
+        BEGIN UPDATE rio_cluster SET token_high = max(token_high, NEW.token); END;
+CREATE TABLE rio_state (
+        type_name TEXT NOT NULL,
+        id TEXT NOT NULL,
+        state_name TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        token INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        PRIMARY KEY (type_name, id, state_name)
+    );
