@@ -39,7 +39,8 @@ cdef class Mailbox:
     cdef readonly bint open          # whether turns may start
     # no further turn starts; the runtime is told when the running one has ended
     cdef public bint closing
-    cdef public double used_at       # when the last turn started
+    cdef public double used_at       # when the last turn that is a use of the object started
+    cdef readonly bint used_again    # there was more than one
 
     cdef inline bint _is_free(self) noexcept:
         # Whether a turn may start now, before all others.
@@ -53,6 +54,8 @@ cdef class Mailbox:
 
 
 cdef class TurnCaller:
+    cdef public bint uses            # whether its turns count as a use of their object
+
     cdef int _reply(self, Turn turn, bytes payload) except -1
     cdef int _fail(self, Turn turn, object error) except -1
     cdef int _keep(self, Turn turn) except -1

@@ -1,4 +1,5 @@
 import asyncio
+import contextvars
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, final
 
@@ -26,6 +27,7 @@ WAITING_LIMIT: Final[int]
 IN_FLIGHT_LIMIT: Final[int]
 
 def current() -> Turn | None: ...
+def outside_of_turns() -> contextvars.Context: ...
 
 @final
 class Method:
@@ -72,6 +74,8 @@ class Mailbox:
     @property
     def turn(self) -> Turn | None: ...
     @property
+    def used_again(self) -> bool: ...
+    @property
     def open(self) -> bool: ...
     @property
     def waiting(self) -> int: ...
@@ -81,6 +85,7 @@ class Mailbox:
 
 @disjoint_base
 class TurnCaller:
+    uses: bool
     def reply(self, turn: Turn, payload: bytes) -> None: ...
     def fail(self, turn: Turn, error: BaseException) -> None: ...
 

@@ -79,6 +79,13 @@ def current():
     return running_turn()
 
 
+def outside_of_turns():
+    """A copy of the context of the running code, in which no turn runs."""
+    context = contextvars.copy_context()
+    context.run(current_turn.set, None)
+    return context
+
+
 # --- the dispatch table ---------------------------------------------------------------------------
 
 @cython.final
@@ -142,6 +149,7 @@ cdef class Mailbox:
         self.open = False
         self.closing = False
         self.used_at = 0.0
+        self.used_again = False
         table.mailboxes[id] = self
 
     @property
@@ -154,8 +162,10 @@ cdef class Mailbox:
         :meth:`start` or :meth:`remove`.
 
         ``first``: the turn that asks for the object, if the hooks are to bring it to life. It waits
-        here, and whoever waits for it waits for the hooks as well.
+        here, and whoever waits for it waits for the hooks as well. The turn of earlier hooks that
+        did not end is over.
         """
+        self._end_lifecycle()
         cdef Turn turn = Turn.__new__(Turn)
         dispatcher._last_turn += 1
         turn.number = dispatcher._last_turn
@@ -227,6 +237,9 @@ cdef class TurnCaller:
     overrides the cdef methods, of which ``_keep`` and ``_forget`` tell about turns that do not end
     at once.
     """
+
+    def __cinit__(self, *_, **__):
+        self.uses = True
 
     def reply(self, turn, payload):
         """The handler has returned; ``payload`` is its reply in MessagePack."""
@@ -789,7 +802,9 @@ cdef class Dispatcher:
         turn._payload = None
         self._last_turn += 1
         turn.number = self._last_turn
-        turn.mailbox.used_at = now
+        if turn.caller.uses:
+            turn.mailbox.used_again = turn.mailbox.used_at != 0
+            turn.mailbox.used_at = now
         turn.mailbox.turn = turn
         return 0
 
