@@ -307,6 +307,15 @@ class NotAttached(RioError, RuntimeError):
     """
 
 
+class Deactivated(RioError, RuntimeError):
+    """A service object was asked to send, save or publish after its activation had ended.
+
+    A task has kept the instance for longer than the object was in memory. Send the object a message
+    by a client, or have the object own the task: ``self.tasks.create(...)``. An instance that no
+    server has activated yet raises :class:`NotAttached` instead.
+    """
+
+
 class BindFailed(RioError, OSError):
     """The server cannot listen on its address.
 

@@ -47,7 +47,7 @@ class Living(rio.ServiceObject):
     """The exception that a hook raises, by the hook's name; only for ids that start with "bad"."""
 
     def __init__(self) -> None:
-        self.tasks: list[asyncio.Task[int]] = []
+        self.background: list[asyncio.Task[int]] = []
 
     async def _hook(self, name: str, probe: Probe) -> None:
         probe.note(f"{self.id} {name}")
@@ -108,7 +108,7 @@ class Living(rio.ServiceObject):
             return await self.send(Living, self.id, Get())
 
         task = asyncio.create_task(later())
-        self.tasks.append(task)
+        self.background.append(task)
         task.add_done_callback(lambda _: probe.note("task done"))
 
     @rio.handler
@@ -257,7 +257,7 @@ async def test_a_task_outside_of_any_turn_may_ask_for_the_shutdown_and_then_call
     client = await cluster.client()
     await client.send(Living, "a", Add(7))
     await client.send(Living, "a", LeaveLater())
-    (task,) = instance(server, Living, "a").tasks
+    (task,) = instance(server, Living, "a").background
     probe.gate("leave").set()
     await probe.noted("task done")
     assert task.result() == 7, "no deadlock: the task is not part of the shutdown"

@@ -47,7 +47,7 @@ class Ping(rio.Message[None]):
 
 class Room(rio.ServiceObject):
     def __init__(self) -> None:
-        self.tasks: list[asyncio.Task[None]] = []
+        self.background: list[asyncio.Task[None]] = []
 
     async def after_load(self) -> None:
         self.publish(Said("nobody can hear this"))
@@ -72,7 +72,7 @@ class Room(rio.ServiceObject):
             await app.get(Probe).gate("say").wait()
             self.publish(Said(message.text))
 
-        self.tasks.append(asyncio.create_task(later()))
+        self.background.append(asyncio.create_task(later()))
 
     @rio.handler
     def swell(self, message: Swell) -> None:

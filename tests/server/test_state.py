@@ -68,7 +68,7 @@ class Keeper(rio.ServiceObject):
     label: Label = rio.managed_state(name="the.label")
 
     def __init__(self) -> None:
-        self.tasks: list[asyncio.Task[None]] = []
+        self.background: list[asyncio.Task[None]] = []
 
     async def before_load(self, app: rio.AppData) -> None:
         app.get(Probe).note("before_load")
@@ -107,7 +107,7 @@ class Keeper(rio.ServiceObject):
             await self.save_state()
 
         task = asyncio.create_task(later())
-        self.tasks.append(task)
+        self.background.append(task)
         task.add_done_callback(lambda task: probe.note(f"saved: {task.exception()!r}"))
 
     @rio.handler

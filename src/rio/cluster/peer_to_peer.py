@@ -141,7 +141,12 @@ class PeerToPeerClusterProvider(ClusterProvider):
 
     async def _renew(self) -> None:
         sent = self._clock()
-        if await self._calls.run(self._storage.renew(self.generation)):
+        try:
+            self.renewed = await self._calls.run(self._storage.renew(self.generation))
+        except StorageError:
+            self.renewed = False
+            raise
+        if self.renewed:
             self._compare_history()
             self._extend(sent)
         else:

@@ -78,6 +78,8 @@ class ClusterProvider(ABC):
         """``host:port`` under which this node joined."""
         self.snapshot = MembershipSnapshot(0, 0)
         """The newest membership that this node has read."""
+        self.renewed = True
+        """Whether the last renewal of the lease succeeded."""
         self.transport: GossipTransport | None = None
         """What carries gossip to the other nodes, set before :meth:`join`. With ``None`` the nodes
         meet in the storage only.

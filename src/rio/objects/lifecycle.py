@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from rio import type_hints
 from rio.errors import BadRegistration
@@ -14,7 +16,44 @@ from rio.objects.app_data import AppData
 
 F = TypeVar("F", bound=Callable[..., Awaitable[None]])
 
+LeavingReason = Literal["asked", "idle", "memory", "drain", "moved", "upgrade", "deleted"]
+"""Why an object leaves the memory of its server."""
+
+SHORTEST_IDLE = 1.0
+"""Seconds of ``idle_after``, at least."""
+
 HOOK_NAMES = ("before_load", "load", "after_load", "before_shutdown", "shutdown")
+
+
+class LifecycleLimits(msgspec.Struct, frozen=True):
+    """What a class says about the lifecycle of its objects; ``UNSET`` leaves it to the server."""
+
+    idle_after: float | msgspec.UnsetType | None = msgspec.UNSET
+    """Seconds without a use after which an object leaves; ``None``: it stays."""
+    activate_timeout: float | msgspec.UnsetType = msgspec.UNSET
+    deactivate_timeout: float | msgspec.UnsetType = msgspec.UNSET
+
+    def overridden_by(self, cls: type, **limits: Any) -> LifecycleLimits:
+        """These limits, but for those that the class statement of ``cls`` sets.
+
+        :raises BadRegistration: one of them is out of its range.
+        """
+        given = {name: value for name, value in limits.items() if value is not msgspec.UNSET}
+        for name, value in given.items():
+            problem = problem_of_limit(name, value)
+            if problem:
+                raise BadRegistration(f"{type_hints.full_name(cls)}: {problem}")
+        return replace(self, **given) if given else self
+
+
+def problem_of_limit(name: str, value: Any) -> str:
+    """What is wrong with a limit; empty if nothing is."""
+    is_number = isinstance(value, (int, float)) and 0 < value < math.inf
+    if name == "idle_after":
+        if value is None or (is_number and value >= SHORTEST_IDLE):
+            return ""
+        return f"idle_after must be None or at least {SHORTEST_IDLE:g} second, got {value!r}"
+    return "" if is_number else f"{name} must be a finite number of seconds above 0, got {value!r}"
 
 
 class LifecycleHook(msgspec.Struct, frozen=True):
@@ -63,6 +102,14 @@ class ShutdownHook:
             return self.function
         context = instance._context()
         return self.function.__get__(instance, owner) if context.shutting_down else context.shutdown
+
+
+def check_task_failed(cls: type) -> None:
+    """:raises BadRegistration: the class defines a ``task_failed`` that somebody would await."""
+    function = cls.__dict__.get("task_failed")
+    if inspect.iscoroutinefunction(function):
+        where = _where(cls, "task_failed", function)
+        raise BadRegistration(f"{where} is not awaited: write def task_failed(self, task, error)")
 
 
 def check_hooks(cls: type) -> None:

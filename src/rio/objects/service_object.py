@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 from typing import Any, ClassVar, Protocol, TypeVar
+
+from msgspec import UNSET, UnsetType
 
 from rio import type_hints
 from rio.errors import BadRegistration, NotAttached
 from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name
 from rio.objects.app_data import AppData
 from rio.objects.handler import Handler, collect_handlers
-from rio.objects.lifecycle import check_hooks, default_hook
+from rio.objects.lifecycle import (
+    LeavingReason,
+    LifecycleLimits,
+    check_hooks,
+    check_task_failed,
+    default_hook,
+)
 from rio.objects.managed_state import ManagedState, collect_managed_states
 from rio.objects.message import Message
 from rio.objects.sender import Carrier, Sender
+from rio.objects.tasks import Tasks
+from rio.objects.timers import Timers
+
+logger = logging.getLogger("rio.objects")
 
 T = TypeVar("T")
 
@@ -34,6 +48,14 @@ class ActivationContext(Carrier, Protocol):
     def shutting_down(self) -> bool:
         """True while the runtime runs the object's :meth:`ServiceObject.shutdown` hook."""
         ...
+
+    @property
+    def leaving(self) -> LeavingReason | None: ...
+    @property
+    def tasks(self) -> Tasks: ...
+    @property
+    def timers(self) -> Timers: ...
+    def keep_alive(self, seconds: float) -> None: ...
 
     def ref(self, object_type: type[T], id: str, /) -> T: ...
     def publish(self, event: Message[Any], /) -> None: ...
@@ -69,8 +91,13 @@ class ServiceObject(Sender):
     bytes of UTF-8; by default it is the name of the class. Clients send it and storages keep it, so
     give a name if you may ever rename the class.
 
-    :raises BadRegistration: (when the class is made) a handler, a managed state, a hook or the type
-        name breaks a rule; the text says what to change.
+    ``class Room(rio.ServiceObject, idle_after=60.0)`` sets for the class what
+    :class:`rio.ServerConfig` sets for a server: ``idle_after``, ``activate_timeout`` and
+    ``deactivate_timeout``, each in seconds. With ``idle_after=None`` the objects stay in memory.
+    Subclasses inherit these.
+
+    :raises BadRegistration: (when the class is made) a handler, a managed state, a hook, a limit or
+        the type name breaks a rule; the text says what to change.
     """
 
     id: str
@@ -81,11 +108,25 @@ class ServiceObject(Sender):
     __rio_type_name__: ClassVar[str]
     __rio_handlers__: ClassVar[dict[str, Handler[Any, Any, Any]]] = {}
     __rio_managed_states__: ClassVar[tuple[ManagedState, ...]] = ()
+    __rio_limits__: ClassVar[LifecycleLimits] = LifecycleLimits()
     __rio_reference_class__: ClassVar[type | None] = None
     """The class of the references to objects of this class; :mod:`rio.objects.ref` makes it."""
 
-    def __init_subclass__(cls, *, type_name: str | None = None) -> None:
+    def __init_subclass__(
+        cls,
+        *,
+        type_name: str | None = None,
+        idle_after: float | UnsetType | None = UNSET,
+        activate_timeout: float | UnsetType = UNSET,
+        deactivate_timeout: float | UnsetType = UNSET,
+    ) -> None:
         super().__init_subclass__()
+        cls.__rio_limits__ = cls.__rio_limits__.overridden_by(
+            cls,
+            idle_after=idle_after,
+            activate_timeout=activate_timeout,
+            deactivate_timeout=deactivate_timeout,
+        )
         cls.__rio_type_name__ = cls.__name__ if type_name is None else type_name
         name = cls.__rio_type_name__
         check_name(f"type name of {cls.__name__}", name, MAX_TYPE_NAME_BYTES, BadRegistration)
@@ -93,6 +134,7 @@ class ServiceObject(Sender):
         cls.__rio_managed_states__ = collect_managed_states(cls)
         _check_names(cls)
         check_hooks(cls)
+        check_task_failed(cls)
         _read_annotations_early(cls)
 
     # --- lifecycle --------------------------------------------------------------------------------
@@ -119,6 +161,7 @@ class ServiceObject(Sender):
         """The last hook of an activation; the first message comes next.
 
         Override it, with the parameters of :meth:`before_load`. An exception fails the activation.
+        All hooks of an activation together have ``activate_timeout`` seconds.
         """
 
     @default_hook
@@ -128,6 +171,10 @@ class ServiceObject(Sender):
         Override it, with the parameters of :meth:`before_load`. The server logs an exception, and
         deactivates the object all the same. A failed activation ends without it, and so does a
         killed process: save what must survive in the handler that acknowledges it.
+
+        :attr:`leaving` says why the object leaves. Its timers and tasks have ended. It and
+        :meth:`shutdown` together have ``deactivate_timeout`` seconds; while the server has lost its
+        lease, :meth:`save_state` waits here for the lease to come back.
         """
 
     @default_hook
@@ -138,10 +185,27 @@ class ServiceObject(Sender):
         of a deactivation. ``await self.shutdown()`` still asks for the deactivation.
 
         :raises NotAttached: no server has activated this instance.
+        :raises Deactivated: the object has left already.
         """
         context = self._context()
         if not context.shutting_down:
             await context.shutdown()
+
+    def task_failed(self, task: asyncio.Task[Any], error: BaseException) -> None:
+        """A task of :attr:`tasks` has raised an exception. By default that is logged.
+
+        Override it as a plain ``def``. It runs outside of any turn.
+        """
+        logger.error("%s failed", task.get_name(), exc_info=error)
+
+    def object_weight(self) -> int:
+        """The bytes of memory that the object takes besides its managed states, about; 0 by
+        default.
+
+        Override it if the object keeps much in its attributes. A server with a ``max_memory`` lets
+        heavy objects go first.
+        """
+        return 0
 
     # --- what the object can use ------------------------------------------------------------------
 
@@ -171,6 +235,49 @@ class ServiceObject(Sender):
         :raises NotAttached: no server has activated this instance.
         """
         return self._context().address
+
+    @property
+    def leaving(self) -> LeavingReason | None:
+        """Why the object leaves the memory, in its shutdown hooks; else ``None``.
+
+        ``"asked"``: somebody has called :meth:`shutdown` or sent the admin command. ``"idle"``: no
+        use for ``idle_after`` seconds. ``"memory"``: the server has too many objects, or too little
+        memory. ``"drain"``: the server stops. ``"moved"``: another node takes the object.
+        ``"upgrade"``: a node with newer code takes it. ``"deleted"``: its state was deleted.
+
+        :raises NotAttached: no server has activated this instance.
+        :raises Deactivated: the object has left already.
+        """
+        return self._context().leaving
+
+    @property
+    def tasks(self) -> Tasks:
+        """The tasks that end with this activation: ``self.tasks.create(self.watch())``.
+
+        :raises NotAttached: no server has activated this instance.
+        :raises Deactivated: the object has left already.
+        """
+        return self._context().tasks
+
+    @property
+    def timers(self) -> Timers:
+        """What sends this object messages later: ``self.timers.every("flush", 5.0, Flush())``.
+
+        :raises NotAttached: no server has activated this instance.
+        :raises Deactivated: the object has left already.
+        """
+        return self._context().timers
+
+    def keep_alive(self, seconds: float) -> None:
+        """Keep the object in memory for at least so many seconds from now, also if it is idle.
+
+        A server that drains lets it go all the same.
+
+        :raises ValueError: ``seconds`` is not a finite number of 0 or more.
+        :raises NotAttached: no server has activated this instance.
+        :raises Deactivated: the object has left already.
+        """
+        self._context().keep_alive(seconds)
 
     def ref(self, object_type: type[T], id: str, /) -> T:
         """A reference to another object: ``await self.ref(Account, "ada").deposit(Deposit(1))``.

@@ -7,26 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from rio._core.dispatch import Dispatcher, Mailbox, TypeTable
+from rio._core.dispatch import Dispatcher, Mailbox, Turn, TypeTable
 from rio.errors import (
+    Deactivated,
     HandlerFailed,
     NotActivated,
     RioError,
+    StorageUnavailable,
     Unavailable,
 )
 from rio.identity import Address, ObjectId, type_name_of
 from rio.objects.message import Message, encode_message
 from rio.objects.ref import ref
+from rio.objects.tasks import Tasks
+from rio.objects.timers import Timers
 from rio.server import answers, states
+from rio.server.ended import EndedActivation
+from rio.server.limits import Limits
 
 if TYPE_CHECKING:
     from rio.contracts.state import StateStorage
     from rio.objects.app_data import AppData
-    from rio.objects.lifecycle import LifecycleHook
+    from rio.objects.lifecycle import LeavingReason, LifecycleHook
     from rio.objects.registry import RegisteredType
+    from rio.server.idle import IdleObjects, Slot
     from rio.server.ownership import Ownership
     from rio.server.pubsub import MessageRouter
 
@@ -44,31 +52,54 @@ class NodeHost(Protocol):
     router: MessageRouter
     app_data: AppData
     address: Address
+    idle: IdleObjects
     send: Callable[..., Awaitable[Any]]
     """The compiled ``send`` of the node's client."""
+
+    async def wait_for_lease(self) -> None:
+        """Return once the node holds its lease."""
 
 
 class Activation(Mailbox):
     """An object in memory, from the claim of its placement to its release."""
 
     __slots__ = (
+        "_tasks",
+        "_timers",
+        "ended",
         "failed",
+        "hook",
+        "hooks_end",
+        "hooks_limit",
+        "keep_until",
+        "leaving",
+        "limits",
         "node",
         "object_id",
+        "overdue",
         "registered",
         "saving",
         "send",
         "shutting_down",
+        "slot",
         "superseded",
         "token",
         "versions",
+        "waits_for_lease",
+        "weight",
     )
 
     def __init__(
-        self, table: TypeTable, id: str, registered: RegisteredType, node: NodeHost
+        self,
+        table: TypeTable,
+        id: str,
+        registered: RegisteredType,
+        limits: Limits,
+        node: NodeHost,
     ) -> None:
         super().__init__(table, id)
         self.registered = registered
+        self.limits = limits
         self.object_id = ObjectId(table.type_name, id)
         self.token = 0
         """The fencing token of the claim; 0 before it."""
@@ -78,6 +109,26 @@ class Activation(Mailbox):
         """Another activation owns the object: there is no placement to release."""
         self.shutting_down = False
         """Its shutdown hook runs."""
+        self.leaving: LeavingReason | None = None
+        """Why it leaves, once somebody has asked for that."""
+        self.ended = False
+        """Its deactivation has begun, or it was dropped: it can own no timers and tasks."""
+        self.hook = ""
+        """The hook that runs, or ran last."""
+        self.hooks_end = math.inf
+        """When the hooks that run must have ended, on the clock of the dispatcher."""
+        self.hooks_limit = ""
+        """The name of the limit that they have."""
+        self.overdue = False
+        """They did not, and were cancelled."""
+        self.waits_for_lease = False
+        """A save of a shutdown hook waits for the node's lease."""
+        self.keep_until = 0.0
+        """Until when it stays in memory, idle or not."""
+        self.slot: Slot | None = None
+        """Where the node looks for idle objects, and finds this one."""
+        self.weight = 0
+        """Bytes of its managed states, as they were last loaded or saved."""
         self.send = node.send
         """How the object sends: without a Python frame of the node's."""
         self.node = node
@@ -85,6 +136,8 @@ class Activation(Mailbox):
         """The end of the save that runs; there is one at a time."""
         self.versions: dict[str, int] = {}
         """What the storage holds of each state, as far as this activation knows."""
+        self._tasks: Tasks | None = None
+        self._timers: Timers | None = None
 
     # --- coming to life ---------------------------------------------------------------------------
 
@@ -100,37 +153,33 @@ class Activation(Mailbox):
         except RioError as error:
             self.refuse(error)
         else:
+            self.node.idle.add(self)
             self.start(self.node.dispatcher)
 
     def refuse(self, error: RioError) -> None:
         """Leave the memory, and answer the turns that wait."""
-        for turn in self.remove():
+        for turn in self.leave_memory():
             turn.fail(error)
 
     def give_up(self) -> None:
         """Settle an activation whose steps were cut off: nobody knows how far they came."""
-        self.refuse(Unavailable(f"{self.address} stopped while {self.object_id} was loaded"))
+        self.refuse(
+            NotActivated(f"{self.object_id} could not be activated: {self.text_of_overdue()}")
+            if self.overdue
+            else Unavailable(f"{self.address} stopped while {self.object_id} was loaded")
+        )
 
     async def _load(self) -> None:
         """Make the instance and bring it to life.
 
         :raises RioError: the answer, if that failed; the claim is given back by then.
         """
-        registered = self.registered
-        hooks = registered.hooks
         try:
-            instance = self.instance = registered.cls()
+            instance = self.instance = self.registered.cls()
             instance.id = self.id
             instance.object_id = self.object_id
             instance._activation = self
-            if hooks.before_load is not None:
-                await self._run(hooks.before_load)
-            if hooks.load is not None:
-                await self._run(hooks.load)
-            elif registered.managed_states:
-                await self.load_state()
-            if hooks.after_load is not None:
-                await self._run(hooks.after_load)
+            await self._within("activate_timeout", self._run_loading_hooks())
         except Exception as error:
             answer = answers.to_failed_load(self.object_id, error, superseded=self.superseded)
             if isinstance(answer, NotActivated):
@@ -141,20 +190,60 @@ class Activation(Mailbox):
             answer = Unavailable(
                 f"{self.object_id} may not have saved its state while it was loaded"
             )
-        await self._release()
+        await self.release()
         raise answer
 
+    async def _run_loading_hooks(self) -> None:
+        registered = self.registered
+        hooks = registered.hooks
+        if hooks.before_load is not None:
+            await self._run(hooks.before_load)
+        if hooks.load is not None:
+            await self._run(hooks.load)
+        elif registered.managed_states:
+            self.hook = "load"
+            await self.load_state()
+        if hooks.after_load is not None:
+            await self._run(hooks.after_load)
+
     # --- leaving ----------------------------------------------------------------------------------
+
+    def leave(self, reason: LeavingReason) -> None:
+        """Ask for the deactivation, which starts when the running turn has ended.
+
+        The first reason counts.
+        """
+        self.leaving = self.leaving or reason
+        self.closing = True
+        self.node.dispatcher.pump(self)
+
+    def drop(self, *, superseded: bool = False) -> None:
+        """Start no further turn, and leave the memory once the running turn has ended. The instance
+        can do nothing any more.
+
+        ``superseded``: another node took the object over.
+        """
+        self.superseded = self.superseded or superseded
+        self.fail()
+        self.closing = True
+        self.node.dispatcher.pump(self)
+
+    def fail(self) -> None:
+        """The memory may be wrong, or belongs to another node: nothing may use it any more."""
+        self.failed = True
+        self._end()
 
     async def deactivate(self) -> None:
         """Run the shutdown hooks, unless the memory may be wrong, and give the claim back."""
         try:
             if not self.failed:
-                await self._run_shutdown_hooks()
+                self._end(hooks_follow=True)
+                await self._end_tasks()
+                await self._within("deactivate_timeout", self._run_shutdown_hooks())
         except Exception as error:
             logger.error("the shutdown hook of %s failed", self.object_id, exc_info=error)
         finally:
-            await self._release()
+            await self.release()
 
     async def _run_shutdown_hooks(self) -> None:
         hooks = self.registered.hooks
@@ -164,21 +253,39 @@ class Activation(Mailbox):
         if hooks.shutdown is not None:
             await self._run(hooks.shutdown)
 
-    def drop(self, *, superseded: bool = False) -> None:
-        """Start no further turn, and leave the memory once the running turn has ended.
-
-        ``superseded``: another node took the object over.
-        """
-        self.failed = True
-        self.superseded = self.superseded or superseded
-        self.closing = True
-        self.node.dispatcher.pump(self)
-
-    async def _release(self) -> None:
+    async def release(self) -> None:
+        """End the tasks of the object, and give the claim back."""
+        self._end()
+        await self._end_tasks()
         if self.token and not self.superseded:
             await self.node.ownership.release(self.object_id, self.token)
 
+    def leave_memory(self) -> list[Turn]:
+        """Leave the table. Returns the turns that waited."""
+        self._end()
+        self.node.idle.remove(self)
+        return self.remove()
+
+    def _end(self, *, hooks_follow: bool = False) -> None:
+        """Let nothing that kept the instance use it any more, but for the shutdown hooks."""
+        ended = EndedActivation(self.object_id, self if hooks_follow else None)
+        if self.instance is not None:
+            self.instance._activation = ended
+        self.send = ended.send
+        self.ended = True
+        if self._timers is not None:
+            self._timers.end()
+        if self._tasks is not None:
+            self._tasks.cancel()
+
+    async def _end_tasks(self) -> None:
+        if self._tasks is not None:
+            await self._tasks.end()
+
+    # --- the hooks --------------------------------------------------------------------------------
+
     async def _run(self, hook: LifecycleHook) -> None:
+        self.hook = hook.name
         try:
             await hook.run(self.instance, self.node.app_data)
         except SystemExit as error:  # it would end the event loop
@@ -189,6 +296,32 @@ class Activation(Mailbox):
             raise HandlerFailed(
                 f"the hook {hook.name} was cancelled by something it awaited"
             ) from error
+
+    async def _within(self, limit: str, hooks: Coroutine[Any, Any, None]) -> None:
+        """Run hooks, which the node cancels when this limit is over.
+
+        If they do not end then either, the node waits no longer: it ends their turn, and settles
+        what becomes of the object. So nothing is left to do here if they end at last.
+
+        :raises TimeoutError: they were cancelled.
+        """
+        turn = self.turn
+        assert turn is not None
+        self.hooks_limit = limit
+        self.hooks_end = self.node.dispatcher.now() + getattr(self.limits, limit)
+        try:
+            await hooks
+        finally:
+            self.hooks_end = math.inf
+            if turn.finished:
+                raise asyncio.CancelledError
+            if self.overdue and not _is_cancelled_by_others():
+                raise TimeoutError(self.text_of_overdue())
+
+    def text_of_overdue(self) -> str:
+        """Which hook took too long."""
+        seconds = getattr(self.limits, self.hooks_limit)
+        return f"{self.hook} took longer than {seconds:g} s ({self.hooks_limit})"
 
     # --- what the object's own methods need -------------------------------------------------------
 
@@ -208,14 +341,91 @@ class Activation(Mailbox):
 
     async def shutdown(self) -> None:
         """Ask for the object's deactivation, which starts when the running turn has ended."""
-        self.closing = True
-        self.node.dispatcher.pump(self)
+        self.leave("asked")
+
+    def keep_alive(self, seconds: float) -> None:
+        if not 0 <= seconds < math.inf:
+            raise ValueError(f"keep_alive() takes a finite number of seconds, got {seconds!r}")
+        self.keep_until = max(self.keep_until, self.node.dispatcher.now() + seconds)
+
+    @property
+    def tasks(self) -> Tasks:
+        if self._tasks is None:
+            self._tasks = Tasks(self, self.node.dispatcher.loop)
+        return self._tasks
+
+    @property
+    def timers(self) -> Timers:
+        if self._timers is None:
+            self._timers = Timers(self, self.node.dispatcher)
+        return self._timers
+
+    # --- what its timers and tasks need -----------------------------------------------------------
+
+    @property
+    def owned_tasks(self) -> list[asyncio.Task[Any]]:
+        """Its tasks that have not ended."""
+        return [] if self._tasks is None else self._tasks.running
+
+    @property
+    def is_kept_alive(self) -> bool:
+        """Whether a timer or a task keeps the object in memory."""
+        return (self._tasks is not None and self._tasks.keep_alive) or (
+            self._timers is not None and self._timers.keep_alive
+        )
+
+    def check_owning(self) -> None:
+        """:raises Deactivated: the object leaves, and can own nothing more."""
+        if self.ended:
+            raise Deactivated(
+                f"{self.object_id} leaves the memory: its timers and tasks end before its shutdown "
+                "hooks, and it can have no new ones"
+            )
+
+    def touch(self) -> None:
+        """The object was in use until now."""
+        self.used_at = self.node.dispatcher.now()
+
+    def task_failed(self, task: asyncio.Task[Any], error: BaseException) -> None:
+        """Tell the object about a task of its that has failed."""
+        try:
+            self.instance.task_failed(task, error)
+        except Exception as problem:
+            logger.error("task_failed of %s failed", self.object_id, exc_info=problem)
+
+    # --- state ------------------------------------------------------------------------------------
 
     async def load_state(self, *attributes: str) -> None:
         await states.load(self, attributes)
 
     async def save_state(self, *attributes: str) -> None:
         await states.save(self, attributes)
+
+    def check_use(self, what: str) -> None:
+        """:raises Deactivated: the running code cannot use the object any more."""
+        if self.ended:
+            self.instance._activation.check(what)
+
+    async def require_lease(self) -> None:
+        """Make sure that the node holds its lease; a shutdown hook waits for it.
+
+        :raises StorageUnavailable: it does not.
+        """
+        if self.node.dispatcher.admits:
+            return
+        if self.failed or not self.ended:
+            raise StorageUnavailable(f"{self.object_id} was not saved: the node has lost its lease")
+        self.waits_for_lease = True
+        try:
+            await self.node.wait_for_lease()
+        finally:
+            self.waits_for_lease = False
+
+
+def _is_cancelled_by_others() -> bool:
+    """Whether somebody else wants the task to end that the node has cancelled."""
+    task = asyncio.current_task()
+    return task is not None and task.uncancel() > 0
 
 
 def _is_cancelled() -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from rio._core.dispatch import Mailbox, Turn
 from rio.errors import (
     BadReply,
+    Deactivated,
     Deadlock,
     HandlerFailed,
     NotActivated,
@@ -68,7 +69,7 @@ def to_failure(turn: Turn, error: BaseException) -> RioError:
     """The answer to an exception of a handler. Application errors are answered as they are."""
     if isinstance(error, (ApplicationError, Superseded, Deadlock)):
         return error
-    if isinstance(error, StorageError):
+    if isinstance(error, (StorageError, Deactivated)):  # that of a save, or of what came after it
         return OutcomeUnknown(
             f"{turn.type_name}/{turn.id} may not have saved its state: {text_of(error)}"
         )
@@ -89,7 +90,7 @@ def to_failed_load(object_id: ObjectId, error: Exception, *, superseded: bool) -
         return Unavailable(
             f"{object_id} was taken over by another node while it was loaded: {text_of(error)}"
         )
-    if isinstance(error, StorageUnavailable):
+    if isinstance(error, (StorageUnavailable, Deactivated)):
         return Unavailable(f"{object_id} could not be loaded: {text_of(error)}")
     return NotActivated(
         f"{object_id} could not be activated: {text_of(error)}",

@@ -8,13 +8,13 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from rio._core.clock import Clock
 from rio._core.dispatch import Dispatcher, Mailbox, Turn, TypeTable
 from rio.contracts.state import StateStorage
-from rio.errors import Draining, Unavailable
-from rio.identity import Address
+from rio.errors import Draining, Overloaded, Unavailable
+from rio.identity import Address, ObjectId
 from rio.objects.app_data import AppData
 from rio.objects.application_error import ApplicationError
 from rio.objects.registry import Registry
@@ -23,8 +23,11 @@ from rio.server import answers
 from rio.server.activation import Activation
 from rio.server.config import ServerConfig
 from rio.server.handlers import table_of
+from rio.server.idle import IdleObjects
+from rio.server.limits import limits_of
 from rio.server.ownership import Ownership
 from rio.server.pubsub import MessageRouter
+from rio.server.stacks import stack_of
 
 logger = logging.getLogger("rio.server")
 
@@ -32,6 +35,16 @@ RELEASE_BATCH = 64
 """Objects that are deactivated at the same time while the node drains."""
 ABORT_TIMEOUT = 1.0
 """Seconds that cancelled handlers and hooks have to end."""
+
+
+class Lifecycle(NamedTuple):
+    """An object that comes to life or leaves."""
+
+    activation: Activation
+    turn: Turn | None
+    """The turn that its hooks hold."""
+    settle: Callable[[], None]
+    """Decides what becomes of the object, unless the steps did."""
 
 
 class Catalog:
@@ -70,11 +83,17 @@ class Catalog:
             in_flight_limit=config.in_flight_limit,
         )
         self.dispatcher.app_data = app_data
-        self._registry = registry
-        self._lifecycles: dict[asyncio.Task[None], tuple[Turn | None, Callable[[], None]]] = {}
-        """The tasks of lifecycles that are under way; for each the turn that it holds, and what
-        settles it.
-        """
+        self.idle = IdleObjects(config, self.dispatcher, self.router)
+        self.router.on_last_left = self._note_use
+        self._hosted = {
+            registered.type_name: (registered, limits_of(registered, config))
+            for registered in registry
+        }
+        self._lifecycles: dict[asyncio.Task[None], Lifecycle] = {}
+        """The tasks of lifecycles that are under way."""
+        self._stuck: dict[asyncio.Task[None], None] = {}
+        """Those that were cancelled and do not end. Nothing waits for them any more."""
+        self._lease_has_moved = asyncio.Event()
         self._departed = asyncio.Event()
 
     # --- requests that name something unknown -----------------------------------------------------
@@ -121,8 +140,16 @@ class Catalog:
         elif not self.dispatcher.admits:
             turn.fail(Unavailable(f"{self.address} does not hold its lease at present"))
         else:
-            activation = Activation(turn.table, turn.id, self._registry[turn.type_name], self)
-            self._begin(activation, activation.activate, activation.give_up, turn)
+            self._activate(turn)
+
+    def _activate(self, turn: Turn) -> None:
+        if not self.idle.make_room():
+            live = self.dispatcher.live
+            turn.fail(Overloaded(f"all {live} objects in memory of {self.address} are in use"))
+            return
+        registered, limits = self._hosted[turn.type_name]
+        activation = Activation(turn.table, turn.id, registered, limits, self)
+        self._begin(activation, activation.activate, activation.give_up, turn)
 
     def deactivate(self, mailbox: Mailbox) -> None:
         """No turn of an object runs and none may start: the object leaves."""
@@ -147,15 +174,16 @@ class Catalog:
         context.run(activation.begin, self.dispatcher, first)
         name = f"{steps.__name__} {activation.table.type_name}/{activation.id}"
         task = self.dispatcher.loop.create_task(steps(), name=name, context=context)
-        self._lifecycles[task] = activation.turn, settle
+        self._lifecycles[task] = Lifecycle(activation, activation.turn, settle)
         task.add_done_callback(self._note_end, context=context)
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
-        turn, settle = self._lifecycles.pop(task)
+        self._stuck.pop(task, None)
+        lifecycle = self._lifecycles.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             logger.error("%s failed", task.get_name(), exc_info=task.exception())
-        if turn is not None and not turn.finished:
-            settle()
+        if lifecycle is not None and lifecycle.turn is not None and not lifecycle.turn.finished:
+            lifecycle.settle()
         if self.draining:
             self._departed.set()
 
@@ -165,12 +193,63 @@ class Catalog:
         """
         text = f"{activation.object_id} left {self.address}"
         self.router.end(activation.object_id, Unavailable(text))
-        for turn in activation.remove():
+        for turn in activation.leave_memory():
             standing = turn.table.mailboxes.get(turn.id)
             if standing is None:
                 self.activate(turn)
             else:
                 turn.wait_for(standing)
+
+    def _note_use(self, object_id: ObjectId) -> None:
+        """The last subscriber of an object has left: until now the object was in use."""
+        activation = self.dispatcher.tables[object_id.type_name].mailboxes.get(object_id.id)
+        if activation is not None:
+            activation.touch()
+
+    # --- hooks that take too long -----------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """End what is overdue: calls, and hooks."""
+        self.dispatcher.sweep()
+        now = self.dispatcher.now()
+        for task, lifecycle in list(self._lifecycles.items()):
+            if lifecycle.activation.hooks_end < now:
+                self._end_overdue(task, lifecycle)
+
+    def _end_overdue(self, task: asyncio.Task[None], lifecycle: Lifecycle) -> None:
+        """Cancel hooks that take too long; if they do not end then either, go on without them."""
+        activation = lifecycle.activation
+        if not activation.overdue:
+            logger.error(
+                "%s: %s, and is cancelled; it waits at\n%s",
+                activation.object_id,
+                activation.text_of_overdue(),
+                stack_of(task),
+            )
+            activation.overdue = True
+            activation.hooks_end = self.dispatcher.now() + ABORT_TIMEOUT
+            task.cancel()
+            return
+        logger.error(
+            "%s: %s was cancelled and does not end; the node goes on without it",
+            activation.object_id,
+            activation.hook,
+        )
+        del self._lifecycles[task]
+        self._stuck[task] = None
+        self._begin(activation, activation.release, lifecycle.settle)
+
+    # --- the lease --------------------------------------------------------------------------------
+
+    def lease_has_moved(self) -> None:
+        """The dispatcher admits turns until another moment now."""
+        self._lease_has_moved.set()
+        self._lease_has_moved.clear()
+
+    async def wait_for_lease(self) -> None:
+        """Return once the node holds its lease."""
+        while not self.dispatcher.admits:
+            await self._lease_has_moved.wait()
 
     # --- the end of the node ----------------------------------------------------------------------
 
@@ -184,8 +263,7 @@ class Catalog:
             while len(self._lifecycles) >= RELEASE_BATCH:
                 await self._wait_for_a_departure()
             if not activation.closing:
-                activation.closing = True
-                self.dispatcher.pump(activation)
+                activation.leave("drain")
         while self.dispatcher.live:
             await self._wait_for_a_departure()
 
@@ -194,25 +272,40 @@ class Catalog:
         await self._departed.wait()
 
     def cancel_running(self) -> list[asyncio.Task[Any]]:
-        """Cancel all handlers and lifecycle hooks that wait for something. Returns their tasks."""
-        lifecycles = list(self._lifecycles)
+        """The lease is over: cancel all handlers and lifecycle hooks that wait for something else.
+        Returns their tasks.
+        """
+        lifecycles = [
+            task
+            for task, lifecycle in self._lifecycles.items()
+            if not lifecycle.activation.waits_for_lease
+        ]
         for task in lifecycles:
             task.cancel()
         return [*self.dispatcher.cancel_running(), *lifecycles]
+
+    def _cancel_all(self) -> list[asyncio.Task[Any]]:
+        """Cancel everything that runs for an object. Returns the tasks."""
+        tasks: list[asyncio.Task[Any]] = [*self._lifecycles, *self._stuck]
+        for activation in self.dispatcher.mailboxes():
+            tasks += activation.owned_tasks
+        for task in tasks:
+            task.cancel()
+        return [*self.dispatcher.cancel_running(), *tasks]
 
     async def abort(self) -> None:
         """Stop at once and save nothing: the node is not the owner of its objects any more."""
         self.draining = True
         self.dispatcher.set_lease(-math.inf)
         for activation in self.dispatcher.mailboxes():
-            activation.failed = True
+            activation.fail()
         try:
             async with asyncio.timeout(ABORT_TIMEOUT):
-                while tasks := self.cancel_running():
+                while tasks := self._cancel_all():
                     await asyncio.wait(tasks)
         except TimeoutError:
             logger.error(
-                "handlers or hooks were cancelled and do not end: %s", self.cancel_running()
+                "handlers, hooks or tasks were cancelled and do not end: %s", self._cancel_all()
             )
         for activation in self.dispatcher.mailboxes():
             activation.refuse(Unavailable(f"{self.address} was stopped"))

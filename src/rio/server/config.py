@@ -9,6 +9,8 @@ import msgspec
 from rio._core.dispatch import IN_FLIGHT_LIMIT, WAITING_LIMIT
 from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT
 from rio.errors import ConfigurationError
+from rio.objects.lifecycle import problem_of_limit
+from rio.server.memory import check_limit
 
 LEAST_FRAME_LIMIT = 1024
 """Bytes that a frame limit has at least, so that the peers can introduce themselves."""
@@ -55,6 +57,38 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     Further calls are refused with :class:`rio.errors.Overloaded`, and clients try again later.
     """
 
+    activate_timeout: float = 10.0
+    """Seconds that the hooks have which bring an object to life, all together; more than 0.
+
+    Past it the running hook is cancelled, and the callers get :class:`rio.errors.NotActivated`. A
+    class can set its own: ``class Room(rio.ServiceObject, activate_timeout=3.0)``.
+    """
+
+    deactivate_timeout: float = 15.0
+    """Seconds that the shutdown hooks of an object have, both together; more than 0.
+
+    Past it the running hook is cancelled, and the object goes as if the hook had failed. A class
+    can set its own.
+    """
+
+    idle_after: float | None = 900.0
+    """Seconds without a call or a subscription after which an object leaves the memory; at least 1.
+
+    ``None``: objects stay. A class can set its own.
+    """
+
+    max_objects: int | None = None
+    """Objects in memory, at most; at least 1. ``None``: any number.
+
+    Before one more comes to life, one that is not in use leaves; while it does, up to 64 more can
+    be in memory. If all are in use, the call is refused with :class:`rio.errors.Overloaded`.
+    """
+
+    max_memory: int | str | None = None
+    """Memory of the process above which objects that are not in use leave: bytes, or a share like
+    ``"80%"`` of what the control group allows, else of the machine. ``None``: no limit. Linux only.
+    """
+
     def __post_init__(self) -> None:
         if not 0 < self.timeout < math.inf:
             raise _out_of_range("timeout", self.timeout, "a finite number of seconds above 0")
@@ -72,6 +106,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise _out_of_range("waiting_limit", self.waiting_limit, "at least 1")
         if self.in_flight_limit < 1:
             raise _out_of_range("in_flight_limit", self.in_flight_limit, "at least 1")
+        for name in ("activate_timeout", "deactivate_timeout", "idle_after"):
+            problem = problem_of_limit(name, getattr(self, name))
+            if problem:
+                raise ConfigurationError(problem)
+        if self.max_objects is not None and self.max_objects < 1:
+            raise _out_of_range("max_objects", self.max_objects, "None or at least 1")
+        if self.max_memory is not None:
+            check_limit(self.max_memory)
 
 
 def _out_of_range(name: str, value: float, range: str) -> ConfigurationError:

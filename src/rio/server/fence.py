@@ -27,6 +27,7 @@ class Fence:
         """Admit turns until this moment of the dispatcher's clock."""
         dispatcher = self._catalog.dispatcher
         dispatcher.set_lease(until)
+        self._catalog.lease_has_moved()
         self.disarm()
         if until < math.inf:
             delay = max(0.0, until - dispatcher.now()) + FENCE_GRACE

@@ -87,7 +87,7 @@ def _builtin_rows(router: MessageRouter) -> list[Method]:
         router.subscribe(instance.object_id, _current_turn().caller.connection, message.number)
 
     def shutdown(instance: Any, _: Shutdown) -> None:
-        _current_turn().mailbox.closing = True
+        _current_turn().mailbox.leave("asked")
 
     return [_builtin_row(Subscribe, subscribe), _builtin_row(Shutdown, shutdown)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from rio._core import wire
@@ -63,10 +64,16 @@ class MessageRouter:
         self._of_sink: dict[int, dict[int, Listener]] = {}
         self.delivered = 0
         self.dropped = 0
+        self.on_last_left: Callable[[ObjectId], None] = _ignore
+        """Called when nobody listens to an object any more."""
 
     def __len__(self) -> int:
         """How many subscriptions there are."""
         return sum(map(len, self._listeners.values()))
+
+    def has_listeners(self, object_id: ObjectId) -> bool:
+        """Whether somebody listens to an object."""
+        return object_id in self._listeners
 
     def subscribe(self, object_id: ObjectId, sink: EventSink, number: int) -> None:
         """Deliver the object's events to ``sink`` as subscription ``number``, which is the sink's
@@ -120,6 +127,10 @@ class MessageRouter:
         del listeners[(id(listener.sink), listener.number)]
         if not listeners:
             del self._listeners[listener.object_id]
+            self.on_last_left(listener.object_id)
         of_sink = self._of_sink.get(id(listener.sink))
         if of_sink is not None and not of_sink:
             del self._of_sink[id(listener.sink)]
+
+
+def _ignore(_: ObjectId) -> None: ...

@@ -345,7 +345,8 @@ class Server:
     def _tick(self) -> None:
         """End what is overdue. A timer does it and not a task, because a task can be cancelled."""
         self._ticking = asyncio.get_running_loop().call_later(TICK_INTERVAL, self._tick)
-        self._catalog.dispatcher.sweep()
+        self._catalog.sweep()
+        self._catalog.idle.tick(may_evict=self._cluster.renewed and not self._catalog.draining)
         if self._serving is not None and self._serving.done() and self._evicted is None:
             error = None if self._serving.cancelled() else self._serving.exception()
             logger.error(

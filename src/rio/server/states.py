@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rio.errors import StateNotFound, StorageError, StorageUnavailable, Superseded
+from rio.errors import StateNotFound, StorageError, Superseded
 
 if TYPE_CHECKING:
     from rio._core.dispatch import Dispatcher, TypeTable
@@ -38,6 +38,8 @@ class StateOwner(Protocol):
     def table(self) -> TypeTable: ...
     @property
     def node(self) -> StateHost: ...
+    def check_use(self, what: str) -> None: ...
+    async def require_lease(self) -> None: ...
     def drop(self, *, superseded: bool = False) -> None: ...
 
 
@@ -59,9 +61,10 @@ async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
     """
     while owner.saving is not None:
         await owner.saving.wait()
+    owner.check_use("save_state")  # which may have ended while this waited
     owner.saving = asyncio.Event()
     try:
-        _check_lease(owner)
+        await owner.require_lease()
         for field in _fields(owner, attributes):
             await _save_field(owner, field)
     except (StorageError, Superseded, asyncio.CancelledError) as error:
@@ -70,11 +73,6 @@ async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
     finally:
         owner.saving.set()
         owner.saving = None
-
-
-def _check_lease(owner: StateOwner) -> None:
-    if not owner.node.dispatcher.admits:
-        raise StorageUnavailable(f"{owner.object_id} was not saved: the node has lost its lease")
 
 
 async def _load_field(owner: StateOwner, field: ManagedStateField) -> None:
