@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container
-from zlib import crc32
+from typing import NamedTuple
 
 from rio._core.calls import Call
+from rio._core.rendezvous import Ranking
 from rio.client.access import ClusterAccess
 from rio.client.members import Members
 from rio.client.pool import Peer, Pool
+
+
+class Candidates(NamedTuple):
+    """Servers among which a choice is made."""
+
+    peers: list[Peer]
+    ranking: Ranking
+    """Of the same servers, in the same order."""
 
 
 class ServerChoice:
@@ -17,7 +26,7 @@ class ServerChoice:
 
     The preferred server comes first, if there is one and it has not refused. Of the others, all
     clients choose the same one for an object, so that its first calls meet on one server, in their
-    order, without a redirect.
+    order, without a redirect. When servers come or go, few objects are asked for elsewhere.
     """
 
     def __init__(
@@ -27,7 +36,7 @@ class ServerChoice:
         self._pool = pool
         self._members = members
         self._now = now
-        self._best: list[Peer] = []
+        self._best = _candidates([])
         """The best servers for a call that no server has refused; good until ``_best_until``."""
         self._best_until = -math.inf
 
@@ -36,24 +45,23 @@ class ServerChoice:
         preferred = self._access.preferred_address
         if preferred and preferred not in (call.refusals or ()):
             return self._pool.peer(preferred)
-        peers = self._best_for(call)
+        peers, ranking = self._best_for(call)
         if not peers:
             return None
-        hashed = crc32(f"{call.type_name}/{call.id}".encode())
-        return peers[(hashed + call.attempts) % len(peers)]
+        return peers[ranking.choose(f"{call.type_name}/{call.id}", call.attempts)]
 
     def reconsider(self) -> None:
         """Servers came or went, or have become better or worse places for new objects."""
         self._best_until = -math.inf
 
-    def _best_for(self, call: Call) -> list[Peer]:
+    def _best_for(self, call: Call) -> Candidates:
         if call.refusals:
             return self._best_peers(call.refusals)[0]
         if self._now() >= self._best_until:
             self._best, self._best_until = self._best_peers(())
         return self._best
 
-    def _best_peers(self, refusals: Container[str]) -> tuple[list[Peer], float]:
+    def _best_peers(self, refusals: Container[str]) -> tuple[Candidates, float]:
         """The active servers that rank best, but for those that have refused, and until when that
         stays so by itself.
         """
@@ -67,4 +75,8 @@ class ServerChoice:
         until = min(
             (peer.avoid_until for peer in peers if moment < peer.avoid_until), default=math.inf
         )
-        return [peer for peer in peers if peer.rank(moment) == best], until
+        return _candidates([peer for peer in peers if peer.rank(moment) == best]), until
+
+
+def _candidates(peers: list[Peer]) -> Candidates:
+    return Candidates(peers, Ranking([peer.address for peer in peers]))
