@@ -197,6 +197,26 @@ class PostgresServer(Server):
         """Make a standby the primary."""
         assert self.ask("SELECT pg_promote()")
 
+    def back_up(self, directory: Path) -> None:
+        """Copy what it holds now."""
+        self._copy(self.url, directory)
+
+    def restore(self, directory: Path) -> None:
+        """Stop, put back what it held, and start."""
+        self.stop()
+        shutil.rmtree(self._data)
+        shutil.copytree(directory, self._data)
+        for path in [self._data, *self._data.rglob("*")]:
+            shutil.chown(path, *self._user())
+        self.start()
+
+    def fall_behind(self) -> None:
+        """Have a standby receive nothing any more."""
+        self.ask("ALTER SYSTEM SET primary_conninfo = ''")
+        self.ask("SELECT pg_reload_conf()")
+        while self.ask("SELECT count(*) FROM pg_stat_wal_receiver"):
+            time.sleep(0.01)
+
     def ask(self, statement: str) -> Any:
         """Run one statement, and return its value. Call this where no event loop runs."""
 
@@ -214,18 +234,22 @@ class PostgresServer(Server):
         return asyncio.run(run())
 
     def _initialise(self, of: PostgresServer | None) -> None:
-        options = ["-U", "rio", "-A", "trust", "-E", "UTF8", "--no-locale"]
-        command = [str(self._bin / "initdb"), *options]
         if of is not None:
-            command = [str(self._bin / "pg_basebackup"), "-d", of.url, "-R", "-c", "fast"]
-        if (
-            launch(
-                [*command, "--no-sync", "-D", str(self._data)], self.root / "log", self._user()
-            ).wait()
-            != 0
-        ):
+            self._copy(of.url, self._data, "-R")
+        else:
+            options = ["-U", "rio", "-A", "trust", "-E", "UTF8", "--no-locale"]
+            self._run("initdb", *options, "--no-sync", "-D", str(self._data))
+
+    def _copy(self, url: str, directory: Path, *options: str) -> None:
+        self._run(
+            "pg_basebackup", "-d", url, *options, "-c", "fast", "--no-sync", "-D", str(directory)
+        )
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._bin / program), *arguments]
+        if launch(command, self.root / "log", self._user()).wait() != 0:
             raise RuntimeError(
-                f"{command[0]} failed: {(self.root / 'log').read_text(errors='replace')}"
+                f"{program} failed: {(self.root / 'log').read_text(errors='replace')}"
             )
 
     def _command(self) -> list[str]:
@@ -273,6 +297,17 @@ class RedisServer(Server):
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
+
+    def back_up(self, directory: Path) -> None:
+        """Copy what it holds now."""
+        shutil.copytree(self.root / "appendonlydir", directory)
+
+    def restore(self, directory: Path) -> None:
+        """Stop, put back what it held, and start."""
+        self.stop()
+        shutil.rmtree(self.root / "appendonlydir")
+        shutil.copytree(directory, self.root / "appendonlydir")
+        self.start()
 
     def _command(self) -> list[str]:
         options = {

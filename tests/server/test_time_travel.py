@@ -125,6 +125,18 @@ async def test_an_older_placement_table_is_noticed_by_its_newest_claim(test: Bro
 
 
 @in_a_cluster
+async def test_claims_of_the_new_time_do_not_hide_that_older_ones_are_gone(test: Broken) -> None:
+    await test.fill(*(str(number) for number in range(10)))
+    owner = test.owner("0")
+    await asyncio.sleep(3.5 * CONFIG.renew_interval)  # between two looks
+    test.placements.clear()
+    filling = asyncio.create_task(test.fill(*(f"new-{number}" for number in range(300))))
+    await test.until(lambda: not admits(owner), CONFIG.lease_local)
+    assert any(id.startswith("new") for id in keeps(owner))
+    await filling
+
+
+@in_a_cluster
 async def test_nobody_pauses_while_the_placements_are_as_they_were_left(test: Broken) -> None:
     async def call_again_and_again(number: int) -> None:
         for _ in range(40):

@@ -1,14 +1,14 @@
 """How a node compares its live objects with what the storage holds, which may have gone back in
 time.
 
-A restore and a late standby lose what came last. So of all claims of a node the newest is lost
-first, and one look at that finds out whether any is.
+A restore loses what came last. So of all claims that a node had when it last looked the newest is
+lost first, and one question finds out whether any is. Claims that came since may have been made
+after the restore, so they say nothing about the others.
 """
 
 from __future__ import annotations
 
 import asyncio
-from itertools import islice
 
 from rio.cluster.doubt import Audit
 from rio.cluster.storage_calls import StorageCalls
@@ -19,9 +19,9 @@ from rio.server.ownership import Ownership
 
 BATCH = 256
 """Objects that are compared at the same time."""
-NEWEST = 64
-"""Objects of a type, the ones that came last, of which one has the newest claim: so many may be
-activated at the same time.
+SAMPLE = 64
+"""Claims that are looked at of those that came since the last look. Also the objects of a type that
+are compared to find the newest of the older claims: so many may be activated at the same time.
 """
 
 
@@ -44,6 +44,8 @@ class LiveObjects(Audit):
         self._state = state
         self._calls = StorageCalls(storage_timeout)
         self._history = ""
+        self._looked_at = 0
+        """The newest claim of the last look."""
 
     def accept_histories(self) -> None:
         """From now on, only another change of a storage's history is a loss."""
@@ -53,10 +55,13 @@ class LiveObjects(Audit):
     async def find_loss(self) -> str:
         if self._ownership.history_changed or self._state.history != self._history:
             return "another database server has taken over"
-        newest = max(self._candidates(), key=lambda activation: activation.token, default=None)
-        if newest is None or await self._stands(newest):
-            return ""
-        return f"the claim of {newest.object_id} is gone"
+        suspects = self._suspects()
+        stand = await asyncio.gather(*map(self._stands, suspects))
+        for activation, stands in zip(suspects, stand, strict=True):
+            if not stands:
+                return f"the claim of {activation.object_id} is gone"
+        self._looked_at = max((each.token for each in suspects), default=self._looked_at)
+        return ""
 
     async def drop_what_was_lost(self) -> None:
         self.accept_histories()
@@ -64,13 +69,19 @@ class LiveObjects(Audit):
         for start in range(0, len(live), BATCH):
             await asyncio.gather(*map(self._check, live[start : start + BATCH]))
 
-    def _candidates(self) -> list[Activation]:
-        return [
-            mailbox
-            for table in self._catalog.dispatcher.tables.values()
-            for mailbox in islice(reversed(table.mailboxes.values()), NEWEST)
-            if _is_live(mailbox)
-        ]
+    def _suspects(self) -> list[Activation]:
+        """The newest of the claims that were there at the last look, and some of those since."""
+        older: list[Activation] = []
+        newer: list[Activation] = []
+        for table in self._catalog.dispatcher.tables.values():
+            seen = len(older)
+            for activation in filter(_is_live, reversed(table.mailboxes.values())):
+                (newer if activation.token > self._looked_at else older).append(activation)
+                if len(older) == seen + SAMPLE:
+                    break
+        newer.sort(key=_token)
+        sample = newer[:: -1 - len(newer) // SAMPLE]  # with the newest among them
+        return [*sample, *([max(older, key=_token)] if older else [])]
 
     async def _check(self, activation: Activation) -> None:
         if not await self._stands(activation):
@@ -81,6 +92,10 @@ class LiveObjects(Audit):
         token = activation.token
         standing = await self._calls.run(self._ownership.still_owns(activation.object_id, token))
         return standing or not (_is_live(activation) and activation.token == token)
+
+
+def _token(activation: Activation) -> int:
+    return activation.token
 
 
 def _is_live(activation: Activation) -> bool:
