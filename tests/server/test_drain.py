@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -19,6 +20,7 @@ from rio.errors import (
     StorageUnavailable,
 )
 from rio.storage.local import LocalMembershipStorage
+from rio.storage.sqlite import SqliteState
 from tests.server.harness import Cluster, Probe, RawPeer, activations, until
 
 
@@ -435,8 +437,11 @@ async def test_listening_on_every_interface_needs_an_address_for_the_others(
 
 
 async def test_each_role_may_have_a_back_end_of_its_own(cluster: Cluster, sqlite_url: str) -> None:
-    async with rio.open_storage(sqlite_url) as file:
-        mixed = replace(cluster.storage, state=file.state)
+    async with (
+        rio.open_storage(sqlite_url) as file,
+        rio.open_storage(f"{sqlite_url}.members") as members,
+    ):
+        mixed = replace(file, membership=members.membership)
         server = await cluster.server(Tally, storage=mixed)
         assert await server.client.send(Tally, "a", Add()) == 1
         await server.stop()
@@ -444,11 +449,46 @@ async def test_each_role_may_have_a_back_end_of_its_own(cluster: Cluster, sqlite
             Tally,
             storage=None,
             membership=mixed.membership,
-            placement=file.placement,
-            state=file.state,
+            placement=mixed.placement,
+            state=mixed.state,
         )
         assert await other.client.send(Tally, "a", Add()) == 2
         await other.stop()
+
+
+@pytest.mark.parametrize(
+    ("in_memory", "named"),
+    [
+        ({"membership", "placement"}, "the membership is in memory and SqliteState is not"),
+        ({"placement"}, "the placement is in memory and SqliteState is not"),
+        ({"placement", "state"}, ""),
+        ({"membership"}, "the membership is in memory and SqliteObjectPlacement is not"),
+        ({"membership", "state"}, "the membership is in memory and SqliteObjectPlacement is not"),
+        ({"state"}, ""),
+    ],
+)
+def test_what_fences_a_state_does_not_forget_before_the_state_does(
+    sqlite_url: str, in_memory: set[str], named: str
+) -> None:
+    registry = rio.Registry(Tally)
+    urls = dict.fromkeys(in_memory, "memory://")
+    if not named:
+        rio.Server(registry, storage=sqlite_url, **urls)
+        return
+    with pytest.raises(ConfigurationError, match=named):
+        rio.Server(registry, storage=sqlite_url, **urls)
+
+
+class Kept(rio.State):
+    value: int = 0
+
+
+def test_a_state_of_its_own_does_not_outlive_what_fences_it(tmp_path: Path) -> None:
+    class Keeper(rio.ServiceObject):
+        kept: Kept = rio.managed_state(storage=SqliteState(tmp_path / "kept.db"))
+
+    with pytest.raises(ConfigurationError, match="SqliteState is not"):
+        rio.Server(rio.Registry(Keeper), storage="memory://")
 
 
 async def test_a_stop_that_is_cancelled_still_closes_everything(

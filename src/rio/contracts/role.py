@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import ClassVar, Self
 
 
 class Role(ABC):
@@ -13,6 +13,11 @@ class Role(ABC):
     :class:`ObjectPlacement`, :class:`StateStorage`. ``rio.contracts.ROLES`` lists them.
 
     ``async with role:`` prepares it and closes it.
+    """
+
+    volatile: ClassVar[bool] = False
+    """Whether it is in the memory of one process, and gone with it. A server does not mix volatile
+    members or placements with states that outlive them.
     """
 
     @abstractmethod

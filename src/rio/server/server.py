@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,6 +19,7 @@ from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage
 from rio.contracts.placement import ObjectPlacement
+from rio.contracts.roles import ROLES
 from rio.contracts.state import StateStorage
 from rio.errors import BindFailed, ConfigurationError, NodeEvicted, StorageError
 from rio.identity import Address
@@ -99,6 +100,7 @@ class Server:
             storage, membership=membership, placement=placement, state=state
         )
         self._own_states = _own_states(registry)
+        _refuse_mixed_memories(self._storage, self._own_states)
         self._cluster = _provider(cluster, self._storage.membership, clock, rng)
         self._app_data = app_data or AppData()
         self._drain_timeout = config.drain_timeout
@@ -485,6 +487,22 @@ def _own_states(registry: Registry) -> list[StateStorage]:
     """The back ends that managed states name for themselves, each once."""
     storages = [field.storage for registered in registry for field in registered.managed_states]
     return [storage for storage in dict.fromkeys(storages) if storage is not None]
+
+
+def _refuse_mixed_memories(storage: Storage, own_states: Iterable[StateStorage]) -> None:
+    """Each role fences the next: members fence placements, and placements fence states.
+
+    :raises ConfigurationError: a role would be forgotten before what it fences.
+    """
+    roles = list(storage)
+    for index, row in enumerate(ROLES[:-1]):
+        lasting = [role for role in (*roles[index + 1 :], *own_states) if not role.volatile]
+        if roles[index].volatile and lasting:
+            raise ConfigurationError(
+                f"the {row.name} is in memory and {type(lasting[0]).__name__} is not: after a"
+                " restart nothing would fence it."
+                f" Give the {row.name} a database too, {row.name}=..."
+            )
 
 
 def _provider(

@@ -39,6 +39,8 @@ class LocalMembershipStorage(Openable, MembershipStorage):
     All servers of a cluster, and its clients, must be given the same instance.
     """
 
+    volatile = True
+
     def __init__(self) -> None:
         self._members: dict[int, Member] = {}
         self._version = 0
@@ -140,6 +142,8 @@ class LocalObjectPlacement(Openable, ObjectPlacement):
     All servers of a cluster must be given the same instance.
     """
 
+    volatile = True
+
     def __init__(self) -> None:
         self._placements: dict[ObjectId, Placement] = {}
         self._token_high = 0
@@ -184,6 +188,8 @@ class LocalState(Openable, StateStorage):
 
     All servers of a cluster must be given the same instance.
     """
+
+    volatile = True
 
     def __init__(self) -> None:
         self._states: dict[tuple[ObjectId, str], tuple[int, StoredState]] = {}
