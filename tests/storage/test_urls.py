@@ -48,6 +48,22 @@ async def test_an_absolute_path_has_four_slashes(tmp_path: Path) -> None:
         assert (tmp_path / "a.db").exists()
 
 
+def test_each_file_name_is_a_file_of_its_own() -> None:
+    paths = set()
+    for name in ("tenant%231.db", "tenant%232.db", "a%3Fb.db", "a b.db", "%252e.db", "C:/x.db"):
+        storage = open_storage(f"SQLite:///{name}")
+        assert isinstance(storage.state, SqliteState)
+        paths.add(storage.state._database.path)
+    assert {path.rpartition("/")[2] for path in paths} == {
+        "tenant#1.db",
+        "tenant#2.db",
+        "a?b.db",
+        "a b.db",
+        "%2e.db",
+        "x.db",
+    }
+
+
 @pytest.mark.parametrize(
     ("url", "text"),
     [
@@ -58,6 +74,22 @@ async def test_an_absolute_path_has_four_slashes(tmp_path: Path) -> None:
         ("sqlite://bank.db", "sqlite:///relative.db"),
         ("sqlite:///", "sqlite:///relative.db"),
         ("sqlite:///:memory:", "memory://"),
+        ("sqlite:bank.db", "has no '://'.*write sqlite:///relative.db"),
+        ("sqlite:./bank.db", "has no '://'.*write sqlite:///relative.db"),
+        ("sqlite::memory:", "has no '://'.*write sqlite:///relative.db"),
+        ("sqlite:////srv/bank.db#2", "'#'.*%23"),
+        ("redis:cache", "has no '://'.*write redis://"),
+        ("redis://cache/bank", "numbers, not '/bank'.*namespace="),
+        ("redis://cache/0/1", "numbers, not '/0/1'"),
+        ("redis://cache/\u0663", "numbers"),
+        ("redis://cache:port/0", "cache"),
+        ("redis://u:p#w@cache/0", "'#'.*%23"),
+        ("postgres:bank", "has no '://'.*write postgres://"),
+        ("postgres://u:p#w@db/bank", "'#'.*%23"),
+        ("postgres://[db/bank", "no URL"),
+        ("http:one", "has no '://'.*write http://"),
+        ("http://one:80/#2", "'#'.*%23"),
+        ("memory:", "has no '://'.*write memory://"),
         ("sqlite:///bank.db?timeout=5", "there is busy_timeout"),
         ("sqlite:///bank.db?busy_timeout=soon", "seconds"),
         ("sqlite:///bank.db?busy_timeout=-1", "busy_timeout"),

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any, NoReturn
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote
 
 from rio.contracts.roles import ROLES, RoleRow, make_stand_in
 from rio.errors import ConfigurationError
+from rio.storage._url_form import split_url
 
 
 def open_roles(url: str) -> dict[str, Any]:
@@ -21,42 +22,45 @@ def open_roles(url: str) -> dict[str, Any]:
     :raises ConfigurationError: the URL names no back end or has an option that the back end does
         not know, or the driver is not installed.
     """
-    parts = urlsplit(url)
-    opener = _OPENERS.get(parts.scheme)
+    scheme = url.partition(":")[0].lower()
+    opener = _OPENERS.get(scheme)
     if opener is None:
         known = ", ".join(f"{scheme}://" for scheme in _OPENERS)
         raise ConfigurationError(f"{url!r} is no storage URL: it must begin with one of {known}")
-    return opener(url, parts)
+    return opener(url)
 
 
-def _open_memory(url: str, parts: SplitResult) -> dict[str, Any]:
+def _open_memory(url: str) -> dict[str, Any]:
     from rio.storage import local
 
+    parts = split_url(url, "memory://")
     if parts.netloc or parts.path or parts.query:
         raise ConfigurationError(f"{url!r}: nothing may follow memory://")
     return _roles_of(local, url)
 
 
-def _open_sqlite(url: str, parts: SplitResult) -> dict[str, Any]:
+def _open_sqlite(url: str) -> dict[str, Any]:
     from rio.storage import sqlite
 
+    right = "sqlite:///relative.db or sqlite:////absolute.db"
+    parts = split_url(url, right)
     if parts.netloc or len(parts.path) < 2:
-        raise ConfigurationError(f"{url!r}: write sqlite:///relative.db or sqlite:////absolute.db")
+        raise ConfigurationError(f"{url!r} names no file: write {right}")
     options = _seconds(url, parts, {"busy_timeout"})
     return _roles_of(sqlite, url, sqlite.SqliteDatabase(unquote(parts.path[1:]), **options))
 
 
-def _open_postgres(url: str, parts: SplitResult) -> dict[str, Any]:
+def _open_postgres(url: str) -> dict[str, Any]:
     postgres = _driver("rio.storage.postgres", "postgres")
     return _roles_of(postgres, url, postgres.PostgresDatabase(url))
 
 
-def _open_redis(url: str, parts: SplitResult) -> dict[str, Any]:
+def _open_redis(url: str) -> dict[str, Any]:
     redis = _driver("rio.storage.redis", "redis")
     return _roles_of(redis, url, redis.RedisDatabase.from_url(url))
 
 
-def _open_http(url: str, parts: SplitResult) -> dict[str, Any]:
+def _open_http(url: str) -> dict[str, Any]:
     from rio.storage import http
 
     return _roles_of(http, url, url)
@@ -121,7 +125,7 @@ def _make_missing_role(role: RoleRow, url: str) -> Any:
     return make_stand_in(role.contract, refuse)
 
 
-_OPENERS: dict[str, Callable[[str, SplitResult], dict[str, Any]]] = {
+_OPENERS: dict[str, Callable[[str], dict[str, Any]]] = {
     "memory": _open_memory,
     "sqlite": _open_sqlite,
     "postgres": _open_postgres,

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 from http import HTTPStatus
 from typing import NoReturn
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from rio.contracts.listing import decode_members
 from rio.contracts.membership import (
@@ -20,6 +20,7 @@ from rio.contracts.membership import (
 )
 from rio.errors import ConfigurationError, StorageUnavailable
 from rio.storage._openable import Openable
+from rio.storage._url_form import split_url
 
 __all__ = ["HttpMembershipStorage"]
 
@@ -42,7 +43,7 @@ class HttpMembershipStorage(Openable, MembershipStorage):
     """
 
     def __init__(self, url: str, /, *, timeout: float = 2.0) -> None:
-        parts = urlsplit(url)
+        parts = split_url(url, "http://host:port")
         self._bases = [
             _check_base(url, parts._replace(netloc=netloc)) for netloc in parts.netloc.split(",")
         ]

@@ -8,12 +8,12 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar, TypeVarTuple
-from urllib.parse import urlsplit
 
 from rio.errors import ConfigurationError, StorageClosed
 from rio.storage._connector import Connector
 from rio.storage._migrations import SchemaStatus
 from rio.storage._sql import Operation, Row, SqlDatabase, Statement
+from rio.storage._url_form import split_url
 from rio.storage.postgres._dialer import PostgresDialer
 from rio.storage.postgres._errors import TEMPORARY, explain
 from rio.storage.postgres._lane import PostgresLane
@@ -71,11 +71,9 @@ class PostgresDatabase(SqlDatabase):
 
     def __init__(self, url: str, /, *, pool_size: int = 5) -> None:
         super().__init__()
-        if urlsplit(url).scheme not in ("postgres", "postgresql"):
-            raise ConfigurationError(
-                f"{url!r} is no URL of PostgreSQL:"
-                " write postgres://user:password@host:port/database"
-            )
+        right = "postgres://user:password@host:port/database"
+        if split_url(url, right).scheme not in ("postgres", "postgresql"):
+            raise ConfigurationError(f"{url!r} is no URL of PostgreSQL: write {right}")
         if pool_size < 1:
             raise ConfigurationError(f"pool_size must be at least 1, got {pool_size}")
         self._dialer = PostgresDialer(url)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple, Self
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from rio.contracts.roles import ROLES
 from rio.errors import ConfigurationError, StorageClosed
 from rio.storage._migrations import SchemaStatus
 from rio.storage._shared import SharedDatabase
+from rio.storage._url_form import split_url
 from rio.storage.redis._dialer import RedisDialer
 from rio.storage.redis._lane import RedisLane
 from rio.storage.redis._schema import migrate, prepare_schema, read_status
 
+_RIGHT = "redis://user:password@host:port/0"
 LEASE_LANE = "lease"
 """The lane of renewals. Every other lane has the name of the role that it serves."""
 
@@ -50,9 +53,13 @@ class RedisDatabase(SharedDatabase):
 
     def __init__(self, url: str, /, *, namespace: str = "rio", durable: bool | None = None) -> None:
         super().__init__()
-        if urlsplit(url).scheme not in ("redis", "rediss"):
+        parts = split_url(url, _RIGHT)
+        if parts.scheme not in ("redis", "rediss"):
+            raise ConfigurationError(f"{url!r} is no URL of Redis: write {_RIGHT}")
+        if not re.fullmatch(r"/?|/\d+", parts.path, re.ASCII):
             raise ConfigurationError(
-                f"{url!r} is no URL of Redis: write redis://user:password@host:port/0"
+                f"{url!r}: the databases of Redis are numbers, not {parts.path!r}: write {_RIGHT};"
+                " to keep clusters apart give each a ?namespace="
             )
         if not namespace or set(namespace) & set("{}"):
             raise ConfigurationError(
@@ -70,13 +77,13 @@ class RedisDatabase(SharedDatabase):
 
         :raises ConfigurationError: the URL is none of Redis, or an option is not known.
         """
-        parts = urlsplit(url)
+        parts = split_url(url, _RIGHT)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
         namespace, durable = options.pop("namespace", "rio"), options.pop("durable", None)
         if durable not in ("yes", "no", None):
             raise ConfigurationError(f"durable must be yes or no, got {durable!r}")
         return cls(
-            parts._replace(query=urlencode(options)).geturl(),
+            f"{url.partition('?')[0]}?{urlencode(options)}",
             namespace=namespace,
             durable=None if durable is None else durable == "yes",
         )
