@@ -65,6 +65,7 @@ class Server(ABC):
     def __init__(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="rio-test-"))
         self.port = free_port()
+        self._bin: Path
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped: list[int] = []
 
@@ -126,6 +127,31 @@ class Server(ABC):
         for pid in stopped:
             signal_if_alive(pid, signal.SIGCONT)
 
+    @abstractmethod
+    def back_up(self) -> None:
+        """Copy what it holds now, in place of an older copy."""
+
+    @abstractmethod
+    def restore(self) -> None:
+        """Stop, put back what :meth:`back_up` has copied, and start."""
+
+    @abstractmethod
+    def follower(self, *, late: bool) -> Self:
+        """Another server that follows this one and can take over from it. A ``late`` one receives
+        nothing any more.
+        """
+
+    @abstractmethod
+    def hand_over(self, follower: Self) -> None:
+        """Die, and have the follower take over at this address."""
+
+    def _become(self, follower: Self) -> None:
+        """Stand for the follower from now on, and remove what this server was."""
+        self.root, follower.root = follower.root, self.root
+        self._process, follower._process = follower._process, self._process
+        self._bin, follower._bin = follower._bin, self._bin
+        follower.remove()
+
     def remove(self) -> None:
         """Stop for good, and delete the data."""
         if self._process is not None and self._process.poll() is None:
@@ -165,7 +191,6 @@ class PostgresServer(Server):
         """``of``: the primary that this server follows."""
         super().__init__()
         self._options = options
-        self._data = self.root / "home" / "data"
         self._data.parent.mkdir()
         self._bin = postgres_bin()
         if self._user()[0]:
@@ -173,6 +198,14 @@ class PostgresServer(Server):
             os.chown(self._data.parent, *self._user())
             self._bin = readable(self._bin, self._user(), self.root)
         self._initialise(of)
+
+    @property
+    def _data(self) -> Path:
+        return self.root / "home" / "data"
+
+    @property
+    def _backup(self) -> Path:
+        return self.root / "home" / "backup"
 
     @property
     def url(self) -> str:
@@ -197,18 +230,32 @@ class PostgresServer(Server):
         """Make a standby the primary."""
         assert self.ask("SELECT pg_promote()")
 
-    def back_up(self, directory: Path) -> None:
-        """Copy what it holds now."""
-        self._copy(self.url, directory)
+    def back_up(self) -> None:
+        shutil.rmtree(self._backup, ignore_errors=True)
+        self._copy(self.url, self._backup)
 
-    def restore(self, directory: Path) -> None:
-        """Stop, put back what it held, and start."""
+    def restore(self) -> None:
         self.stop()
         shutil.rmtree(self._data)
-        shutil.copytree(directory, self._data)
-        for path in [self._data, *self._data.rglob("*")]:
-            shutil.chown(path, *self._user())
+        self._backup.rename(self._data)
         self.start()
+
+    def follower(self, *, late: bool) -> PostgresServer:
+        standby = self.standby()
+        standby.start()
+        if late:
+            standby.fall_behind()
+        else:
+            self.wait_for_standby()
+        return standby
+
+    def hand_over(self, follower: Self) -> None:
+        self.kill()
+        follower.stop()
+        follower.port = self.port
+        self._become(follower)
+        self.start()
+        self.promote()
 
     def fall_behind(self) -> None:
         """Have a standby receive nothing any more."""
@@ -298,16 +345,36 @@ class RedisServer(Server):
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def back_up(self, directory: Path) -> None:
-        """Copy what it holds now."""
-        shutil.copytree(self.root / "appendonlydir", directory)
+    def back_up(self) -> None:
+        shutil.rmtree(self.root / "backup", ignore_errors=True)
+        shutil.copytree(self.root / "appendonlydir", self.root / "backup")
 
-    def restore(self, directory: Path) -> None:
-        """Stop, put back what it held, and start."""
+    def restore(self) -> None:
         self.stop()
         shutil.rmtree(self.root / "appendonlydir")
-        shutil.copytree(directory, self.root / "appendonlydir")
+        (self.root / "backup").rename(self.root / "appendonlydir")
         self.start()
+
+    def follower(self, *, late: bool) -> RedisServer:
+        replica = RedisServer(**self._options)
+        replica.start()
+        replica.ask("REPLICAOF", "127.0.0.1", str(self.port))
+        while b"master_link_status:up" not in replica.ask("INFO", "replication"):
+            time.sleep(0.01)
+        if late:
+            replica.ask("REPLICAOF", "NO", "ONE")
+        return replica
+
+    def hand_over(self, follower: Self) -> None:
+        self.kill()
+        follower.ask("REPLICAOF", "NO", "ONE")
+        follower.ask("CONFIG", "SET", "port", str(self.port))
+        follower.port = self.port
+        self._become(follower)
+
+    def ask(self, *words: str) -> bytes:
+        """The answer to one command."""
+        return talk(self.port, " ".join(words).encode() + b"\r\n", size=1 << 16)
 
     def _command(self) -> list[str]:
         options = {
@@ -487,11 +554,11 @@ def free_port() -> int:
             return port
 
 
-def talk(port: int, request: bytes) -> bytes:
+def talk(port: int, request: bytes, *, size: int = 64) -> bytes:
     """The first bytes of the answer; empty if there is no connection."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             connection.sendall(request)
-            return connection.recv(64)
+            return connection.recv(size)
     except OSError:
         return b""

@@ -22,7 +22,23 @@ class Note(rio.Message[str], readonly=True):
     pass
 
 
+class Add(rio.Message[int]):
+    pass
+
+
+class Sum(rio.State):
+    value: int = 0
+
+
 class Keeper(rio.ServiceObject):
+    sum: Sum = rio.managed_state()
+
+    @rio.handler
+    async def add(self, _: Add) -> int:
+        self.sum.value += 1
+        await self.save_state()
+        return self.sum.value
+
     @rio.handler
     def note(self, _: Note) -> str:
         return str(self.address)
@@ -134,6 +150,27 @@ async def test_claims_of_the_new_time_do_not_hide_that_older_ones_are_gone(test:
     await test.until(lambda: not admits(owner), CONFIG.lease_local)
     assert any(id.startswith("new") for id in keeps(owner))
     await filling
+
+
+@in_a_cluster
+async def test_an_object_does_not_remember_what_the_storage_has_lost(test: Broken) -> None:
+    states: Any = test.cluster.storage.state
+    client = test.cluster.client
+    for _ in range(3):
+        await client.send(Keeper, "saved", Add())
+    before = dict(states._states)
+    assert await client.send(Keeper, "saved", Add()) == 4
+    states._states.clear()
+    states._states.update(before)
+    home = test.owner("saved")
+    others = [str(number) for number in range(20)]
+    await test.fill(*others)
+    lost = next(id for id in others if id in keeps(home))
+    del test.placements[ObjectId("Keeper", lost)]
+    await test.until(lambda: not admits(home), CONFIG.lease_local)
+    await test.until(lambda: admits(home), CONFIG.lease_evict + 2 * CONFIG.renew_interval)
+    assert "saved" not in keeps(home)
+    assert await client.send(Keeper, "saved", Add()) == 4
 
 
 @in_a_cluster

@@ -13,6 +13,7 @@ import asyncio
 from rio.cluster.doubt import Audit
 from rio.cluster.storage_calls import StorageCalls
 from rio.contracts.state import StateStorage
+from rio.server import states
 from rio.server.activation import Activation
 from rio.server.catalog import Catalog
 from rio.server.ownership import Ownership
@@ -84,8 +85,13 @@ class LiveObjects(Audit):
         return [*sample, *([max(older, key=_token)] if older else [])]
 
     async def _check(self, activation: Activation) -> None:
-        if not await self._stands(activation):
+        stands = await self._stands(activation) and await self._is_current(activation)
+        if not stands:
             activation.drop(superseded=True)
+
+    async def _is_current(self, activation: Activation) -> bool:
+        """Whether the object remembers what is stored: it may have saved what is lost now."""
+        return not _is_live(activation) or await self._calls.run(states.are_current(activation))
 
     async def _stands(self, activation: Activation) -> bool:
         """Whether the claim is still there, or does not matter any more."""

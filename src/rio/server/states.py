@@ -75,6 +75,30 @@ async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
         owner.saving = None
 
 
+async def are_current(owner: StateOwner) -> bool:
+    """Whether the storages hold the versions that the object has loaded or saved last.
+
+    :raises StorageUnavailable: a storage did not answer.
+    """
+    try:
+        for field in owner.registered.managed_states:
+            version = owner.versions.get(field.state_name)
+            if version not in (None, await _read_version(owner, field)):
+                return False
+    except Superseded:
+        return False
+    return True
+
+
+async def _read_version(owner: StateOwner, field: ManagedStateField) -> int:
+    storage = field.storage or owner.node.state
+    try:
+        stored = await storage.load_and_fence(owner.object_id, field.state_name, owner.token)
+    except StateNotFound:
+        return 0
+    return stored.version
+
+
 async def _load_field(owner: StateOwner, field: ManagedStateField) -> None:
     storage = field.storage or owner.node.state
     try:

@@ -41,6 +41,7 @@ from tests.cluster.processes.objects import (
     Read,
     read_log,
 )
+from tests.cluster.processes.restores import Loss, forget, noticed
 from tests.cluster.processes.stores import Store
 
 ROOT = Path(__file__).parents[3]
@@ -519,14 +520,17 @@ class Load:
             if call.outcome == "acknowledged" and call.ended >= since
         )
 
-    async def violations(self, cluster: Cluster) -> list[Finding]:
-        """The findings of this run: H1, H3 and H4, and answers that should not exist."""
+    async def violations(self, cluster: Cluster, *losses: Loss) -> list[Finding]:
+        """The findings of this run: H1, H3 and H4, and answers that should not exist.
+
+        ``losses``: when the storage went back in time.
+        """
         await self.warm_up()  # the last read of each object belongs to the history
         found = [
             Finding("unexpected", error) for error in self.errors if error.startswith("UNEXPECTED")
         ]
         calls: defaultdict[str, list[Call]] = defaultdict(list)
-        for call in self.calls:
+        for call in forget(self.calls, losses, cluster.config):
             calls[call.object].append(call)
         for id in self.counters:
             found += [
@@ -535,7 +539,7 @@ class Load:
             ]
         for id in self.bags:
             found += [of(f"Bag/{id}", each) for each in history.set_full(calls[f"Bag/{id}"])]
-        return found + history.single_activation(cluster.turns)
+        return found + history.single_activation(noticed(cluster.turns, losses, cluster.config))
 
 
 def of(name: str, finding: Finding) -> Finding:

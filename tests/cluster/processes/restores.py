@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -15,53 +16,44 @@ from msgspec.structs import replace
 from redis import Redis
 
 from rio.cluster.config import ClusterConfig
-from tests.cluster.processes import history
-from tests.cluster.processes.harness import Cluster, Load, of
-from tests.cluster.processes.history import Call, Finding
+from tests.cluster.processes.history import Call, Turn
 from tests.cluster.processes.stores import Store
-from tests.servers import PostgresServer, RedisServer
+from tests.servers import PostgresServer, Server
 
 
-class Restored(NamedTuple):
-    """When a storage went back in time."""
+class Loss(NamedTuple):
+    """When a storage went back in time: from the moment that came back, to the one it came back at.
+
+    ``writes``: whether it has forgotten what was written meanwhile, or only who owns what.
+    """
 
     began: float
     ended: float
+    writes: bool = True
 
     def settled(self, config: ClusterConfig) -> float:
         """By when every server has noticed: an object may live twice until then."""
         return self.ended + config.lease_local + config.storage_timeout
 
+    def hides(self, call: Call, config: ClusterConfig) -> bool:
+        """Whether the call was under way while the storage went back, so that it shows nothing."""
+        end = self.ended if call.kind in ("add", "put") else self.settled(config)
+        return call.began < end and call.ended > self.began
 
-def timed(step: Callable[[], object]) -> Restored:
+
+async def restore(store: Store, meanwhile: Callable[[], Awaitable[object]]) -> Loss:
+    """Restore a storage under the servers that run, to the moment before ``meanwhile``."""
     began = time.monotonic()
-    step()
-    return Restored(began, time.monotonic())
-
-
-class Backup:
-    """What a storage held at one moment."""
-
-    def __init__(self, store: Store, directory: Path) -> None:
-        self._store = store
-        self._copy = directory
-        shutil.rmtree(directory, ignore_errors=True)
-        if store.server is None:
-            directory.mkdir()
-            _copy_sqlite(store.database, directory / "rio.db")
-        elif isinstance(store.server, PostgresServer):
-            store.server.back_up(directory)
-        else:
-            assert isinstance(store.server, RedisServer)
-            store.server.back_up(directory)
-
-    def restore(self) -> Restored:
-        """Put it back under the servers that run."""
-        server = self._store.server
-        if server is None:
-            return timed(lambda: _copy_sqlite(self._copy / "rio.db", self._store.database))
-        assert isinstance(server, PostgresServer | RedisServer)
-        return timed(lambda: server.restore(self._copy))
+    if store.server is not None:
+        await asyncio.to_thread(store.server.back_up)
+        await meanwhile()
+        await asyncio.to_thread(store.server.restore)
+    else:
+        backup = store.database.with_suffix(".backup")
+        await asyncio.to_thread(_copy_sqlite, store.database, backup)
+        await meanwhile()
+        await asyncio.to_thread(_copy_sqlite, backup, store.database)
+    return Loss(began, time.monotonic())
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
@@ -73,9 +65,25 @@ def _copy_sqlite(source: Path, target: Path) -> None:
         old.backup(new)
 
 
-def lose_placements(store: Store) -> Restored:
+async def fail_over(
+    server: Server, meanwhile: Callable[[], Awaitable[object]], *, late: bool
+) -> Loss:
+    """Have a standby take over, which is up to date, or as late as before ``meanwhile``."""
+    began = time.monotonic()
+    follower = await asyncio.to_thread(partial(server.follower, late=late))
+    await meanwhile()
+    handed_over = time.monotonic()
+    await asyncio.to_thread(server.hand_over, follower)
+    # The replication of Redis is asynchronous.
+    safe = not late and isinstance(server, PostgresServer)
+    return Loss(handed_over if safe else began, time.monotonic(), writes=not safe)
+
+
+async def lose_placements(store: Store) -> Loss:
     """Empty the table of placements, and nothing else."""
-    return timed(lambda: _delete_placements(store))
+    began = time.monotonic()
+    await asyncio.to_thread(_delete_placements, store)
+    return Loss(began, time.monotonic(), writes=False)
 
 
 def _delete_placements(store: Store) -> None:
@@ -94,34 +102,25 @@ def _delete_placements(store: Store) -> None:
             redis.delete(*keys)
 
 
-def forget(calls: Iterable[Call], restored: Restored, config: ClusterConfig) -> list[Call]:
-    """The calls as a storage that has gone back in time lets them look: of what was written before
-    nobody knows whether it is there, and what was read until all servers had noticed shows nothing.
+def forget(calls: Iterable[Call], losses: Sequence[Loss], config: ClusterConfig) -> list[Call]:
+    """The calls as storages that have gone back in time let them look: nobody knows whether what
+    was written meanwhile is there, and what was read until all servers had noticed shows nothing.
     """
+    known = []
+    for call in calls:
+        hiding = [loss for loss in losses if loss.hides(call, config)]
+        if call.kind in ("add", "put"):
+            lost = call.outcome == "acknowledged" and any(loss.writes for loss in hiding)
+            known.append(replace(call, outcome="unknown") if lost else call)
+        elif not hiding:
+            known.append(call)
+    return known
+
+
+def noticed(turns: Iterable[Turn], losses: Sequence[Loss], config: ClusterConfig) -> list[Turn]:
+    """The turns without those of a time in which an object may live twice."""
     return [
-        replace(call, outcome="unknown")
-        if call.outcome == "acknowledged" and call.began < restored.ended
-        else call
-        for call in calls
-        if call.kind in ("add", "put") or call.began >= restored.settled(config)
+        turn
+        for turn in turns
+        if not any(loss.began < turn.ended and turn.began < loss.settled(config) for loss in losses)
     ]
-
-
-async def violations_after(load: Load, cluster: Cluster, restored: Restored) -> list[Finding]:
-    """The findings of a run in which the storage went back in time."""
-    await load.warm_up()  # the last read of each object belongs to the history
-    calls = forget(load.calls, restored, cluster.config)
-    found = [
-        Finding("unexpected", error) for error in load.errors if error.startswith("UNEXPECTED")
-    ]
-    for id in load.counters:
-        name = f"Counter/{id}"
-        own = [call for call in calls if call.object == name]
-        found += [of(name, each) for each in history.counter(own, await cluster.value(id))]
-    for id in load.bags:
-        name = f"Bag/{id}"
-        own = [call for call in calls if call.object == name]
-        found += [of(name, each) for each in history.set_full(own)]
-    since = restored.settled(cluster.config)
-    later = [turn for turn in cluster.turns if turn.began >= since]
-    return found + history.single_activation(later)
