@@ -29,6 +29,7 @@ from rio.storage.redis import (
     RedisObjectPlacement,
     RedisState,
 )
+from rio.storage.redis import database as redis_database
 from rio.storage.redis._dialer import RedisDialer
 from rio.storage.redis._lane import RedisLane
 from rio.testing.conformance import (
@@ -298,6 +299,50 @@ async def test_a_server_without_an_append_only_file_is_refused_in_the_strict_pre
                 ConfigurationError, match=r"forget what they had saved\. Set 'appendonly yes'"
             ):
                 await node.__aenter__()
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "allkeys-lfu", "allkeys-random"])
+async def test_a_server_that_evicts_keys_is_refused_in_the_strict_preset(policy: str) -> None:
+    with RedisServer(**{"maxmemory-policy": policy}) as server:
+        node = rio.Server(rio.Registry(Nothing), storage=server.url, cluster="strict")
+        with pytest.raises(ConfigurationError, match=r"Set 'maxmemory-policy noeviction'"):
+            await node.__aenter__()
+        async with open_storage(f"{server.url}?durable=no") as storage:
+            assert storage.state.why_not_durable == ""
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "safe"),
+    [("maxmemory-policy", "allkeys-lru", "noeviction"), ("appendonly", "no", "yes")],
+)
+async def test_a_server_that_begins_to_forget_is_noticed_while_it_runs(
+    redis: Any,
+    redis_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    setting: str,
+    value: str,
+    safe: str,
+) -> None:
+    monkeypatch.setattr(redis_database, "RECHECK_INTERVAL", 0.0)
+    async with open_storage(redis_url) as storage:
+        generation = (await storage.membership.register("h:1")).generation
+        await redis.config_set(setting, value)
+        try:
+            while not storage.state.why_not_durable:
+                await storage.membership.renew(generation)
+        finally:
+            await redis.config_set(setting, safe)
+        while storage.state.why_not_durable:
+            await storage.membership.renew(generation)
+    assert caplog.text.count("the setting was changed") == 1
+
+
+@pytest.mark.parametrize("policy", ["noeviction", "volatile-lru"])
+async def test_a_server_that_evicts_nothing_of_ours_is_accepted(policy: str) -> None:
+    with RedisServer(**{"maxmemory-policy": policy}) as server:
+        async with open_storage(f"{server.url}?durable=yes"):
+            pass
 
 
 async def test_a_url_can_accept_a_server_that_forgets_or_refuse_it_for_all() -> None:

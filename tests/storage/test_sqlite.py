@@ -655,6 +655,16 @@ async def test_another_schema_is_refused(path: Path, version: int, text: str) ->
     assert execute(path, "SELECT count(*) FROM rio_state") == [(1,)]
 
 
+async def test_a_sqlite_that_is_too_old_is_named_with_what_is_needed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.34.1")
+    with pytest.raises(ConfigurationError, match=r"has SQLite 3\.34\.1, and rio needs 3\.35\.0"):
+        await SqliteState(path).prepare()
+    assert os.listdir(path.parent) == []
+
+
 async def test_tables_of_somebody_else_are_refused(path: Path) -> None:
     execute(path, "CREATE TABLE rio_cluster (what INTEGER)")
     with pytest.raises(SchemaMismatch, match="not those of this version"):

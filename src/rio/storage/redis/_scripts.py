@@ -196,7 +196,10 @@ redis.call('HSET', KEYS[1], 'version', ARGV[3], 'data', ARGV[4])
 return 1
 """)
 
+TELL_SETTINGS = Script("return redis.call('INFO', 'persistence') .. redis.call('INFO', 'memory')")
+
 SCRIPTS = [
+    TELL_SETTINGS,
     REGISTER,
     RENEW,
     SNAPSHOT,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qsl, urlencode
 
 from rio.contracts.roles import ROLES
@@ -18,8 +19,13 @@ from rio.storage._url_form import split_url
 from rio.storage.redis._dialer import RedisDialer
 from rio.storage.redis._lane import RedisLane
 from rio.storage.redis._schema import migrate, prepare_schema, read_status
+from rio.storage.redis._scripts import TELL_SETTINGS
+
+logger = logging.getLogger("rio.storage")
 
 _RIGHT = "redis://user:password@host:port/0"
+RECHECK_INTERVAL = 30.0
+"""Seconds after which a server's settings are looked at again."""
 LEASE_LANE = "lease"
 """The lane of renewals. Every other lane has the name of the role that it serves."""
 
@@ -39,7 +45,8 @@ class RedisDatabase(SharedDatabase):
     ``url``: ``redis://user:password@host:port/0``, or ``rediss://`` for TLS, with the options of
     redis-py. ``namespace``: the beginning of all keys; clusters that share a server need one each.
     ``durable``: whether to refuse a server without an append-only file, which forgets everything
-    when it is restarted; with ``None``, ``require_durable_storage`` of the cluster decides.
+    when it is restarted, and one that removes keys when its memory is full; with ``None``,
+    ``require_durable_storage`` of the cluster decides.
 
     The first of its roles that is prepared opens it, the last that is closed closes it. A write and
     its answers may take 2 seconds.
@@ -48,6 +55,8 @@ class RedisDatabase(SharedDatabase):
     """
 
     _lanes: dict[str, RedisLane] | None = None
+    _checked_at = 0.0
+    """When the settings of the server were looked at, by the clock of the event loop."""
     why_not_durable = ""
     """Why the server may forget what it has acknowledged; known when the database is open."""
 
@@ -127,20 +136,50 @@ class RedisDatabase(SharedDatabase):
         self._lanes = lanes
 
     async def _check_durability(self, lane: RedisLane) -> None:
-        self.why_not_durable = "" if self._durable is False else await self._find_reason(lane)
+        told = await lane.ask(b"INFO", b"persistence") + await lane.ask(b"INFO", b"memory")
+        self.why_not_durable = self._find_reason(told)
+        self._checked_at = asyncio.get_running_loop().time()
         if self._durable and self.why_not_durable:
             raise ConfigurationError(self.why_not_durable)
 
-    async def _find_reason(self, lane: RedisLane) -> str:
-        """Why the server may forget what it has acknowledged, or an empty string."""
-        if b"aof_enabled:0" not in await lane.ask(b"INFO", b"persistence"):
+    def _check_durability_again(self) -> None:
+        """Have the settings of the server looked at if that was long ago: they can be changed while
+        it runs.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._checked_at > RECHECK_INTERVAL:
+            self._checked_at = now
+            told = self._require_lanes()["membership"].submit(TELL_SETTINGS, (), ())
+            told.add_done_callback(self._take_note)
+
+    def _take_note(self, told: asyncio.Future[Any]) -> None:
+        if told.cancelled() or told.exception() is not None:
+            return  # the renewal that came with it failed too, and says so
+        before, self.why_not_durable = self.why_not_durable, self._find_reason(told.result())
+        if self.why_not_durable and not before:
+            logger.error("%s (the setting was changed)", self.why_not_durable)
+
+    def _find_reason(self, told: bytes) -> str:
+        """Why the server may forget what it has acknowledged, or an empty string. ``told``: what
+        INFO says of its persistence and its memory.
+        """
+        server = self._dialer.server
+        if self._durable is False:
             return ""
-        return (
-            f"{self._dialer.server} keeps nothing over a restart:"
-            " objects would forget what they had saved."
-            " Set 'appendonly yes' (and consider 'appendfsync always'),"
-            " or accept it with ?durable=no in the URL"
-        )
+        if b"aof_enabled:0" in told:
+            return (
+                f"{server} keeps nothing over a restart:"
+                " objects would forget what they had saved."
+                " Set 'appendonly yes' (and consider 'appendfsync always'),"
+                " or accept it with ?durable=no in the URL"
+            )
+        if b"maxmemory_policy:allkeys" in told:
+            return (
+                f"{server} removes keys when its memory is full:"
+                " objects would forget what they had saved."
+                " Set 'maxmemory-policy noeviction', or accept it with ?durable=no in the URL"
+            )
+        return ""
 
     async def _read_schema_status(self) -> SchemaStatus:
         async with self._alone() as lane:

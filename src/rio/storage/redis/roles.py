@@ -49,8 +49,8 @@ class _RedisRole(DatabaseRole):
 
     @property
     def why_not_durable(self) -> str:
-        """That the server has no append-only file; an empty string if it has one, or if
-        ``durable`` of the database accepts that.
+        """That the server has no append-only file, or removes keys when its memory is full; an
+        empty string if it does neither, or if ``durable`` of the database accepts that.
         """
         return self._database.why_not_durable
 
@@ -109,6 +109,7 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
         return Registered(int(generation), _snapshot_of(snapshot))
 
     async def renew(self, generation: int) -> bool:
+        self._database._check_durability_again()
         return bool(await self._submit(LEASE_LANE, _scripts.RENEW, self._keys, (generation,)))
 
     async def snapshot(self) -> MembershipSnapshot:

@@ -6,7 +6,21 @@ import random
 import sqlite3
 import time
 
+from rio.errors import ConfigurationError
 from rio.storage.sqlite._schema import prepare_schema
+
+OLDEST = (3, 35, 0)
+"""The version of SQLite that has ``RETURNING``."""
+
+
+def check_version(path: str) -> None:
+    """:raises ConfigurationError: SQLite is too old."""
+    if sqlite3.sqlite_version_info < OLDEST:
+        raise ConfigurationError(
+            f"{path}: this Python has SQLite {sqlite3.sqlite_version}, and rio needs"
+            f" {'.'.join(map(str, OLDEST))} or newer: use a newer SQLite, another build of Python,"
+            " or another storage"
+        )
 
 
 def connect_writer(path: str, busy_timeout: float) -> sqlite3.Connection:
@@ -14,6 +28,7 @@ def connect_writer(path: str, busy_timeout: float) -> sqlite3.Connection:
 
     Afterwards SQLite does not wait for locks: the lane does that itself.
     """
+    check_version(path)
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
     try:
         _switch_to_wal(connection, time.monotonic() + busy_timeout)
