@@ -2,7 +2,8 @@
 
 It runs for ``MINUTES`` in rounds, each on an empty storage and with the next ``PRESET``. In the
 first rounds it breaks one thing at a time, which gives the figures for failover. Then, for as many
-rounds, it breaks two at a time, and the storage is away now and then; and so on. ``SEED`` decides
+rounds, it breaks two at a time, and the storage is away now and then; and so on. Among the faults
+are storages that go back in time; what was written in the lost time may be gone. ``SEED`` decides
 what breaks and when. What a fault meets depends on the moment, so run a seed that found something
 several times.
 """
@@ -23,6 +24,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, redirect_stdout
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count, cycle, islice
 from pathlib import Path
 
@@ -32,16 +34,26 @@ from rio.errors import RioError
 from tests.cluster.processes.harness import Cluster, Load, Node, until
 from tests.cluster.processes.history import Finding
 from tests.cluster.processes.objects import KILL_AT, POINTS
+from tests.cluster.processes.restores import Loss, fail_over, lose_placements, restore
 from tests.cluster.processes.stores import STORAGES, Store, file_in, place_on, serving
 from tests.servers import Server
 
 PRESETS = ("local", "fast", "strict")
 FAULTS = ("kill", "restart", "drain", "pause", "kill in the middle")
+TIME_TRAVELS = (
+    "database restored",
+    "placements lost",
+    "standby promoted",
+    "late standby promoted",
+)
+"""What makes the storage go back in time. SQLite has no standby."""
 NODES = 4
 LONGEST_ROUND = 60.0
 EVICTED = 70
 PAUSES = (0.1, 0.4, 0.97, 1.03, 1.27, 1.33, 2.0, 3.0)
 """In units of ``lease_local``; ``lease_evict`` is 1.3 of them."""
+BACK = (0.1, 0.5, 1.0, 2.0)
+"""How far the storage goes back in time, in units of ``lease_local``."""
 OUTAGES = (0.2, 0.8, 1.2, 2.0)
 """In units of ``lease_local``."""
 
@@ -56,14 +68,25 @@ class Settings:
         self.presets = [
             _one_of(PRESETS, name) for name in environ.get("PRESET", ",".join(PRESETS)).split(",")
         ]
+        known = faults_of(self.storage)
         self.faults = [
-            _one_of(FAULTS, name) for name in environ.get("FAULTS", ",".join(FAULTS)).split(",")
+            _one_of(known, name) for name in environ.get("FAULTS", ",".join(known)).split(",")
         ]
 
+    @property
+    def all_faults(self) -> bool:
+        return self.faults == list(faults_of(self.storage))
+
     def __str__(self) -> str:
-        all_faults = "" if len(self.faults) == len(FAULTS) else f" FAULTS='{','.join(self.faults)}'"
+        all_faults = "" if self.all_faults else f" FAULTS='{','.join(self.faults)}'"
         run = f"SEED={self.seed} STORAGE={self.storage} MINUTES={self.minutes:g}"
         return f"{run} PRESET={','.join(self.presets)}{all_faults}"
+
+
+def faults_of(storage: str) -> Sequence[str]:
+    """What can be broken on a storage."""
+    standby = "standby" if storage == "sqlite" else ""
+    return [name for name in (*FAULTS, *TIME_TRAVELS) if not standby or standby not in name]
 
 
 def _one_of(known: Sequence[str], name: str) -> str:
@@ -130,10 +153,17 @@ class Round:
             "drain": self._drain,
             "pause": self._pause,
             "kill in the middle": self._kill_in_the_middle,
+            "database restored": self._restore,
+            "placements lost": self._lose_placements,
+            "standby promoted": partial(self._fail_over, late=False),
+            "late standby promoted": partial(self._fail_over, late=True),
         }
         self._faults = faults
         self._touched: set[Node] = set()
         """Servers to which something was done, or is being done."""
+        self.losses: list[Loss] = []
+        """When the storage went back in time."""
+        self._storage_is_whole = asyncio.Lock()
         self._under_way = 0
         self._calm = lanes == 1
 
@@ -303,13 +333,41 @@ class Round:
 
     # --- what is done to their storage ------------------------------------------------------------
 
+    async def _restore(self, rng: random.Random) -> None:
+        await self._go_back(partial(restore, self._cluster.store, self._a_while(rng)))
+
+    async def _lose_placements(self, rng: random.Random) -> None:
+        await self._go_back(partial(lose_placements, self._cluster.store))
+
+    async def _fail_over(self, rng: random.Random, *, late: bool) -> None:
+        server = self._cluster.store.server
+        assert server is not None
+        await self._go_back(partial(fail_over, server, self._a_while(rng), late=late))
+
+    def _a_while(self, rng: random.Random) -> Callable[[], Awaitable[None]]:
+        """For how long what is written will be lost."""
+        return partial(asyncio.sleep, rng.choice(BACK) * self._cluster.config.lease_local)
+
+    async def _go_back(self, travel: Callable[[], Awaitable[Loss]]) -> None:
+        """Have the storage go back in time, and wait until all servers have noticed. Those whose
+        row is lost, or older than they know, are evicted.
+        """
+        async with self._storage_is_whole:
+            loss = await travel()
+            self.losses.append(loss)
+        config = self._cluster.config
+        before = self._serving()
+        await asyncio.sleep(loss.settled(config) + config.lease_evict - time.monotonic())
+        self._touched |= {node for node in before if node.process.returncode == EVICTED}
+        await self._bring_up_to(NODES - self._under_way + 1)
+
     async def _keep_taking_the_storage_away(self, rng: random.Random, end: float) -> None:
         while time.monotonic() < end:
             await asyncio.sleep(
                 rng.uniform(1.0, 3.0) * self._cluster.config.failover_bound
             )  # time to find out which members are dead
             seconds = rng.choice(OUTAGES) * self._cluster.config.lease_local
-            async with self._fault("storage away"):
+            async with self._storage_is_whole, self._fault("storage away"):
                 if self._cluster.store.server is None:
                     async with self._cluster.unusable(
                         rng.choice(("writing", "reading and writing"))
@@ -348,9 +406,7 @@ async def run(
         place = directory / str(number)
         place.mkdir()
         store = file_in(place) if server is None else await place_on(server)
-        lanes = (
-            1 + (number - 1) // len(settings.presets) % 2 if settings.faults == list(FAULTS) else 1
-        )
+        lanes = 1 + (number - 1) // len(settings.presets) % 2 if settings.all_faults else 1
         before, calls = figures.faults.total(), figures.outcomes.total()
         await play(
             store,
@@ -392,7 +448,7 @@ async def play(
             broken = Round(cluster, load, figures, preset=preset, lanes=lanes, faults=faults)
             async with load:
                 await broken.run(seconds, seed)
-            figures.findings += await load.violations(cluster)
+            figures.findings += await load.violations(cluster, *broken.losses)
             figures.outcomes.update(call.outcome for call in load.calls)
             figures.acknowledged_writes += sum(
                 call.outcome == "acknowledged" and call.kind in ("add", "put")

@@ -59,6 +59,23 @@ def test_without_a_finding_it_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chaos.main({}) == 0
 
 
+async def test_a_short_run_makes_the_storage_go_back_in_time_and_finds_nothing(
+    tmp_path: Path,
+) -> None:
+    faults = "database restored,placements lost"
+    settings = Settings({"MINUTES": "0.15", "SEED": "3", "PRESET": "local", "FAULTS": faults})
+    figures = await chaos.run(settings, None, tmp_path, print)
+    assert figures.findings == []
+    assert figures.faults.total() > 0
+    assert figures.acknowledged_writes > 0
+
+
+def test_a_file_has_no_standby() -> None:
+    with pytest.raises(SystemExit, match="there is no 'standby promoted'"):
+        Settings({"STORAGE": "sqlite", "FAULTS": "standby promoted"})
+    assert "standby promoted" in Settings({"STORAGE": "redis"}).faults
+
+
 @pytest.mark.parametrize("variable", ["STORAGE", "PRESET", "FAULTS"])
 def test_what_is_not_known_is_refused_with_what_is(variable: str) -> None:
     with pytest.raises(SystemExit, match=r"there is no 'x': choose from \w+"):
