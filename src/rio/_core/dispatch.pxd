@@ -39,7 +39,8 @@ cdef class Mailbox:
     cdef readonly bint open          # whether turns may start
     # no further turn starts; the runtime is told when the running one has ended
     cdef public bint closing
-    cdef public double used_at       # when the last turn that is a use of the object started
+    # when the last turn that is a use of the object started; -inf: none has
+    cdef public double used_at
     cdef readonly bint used_again    # there was more than one
 
     cdef inline bint _is_free(self) noexcept:

@@ -15,6 +15,7 @@ from collections import deque
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.contextvars cimport PyContextVar_Set, get_value
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
+from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 
@@ -148,7 +149,7 @@ cdef class Mailbox:
         self._waiting = None
         self.open = False
         self.closing = False
-        self.used_at = 0.0
+        self.used_at = -INFINITY
         self.used_again = False
         table.mailboxes[id] = self
 
@@ -803,7 +804,7 @@ cdef class Dispatcher:
         self._last_turn += 1
         turn.number = self._last_turn
         if turn.caller.uses:
-            turn.mailbox.used_again = turn.mailbox.used_at != 0
+            turn.mailbox.used_again = turn.mailbox.used_at != -INFINITY
             turn.mailbox.used_at = now
         turn.mailbox.turn = turn
         return 0

@@ -123,7 +123,7 @@ class Activation(Mailbox):
         """They did not, and were cancelled."""
         self.waits_for_lease = False
         """A save of a shutdown hook waits for the node's lease."""
-        self.keep_until = 0.0
+        self.keep_until = -math.inf
         """Until when it stays in memory, idle or not."""
         self.slot: Slot | None = None
         """Where the node looks for idle objects, and finds this one."""

@@ -219,7 +219,7 @@ class IdleObjects:
 
     def _idle_at(self, activation: IdleObject, now: float, idle_after: float) -> float:
         """When the object will have been idle for long enough, unless it is used before."""
-        if self._is_in_use(activation) or not activation.used_at:
+        if self._is_in_use(activation) or activation.used_at == -math.inf:
             activation.used_at = now
         return max(activation.used_at + idle_after, activation.keep_until)
 
