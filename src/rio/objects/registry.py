@@ -33,6 +33,8 @@ class RegisteredType(msgspec.Struct, frozen=True):
     """The handlers by the names of their messages on the wire."""
     managed_states: tuple[ManagedStateField, ...]
     hooks: LifecycleHooks
+    has_loading_steps: bool
+    """Whether anything is to be done when an object comes to life."""
 
 
 class Registry:
@@ -162,7 +164,15 @@ def _read_class(cls: type[ServiceObject]) -> RegisteredType:
     _check_construction(cls)
     handlers = index_by_message_name(cls, cls.__rio_handlers__.values())
     states = managed_states_of(cls)
-    return RegisteredType(cls, type_name_of(cls), MappingProxyType(handlers), states, hooks_of(cls))
+    hooks = hooks_of(cls)
+    return RegisteredType(
+        cls,
+        type_name_of(cls),
+        MappingProxyType(handlers),
+        states,
+        hooks,
+        has_loading_steps=bool(states or hooks.before_load or hooks.load or hooks.after_load),
+    )
 
 
 def _check_construction(cls: type[ServiceObject]) -> None:

@@ -60,6 +60,27 @@ class NodeHost(Protocol):
         """Return once the node holds its lease."""
 
 
+class RunningHooks:
+    """The hooks of one lifecycle, which run now or have ended, and the time that they have."""
+
+    __slots__ = ("_limit", "end", "name", "overdue", "waits_for_lease")
+
+    def __init__(self, end: float, limit: str) -> None:
+        self.end = end
+        """When they must have ended, on the clock of the dispatcher; infinity once they have."""
+        self._limit = limit
+        self.name = ""
+        """The hook that runs, or ran last."""
+        self.overdue = False
+        """They took too long, and were cancelled."""
+        self.waits_for_lease = False
+        """A save in one of them waits for the node's lease."""
+
+    @property
+    def too_long(self) -> str:
+        return f"{self.name} took longer than {self._limit}"
+
+
 class Activation(Mailbox):
     """An object in memory, from the claim of its placement to its release."""
 
@@ -68,16 +89,13 @@ class Activation(Mailbox):
         "_timers",
         "ended",
         "failed",
-        "hook",
-        "hooks_end",
-        "hooks_limit",
         "keep_until",
         "leaving",
         "limits",
         "node",
         "object_id",
-        "overdue",
         "registered",
+        "running_hooks",
         "saving",
         "send",
         "shutting_down",
@@ -85,7 +103,6 @@ class Activation(Mailbox):
         "superseded",
         "token",
         "versions",
-        "waits_for_lease",
         "weight",
     )
 
@@ -113,16 +130,7 @@ class Activation(Mailbox):
         """Why it leaves, once somebody has asked for that."""
         self.ended = False
         """Its deactivation has begun, or it was dropped: it can own no timers and tasks."""
-        self.hook = ""
-        """The hook that runs, or ran last."""
-        self.hooks_end = math.inf
-        """When the hooks that run must have ended, on the clock of the dispatcher."""
-        self.hooks_limit = ""
-        """The name of the limit that they have."""
-        self.overdue = False
-        """They did not, and were cancelled."""
-        self.waits_for_lease = False
-        """A save of a shutdown hook waits for the node's lease."""
+        self.running_hooks: RunningHooks | None = None
         self.keep_until = -math.inf
         """Until when it stays in memory, idle or not."""
         self.slot: Slot | None = None
@@ -163,9 +171,10 @@ class Activation(Mailbox):
 
     def give_up(self) -> None:
         """Settle an activation whose steps were cut off: nobody knows how far they came."""
+        hooks = self.running_hooks
         self.refuse(
-            NotActivated(f"{self.object_id} could not be activated: {self.text_of_overdue()}")
-            if self.overdue
+            NotActivated(f"{self.object_id} could not be activated: {hooks.too_long}")
+            if hooks is not None and hooks.overdue
             else Unavailable(f"{self.address} stopped while {self.object_id} was loaded")
         )
 
@@ -179,7 +188,8 @@ class Activation(Mailbox):
             instance.id = self.id
             instance.object_id = self.object_id
             instance._activation = self
-            await self._within("activate_timeout", self._run_loading_hooks())
+            if self.registered.has_loading_steps:
+                await self._within("activate_timeout", self._run_loading_hooks())
         except Exception as error:
             answer = answers.to_failed_load(self.object_id, error, superseded=self.superseded)
             if isinstance(answer, NotActivated):
@@ -201,7 +211,7 @@ class Activation(Mailbox):
         if hooks.load is not None:
             await self._run(hooks.load)
         elif registered.managed_states:
-            self.hook = "load"
+            self._note_hook("load")
             await self.load_state()
         if hooks.after_load is not None:
             await self._run(hooks.after_load)
@@ -284,8 +294,30 @@ class Activation(Mailbox):
 
     # --- the hooks --------------------------------------------------------------------------------
 
+    async def _within(self, limit: str, steps: Coroutine[Any, Any, None]) -> None:
+        """Run hooks, which the node cancels when their time is over.
+
+        If they do not end then either, the node waits no longer: it ends their turn, and settles
+        what becomes of the object. So nothing is left to do here if they end at last.
+
+        :raises TimeoutError: they were cancelled.
+        """
+        turn = self.turn
+        assert turn is not None
+        seconds = getattr(self.limits, limit)
+        hooks = RunningHooks(self.node.dispatcher.now() + seconds, f"{seconds:g} s ({limit})")
+        self.running_hooks = hooks
+        try:
+            await steps
+        finally:
+            if turn.finished:
+                raise asyncio.CancelledError
+            hooks.end = math.inf
+            if hooks.overdue and not _is_cancelled_by_others():
+                raise TimeoutError(hooks.too_long)
+
     async def _run(self, hook: LifecycleHook) -> None:
-        self.hook = hook.name
+        self._note_hook(hook.name)
         try:
             await hook.run(self.instance, self.node.app_data)
         except SystemExit as error:  # it would end the event loop
@@ -297,31 +329,9 @@ class Activation(Mailbox):
                 f"the hook {hook.name} was cancelled by something it awaited"
             ) from error
 
-    async def _within(self, limit: str, hooks: Coroutine[Any, Any, None]) -> None:
-        """Run hooks, which the node cancels when this limit is over.
-
-        If they do not end then either, the node waits no longer: it ends their turn, and settles
-        what becomes of the object. So nothing is left to do here if they end at last.
-
-        :raises TimeoutError: they were cancelled.
-        """
-        turn = self.turn
-        assert turn is not None
-        self.hooks_limit = limit
-        self.hooks_end = self.node.dispatcher.now() + getattr(self.limits, limit)
-        try:
-            await hooks
-        finally:
-            self.hooks_end = math.inf
-            if turn.finished:
-                raise asyncio.CancelledError
-            if self.overdue and not _is_cancelled_by_others():
-                raise TimeoutError(self.text_of_overdue())
-
-    def text_of_overdue(self) -> str:
-        """Which hook took too long."""
-        seconds = getattr(self.limits, self.hooks_limit)
-        return f"{self.hook} took longer than {seconds:g} s ({self.hooks_limit})"
+    def _note_hook(self, name: str) -> None:
+        assert self.running_hooks is not None
+        self.running_hooks.name = name
 
     # --- what the object's own methods need -------------------------------------------------------
 
@@ -415,11 +425,13 @@ class Activation(Mailbox):
             return
         if self.failed or not self.ended:
             raise StorageUnavailable(f"{self.object_id} was not saved: the node has lost its lease")
-        self.waits_for_lease = True
+        hooks = self.running_hooks
+        assert hooks is not None
+        hooks.waits_for_lease = True
         try:
             await self.node.wait_for_lease()
         finally:
-            self.waits_for_lease = False
+            hooks.waits_for_lease = False
 
 
 def _is_cancelled_by_others() -> bool:

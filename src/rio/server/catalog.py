@@ -8,7 +8,9 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
+
+import msgspec
 
 from rio._core.clock import Clock
 from rio._core.dispatch import Dispatcher, Mailbox, Turn, TypeTable
@@ -20,7 +22,7 @@ from rio.objects.application_error import ApplicationError
 from rio.objects.registry import Registry
 from rio.objects.system_messages import RESERVED_PREFIX
 from rio.server import answers
-from rio.server.activation import Activation
+from rio.server.activation import Activation, RunningHooks
 from rio.server.config import ServerConfig
 from rio.server.handlers import table_of
 from rio.server.idle import IdleObjects
@@ -37,7 +39,7 @@ ABORT_TIMEOUT = 1.0
 """Seconds that cancelled handlers and hooks have to end."""
 
 
-class Lifecycle(NamedTuple):
+class Lifecycle(msgspec.Struct, frozen=True):
     """An object that comes to life or leaves."""
 
     activation: Activation
@@ -143,7 +145,7 @@ class Catalog:
             self._activate(turn)
 
     def _activate(self, turn: Turn) -> None:
-        if not self.idle.make_room():
+        if self.idle.max_objects is not None and not self.idle.make_room():
             live = self.dispatcher.live
             turn.fail(Overloaded(f"all {live} objects in memory of {self.address} are in use"))
             return
@@ -178,11 +180,12 @@ class Catalog:
         task.add_done_callback(self._note_end, context=context)
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
-        self._stuck.pop(task, None)
         lifecycle = self._lifecycles.pop(task, None)
         if not task.cancelled() and task.exception() is not None:
             logger.error("%s failed", task.get_name(), exc_info=task.exception())
-        if lifecycle is not None and lifecycle.turn is not None and not lifecycle.turn.finished:
+        if lifecycle is None:
+            del self._stuck[task]
+        elif lifecycle.turn is not None and not lifecycle.turn.finished:
             lifecycle.settle()
         if self.draining:
             self._departed.set()
@@ -213,27 +216,30 @@ class Catalog:
         self.dispatcher.sweep()
         now = self.dispatcher.now()
         for task, lifecycle in list(self._lifecycles.items()):
-            if lifecycle.activation.hooks_end < now:
-                self._end_overdue(task, lifecycle)
+            hooks = lifecycle.activation.running_hooks
+            if hooks is not None and hooks.end < now:
+                self._end_overdue(task, lifecycle, hooks)
 
-    def _end_overdue(self, task: asyncio.Task[None], lifecycle: Lifecycle) -> None:
+    def _end_overdue(
+        self, task: asyncio.Task[None], lifecycle: Lifecycle, hooks: RunningHooks
+    ) -> None:
         """Cancel hooks that take too long; if they do not end then either, go on without them."""
         activation = lifecycle.activation
-        if not activation.overdue:
+        if not hooks.overdue:
             logger.error(
                 "%s: %s, and is cancelled; it waits at\n%s",
                 activation.object_id,
-                activation.text_of_overdue(),
+                hooks.too_long,
                 stack_of(task),
             )
-            activation.overdue = True
-            activation.hooks_end = self.dispatcher.now() + ABORT_TIMEOUT
+            hooks.overdue = True
+            hooks.end = self.dispatcher.now() + ABORT_TIMEOUT
             task.cancel()
             return
         logger.error(
             "%s: %s was cancelled and does not end; the node goes on without it",
             activation.object_id,
-            activation.hook,
+            hooks.name,
         )
         del self._lifecycles[task]
         self._stuck[task] = None
@@ -278,7 +284,7 @@ class Catalog:
         lifecycles = [
             task
             for task, lifecycle in self._lifecycles.items()
-            if not lifecycle.activation.waits_for_lease
+            if not (hooks := lifecycle.activation.running_hooks) or not hooks.waits_for_lease
         ]
         for task in lifecycles:
             task.cancel()

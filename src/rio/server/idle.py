@@ -116,7 +116,7 @@ class IdleObjects:
         self._dispatcher = dispatcher
         self._router = router
         self._wheels: dict[float, Wheel] = {}
-        self._max_objects = config.max_objects
+        self.max_objects = config.max_objects
         self._max_memory = _limit_of_memory(config.max_memory)
         limited = config.max_objects is not None or config.max_memory is not None
         self._segments = Segments() if limited else None
@@ -153,9 +153,8 @@ class IdleObjects:
 
     def make_room(self) -> bool:
         """Let an object leave if one more would be too many. Returns whether it may come."""
-        if self._max_objects is None:
-            return True
-        if self._dispatcher.live - len(self._leaving) < self._max_objects:
+        assert self.max_objects is not None
+        if self._dispatcher.live - len(self._leaving) < self.max_objects:
             return True
         return self._may_leave and self._let_one_leave()
 
