@@ -1,4 +1,4 @@
-"""Twelve planted mistakes, which show that the rules of the simulation find mistakes.
+"""Planted mistakes, which show that the rules of the simulation find mistakes.
 
 Each is a switch: ``with blind_claim(): ...`` breaks the rule of that name in this process. The core
 is compiled, so each is put in at a seam in Python.
@@ -20,6 +20,7 @@ from rio.client.retry import Next
 from rio.cluster import lease
 from rio.cluster.config import ClusterConfig
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
+from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import MemberStatus
 from rio.contracts.placement import Placement
 from rio.contracts.state import StoredState
@@ -33,8 +34,10 @@ from rio.errors import (
 )
 from rio.server import states
 from rio.server.activation import Activation
+from rio.server.audit import LiveObjects
 from rio.server.catalog import Catalog
 from rio.server.ownership import Ownership
+from rio.storage._migrations import SchemaStatus
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
 from rio.transport.client_connection import ClientConnection
 
@@ -250,3 +253,29 @@ def an_error_means_dead() -> AbstractContextManager[Any]:
         return status is not None and status.terminal
 
     return mock.patch.object(Ownership, "_is_gone", is_gone)
+
+
+def an_ordered_id() -> AbstractContextManager[Any]:
+    """M13: another database server has taken over only if its random id is the larger one."""
+
+    def compare(self: Any) -> None:
+        history = self._storage.history
+        if history > self._history:
+            self._history = history
+            self._raise_doubt("another database server has taken over")
+
+    return mock.patch.object(ClusterProvider, "_compare_history", compare)
+
+
+def no_look_at_the_claims() -> AbstractContextManager[Any]:
+    """M14: a node relies on its claims without looking whether they are still there."""
+
+    async def find_nothing(self: Any) -> str:
+        return ""
+
+    return mock.patch.object(LiveObjects, "find_loss", find_nothing)
+
+
+def migrate_under_live_nodes() -> AbstractContextManager[Any]:
+    """M15: a migration does not ask whether a node still runs."""
+    return mock.patch.object(SchemaStatus, "check_quiet")

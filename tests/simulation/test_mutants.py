@@ -1,4 +1,4 @@
-"""The rules find each of twelve planted mistakes within a few seeds, and nothing without it.
+"""The rules find each planted mistake within a few seeds, and nothing without it.
 
 Most mistakes show in any run with the right faults. Those that need an accident of timing have a
 scenario that aims at it. ``seeds`` is the number of seeds that are tried: each mistake shows in 40
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from rio.cluster.config import ClusterConfig
 from rio.testing import run
 from tests.effort import how_to_replay
-from tests.simulation import mutants
+from tests.simulation import mutants, promises
 from tests.simulation.model import Model
 from tests.simulation.storage_outage import wrong_evictions
 from tests.simulation.world import Settings, World
@@ -152,6 +152,28 @@ def test_a_planted_mistake_is_found(planted: Planted) -> None:
         replace(planted.settings, config=planted.healthy) if planted.healthy else planted.settings
     )
     assert found(seed, healthy, nullcontext()) == [], f"without the mistake, {how_to_replay(seed)}"
+
+
+BROKEN_PROMISES: dict[str, tuple[mutants.Mutant, promises.Scenario]] = {
+    "M13 an ordered id": (mutants.an_ordered_id, promises.another_database_server_is_a_pause),
+    "M14 no look at the claims": (
+        mutants.no_look_at_the_claims,
+        promises.placements_that_are_lost_are_noticed,
+    ),
+    "M15 migrate under live nodes": (
+        mutants.migrate_under_live_nodes,
+        promises.nothing_is_migrated_under_a_live_node,
+    ),
+}
+"""Mistakes about databases that change; each shows in its scenario at once."""
+
+
+@pytest.mark.parametrize("name", BROKEN_PROMISES)
+def test_a_mistake_breaks_the_promise_that_is_kept_without_it(name: str) -> None:
+    mutant, scenario = BROKEN_PROMISES[name]
+    assert scenario() == []
+    with mutant():
+        assert scenario() != []
 
 
 def test_m5_no_gap_rule_is_found_by_the_members_that_it_evicts() -> None:

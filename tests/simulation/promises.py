@@ -1,0 +1,101 @@
+"""Promises about databases that change under a cluster, each as a short scenario.
+
+A scenario returns what broke its promise. ``test_mutants.py`` plants a
+mistake in the code behind each, and the scenario must find it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import rio
+from rio.cluster.config import ClusterConfig
+from rio.errors import SchemaMismatch
+from rio.storage import migrate, open_storage, read_schemas
+from rio.storage._migrations import Migration
+from rio.storage.sqlite import _schema as sqlite_schema
+from rio.testing import LocalCluster, run
+
+
+class Touch(rio.Message[None]):
+    pass
+
+
+class Thing(rio.ServiceObject):
+    @rio.handler
+    def touch(self, _: Touch) -> None: ...
+
+
+Scenario = Callable[[], list[str]]
+STRICT = ClusterConfig.strict()
+
+
+def in_virtual_time(scenario: Callable[[], Coroutine[Any, Any, list[str]]]) -> Scenario:
+    @wraps(scenario)
+    def play() -> list[str]:
+        return run(scenario())
+
+    return play
+
+
+def in_real_time(scenario: Callable[[], Coroutine[Any, Any, list[str]]]) -> Scenario:
+    @wraps(scenario)
+    def play() -> list[str]:
+        return asyncio.run(scenario())
+
+    return play
+
+
+@in_virtual_time
+async def another_database_server_is_a_pause() -> list[str]:
+    """Whatever its id is: an id is random, so it is as often smaller as it is larger."""
+    found = []
+    async with LocalCluster(rio.Registry(Thing), nodes=1, cluster=STRICT) as cluster:
+        [node] = cluster.nodes
+        membership = type(node.server._cluster._storage)
+        for id in ("5", "7", "3", ""):
+            with mock.patch.object(membership, "history", id):
+                await asyncio.sleep(2 * STRICT.renew_interval)
+                if node.server._catalog.dispatcher.admits:
+                    found.append(f"the node did not pause for the database server {id!r}")
+                await asyncio.sleep(STRICT.lease_evict + STRICT.renew_interval)
+    return found
+
+
+@in_virtual_time
+async def placements_that_are_lost_are_noticed() -> list[str]:
+    """An object that another node has claimed meanwhile leaves within the lease."""
+    async with LocalCluster(rio.Registry(Thing), nodes=2, cluster=STRICT) as cluster:
+        await cluster.client.send(Thing, "a", Touch())
+        [owner] = [node for node in cluster.nodes if node.server.statistics().live_objects]
+        [other] = [node for node in cluster.nodes if node is not owner]
+        [object_id] = await cluster.storage.placement.owned_by(owner.generation)
+        placement = await cluster.storage.placement.lookup(object_id)
+        assert placement is not None
+        await cluster.storage.placement.release(object_id, placement.token)
+        await cluster.storage.placement.claim(object_id, other.generation)
+        await asyncio.sleep(STRICT.lease_local)
+        serves = owner.server._catalog.dispatcher.admits
+        return ["the object lives twice for longer than the lease"] if serves else []
+
+
+@in_real_time
+async def nothing_is_migrated_under_a_live_node() -> list[str]:
+    """A node of the old version would go on in the old tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{Path(folder) / 'rio.db'}"
+        async with open_storage(url) as storage:
+            await storage.membership.register("old:1")
+        newer = Migration("an invented table", ("CREATE TABLE rio_invented (id INTEGER)",))
+        with mock.patch.object(sqlite_schema, "MIGRATIONS", (newer,)):
+            with suppress(SchemaMismatch):
+                await migrate(open_storage(url))
+            [status] = await read_schemas(open_storage(url))
+        return [f"migrated to schema {status.found}"] if status.found > 1 else []
