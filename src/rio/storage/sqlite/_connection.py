@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
+from pathlib import Path
 
 from rio.errors import ConfigurationError
 from rio.storage.sqlite._schema import prepare_schema
@@ -23,17 +24,18 @@ def check_version(path: str) -> None:
         )
 
 
-def connect_writer(path: str, busy_timeout: float) -> sqlite3.Connection:
-    """A connection that writes durably. The file is created, with its tables, if it is not there.
+def connect_writer(path: str, busy_timeout: float, create: bool) -> sqlite3.Connection:
+    """A connection that writes durably. The file is created, with its tables, if it is not there
+    and ``create`` allows it.
 
     Afterwards SQLite does not wait for locks: the lane does that itself.
     """
     check_version(path)
-    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+    connection = _open(path, busy_timeout, create)
     try:
         _switch_to_wal(connection, time.monotonic() + busy_timeout)
         connection.execute("PRAGMA synchronous = FULL")
-        prepare_schema(connection, path)
+        prepare_schema(connection, path, create)
         connection.execute("PRAGMA busy_timeout = 0")
     except BaseException:
         connection.close()
@@ -43,16 +45,22 @@ def connect_writer(path: str, busy_timeout: float) -> sqlite3.Connection:
 
 def connect_to_migrate(path: str, busy_timeout: float) -> sqlite3.Connection:
     """A connection that writes durably, and that neither creates nor checks tables."""
-    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+    connection = _open(path, busy_timeout, create=False)
     connection.execute("PRAGMA synchronous = FULL")
     return connection
 
 
-def connect_reader(path: str, busy_timeout: float) -> sqlite3.Connection:
+def connect_reader(path: str, busy_timeout: float, _: bool) -> sqlite3.Connection:
     """A connection that cannot write."""
-    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+    connection = _open(path, busy_timeout, create=False)
     connection.execute("PRAGMA query_only = ON")
+    connection.execute("SELECT count(*) FROM sqlite_schema")  # opens -wal and -shm
     return connection
+
+
+def _open(path: str, busy_timeout: float, create: bool) -> sqlite3.Connection:
+    where = f"{Path(path).as_uri()}?mode={'rwc' if create else 'rw'}"
+    return sqlite3.connect(where, timeout=busy_timeout, isolation_level=None, uri=True)
 
 
 def is_busy(error: sqlite3.Error) -> bool:

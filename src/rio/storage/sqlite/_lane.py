@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import sqlite3
 import time
@@ -14,11 +15,14 @@ from typing import Any, NamedTuple
 
 import aiosqlite
 
-from rio.errors import StorageUnavailable
+from rio.errors import RioError, StorageUnavailable
 from rio.storage._sql import Operation, Row
 from rio.storage.sqlite._connection import is_busy
 from rio.storage.sqlite._errors import explain
+from rio.storage.sqlite._identity import FileId, check_name, hold_name, release_name
 from rio.storage.sqlite._statements import MAX_ROWS, MULTI_ROW_STATEMENTS, MultiRowStatement
+
+logger = logging.getLogger("rio.storage")
 
 MAX_BATCH = 1024
 """Operations of one transaction at most, so that other processes get their turn."""
@@ -66,7 +70,12 @@ class SqliteLane:
     """One connection on its own thread. It serves the operations that wait, a batch at a time.
 
     ``begin``: the statement that begins a transaction. ``patience``: seconds to wait for the
-    transaction of another process. ``connect`` is called on the thread.
+    transaction of another process. ``connect`` is called on the thread; its argument says whether
+    it may create the file.
+
+    A file that is deleted or replaced goes on taking commits that nobody will read. So the lane
+    looks after each transaction whether the path still names its file; if not, nothing was done,
+    and the next batch opens what is there then.
 
     A caller only waits for a future. Cancelling it drops its operation if that has not begun, and
     cannot disturb a batch that has. A lane must not refer to its database, or a database that was
@@ -74,13 +83,19 @@ class SqliteLane:
     """
 
     def __init__(
-        self, path: str, begin: str, patience: float, connect: Callable[[], sqlite3.Connection]
+        self,
+        path: str,
+        begin: str,
+        patience: float,
+        connect: Callable[[bool], sqlite3.Connection],
     ) -> None:
         self._path = path
         self._begin = begin
         self._patience = patience
         self._connect = connect
         self._connection: sqlite3.Connection
+        self.file: FileId | None = None
+        """The file that is open; ``None`` while the path does not name it any more."""
         self._loop = asyncio.get_running_loop()
         self._waiting: list[WaitingOperation] = []
         self._idle = asyncio.Event()
@@ -105,10 +120,12 @@ class SqliteLane:
     async def close(self) -> None:
         """Serve all operations that wait, then disconnect."""
         await self._idle.wait()
+        self._call(self._disconnect)
         await self._owner.close()
 
     def abandon(self) -> None:
         """Disconnect and end the thread, without a loop and without waiting."""
+        self._call(self._disconnect)
         self._call(self._owner.stop)
 
     def submit(
@@ -150,16 +167,47 @@ class SqliteLane:
 
     # --- on the connection's thread ---------------------------------------------------------------
 
-    def _connect_and_keep(self) -> sqlite3.Connection:
+    def _connect_and_keep(self, create: bool = True) -> sqlite3.Connection:
+        check_name(self._path)
         try:
-            self._connection = self._connect()
+            self._connection = self._connect(create)
         except sqlite3.Error as error:
             raise explain(self._path, error) from error
+        try:
+            self.file = hold_name(self._path)
+        except BaseException:
+            self._connection.close()
+            raise
         return self._connection
+
+    def _disconnect(self) -> None:
+        if self.file is not None:
+            release_name(self.file)
+            self.file = None
+        self._connection.close()
+
+    def _leave_lost_file(self) -> StorageUnavailable | None:
+        """Disconnect if the path does not name the file any more, and say so."""
+        if self.file is None or FileId.of(self._path) == self.file:
+            return None
+        self._disconnect()
+        lost = StorageUnavailable(
+            f"{self._path}: it was deleted or replaced while it was open, so nothing that is"
+            " written there would be found again: nothing was done"
+        )
+        logger.error("%s", lost)
+        return lost
 
     def _serve(self, batch: list[WaitingOperation]) -> None:
         try:
+            if self.file is None:
+                self._connect_and_keep(create=False)
             outcomes = self._transact(batch)
+            lost = self._leave_lost_file()
+            if lost is not None:
+                outcomes = [lost for _ in batch]
+        except RioError as error:
+            outcomes = [error for _ in batch]
         except BaseException as error:  # whatever it is, no caller may be left waiting
             outcomes = [
                 StorageUnavailable(f"{self._path}: {error!r}; it may have been done or not")

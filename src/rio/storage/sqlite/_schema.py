@@ -62,12 +62,12 @@ MIGRATIONS: tuple[Migration, ...] = ()
 """From schema 1 on. What was released never changes."""
 
 
-def prepare_schema(connection: sqlite3.Connection, path: str) -> None:
-    """Create the tables if there are none, and check their schema.
+def prepare_schema(connection: sqlite3.Connection, path: str, create: bool) -> None:
+    """Create the tables if there are none and ``create`` allows it, and check their schema.
 
-    :raises SchemaMismatch: another version of ``rio`` made them.
+    :raises SchemaMismatch: another version of ``rio`` made them, or there are none.
     """
-    if not _has_schema(connection):
+    if create and not _has_schema(connection):
         connection.execute("BEGIN IMMEDIATE")
         if not _has_schema(connection):  # another process may have been faster
             for statement in _SCHEMA_1:

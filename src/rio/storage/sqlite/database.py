@@ -98,6 +98,14 @@ class SqliteDatabase(SqlDatabase):
             raise StorageClosed(f"{self!r} is not open: call prepare() on a role that uses it")
         return self._lanes
 
+    @property
+    def _history(self) -> str:
+        """Which file it is: a file that replaces it may hold something older."""
+        if self._lanes is None:
+            return ""
+        file = self._lanes[0].file
+        return "" if file is None else f"{file.device}/{file.inode}"
+
     async def _open(self) -> None:
         path, patience = self.path, self.busy_timeout
         writer = SqliteLane(
