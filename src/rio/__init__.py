@@ -21,10 +21,11 @@ from rio.identity import Address, ObjectId
 from rio.objects.app_data import AppData
 from rio.objects.application_error import ApplicationError, UnknownApplicationError
 from rio.objects.handler import handler
-from rio.objects.managed_state import State, managed_state
+from rio.objects.managed_state import managed_state
 from rio.objects.message import DynamicMessage, Message
 from rio.objects.registry import Registry
 from rio.objects.service_object import ServiceObject
+from rio.objects.state import State
 from rio.runner import run
 from rio.server.config import ServerConfig
 from rio.server.pubsub import MessageRouter

@@ -122,6 +122,15 @@ class NotActivated(NotExecuted):
     code = "not_activated"
 
 
+class StateTooNew(NotExecuted):
+    """The state was saved under a newer schema than the node's class has.
+
+    The client has asked the other servers too. ``detail``: ``[stored schema, known schema]``.
+    """
+
+    code = "state_too_new"
+
+
 class Expired(NotExecuted):
     """The deadline passed before the call started.
 
@@ -313,6 +322,21 @@ class Deactivated(RioError, RuntimeError):
     A task has kept the instance for longer than the object was in memory. Send the object a message
     by a client, or have the object own the task: ``self.tasks.create(...)``. An instance that no
     server has activated yet raises :class:`NotAttached` instead.
+    """
+
+
+class BadState(RioError, ValueError):
+    """A managed state holds a value that cannot be saved, or would be loaded as another one.
+
+    The text names the field, and so does ``detail``: ``"ledger.lines[3].amount"``. Nothing was
+    written, and the object lives on with its state as it is: set it right, or load the stored one.
+    """
+
+
+class StateTooLarge(RioError, ValueError):
+    """A managed state takes more bytes than the ``state_limit`` of the server.
+
+    Nothing was written, and the object lives on with its state as it is.
     """
 
 

@@ -259,6 +259,14 @@ def test_an_error_field_that_cannot_travel_is_refused_when_the_class_is_made() -
             value: Opaque
 
 
+@pytest.mark.parametrize("missing", ["3", 2.5, True, None], ids=repr)
+def test_fields_that_the_caller_would_read_as_something_else_cannot_travel(missing: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"InsufficientFunds cannot travel: \.missing: Expected `int`, got"
+    ):
+        _ = InsufficientFunds(missing).detail
+
+
 def test_a_value_that_cannot_travel_is_an_error_that_names_the_class() -> None:
     class Loose(ApplicationError):
         value: Any

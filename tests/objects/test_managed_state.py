@@ -12,11 +12,11 @@ from rio.errors import BadRegistration
 from rio.objects.managed_state import (
     ManagedState,
     ManagedStateField,
-    State,
     managed_state,
     managed_states_of,
 )
 from rio.objects.service_object import ServiceObject
+from rio.objects.state import State
 
 
 class Ledger(State):

@@ -9,10 +9,11 @@ import pytest
 from rio.errors import BadRegistration
 from rio.objects.app_data import AppData
 from rio.objects.handler import handler
-from rio.objects.managed_state import State, managed_state
+from rio.objects.managed_state import managed_state
 from rio.objects.message import Message
 from rio.objects.registry import RegisteredType, Registry
 from rio.objects.service_object import ServiceObject
+from rio.objects.state import State
 
 
 class Ping(Message[str]):

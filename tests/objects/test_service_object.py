@@ -11,13 +11,14 @@ from rio.errors import BadRegistration, NotAttached, RioError
 from rio.identity import Address, ObjectId, type_name_of
 from rio.objects.app_data import AppData
 from rio.objects.lifecycle import HOOK_NAMES, LifecycleHooks, hooks_of
-from rio.objects.managed_state import State, managed_state
+from rio.objects.managed_state import managed_state
 from rio.objects.message import DynamicMessage, Message
 from rio.objects.registry import Registry
 from rio.objects.service_object import (
     ActivationContext,
     ServiceObject,
 )
+from rio.objects.state import State
 
 
 class Ping(Message[str]):

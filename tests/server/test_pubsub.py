@@ -9,7 +9,14 @@ import pytest
 
 import rio
 from rio.contracts.membership import MemberStatus
-from rio.errors import BadReply, ConfigurationError, HandlerFailed, Lagged, NoServersAvailable
+from rio.errors import (
+    BadMessage,
+    BadReply,
+    ConfigurationError,
+    HandlerFailed,
+    Lagged,
+    NoServersAvailable,
+)
 from tests.server.harness import Cluster, Probe, crash, sever, until
 
 
@@ -37,6 +44,12 @@ class SayInTask(rio.Message[None]):
     text: str
 
 
+class SayNumber(rio.Message[str]):
+    """Publish a number of another type. The reply is the error."""
+
+    number: Any
+
+
 class Swell(rio.Message[None]):
     size: int
 
@@ -56,6 +69,14 @@ class Room(rio.ServiceObject):
 
     async def shutdown(self) -> None:
         self.publish(Said("closing"))
+
+    @rio.handler
+    def say_number(self, message: SayNumber) -> str:
+        try:
+            self.publish(Said("a number", message.number))
+        except BadMessage as error:
+            return str(error)
+        return ""
 
     @rio.handler
     def say(self, message: Say) -> None:
@@ -454,3 +475,16 @@ async def test_publishing_to_nobody_costs_nothing(cluster: Cluster) -> None:
     client = await cluster.client()
     await client.send(Room, "lobby", Say("hello?", times=100))
     assert server.statistics().events_delivered == server.statistics().events_dropped == 0
+
+
+@pytest.mark.parametrize("number", [2.5, "2", True, None], ids=repr)
+async def test_an_event_that_would_be_read_as_something_else_is_not_published(
+    cluster: Cluster, number: object
+) -> None:
+    await cluster.server(Room)
+    client = await cluster.client()
+    async with client.subscribe(Room, "a", Said) as events:
+        text = await client.send(Room, "a", SayNumber(number))
+        assert text.startswith("the event tests.server.test_pubsub.Said.number: Expected `int`")
+        assert await client.send(Room, "a", SayNumber(2)) == ""
+        assert await anext(events) == Said("a number", 2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
 import pytest
@@ -12,11 +12,13 @@ from msgspec.structs import replace
 import rio
 from rio.contracts.state import StateStorage, StoredState
 from rio.errors import (
+    BadState,
     HandlerFailed,
     NotActivated,
     OutcomeUnknown,
     StateCorrupt,
     StateNotFound,
+    StateTooLarge,
     StorageUnavailable,
     Superseded,
 )
@@ -45,6 +47,14 @@ class AddLater(rio.Message[None]):
 
 class Reload(rio.Message[int]):
     swallow: bool = False
+
+
+class Assign(rio.Message[str]):
+    """Set the total to something wrong, or the label to that many letters, and save both. The reply
+    is the error, if it was caught."""
+
+    what: str
+    catch: bool = True
 
 
 class Both(rio.Message[tuple[int, str]]):
@@ -120,6 +130,20 @@ class Keeper(rio.ServiceObject):
         return self.total.value
 
     @rio.handler
+    async def assign(self, message: Assign) -> str:
+        if message.what.isdigit():
+            self.label.text = "x" * int(message.what)
+        else:
+            WRONG[message.what](self)
+        try:
+            await self.save_state()
+        except (BadState, StateTooLarge) as error:
+            if not message.catch:
+                raise
+            return str(error)
+        return ""
+
+    @rio.handler
     async def both(self, message: Both) -> tuple[int, str]:
         return self.total.value, self.label.text
 
@@ -127,6 +151,27 @@ class Keeper(rio.ServiceObject):
     async def rename(self, message: Rename) -> None:
         self.label.text = message.name
         await self.save_state("label")
+
+
+class OtherTotal(rio.State):
+    """It has no field of a total, which would be loaded as 0."""
+
+
+class GrandTotal(Total):
+    share: int = 0
+
+
+WRONG: dict[str, Callable[[Keeper], None]] = {
+    "total.value: Expected `int`, got `float`": lambda keeper: setattr(keeper.total, "value", 2.5),
+    "total.value: Expected `int`, got `bool`": lambda keeper: setattr(keeper.total, "value", True),
+    "total.value: Expected `int`, got `str`": lambda keeper: setattr(keeper.total, "value", "5"),
+    "total.value: TypeError: Encoding objects of type object": lambda keeper: setattr(
+        keeper.total, "value", object()
+    ),
+    "total: it is a NoneType": lambda keeper: setattr(keeper, "total", None),
+    "total: it is a OtherTotal": lambda keeper: setattr(keeper, "total", OtherTotal()),
+    "total: it is a GrandTotal": lambda keeper: setattr(keeper, "total", GrandTotal(1, 2)),
+}
 
 
 class FlakyState(LocalState):
@@ -227,6 +272,51 @@ def _with_probe() -> rio.AppData:
     data = rio.AppData()
     data.set(Probe())
     return data
+
+
+# --- a state that cannot be saved as it is --------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_state_that_would_not_be_loaded_as_it_is_is_not_saved_and_the_object_lives_on(
+    client: rio.Client, state: FlakyState, probe: Probe, wrong: str
+) -> None:
+    await client.send(Keeper, "a", Add(5))
+    stored = state.stored("a")
+    name, _, problem = wrong.partition(": ")
+    text = await client.send(Keeper, "a", Assign(wrong))
+    assert text.startswith(f"{name} was not saved: {problem}")
+    assert state.stored("a") == stored
+    assert await client.send(Keeper, "a", Reload()) == 5
+    assert await client.send(Keeper, "a", Add(1)) == 6
+    assert probe.count("before_load") == 1
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_a_state_that_is_refused_without_the_handler_looking_is_loaded_again(
+    client: rio.Client, state: FlakyState, probe: Probe, wrong: str
+) -> None:
+    await client.send(Keeper, "a", Add(5))
+    stored = state.stored("a")
+    with pytest.raises(HandlerFailed, match=r"BadState: total\S* was not saved"):
+        await client.send(Keeper, "a", Assign(wrong, catch=False))
+    assert state.stored("a") == stored
+    assert await client.send(Keeper, "a", Get()) == 5
+    assert probe.count("before_load") == 2
+
+
+async def test_a_state_above_the_limit_of_the_server_is_not_saved_and_the_object_lives_on(
+    cluster: Cluster, state: FlakyState, probe: Probe
+) -> None:
+    await cluster.server(Keeper, config=rio.ServerConfig(state_limit=2048))
+    client = await cluster.client()
+    assert await client.send(Keeper, "a", Assign("2000")) == ""
+    stored = state.stored("a", "the.label")
+    text = await client.send(Keeper, "a", Assign("2048"))
+    assert text.startswith("label was not saved: it takes 2057 bytes, and the state_limit")
+    assert state.stored("a", "the.label") == stored
+    assert await client.send(Keeper, "a", Assign("1999")) == ""
+    assert probe.count("before_load") == 1
 
 
 # --- a storage that fails -------------------------------------------------------------------------

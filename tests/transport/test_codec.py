@@ -19,12 +19,12 @@ from rio.errors import (
     StateCorrupt,
 )
 from rio.objects.application_error import ApplicationError
-from rio.objects.managed_state import State
 from rio.objects.message import (
     DynamicMessage,
     Message,
     encode_message,
 )
+from rio.objects.state import State
 from rio.transport.codec import (
     check_serialisable,
     decode,

@@ -14,6 +14,7 @@ from rio.errors import (
     OutcomeUnknown,
     Redirected,
     RioError,
+    StateTooNew,
     UnknownCode,
     UnknownType,
 )
@@ -50,7 +51,7 @@ def decide(error: RioError, *, repeatable: bool) -> Next:
     match error:
         case Redirected():
             return Next.FOLLOW
-        case UnknownType():
+        case UnknownType() | StateTooNew():
             return Next.ANOTHER
         case Expired() | NotActivated() | Deadlock() | UnknownCode():
             return Next.RAISE

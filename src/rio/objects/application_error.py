@@ -14,6 +14,8 @@ import msgspec
 from rio import type_hints
 from rio.errors import APPLICATION_ERROR, BadRegistration, CallFailed, RioError, UnknownCode
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
+from rio.objects import defaults
+from rio.objects.round_trip import round_trip_of
 from rio.transport.codec import NATIVE_TYPES, check_serialisable
 
 
@@ -104,7 +106,8 @@ class ApplicationError(CallFailed):
         def detail(self):
             """The form in which the error travels: ``[type name, map of its fields]``.
 
-            :raises TypeError: a field holds a value that MessagePack cannot carry.
+            :raises TypeError: a field holds a value that MessagePack cannot carry, or that the
+                caller would read as another one.
             """
             return [self.__rio_type_name__, self._encoded_fields()]
 
@@ -115,6 +118,7 @@ class ApplicationError(CallFailed):
         cls.__rio_fields__ = _fields_of_error(cls)
         super().__init_subclass__()
         cls.__rio_record__ = _record_of(cls, dict.fromkeys(cls.__rio_fields__, Any))
+        defaults.check_struct(cls.__rio_record__)
         with contextlib.suppress(NameError):  # then decode_application_error reads them
             _check_fields(cls, cls._typed_record((type_hints.names_around(cls),)))
         _register(cls)
@@ -148,13 +152,23 @@ class ApplicationError(CallFailed):
 
     def _encoded_fields(self) -> Any:
         try:
+            self._check_fields()
             return msgspec.to_builtins(
                 self.__rio_record__(**self._field_values()), builtin_types=NATIVE_TYPES
             )
-        except (TypeError, ValueError, RecursionError) as problem:
+        except (NameError, TypeError, ValueError, RecursionError) as problem:
             raise TypeError(
                 f"application error {type_hints.full_name(type(self))} cannot travel: {problem}"
             ) from problem
+
+    def _check_fields(self) -> None:
+        """Make sure that the caller will read the fields as they are.
+
+        :raises Unreadable: the caller will not.
+        """
+        record = self._typed_record()(**self._field_values())
+        trip = round_trip_of(type(record))
+        trip.check(record, trip.encode(record))
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in self._field_values().items())
@@ -228,6 +242,7 @@ def _record_of(cls: type[ApplicationError], types: Mapping[str, Any]) -> type[ms
 def _check_fields(cls: type[ApplicationError], record: type[msgspec.Struct]) -> None:
     try:
         check_serialisable(record)
+        defaults.check_parts(record)
     except TypeError as problem:
         raise BadRegistration(
             f"application error {type_hints.full_name(cls)} cannot travel: {problem}"

@@ -23,6 +23,7 @@ import msgspec
 from rio import type_hints
 from rio.errors import BadIdentity, BadRegistration
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name, type_name_of
+from rio.objects import defaults
 from rio.objects.app_data import AppData
 from rio.objects.message import NO_REPLY_DECLARED, Message, reply_type_of
 from rio.transport.codec import check_serialisable
@@ -228,12 +229,15 @@ class Handler(Generic[S_co, M_contra, R_co]):
         return returned
 
     def _check_serialisable(self, what: str, wanted: Any) -> None:
+        name = type_hints.short_name(wanted)
         try:
             check_serialisable(wanted)
         except TypeError as problem:
-            raise self._refusal(
-                f"its {what} {type_hints.short_name(wanted)} cannot travel: {problem}"
-            ) from problem
+            raise self._refusal(f"its {what} {name} cannot travel: {problem}") from problem
+        try:
+            defaults.check_parts(wanted)
+        except TypeError as problem:
+            raise self._refusal(f"its {what} {name} cannot be used: {problem}") from problem
 
     # --- the function -----------------------------------------------------------------------------
 

@@ -9,22 +9,12 @@ import msgspec
 
 from rio import type_hints
 from rio.contracts.state import StateStorage
-from rio.errors import BadIdentity, BadRegistration, StateCorrupt
+from rio.errors import BadIdentity, BadRegistration
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
+from rio.objects import defaults
+from rio.objects.state import State
+from rio.objects.state_codec import state_codec_of
 from rio.transport import codec
-
-
-class State(msgspec.Struct):
-    """The base of the records that a storage keeps for an object.
-
-    Subclass it, and declare fields as in a dataclass, each with a default: an object that was never
-    saved starts with the defaults. Then mark a field of the object with :func:`rio.managed_state`::
-
-        class Ledger(rio.State):
-            balance: int = 0
-
-    A field can have any type that msgspec encodes as MessagePack.
-    """
 
 
 def managed_state(*, name: str | None = None, storage: StateStorage | None = None) -> Any:
@@ -61,20 +51,20 @@ class ManagedStateField(msgspec.Struct, frozen=True):
     storage: StateStorage | None
     """The storage that keeps the state; ``None`` for the server's."""
 
-    def encode(self, value: State) -> bytes:
-        """What the storage is to keep of a value.
+    def encode(self, value: Any, limit: int) -> bytes:
+        """What the storage is to keep of a value, at most ``limit`` bytes.
 
-        :raises BadReply: the value holds something that MessagePack cannot carry.
+        :raises BadState: the value cannot be saved, or would be loaded as another one.
+        :raises StateTooLarge: it takes more bytes.
         """
-        return codec.encode(value)
+        return state_codec_of(self.state_type).encode(value, self.attribute, limit)
 
     def decode(self, data: bytes) -> State:
         """The value of which the storage has kept this.
 
         :raises StateCorrupt: the bytes do not decode as a value of the state's type.
         """
-        value: State = codec.decode(data, self.state_type, failure=StateCorrupt)
-        return value
+        return state_codec_of(self.state_type).decode(data)
 
 
 class ManagedState:
@@ -219,6 +209,7 @@ def _field_of(cls: type, marker: ManagedState) -> ManagedStateField:
     try:
         field = marker.field((vars(cls),))
         codec.check_serialisable(field.state_type)
+        defaults.check_parts(field.state_type)
     except BadRegistration:
         raise
     except (NameError, TypeError) as problem:

@@ -22,6 +22,8 @@ import msgspec
 from rio import type_hints
 from rio.errors import BadMessage, BadRegistration
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
+from rio.objects import defaults
+from rio.objects.round_trip import Unreadable, round_trip_of
 from rio.transport.codec import encode, encode_dynamic
 
 if TYPE_CHECKING:
@@ -62,14 +64,8 @@ class MessageType(msgspec.StructMeta):
         type_name: str | None = None,
         idempotent: bool | None = None,
         readonly: bool | None = None,
-        array_like: Literal[False] = False,
         **config: Any,
     ) -> Any:
-        if array_like:
-            raise BadRegistration(
-                f"message {name}: leave out array_like=True, because a message travels as a map,"
-                " so that you can add fields later"
-            )
         wire_name = name if type_name is None else type_name
         check_name(f"type name of message {name}", wire_name, MAX_TYPE_NAME_BYTES, BadRegistration)
         namespace["__rio_type_name__"] = wire_name
@@ -78,6 +74,12 @@ class MessageType(msgspec.StructMeta):
         if readonly is not None:
             namespace["__rio_readonly__"] = readonly
         cls = super().__new__(mcls, name, bases, namespace, **config)
+        if cls.__struct_config__.array_like:
+            raise BadRegistration(
+                f"message {name}: leave out array_like=True, because a message travels as a map,"
+                " so that you can add fields later"
+            )
+        defaults.check_struct(cls)
         if "__rio_root__" not in namespace:
             _resolve_reply_early(cls)
         return cls
@@ -106,8 +108,8 @@ class Message(msgspec.Struct, Generic[R_co], metaclass=MessageType):
     * the keywords of :class:`msgspec.Struct`, such as ``frozen`` and ``kw_only``, except
       ``array_like``.
 
-    :raises BadRegistration: (when the class is made) the type name is empty or too long, or
-        ``array_like`` is true.
+    :raises BadRegistration: (when the class is made) the type name is empty or too long,
+        ``array_like`` is true, or a default can change and would be shared by all messages.
     """
 
     if TYPE_CHECKING:
@@ -232,3 +234,20 @@ def encode_message(message: Message[Any] | DynamicMessage) -> bytes:
     if isinstance(message, DynamicMessage):
         return encode_dynamic(message.value, failure=BadMessage)
     return encode(message, failure=BadMessage)
+
+
+def encode_event(event: Message[Any]) -> bytes:
+    """The payload of an event. The subscribers will read it as it is: nobody could tell them what
+    it should have been.
+
+    :raises BadMessage: it holds a value that MessagePack cannot carry, or that would be read as
+        another one.
+    """
+    cls = type(event)
+    try:
+        trip = round_trip_of(cls)
+        payload = trip.encode(event)
+        trip.check(event, payload)
+    except (Unreadable, TypeError, NameError) as problem:
+        raise BadMessage(f"the event {type_hints.full_name(cls)}{problem}") from problem
+    return payload

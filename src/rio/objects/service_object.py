@@ -296,7 +296,8 @@ class ServiceObject(Sender):
         An event is lost if nobody listens. The encoded event has to fit into the frame limit of the
         server, 4 MiB by default.
 
-        :raises BadMessage: the event holds a value that MessagePack cannot carry.
+        :raises BadMessage: the event holds a value that MessagePack cannot carry, or that
+            subscribers would read as another one. The text names the field.
         :raises FrameTooLarge: the event is larger than the frame limit.
         :raises NotAttached: no server has activated this instance.
         """
@@ -312,7 +313,10 @@ class ServiceObject(Sender):
         :raises Superseded: another activation of the object has taken over, and the storage has
             refused the write.
         :raises StorageUnavailable: the storage did not answer; it may have written or not.
-        :raises BadReply: a state holds a value that MessagePack cannot carry.
+        :raises BadState: a state holds a value that cannot be saved, or would be loaded as another
+            one. It was not written.
+        :raises StateTooLarge: a state takes more bytes than the ``state_limit`` of the server. It
+            was not written.
         :raises AttributeError: the class has no managed state of this name.
         :raises NotAttached: no server has activated this instance.
         """

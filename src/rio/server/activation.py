@@ -21,7 +21,7 @@ from rio.errors import (
     Unavailable,
 )
 from rio.identity import Address, ObjectId, type_name_of
-from rio.objects.message import Message, encode_message
+from rio.objects.message import Message, encode_event
 from rio.objects.ref import ref
 from rio.objects.tasks import Tasks
 from rio.objects.timers import Timers
@@ -347,7 +347,7 @@ class Activation(Mailbox):
         return ref(self, object_type, id)
 
     def publish(self, event: Message[Any], /) -> None:
-        self.node.router.publish(self.object_id, type_name_of(type(event)), encode_message(event))
+        self.node.router.publish(self.object_id, type_name_of(type(event)), encode_event(event))
 
     async def shutdown(self) -> None:
         """Ask for the object's deactivation, which starts when the running turn has ended."""

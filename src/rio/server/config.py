@@ -15,6 +15,9 @@ from rio.server.memory import check_limit
 LEAST_FRAME_LIMIT = 1024
 """Bytes that a frame limit has at least, so that the peers can introduce themselves."""
 
+DEFAULT_STATE_LIMIT = DEFAULT_FRAME_LIMIT
+"""Bytes of a managed state: what comes in one message can be saved in one state."""
+
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one server: ``rio.Server(registry, config=rio.ServerConfig(timeout=5.0))``.
@@ -43,6 +46,14 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     Larger messages and events are refused with :class:`rio.errors.FrameTooLarge`; a larger reply
     arrives as :class:`rio.errors.ReplyTooLarge`. Clients have a ``frame_limit`` of their own, which
     is 4 MiB too. Gossip between many servers takes up to 64 KiB.
+    """
+
+    state_limit: int = DEFAULT_STATE_LIMIT
+    """Bytes of one managed state, at most; from 1 KiB to 64 MiB.
+
+    Saving a larger one raises :class:`rio.errors.StateTooLarge`, and writes nothing. What is stored
+    already is loaded whatever its size. A save of 1 MiB keeps the event loop of the server busy for
+    some 10 milliseconds.
     """
 
     waiting_limit: int = WAITING_LIMIT
@@ -100,6 +111,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise _out_of_range(
                 "frame_limit",
                 self.frame_limit,
+                f"from {LEAST_FRAME_LIMIT} to {HARD_FRAME_LIMIT} bytes",
+            )
+        if not LEAST_FRAME_LIMIT <= self.state_limit <= HARD_FRAME_LIMIT:
+            raise _out_of_range(
+                "state_limit",
+                self.state_limit,
                 f"from {LEAST_FRAME_LIMIT} to {HARD_FRAME_LIMIT} bytes",
             )
         if self.waiting_limit < 1:

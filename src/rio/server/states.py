@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rio.identity import ObjectId
     from rio.objects.managed_state import ManagedStateField
     from rio.objects.registry import RegisteredType
+    from rio.server.limits import Limits
 
 
 class StateHost(Protocol):
@@ -29,6 +30,7 @@ class StateOwner(Protocol):
 
     instance: Any
     registered: RegisteredType
+    limits: Limits
     object_id: ObjectId
     token: int
     saving: asyncio.Event | None
@@ -113,7 +115,8 @@ async def _load_field(owner: StateOwner, field: ManagedStateField) -> None:
 
 async def _save_field(owner: StateOwner, field: ManagedStateField) -> None:
     storage = field.storage or owner.node.state
-    data = field.encode(getattr(owner.instance, field.attribute))
+    value = getattr(owner.instance, field.attribute)
+    data = field.encode(value, owner.limits.state_limit)
     owner.versions[field.state_name] = await storage.save(
         owner.object_id,
         field.state_name,

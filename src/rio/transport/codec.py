@@ -7,7 +7,7 @@ field that has a default, and the reader ignores a field that it does not know.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final, cast
 
@@ -113,7 +113,7 @@ def encoding_error(
     ``None``, which can always be encoded, stands for a value that is not at hand.
     """
     what = "a value" if value is None else f"a value of type {type_hints.full_name(type(value))}"
-    return failure(f"{what} cannot be encoded as MessagePack: {_describe(problem)}")
+    return failure(f"{what} cannot be encoded as MessagePack: {describe(problem)}")
 
 
 def decoding_error(
@@ -123,10 +123,11 @@ def decoding_error(
     type and the path of the field.
     """
     what = "a plain value" if wanted is Any or wanted is object else type_hints.full_name(wanted)
-    return failure(f"the payload does not decode into {what}: {_describe(problem)}")
+    return failure(f"the payload does not decode into {what}: {describe(problem)}")
 
 
-def _describe(problem: Exception) -> str:
+def describe(problem: Exception) -> str:
+    """What an encoder or a decoder did not like."""
     import msgpack
 
     if isinstance(problem, (RecursionError, msgpack.exceptions.StackError)):
@@ -148,28 +149,38 @@ def check_serialisable(wanted: Any) -> None:
     if wanted is Any or wanted is object:
         return
     decoder_of(wanted)
-    foreign = _find_foreign_part(msgspec.inspect.type_info(wanted), set())
-    if foreign is not None:
-        raise TypeError(f"{type_hints.full_name(foreign)} is not a type that MessagePack can carry")
+    for part in parts_of(wanted):
+        if isinstance(part, msgspec.inspect.CustomType) and part.cls is not object:
+            name = type_hints.full_name(part.cls)
+            raise TypeError(f"{name} is not a type that MessagePack can carry")
 
 
-def _find_foreign_part(info: Any, seen: set[int]) -> Any:
-    """The first type inside ``info`` that ``msgspec`` cannot encode."""
-    if isinstance(info, msgspec.inspect.CustomType):
-        return None if info.cls is object else info.cls
+def parts_of(wanted: Any) -> Iterator[msgspec.inspect.Type]:
+    """A type and all types inside of it, each once, as ``msgspec`` describes them.
+
+    :raises TypeError: ``msgspec`` does not know such a type.
+    :raises NameError: a forward reference in it names nothing that exists by now.
+    """
+    return _parts_of_info(msgspec.inspect.type_info(wanted), set())
+
+
+def _parts_of_info(info: Any, seen: set[int]) -> Iterator[msgspec.inspect.Type]:
     if id(info) in seen:
-        return None
+        return
     seen.add(id(info))
+    if isinstance(info, msgspec.inspect.Type):
+        yield info
+    for inner in _inner_infos(info):
+        yield from _parts_of_info(inner, seen)
+
+
+def _inner_infos(info: Any) -> Iterable[Any]:
     if isinstance(info, (tuple, list)):
-        parts = info
-    elif isinstance(info, (msgspec.inspect.Type, msgspec.inspect.Field)):
-        parts = tuple(
-            getattr(info, name)
-            for name in info.__struct_fields__
-            if name not in ("cls", "default", "default_factory")
-        )
-    else:
-        return None
-    return next(
-        (found for part in parts if (found := _find_foreign_part(part, seen)) is not None), None
-    )
+        return info
+    if not isinstance(info, (msgspec.inspect.Type, msgspec.inspect.Field)):
+        return ()
+    return [
+        getattr(info, name)
+        for name in info.__struct_fields__
+        if name not in ("cls", "default", "default_factory")
+    ]
