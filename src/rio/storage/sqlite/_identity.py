@@ -11,14 +11,15 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rio.errors import ConfigurationError, StorageUnavailable
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 _CAN_LOCK = hasattr(fcntl, "F_OFD_SETLK")
 """Whether a lock can belong to a descriptor, and not to the process: on Linux."""
