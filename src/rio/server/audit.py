@@ -9,6 +9,7 @@ after the restore, so they say nothing about the others.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from rio.cluster.doubt import Audit
 from rio.cluster.storage_calls import StorageCalls
@@ -36,25 +37,25 @@ class LiveObjects(Audit):
         self,
         catalog: Catalog,
         ownership: Ownership,
-        state: StateStorage,
+        state_storages: Sequence[StateStorage],
         *,
         storage_timeout: float,
     ) -> None:
         self._catalog = catalog
         self._ownership = ownership
-        self._state = state
+        self._state_storages = state_storages
         self._calls = StorageCalls(storage_timeout)
-        self._history = ""
+        self._histories: list[str] = []
         self._looked_at = 0
         """The newest claim of the last look."""
 
     def accept_histories(self) -> None:
         """From now on, only another change of a storage's history is a loss."""
         self._ownership.accept_history()
-        self._history = self._state.history
+        self._histories = self._read_histories()
 
     async def find_loss(self) -> str:
-        if self._ownership.history_changed or self._state.history != self._history:
+        if self._ownership.history_changed or self._read_histories() != self._histories:
             return "another database server has taken over"
         suspects = self._suspects()
         stand = await asyncio.gather(*map(self._stands, suspects))
@@ -69,6 +70,9 @@ class LiveObjects(Audit):
         live = [mailbox for mailbox in self._catalog.dispatcher.mailboxes() if _is_live(mailbox)]
         for start in range(0, len(live), BATCH):
             await asyncio.gather(*map(self._check, live[start : start + BATCH]))
+
+    def _read_histories(self) -> list[str]:
+        return [storage.history for storage in self._state_storages]
 
     def _suspects(self) -> list[Activation]:
         """The newest of the claims that were there at the last look, and some of those since."""

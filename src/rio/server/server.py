@@ -119,7 +119,7 @@ class Server:
         self._audit = LiveObjects(
             self._catalog,
             ownership,
-            self._storage.state,
+            [self._storage.state, *self._own_states],
             storage_timeout=self._cluster.config.storage_timeout,
         )
         self._connections = Connections(
