@@ -290,6 +290,35 @@ def test_workers_take_the_ports_after_the_given_one() -> None:
     ]
 
 
+def test_workers_have_the_limits_that_are_given() -> None:
+    given = ["--idle-after", "never", "--max-objects", "50", "--max-memory", "80%"]
+    limits = {"idle_after": None, "max_objects": 50, "max_memory": "80%"}
+    parsed = parse(["run", "m:r", "--storage", "s", *given], {})
+    (command,) = command_lines(parsed)
+    again = parse(["run", *command[command.index("run") + 1 :]], {})
+    for name, value in limits.items():
+        assert getattr(parsed, name) == getattr(again, name) == value
+    usual = parse(["run", "m:r", "--storage", "s"], {"RIO_MAX_MEMORY": "1000000"})
+    assert (usual.idle_after, usual.max_objects, usual.max_memory) == (900.0, None, 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--idle-after", "0"),
+        ("--max-objects", "0"),
+        ("--max-memory", "80 MB"),
+        ("--max-memory", "0%"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_wrong_usage(
+    option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(["run", "m:r", "--storage", "s", option, value], {})
+    assert option in capsys.readouterr().err
+
+
 def test_workers_with_port_0_each_take_a_free_one() -> None:
     given = parse(["run", "m:r", "--storage", "s", "--workers", "2"], {})
     assert all("--address 127.0.0.1:0 " in " ".join(command) for command in command_lines(given))

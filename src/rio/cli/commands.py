@@ -109,6 +109,26 @@ def add_run_options(parser: CommandParser) -> None:
         help="how many server processes to run; each listens on the port after the one before",
     )
     parser.add_option(
+        "--idle-after",
+        metavar="SECONDS",
+        default="900",
+        type=options.read_idle_after,
+        help=f"when an object leaves that nobody uses; {options.NEVER}: it stays",
+    )
+    parser.add_option(
+        "--max-objects",
+        metavar="N",
+        type=options.read_count,
+        help="how many objects a server process holds; those not in use leave first",
+    )
+    parser.add_option(
+        "--max-memory",
+        metavar="BYTES|SHARE",
+        type=options.read_memory,
+        help="above which memory of a server process objects leave that are not in use, as bytes"
+        ' or as a share like "80%%" of what the container or the machine has',
+    )
+    parser.add_option(
         "--log-level",
         metavar="LEVEL",
         default="info",

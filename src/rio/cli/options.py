@@ -12,7 +12,9 @@ from rio.cluster.config import ClusterConfig
 from rio.contracts.roles import ROLES
 from rio.errors import RioError
 from rio.identity import Address
+from rio.server.memory import check_limit
 
+NEVER = "never"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -27,6 +29,9 @@ class Arguments(argparse.Namespace):
     http: str | None
     cluster: str
     workers: int
+    idle_after: float | None
+    max_objects: int | None
+    max_memory: int | str | None
     check: bool
     log_level: str
     type_name: str
@@ -143,6 +148,21 @@ def read_seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+def read_idle_after(text: str) -> float | None:
+    """:raises argparse.ArgumentTypeError: the text is neither seconds nor ``never``."""
+    return None if text == NEVER else read_seconds(text)
+
+
+def read_memory(text: str) -> int | str:
+    """:raises argparse.ArgumentTypeError: the text is neither a number of bytes nor a share."""
+    limit = int(text) if text.isascii() and text.isdigit() else text
+    try:
+        check_limit(limit)
+    except RioError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return limit
 
 
 def read_log_level(text: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from rio.cli.options import Arguments
 from rio.objects.registry import Registry
+from rio.server.config import ServerConfig
 from rio.server.server import Server
 
 EVICTED = 70
@@ -36,6 +37,11 @@ async def serve(registry: Registry, arguments: Arguments) -> None:
         advertise=arguments.advertise,
         http=arguments.http,
         cluster=arguments.cluster,
+        config=ServerConfig(
+            idle_after=arguments.idle_after,
+            max_objects=arguments.max_objects,
+            max_memory=arguments.max_memory,
+        ),
         **arguments.roles(),
     )
     async with server:

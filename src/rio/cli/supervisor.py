@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from rio._core.clock import now
-from rio.cli.options import Arguments
+from rio.cli.options import NEVER, Arguments
 from rio.cli.server_process import EVICTED, PARENT
 from rio.identity import Address
 
@@ -40,6 +40,9 @@ def _command_line(arguments: Arguments, number: int) -> list[str]:
         "--advertise": arguments.advertise and _shift_port(arguments.advertise, number),
         "--http": arguments.http and _shift_port(arguments.http, number),
         "--cluster": arguments.cluster,
+        "--idle-after": NEVER if arguments.idle_after is None else f"{arguments.idle_after:g}",
+        "--max-objects": arguments.max_objects and str(arguments.max_objects),
+        "--max-memory": arguments.max_memory and str(arguments.max_memory),
         "--log-level": arguments.log_level,
     }
     given = [word for name, value in options.items() if value is not None for word in (name, value)]
