@@ -56,6 +56,23 @@ async def restore(store: Store, meanwhile: Callable[[], Awaitable[object]]) -> L
     return Loss(began, time.monotonic())
 
 
+async def replace_file(store: Store, meanwhile: Callable[[], Awaitable[object]]) -> Loss:
+    """Put an older copy into the place of a file of SQLite, as a restore of a volume does."""
+    began = time.monotonic()
+    backup = store.database.with_suffix(".backup")
+    await asyncio.to_thread(_copy_sqlite, store.database, backup)
+    await meanwhile()
+    await asyncio.to_thread(_put_in_place, backup, store.database)
+    return Loss(began, time.monotonic())
+
+
+def _put_in_place(backup: Path, database: Path) -> None:
+    database.rename(database.with_suffix(".lost"))  # and nobody makes a new one
+    for beside in ("-wal", "-shm"):
+        Path(f"{database}{beside}").unlink()
+    backup.rename(database)
+
+
 def _copy_sqlite(source: Path, target: Path) -> None:
     """Copy a database as ``.backup`` and ``.restore`` of SQLite do: into the same file, at once."""
     with (

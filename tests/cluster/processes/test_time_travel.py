@@ -16,7 +16,7 @@ import pytest
 
 from tests.cluster.processes.conftest import MakeCluster, on_storage_servers
 from tests.cluster.processes.harness import Cluster, Load, report, until
-from tests.cluster.processes.restores import Loss, fail_over, lose_placements, restore
+from tests.cluster.processes.restores import Loss, fail_over, lose_placements, replace_file, restore
 from tests.cluster.processes.stores import STORAGES, Store, file_in, place_on, serving
 
 EVICTED = 70
@@ -57,6 +57,18 @@ async def check(cluster: Cluster, load: Load, loss: Loss, what: str) -> None:
         f"{cluster.store.name}, {what}: {evicted} of {len(cluster.nodes) - evicted} servers were"
         f" evicted; the slowest call took {load.slowest(loss.ended):.2f} s; {load.outcomes}"
     )
+
+
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+async def test_a_file_that_is_replaced_by_an_older_one_loses_nothing_of_the_new_time(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = await make_cluster("local", {}, {}, {})
+    async with Load(cluster.client) as load:
+        await load.more(200)
+        loss = await replace_file(cluster.store, partial(load.more, 200))
+        await check(cluster, load, loss, "file replaced")
+    assert await load.violations(cluster, loss) == []
 
 
 @pytest.mark.parametrize("store", ["redis"], indirect=True)
