@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 import rio
-from rio.errors import BadRegistration, ConfigurationError, NotActivated
+from rio.errors import BadRegistration, ConfigurationError, NotActivated, StorageUnavailable
 from rio.server import catalog
 from tests.server.harness import Cluster, Probe, until
 
@@ -118,6 +118,49 @@ async def test_a_shutdown_hook_that_hangs_does_not_keep_the_object(
         await probe.noted(f"{hook} ends at last")
         await asyncio.sleep(0.02)
     assert cluster.home(Slow, id) is server
+
+
+async def test_a_hook_that_ends_at_last_does_not_release_the_next_activation(
+    cluster: Cluster, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await cluster.server(Slow, config=rio.ServerConfig(**TIMES))
+    await server.client.send(Slow, "shutdown!", Get())
+    placement = cluster.storage.placement
+    with monkeypatch.context() as patch:
+
+        async def fail(*_: object) -> None:
+            raise StorageUnavailable("on purpose")
+
+        patch.setattr(placement, "release", fail)
+        await server.client.admin(rio.AdminCommand.shutdown(Slow, "shutdown!"))
+        await until(lambda: cluster.home(Slow, "shutdown!") is None)
+    await server.client.send(Slow, "shutdown!", Get())
+    probe.gate("open").set()
+    await probe.noted("shutdown ends at last")
+    await asyncio.sleep(0.05)
+    standing = await placement.lookup(rio.ObjectId("Slow", "shutdown!"))
+    assert standing is not None
+    assert standing.generation == server.generation
+
+
+async def test_a_release_that_is_slow_is_waited_for(
+    cluster: Cluster, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await cluster.server(Slow, config=rio.ServerConfig(**TIMES))
+    await server.client.send(Slow, "shutdown!", Get())
+    placement, releases = cluster.storage.placement, 0
+    release = placement.release
+
+    async def slow(object_id: rio.ObjectId, token: int) -> None:
+        nonlocal releases
+        releases += 1
+        await asyncio.sleep(0.5)
+        await release(object_id, token)
+
+    monkeypatch.setattr(placement, "release", slow)
+    await server.client.admin(rio.AdminCommand.shutdown(Slow, "shutdown!"))
+    await until(lambda: cluster.home(Slow, "shutdown!") is None)
+    assert releases == 1
 
 
 async def test_a_drain_ends_although_a_hook_hangs(cluster: Cluster, probe: Probe) -> None:

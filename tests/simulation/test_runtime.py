@@ -104,6 +104,11 @@ def test_without_a_fault_every_call_is_answered(seed: int) -> None:
     assert world.healed_within == 0.0
 
 
+@pytest.mark.parametrize("seed", seeds(4))
+def test_objects_that_leave_as_soon_as_they_are_idle_keep_the_same_promises(seed: int) -> None:
+    lived_through(seed, Settings(seconds=SECONDS, idle_after=1.0, max_objects=6, think=0.3))
+
+
 # --- replay (D3) ----------------------------------------------------------------------------------
 
 

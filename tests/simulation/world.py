@@ -80,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     relays: int = 3
     users: int = 3
     config: ClusterConfig | None = None
+    idle_after: float = 900.0
+    max_objects: int | None = None
 
 
 class World:
@@ -109,6 +111,9 @@ class World:
             cluster=self.config,
             storage=recorded_storage(self.history),
             app_data=app_data,
+            config=rio.ServerConfig(
+                idle_after=settings.idle_after, max_objects=settings.max_objects
+            ),
             latency=lambda: network_rng.expovariate(1 / lag),
             seed=seed,
         )

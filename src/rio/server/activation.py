@@ -245,6 +245,8 @@ class Activation(Mailbox):
 
     async def deactivate(self) -> None:
         """Run the shutdown hooks, unless the memory may be wrong, and give the claim back."""
+        turn = self.turn
+        assert turn is not None
         try:
             if not self.failed:
                 self._end(hooks_follow=True)
@@ -253,7 +255,8 @@ class Activation(Mailbox):
         except Exception as error:
             logger.error("the shutdown hook of %s failed", self.object_id, exc_info=error)
         finally:
-            await self.release()
+            if not turn.finished:  # else the node has released it, and may have claimed it anew
+                await self.release()
 
     async def _run_shutdown_hooks(self) -> None:
         hooks = self.registered.hooks

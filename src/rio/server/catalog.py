@@ -147,7 +147,7 @@ class Catalog:
     def _activate(self, turn: Turn) -> None:
         if self.idle.max_objects is not None and not self.idle.make_room():
             live = self.dispatcher.live
-            turn.fail(Overloaded(f"all {live} objects in memory of {self.address} are in use"))
+            turn.fail(Overloaded(f"{self.address} holds {live} objects, and none can leave now"))
             return
         registered, limits = self._hosted[turn.type_name]
         activation = Activation(turn.table, turn.id, registered, limits, self)
@@ -241,6 +241,7 @@ class Catalog:
             activation.object_id,
             hooks.name,
         )
+        hooks.end = math.inf
         del self._lifecycles[task]
         self._stuck[task] = None
         self._begin(activation, activation.release, lifecycle.settle)
