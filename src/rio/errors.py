@@ -394,6 +394,13 @@ class SchemaMismatch(StorageError):
     """Another version of ``rio`` made the tables or keys of this database."""
 
 
+class WrongCluster(StorageError):
+    """A storage belongs to another cluster than the members do, so a server will not use it.
+
+    The text names both clusters. See :meth:`rio.contracts.Role.adopt`.
+    """
+
+
 class StorageClosed(StorageError):
     """The storage was used before ``prepare()`` or after ``close()``."""
 

@@ -453,3 +453,11 @@ SLOW_READ = Story(0.9, 1.1, (Renewal(1.25, 0.0, 0.0),), (Read(0.0, 1.3, 0.0, 0.0
 def test_each_rule_is_needed(story: Story, broken: dict[str, Any]) -> None:
     assert Model(story).run().single
     assert not Model(story, **broken).run().single
+
+
+def test_an_unknown_status_is_neither_active_nor_terminal() -> None:
+    newer = MemberStatus(-7)
+    assert (newer.name, newer.value) == ("STATUS_-7", -7)
+    assert not newer.terminal
+    assert newer < MemberStatus.LEFT
+    assert MembershipSnapshot(1, 1, (Member(1, "a:1", newer),)).active == ()

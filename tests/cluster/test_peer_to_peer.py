@@ -24,6 +24,7 @@ from rio.contracts.membership import (
     MembershipStorage,
     MemberStatus,
     Registered,
+    Renewal,
     StatusChange,
     Vote,
 )
@@ -79,7 +80,7 @@ class FaultyStorage(MembershipStorage):
         await self._way(writes=True)
         return await self.shared.register(address, metadata)
 
-    async def renew(self, generation: int) -> bool:
+    async def renew(self, generation: int) -> Renewal | None:
         await self._way(writes=True)
         return await self.shared.renew(generation)
 
@@ -103,6 +104,10 @@ class FaultyStorage(MembershipStorage):
     async def vote(self, generation: int, vote: Vote) -> StatusChange:
         await self._way(writes=True)
         return await self.shared.vote(generation, vote)
+
+    async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:
+        await self._way(writes=True)
+        return await self.shared.change_cluster_id(cluster_id)
 
     async def purge(self, generation: int) -> bool:
         await self._way(writes=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import rio
-from rio.errors import ConfigurationError
+from rio.errors import ConfigurationError, WrongCluster
 from tests.server.harness import Cluster
 
 
@@ -70,3 +71,15 @@ async def test_a_server_takes_the_provider_of_its_cluster(cluster: Cluster) -> N
 async def test_calls_of_the_server_take_the_timeout_of_its_settings(cluster: Cluster) -> None:
     server = await cluster.server(Teller, config=rio.ServerConfig(timeout=7.0))
     assert server.client.timeout == 7.0
+
+
+async def test_a_server_refuses_placements_of_another_cluster(tmp_path: Path) -> None:
+    first, second = f"sqlite:///{tmp_path}/first.db", f"sqlite:///{tmp_path}/second.db"
+    async with rio.Server(rio.Registry(Teller), storage=first, cluster="local") as server:
+        cluster_id = server.members.cluster_id
+    for role in ("placement", "state"):
+        refused = rio.Server(rio.Registry(Teller), storage=second, cluster="local", **{role: first})
+        with pytest.raises(WrongCluster, match=f"first.db.*{cluster_id}.*rio settings new-id"):
+            async with refused:
+                pass
+        assert refused.members.members == ()  # it has not joined

@@ -294,7 +294,7 @@ async def test_a_server_that_drains_can_be_hurried(cluster: Cluster, probe: Prob
     await until(
         lambda: (
             server.statistics().in_flight == 1
-            and server.members.status_of(1) is MemberStatus.DRAINING
+            and server.members.status_of(server.generation) is MemberStatus.DRAINING
         )
     )
     await server.stop(drain=False)

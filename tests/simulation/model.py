@@ -279,7 +279,7 @@ class Model:
         self.now = 0.0
         self.outage_until = -math.inf
         self.membership, self.placement, self.state = (
-            LocalMembershipStorage(),
+            LocalMembershipStorage(clock=lambda: 0.0),
             LocalObjectPlacement(),
             LocalState(),
         )

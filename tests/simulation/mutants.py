@@ -21,7 +21,7 @@ from rio.cluster import lease
 from rio.cluster.config import ClusterConfig
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider
-from rio.contracts.membership import MemberStatus
+from rio.contracts.membership import MemberStatus, Renewal
 from rio.contracts.placement import Placement
 from rio.contracts.state import StoredState
 from rio.errors import (
@@ -229,15 +229,14 @@ class _Renumbering:
 def resurrect_the_dead() -> AbstractContextManager[Any]:
     """M11: a member that was declared dead is alive again when it renews."""
 
-    async def renew(self: Any, generation: int) -> bool:
+    async def renew(self: Any, generation: int) -> Renewal | None:
         member = self._members.get(generation)
         if member is None:
-            return False
+            return None
         status = MemberStatus.ACTIVE if member.status == MemberStatus.DEAD else member.status
-        self._members[generation] = replace(
-            member, status=status, lease_counter=member.lease_counter + 1
-        )
-        return status <= MemberStatus.DRAINING
+        counter = member.lease_counter + 1
+        self._members[generation] = replace(member, status=status, lease_counter=counter)
+        return Renewal(counter, self._cluster_id) if status <= MemberStatus.DRAINING else None
 
     return mock.patch.object(LocalMembershipStorage, "renew", renew)
 

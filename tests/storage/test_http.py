@@ -95,13 +95,6 @@ async def test_the_first_of_several_nodes_that_answers_is_asked_first_from_then_
             response(b'{"version": 1, "generation_high": 1, "members": [{"generation": "1"}]}'),
             "Expected `int`",
         ),
-        (
-            response(
-                b'{"version":1,"generation_high":1,"members":'
-                b'[{"generation":1,"address":"h:1","status":"ODD","lease_counter":0,"metadata":"","votes":[]}]}'
-            ),
-            "no status 'ODD'",
-        ),
         (b"HTTP/1.1 200 OK\r\n\r\n{}", "how long"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n{}", "more than any"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{}", "2 bytes read"),
@@ -122,6 +115,21 @@ async def test_fields_of_a_newer_version_are_ignored(serve: Serve) -> None:
     )
     async with HttpMembershipStorage(f"http://{where}") as shown:
         assert await shown.snapshot() == MembershipSnapshot(3, 2)
+
+
+async def test_a_status_of_a_newer_version_is_neither_active_nor_terminal(serve: Serve) -> None:
+    where = await serve(
+        response(
+            b'{"version":1,"generation_high":1,"members":'
+            b'[{"generation":1,"address":"h:1","status":"ODD","lease_counter":0,"metadata":"","votes":[]}]}'
+        )
+    )
+    async with HttpMembershipStorage(f"http://{where}") as shown:
+        snapshot = await shown.snapshot()
+    assert snapshot.active == ()
+    status = snapshot.status_of(1)
+    assert status is not None
+    assert not status.terminal
 
 
 async def test_a_node_that_is_silent_is_given_up(url: str) -> None:

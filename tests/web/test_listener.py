@@ -28,7 +28,7 @@ class Node:
 @pytest.fixture
 async def node() -> Node:
     node = Node()
-    async with LocalMembershipStorage() as membership:
+    async with LocalMembershipStorage(clock=lambda: 0.0) as membership:
         for address in "127.0.0.1:5000", "127.0.0.1:5000", "[::1]:80":
             node.snapshot = (await membership.register(address, b"\xff")).snapshot
     return node

@@ -140,17 +140,23 @@ class PeerToPeerClusterProvider(ClusterProvider):
         return partial(self._repeat, what, self._config.renew_interval, action)
 
     async def _renew(self) -> None:
-        sent = self._clock()
+        sent, known = self._clock(), self._lease_counter
         try:
-            self.renewed = await self._calls.run(self._storage.renew(self.generation))
+            renewal = await self._calls.run(self._storage.renew(self.generation))
         except StorageError:
             self.renewed = False
             raise
-        if self.renewed:
+        self.renewed = renewal is not None
+        if renewal is None:
+            self._raise_evicted("is not live any more")
+        elif renewal.lease_counter <= known:
+            self._raise_evicted("is older than this node has left it")
+        elif renewal.cluster_id != self.snapshot.cluster_id:
+            self._raise_evicted(f"belongs to another cluster, {renewal.cluster_id},")
+        else:
+            self._lease_counter = max(self._lease_counter, renewal.lease_counter)
             self._compare_history()
             self._extend(sent)
-        else:
-            self._raise_evicted("is not live any more")
 
     async def _look_for_loss(self) -> None:
         if not self._doubt.stands:

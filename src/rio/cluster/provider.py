@@ -71,6 +71,7 @@ class ClusterProvider(ABC):
         self._leaving = asyncio.Event()
         self._observer = Observer(0, self._config)
         self._history = ""
+        self._lease_counter = 0
         self._doubt = Doubt(clock, self._config.lease_evict)
         self.generation = 0
         """The identity that the storage gave this node, 0 before :meth:`join`."""
@@ -112,6 +113,7 @@ class ClusterProvider(ABC):
         self._leaving.clear()
         self._lease = Lease(self._lease_duration())
         self._history = self._storage.history
+        self._lease_counter = 0
         registered = await self._calls.run(self._storage.register(address, metadata))
         self.generation, self.address, self.snapshot = (
             registered.generation,

@@ -13,6 +13,7 @@ from rio.contracts.membership import (
     MembershipStorage,
     MemberStatus,
     Registered,
+    Renewal,
     StatusChange,
     Vote,
     add_vote,
@@ -20,6 +21,7 @@ from rio.contracts.membership import (
     check_metadata,
     decode_votes,
     encode_votes,
+    make_cluster_id,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.role import Role
@@ -37,6 +39,7 @@ __all__ = [
     "ObjectPlacement",
     "Placement",
     "Registered",
+    "Renewal",
     "Role",
     "RoleRow",
     "StateLoader",
@@ -50,4 +53,5 @@ __all__ = [
     "check_metadata",
     "decode_votes",
     "encode_votes",
+    "make_cluster_id",
 ]

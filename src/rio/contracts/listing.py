@@ -3,13 +3,15 @@
 
 ::
 
-    {"version": 5, "generation_high": 2, "members": [{
+    {"cluster_id": "8f14e45fceea167a5a36dedd4bea2543", "version": 5, "generation_high": 2,
+     "members": [{
         "generation": 2, "address": "10.0.0.2:5000", "host": "10.0.0.2", "port": 5000,
         "status": "ACTIVE", "lease_counter": 17, "metadata": "",
         "votes": [{"voter": 1, "at": 3.5}]
     }]}
 
-``metadata`` is in Base64. A reader ignores fields that it does not know.
+``metadata`` is in Base64. A reader ignores fields that it does not know, and takes a status that it
+does not know for neither active nor ended.
 """
 
 from __future__ import annotations
@@ -36,7 +38,11 @@ class _Listing(msgspec.Struct):
     version: int
     generation_high: int
     members: list[_ListedMember]
+    cluster_id: str = ""
 
+
+_UNKNOWN = MemberStatus(-1)
+"""The listing has no number for a status, so all that are not known are read as this one."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Listing).decode
@@ -45,7 +51,9 @@ _decode = msgspec.json.Decoder(_Listing).decode
 def encode_members(snapshot: MembershipSnapshot) -> bytes:
     """A whole snapshot as JSON."""
     members = [_list_member(member) for member in snapshot.members]
-    return _encode(_Listing(snapshot.version, snapshot.generation_high, members))
+    return _encode(
+        _Listing(snapshot.version, snapshot.generation_high, members, snapshot.cluster_id)
+    )
 
 
 def encode_member(member: Member) -> bytes:
@@ -60,7 +68,7 @@ def decode_members(data: bytes) -> MembershipSnapshot:
     """
     listing = _decode(data)
     members = tuple(_read_member(listed) for listed in listing.members)
-    return MembershipSnapshot(listing.version, listing.generation_high, members)
+    return MembershipSnapshot(listing.version, listing.generation_high, members, listing.cluster_id)
 
 
 def _list_member(member: Member) -> _ListedMember:
@@ -78,9 +86,7 @@ def _list_member(member: Member) -> _ListedMember:
 
 
 def _read_member(listed: _ListedMember) -> Member:
-    status = MemberStatus.__members__.get(listed.status)
-    if status is None:
-        raise ValueError(f"there is no status {listed.status!r}")
+    status = MemberStatus.__members__.get(listed.status, _UNKNOWN)
     return Member(
         listed.generation,
         listed.address,

@@ -8,10 +8,11 @@ storage issues once and never again. A server that restarts is a new member.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from abc import abstractmethod
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -25,7 +26,12 @@ MAX_METADATA_BYTES = MAX_METADATA
 
 
 class MemberStatus(IntEnum):
-    """The life of a member. A status only moves forward."""
+    """The life of a member. A status only moves forward.
+
+    A newer version of ``rio`` may know more statuses. Here such a status has no name of its own,
+    and is neither active nor terminal. Their numbers stay below that of ``LEFT``, because a member
+    that has ended has ended for every version.
+    """
 
     JOINING = 0
     """It is registered, and the other members have not accepted it yet."""
@@ -45,7 +51,18 @@ class MemberStatus(IntEnum):
     @property
     def terminal(self) -> bool:
         """Whether the member is gone for good, so that others may claim its objects."""
-        return self >= MemberStatus.LEFT
+        return self in (MemberStatus.LEFT, MemberStatus.DEAD)
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        """A status that this version does not know keeps its number, so that it can be compared
+        and set.
+        """
+        if not isinstance(value, int):
+            return None
+        status = int.__new__(cls, value)
+        status._name_, status._value_ = f"STATUS_{value}", value
+        return status
 
 
 class Vote(msgspec.Struct, frozen=True):
@@ -92,6 +109,10 @@ class MembershipSnapshot(msgspec.Struct, frozen=True):
     """
     members: tuple[Member, ...] = ()
     """The members that were not purged, of every status."""
+    cluster_id: str = ""
+    """Which cluster this is: 128 random bits as text, made with the storage of its members. Ids are
+    compared for equality only. Empty if nothing was read yet.
+    """
 
     def find(self, generation: int) -> Member | None:
         """The member of a generation, or ``None`` if it is not in this snapshot."""
@@ -121,6 +142,20 @@ class Registered(NamedTuple):
     """All members, the new one among them."""
 
 
+class Renewal(NamedTuple):
+    """What the storage answers to a member that has renewed its lease.
+
+    With it the member finds out whether the storage is still the one that it wrote to.
+    """
+
+    lease_counter: int
+    """The member's lease counter after this renewal. If it is not above the counter of an earlier
+    renewal, the storage has gone back in time.
+    """
+    cluster_id: str
+    """The cluster to which the storage belongs now."""
+
+
 class StatusChange(msgspec.Struct, frozen=True):
     """How a compare-and-set ended."""
 
@@ -132,6 +167,10 @@ class StatusChange(msgspec.Struct, frozen=True):
 
 class MembershipStorage(Role):
     """The contract of the storage that holds the members.
+
+    Each new generation and each new version of the snapshot is ``max(the last one + 1, now)``,
+    where ``now`` is the storage's clock in microseconds: so a number that is given out after a
+    restore is larger than the lost ones.
 
     Every method may raise :class:`rio.errors.StorageUnavailable`. That says nothing about any
     member, and after a write it is not known whether the write happened.
@@ -148,11 +187,11 @@ class MembershipStorage(Role):
         """
 
     @abstractmethod
-    async def renew(self, generation: int) -> bool:
+    async def renew(self, generation: int) -> Renewal | None:
         """Raise the lease counter of a member.
 
-        Returns ``False``, and changes nothing, if the status of the member is not ``JOINING``,
-        ``ACTIVE`` or ``DRAINING``, or if it was purged. Its server must then stop.
+        Returns ``None``, and changes nothing, if the status of the member is not ``JOINING``,
+        ``ACTIVE`` or ``DRAINING``, or if it is not there. Its server must then stop.
         """
 
     @abstractmethod
@@ -186,6 +225,13 @@ class MembershipStorage(Role):
         """
 
     @abstractmethod
+    async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:
+        """Make this storage that of a new cluster: set its id, and end all members.
+
+        It is for a copy of a database, whose members serve the cluster that it was copied from.
+        """
+
+    @abstractmethod
     async def purge(self, generation: int) -> bool:
         """Forget a member that has ended, and raise the version of the snapshot.
 
@@ -201,6 +247,11 @@ class MembershipStorage(Role):
         reads.
         """
         await asyncio.sleep(timeout)
+
+
+def make_cluster_id() -> str:
+    """A new id for a cluster: 128 random bits, in hexadecimal digits."""
+    return secrets.token_hex(16)
 
 
 def check_metadata(metadata: bytes) -> None:

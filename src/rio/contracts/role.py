@@ -38,6 +38,18 @@ class Role(ABC):
         again.
         """
 
+    async def adopt(self, cluster_id: str, *, instead_of: str = "") -> str:
+        """Record to which cluster this storage belongs, if none is recorded or ``instead_of`` is,
+        and return the recorded id.
+
+        A server asks this of its placements and states before it joins, and refuses a storage that
+        answers with another id. Roles in one database share the record. A back end without such a
+        record takes every cluster, as this default does.
+
+        :raises StorageUnavailable: the back end did not answer.
+        """
+        return cluster_id
+
     @property
     def why_not_durable(self) -> str:
         """Why this storage may forget what it has acknowledged; an empty string if it may not.

@@ -39,8 +39,8 @@ ROLES = (
 
 
 def make_stand_in(contract: type[Any], call: Callable[..., Awaitable[Any]]) -> Any:
-    """A role without a back end: ``call(method, *args, **keywords)`` answers each method of the
-    contract, by its name. Closing it does nothing.
+    """A role without a back end: ``call(method, *args, **keywords)`` answers ``adopt`` and each
+    abstract method of the contract, by its name. Closing it does nothing.
     """
 
     def make_method(name: str) -> Callable[..., Any]:
@@ -51,5 +51,5 @@ def make_stand_in(contract: type[Any], call: Callable[..., Awaitable[Any]]) -> A
 
     async def close(_: Any) -> None: ...
 
-    methods = {name: make_method(name) for name in contract.__abstractmethods__}
+    methods = {name: make_method(name) for name in contract.__abstractmethods__ | {"adopt"}}
     return type(f"StandIn{contract.__name__}", (contract,), methods | {"close": close})()

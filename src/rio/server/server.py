@@ -21,7 +21,7 @@ from rio.contracts.membership import MembershipSnapshot, MembershipStorage
 from rio.contracts.placement import ObjectPlacement
 from rio.contracts.roles import ROLES
 from rio.contracts.state import StateStorage
-from rio.errors import BindFailed, ConfigurationError, NodeEvicted, StorageError
+from rio.errors import BindFailed, ConfigurationError, NodeEvicted, StorageError, WrongCluster
 from rio.identity import Address
 from rio.objects.app_data import AppData
 from rio.objects.registry import Registry
@@ -239,6 +239,7 @@ class Server:
 
         :raises BindFailed: the address is taken or is not one of this machine.
         :raises StorageError: the membership cannot be written.
+        :raises WrongCluster: placements or states belong to another cluster.
         :raises JoinFailed: the other nodes and this one cannot talk to each other.
         """
         loop = self._catalog.dispatcher.loop = asyncio.get_running_loop()
@@ -252,6 +253,7 @@ class Server:
         self._cluster.transport = self._links
         self._cluster.audit = self._audit
         self._audit.accept_histories()
+        await self._claim_storages()
         await self._cluster.join(self._address)
         self._connections.hello = self._introduction()
         await self._client.start()
@@ -259,6 +261,18 @@ class Server:
         self._hold_lease()
         self._tick()
         logger.info("serving %s on %s", ", ".join(self._catalog.dispatcher.tables), self._address)
+
+    async def _claim_storages(self) -> None:
+        """Refuse placements and states of another cluster, before anything is registered."""
+        cluster_id = (await self._cluster.refresh()).cluster_id
+        for role in (self._storage.placement, self._storage.state, *self._own_states):
+            owner = await role.adopt(cluster_id)
+            if owner != cluster_id:
+                raise WrongCluster(
+                    f"{role!r} belongs to cluster {owner}, and the membership to {cluster_id}: give"
+                    " all roles storages of one cluster; if these are copies of such storages,"
+                    " run `rio settings new-id` on all of them"
+                )
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
         host, port = self._bind_address

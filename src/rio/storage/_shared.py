@@ -87,6 +87,9 @@ class DatabaseRole(Openable):
     def __init__(self, shared: SharedDatabase) -> None:
         self._shared = shared
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._shared!r})"
+
     @property
     def history(self) -> str:
         """What tells the database servers apart that take over from one another."""

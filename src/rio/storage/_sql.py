@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Any, ClassVar, TypeVar, TypeVarTuple
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar, TypeVarTuple
 
 from rio.contracts.membership import (
     Member,
@@ -22,6 +22,7 @@ from rio.contracts.membership import (
     MembershipStorage,
     MemberStatus,
     Registered,
+    Renewal,
     StatusChange,
     Vote,
     add_vote,
@@ -52,6 +53,10 @@ class SqlDatabase(SharedDatabase):
     Databases are public, so what is only for their roles begins with an underscore.
     """
 
+    _next_after: ClassVar[str]
+    """An SQL expression for ``max({high} + 1, now)``, where ``now`` is the database's clock in
+    microseconds. So what is given out after a restore is larger than what was given out before.
+    """
     _next_token: ClassVar[str]
     """An SQL expression for a token that is larger than any before it, even if rows were deleted in
     between.
@@ -86,12 +91,26 @@ class SqlDatabase(SharedDatabase):
         """
 
 
+_ADOPT = "UPDATE rio_cluster SET adopted_by = ? WHERE adopted_by IN ('', ?)"
+_ADOPTED_BY = "SELECT adopted_by FROM rio_cluster"
+
+
+def _adopt(cluster_id: str, instead_of: str) -> Operation[str]:
+    yield _ADOPT, (cluster_id, instead_of)
+    [(recorded,)] = yield _ADOPTED_BY, ()
+    return str(recorded)
+
+
 class _SqlRole(DatabaseRole):
     """A role that runs operations on an SQL database."""
 
     def __init__(self, database: SqlDatabase) -> None:
         super().__init__(database)
         self._database = database
+
+    async def adopt(self, cluster_id: str, *, instead_of: str = "") -> str:
+        """As :meth:`rio.contracts.Role.adopt`."""
+        return await self._write(_adopt, cluster_id, instead_of)
 
     def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         self._check_open()
@@ -119,34 +138,29 @@ LIVE_MEMBERS = (
 )
 _FIND = f"SELECT {_MEMBER} FROM rio_member AS m WHERE m.generation = ?"
 _SNAPSHOT = (
-    f"SELECT c.snapshot_version, c.generation_high, {_MEMBER}"
+    f"SELECT c.snapshot_version, c.generation_high, c.cluster_id, {_MEMBER}"
     " FROM rio_cluster AS c LEFT JOIN rio_member AS m ON 1 = 1 ORDER BY m.generation"
 )
-_END_OLDER = (
-    f"UPDATE rio_member SET status = {MemberStatus.DEAD:d}"
-    f" WHERE address = ? AND status < {MemberStatus.LEFT:d}"
-)
-_NEXT_GENERATION = (
-    "UPDATE rio_cluster"
-    " SET snapshot_version = snapshot_version + 1, generation_high = generation_high + 1"
-    " RETURNING generation_high"
-)
+_TERMINAL = f"({MemberStatus.LEFT:d}, {MemberStatus.DEAD:d})"
+_END = f"UPDATE rio_member SET status = {MemberStatus.DEAD:d} WHERE status NOT IN {_TERMINAL}"
+_END_OLDER = f"{_END} AND address = ?"
 _REGISTER = (
     "INSERT INTO rio_member (generation, address, status, lease_counter, metadata, votes)"
     " VALUES (?, ?, ?, 0, ?, ?)"
 )
 _RENEW = (
     "UPDATE rio_member SET lease_counter = lease_counter + 1"
-    f" WHERE generation = ? AND status <= {MemberStatus.DRAINING:d} RETURNING generation"
+    f" WHERE generation = ? AND status <= {MemberStatus.DRAINING:d}"
+    " RETURNING lease_counter, (SELECT cluster_id FROM rio_cluster)"
 )
 _SET_STATUS = (
     "UPDATE rio_member SET status = ? WHERE generation = ? AND status = ?"
     " AND lease_counter = COALESCE(?, lease_counter) RETURNING generation"
 )
-_RAISE_VERSION = "UPDATE rio_cluster SET snapshot_version = snapshot_version + 1"
+_SET_CLUSTER_ID = "UPDATE rio_cluster SET cluster_id = ?"
 _VOTES_IF_ALLOWED = (
     "SELECT m.votes FROM rio_member AS m"
-    f" WHERE m.generation = ? AND m.status < {MemberStatus.LEFT:d} AND EXISTS ("
+    f" WHERE m.generation = ? AND m.status NOT IN {_TERMINAL} AND EXISTS ("
     "SELECT 1 FROM rio_member AS v"
     f" WHERE v.generation = ? AND v.status = {MemberStatus.ACTIVE:d})"
 )
@@ -154,11 +168,27 @@ _SET_VOTES = (
     "UPDATE rio_member SET votes = ? WHERE generation = ? AND votes = ? RETURNING generation"
 )
 _PURGE = (
-    f"DELETE FROM rio_member WHERE generation = ? AND status >= {MemberStatus.LEFT:d}"
-    " RETURNING generation"
+    f"DELETE FROM rio_member WHERE generation = ? AND status IN {_TERMINAL} RETURNING generation"
 )
 
 _NO_VOTES = encode_votes(())
+
+
+class _MemberStatements(NamedTuple):
+    """The statements that are not the same for every database."""
+
+    next_generation: str
+    raise_version: str
+
+    @classmethod
+    def of(cls, database: SqlDatabase) -> Self:
+        version = database._next_after.format(high="snapshot_version")
+        generation = database._next_after.format(high="generation_high")
+        raise_version = f"UPDATE rio_cluster SET snapshot_version = {version}"
+        return cls(
+            f"{raise_version}, generation_high = {generation} RETURNING generation_high",
+            raise_version,
+        )
 
 
 def _member_of(row: Row) -> Member:
@@ -175,27 +205,35 @@ def _find(generation: int) -> Operation[Member | None]:
 
 def _read_snapshot() -> Operation[MembershipSnapshot]:
     rows = yield _SNAPSHOT, ()
-    members = tuple(_member_of(row[2:]) for row in rows if row[2] is not None)
-    return MembershipSnapshot(rows[0][0], rows[0][1], members)
+    version, generation_high, cluster_id = rows[0][:3]
+    members = tuple(_member_of(row[3:]) for row in rows if row[3] is not None)
+    return MembershipSnapshot(version, generation_high, members, cluster_id)
 
 
-def _register(address: str, metadata: bytes) -> Operation[Registered]:
+def _register(
+    statements: _MemberStatements, address: str, metadata: bytes
+) -> Operation[Registered]:
     yield _END_OLDER, (address,)
-    [(generation,)] = yield _NEXT_GENERATION, ()
+    [(generation,)] = yield statements.next_generation, ()
     yield _REGISTER, (generation, address, int(MemberStatus.JOINING), metadata, _NO_VOTES)
     return Registered(generation, (yield from _read_snapshot()))
 
 
-def _renew(generation: int) -> Operation[bool]:
-    return bool((yield _RENEW, (generation,)))
+def _renew(generation: int) -> Operation[Renewal | None]:
+    rows = yield _RENEW, (generation,)
+    return Renewal(*rows[0]) if rows else None
 
 
 def _set_status(
-    generation: int, expected: int, status: int, expected_counter: int | None
+    statements: _MemberStatements,
+    generation: int,
+    expected: int,
+    status: int,
+    expected_counter: int | None,
 ) -> Operation[StatusChange]:
     applied = bool((yield _SET_STATUS, (status, generation, expected, expected_counter)))
     if applied:
-        yield _RAISE_VERSION, ()
+        yield statements.raise_version, ()
     return StatusChange(applied, (yield from _find(generation)))
 
 
@@ -208,24 +246,38 @@ def _vote(generation: int, vote: Vote) -> Operation[StatusChange]:
     return StatusChange(applied, (yield from _find(generation)))
 
 
-def _purge(generation: int) -> Operation[bool]:
+def _change_cluster_id(
+    statements: _MemberStatements, cluster_id: str
+) -> Operation[MembershipSnapshot]:
+    yield _END, ()
+    yield _SET_CLUSTER_ID, (cluster_id,)
+    yield statements.raise_version, ()
+    return (yield from _read_snapshot())
+
+
+def _purge(statements: _MemberStatements, generation: int) -> Operation[bool]:
     purged = bool((yield _PURGE, (generation,)))
     if purged:
-        yield _RAISE_VERSION, ()
+        yield statements.raise_version, ()
     return purged
 
 
 class SqlMembershipStorage(_SqlRole, MembershipStorage):
     """Members as rows of ``rio_member``.
 
-    The snapshot's version and the highest generation are in the one row of ``rio_cluster``.
+    The snapshot's version, the highest generation and the cluster's id are in the one row of
+    ``rio_cluster``.
     """
+
+    def __init__(self, database: SqlDatabase) -> None:
+        super().__init__(database)
+        self._statements = _MemberStatements.of(database)
 
     async def register(self, address: str, metadata: bytes = b"") -> Registered:
         check_metadata(metadata)
-        return await self._write(_register, address, metadata)
+        return await self._write(_register, self._statements, address, metadata)
 
-    async def renew(self, generation: int) -> bool:
+    async def renew(self, generation: int) -> Renewal | None:
         return await self._write_apart(_renew, generation)
 
     async def snapshot(self) -> MembershipSnapshot:
@@ -241,14 +293,22 @@ class SqlMembershipStorage(_SqlRole, MembershipStorage):
     ) -> StatusChange:
         check_forward(expected, status)
         return await self._write(
-            _set_status, generation, int(expected), int(status), expected_counter
+            _set_status,
+            self._statements,
+            generation,
+            int(expected),
+            int(status),
+            expected_counter,
         )
 
     async def vote(self, generation: int, vote: Vote) -> StatusChange:
         return await self._write(_vote, generation, vote)
 
+    async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:
+        return await self._write(_change_cluster_id, self._statements, cluster_id)
+
     async def purge(self, generation: int) -> bool:
-        return await self._write(_purge, generation)
+        return await self._write(_purge, self._statements, generation)
 
 
 # --- placement ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from rio.contracts.membership import (
     MembershipStorage,
     MemberStatus,
     Registered,
+    Renewal,
     StatusChange,
     Vote,
 )
@@ -71,7 +72,7 @@ class HttpMembershipStorage(Openable, MembershipStorage):
     async def register(self, address: str, metadata: bytes = b"") -> Registered:
         self._refuse()
 
-    async def renew(self, generation: int) -> bool:
+    async def renew(self, generation: int) -> Renewal | None:
         self._refuse()
 
     async def set_status(
@@ -85,6 +86,9 @@ class HttpMembershipStorage(Openable, MembershipStorage):
         self._refuse()
 
     async def vote(self, generation: int, vote: Vote) -> StatusChange:
+        self._refuse()
+
+    async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:
         self._refuse()
 
     async def purge(self, generation: int) -> bool:

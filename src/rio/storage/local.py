@@ -12,17 +12,20 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from rio._core.clock import Clock
 from rio.contracts.membership import (
     Member,
     MembershipSnapshot,
     MembershipStorage,
     MemberStatus,
     Registered,
+    Renewal,
     StatusChange,
     Vote,
     add_vote,
     check_forward,
     check_metadata,
+    make_cluster_id,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import StateStorage, StoredState
@@ -33,15 +36,22 @@ from rio.storage._openable import Openable
 __all__ = ["LocalMembershipStorage", "LocalObjectPlacement", "LocalState"]
 
 
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
 class LocalMembershipStorage(Openable, MembershipStorage):
     """Members in a dict.
 
-    All servers of a cluster, and its clients, must be given the same instance.
+    All servers of a cluster, and its clients, must be given the same instance. ``clock``: seconds,
+    which the numbers of members and versions follow; by default the time of the event loop.
     """
 
     volatile = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock = clock or _loop_time
+        self._cluster_id = make_cluster_id()
         self._members: dict[int, Member] = {}
         self._version = 0
         self._generation_high = 0
@@ -53,20 +63,21 @@ class LocalMembershipStorage(Openable, MembershipStorage):
         for member in self._members.values():
             if member.address == address and not member.status.terminal:
                 self._members[member.generation] = replace(member, status=MemberStatus.DEAD)
-        self._generation_high += 1
+        self._generation_high = self._next_after(self._generation_high)
         self._raise_version()
         self._members[self._generation_high] = Member(
             self._generation_high, address, MemberStatus.JOINING, metadata=metadata
         )
         return Registered(self._generation_high, self._snapshot())
 
-    async def renew(self, generation: int) -> bool:
+    async def renew(self, generation: int) -> Renewal | None:
         self._check_open()
         member = self._members.get(generation)
         if member is None or member.status > MemberStatus.DRAINING:
-            return False
-        self._members[generation] = replace(member, lease_counter=member.lease_counter + 1)
-        return True
+            return None
+        counter = member.lease_counter + 1
+        self._members[generation] = replace(member, lease_counter=counter)
+        return Renewal(counter, self._cluster_id)
 
     async def snapshot(self) -> MembershipSnapshot:
         self._check_open()
@@ -106,6 +117,15 @@ class LocalMembershipStorage(Openable, MembershipStorage):
         changed = self._members[generation] = replace(member, votes=add_vote(member.votes, vote))
         return StatusChange(True, changed)
 
+    async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:
+        self._check_open()
+        self._cluster_id = cluster_id
+        for member in self._members.values():
+            if not member.status.terminal:
+                self._members[member.generation] = replace(member, status=MemberStatus.DEAD)
+        self._raise_version()
+        return self._snapshot()
+
     async def purge(self, generation: int) -> bool:
         self._check_open()
         member = self._members.get(generation)
@@ -124,19 +144,38 @@ class LocalMembershipStorage(Openable, MembershipStorage):
             finally:
                 self._waiting.discard(change)
 
+    def _next_after(self, high: int) -> int:
+        return max(high + 1, int(self._clock() * 1_000_000))
+
     def _raise_version(self) -> None:
-        self._version += 1
+        self._version = self._next_after(self._version)
         for change in self._waiting:
             if not change.done():
                 change.set_result(None)
 
     def _snapshot(self) -> MembershipSnapshot:
         return MembershipSnapshot(
-            self._version, self._generation_high, tuple(self._members.values())
+            self._version,
+            self._generation_high,
+            tuple(self._members.values()),
+            self._cluster_id,
         )
 
 
-class LocalObjectPlacement(Openable, ObjectPlacement):
+class _Adoptable(Openable):
+    """A role that knows to which cluster it belongs."""
+
+    _adopted_by = ""
+
+    async def adopt(self, cluster_id: str, *, instead_of: str = "") -> str:
+        """As :meth:`rio.contracts.Role.adopt`."""
+        self._check_open()
+        if self._adopted_by in ("", instead_of):
+            self._adopted_by = cluster_id
+        return self._adopted_by
+
+
+class LocalObjectPlacement(_Adoptable, ObjectPlacement):
     """Placements in a dict.
 
     All servers of a cluster must be given the same instance.
@@ -183,7 +222,7 @@ class LocalObjectPlacement(Openable, ObjectPlacement):
         ]
 
 
-class LocalState(Openable, StateStorage):
+class LocalState(_Adoptable, StateStorage):
     """States in a dict, as the bytes that were saved.
 
     All servers of a cluster must be given the same instance.

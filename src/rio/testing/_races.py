@@ -114,9 +114,10 @@ async def vote(part: Part) -> bool:
 async def renew(part: Part) -> int:
     """Renew the lease of the first member many times at once; how often that succeeded."""
     first, *_ = await part.generations()
-    return sum(
-        await asyncio.gather(*(part.storage.membership.renew(first) for _ in range(part.size)))
+    renewals = await asyncio.gather(
+        *(part.storage.membership.renew(first) for _ in range(part.size))
     )
+    return sum(renewal is not None for renewal in renewals)
 
 
 async def take_turns(part: Part) -> int:

@@ -211,7 +211,7 @@ class World:
         self.loss = loss
         self.observers = observers
         self.frame_overhead = 4 + 3
-        self.storage = LocalMembershipStorage()
+        self.storage = LocalMembershipStorage(clock=lambda: 0.0)
         at_once(self.storage.prepare())
         self.cut: Callable[[int, int], bool] = lambda source, target: False
         self.log: list[tuple[float, str, int]] = []

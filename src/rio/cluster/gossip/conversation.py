@@ -343,4 +343,9 @@ class Gossip:
 
 
 def _listed(snapshot: MembershipSnapshot) -> list[tuple[int, int]]:
-    return [(member.generation, member.status) for member in snapshot.members]
+    return [(member.generation, _known(member.status)) for member in snapshot.members]
+
+
+def _known(status: MemberStatus) -> MemberStatus:
+    """A status of a newer version is gossiped as one that is neither active nor terminal."""
+    return status if status in MemberStatus.__members__.values() else MemberStatus.JOINING

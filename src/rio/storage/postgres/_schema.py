@@ -14,6 +14,7 @@ from rio.storage._migrations import (
 )
 from rio.storage._sql import LIVE_MEMBERS
 
+NEXT_AFTER = "greatest({high} + 1, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)"
 NEXT_TOKEN = "nextval('rio_token')"
 _NO_TIMEOUT = 86400.0
 """Seconds: a migration may rewrite every row of a large table."""
@@ -27,9 +28,11 @@ _SCHEMA_1 = f"""
         single_row INTEGER PRIMARY KEY CHECK (single_row = 1),
         schema_version BIGINT NOT NULL,
         snapshot_version BIGINT NOT NULL,
-        generation_high BIGINT NOT NULL
+        generation_high BIGINT NOT NULL,
+        cluster_id TEXT NOT NULL,
+        adopted_by TEXT NOT NULL DEFAULT ''
     );
-    INSERT INTO rio_cluster VALUES (1, 1, 0, 0);
+    INSERT INTO rio_cluster VALUES (1, 1, 0, 0, replace(gen_random_uuid()::text, '-', ''));
     CREATE TABLE rio_member (
         generation BIGINT PRIMARY KEY,
         address TEXT NOT NULL,

@@ -19,7 +19,13 @@ from rio.storage.postgres._errors import TEMPORARY, explain
 from rio.storage.postgres._lane import PostgresLane
 from rio.storage.postgres._listener import ChangeListener
 from rio.storage.postgres._pool import PostgresPool
-from rio.storage.postgres._schema import NEXT_TOKEN, migrate, prepare_schema, read_status
+from rio.storage.postgres._schema import (
+    NEXT_AFTER,
+    NEXT_TOKEN,
+    migrate,
+    prepare_schema,
+    read_status,
+)
 from rio.storage.postgres._statements import ARRAY_STATEMENTS, encode_names, number_placeholders
 
 logger = logging.getLogger("rio.storage")
@@ -66,6 +72,7 @@ class PostgresDatabase(SqlDatabase):
     :raises ConfigurationError: the URL is none of PostgreSQL, or ``pool_size`` is below 1.
     """
 
+    _next_after = NEXT_AFTER
     _next_token = NEXT_TOKEN
     _opened: OpenConnections | None = None
 

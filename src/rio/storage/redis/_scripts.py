@@ -38,7 +38,7 @@ local function raise_version()
     local version = redis.call('HGET', cluster, 'version') or 0
     redis.call('HSET', cluster, 'version', text(next_after(tonumber(version))))
 end
-local function status_of(generation)
+local function status_of(generation)  -- 9 if it is not there
     return tonumber(redis.call('HGET', statuses, generation) or 9)
 end
 local function member(generation)
@@ -51,21 +51,28 @@ end
 local function snapshot()
     local all = redis.call('HKEYS', statuses)
     for index, generation in ipairs(all) do all[index] = member(generation) end
-    local high = redis.call('HMGET', cluster, 'version', 'generation')
-    return {high[1] or '0', high[2] or '0', all}
+    local row = redis.call('HMGET', cluster, 'version', 'generation', 'id')
+    return {row[1] or '0', row[2] or '0', row[3] or '', all}
+end
+local function end_members(address)  -- of one address, or all
+    for _, generation in ipairs(redis.call('HKEYS', statuses)) do
+        local status = status_of(generation)
+        if status ~= 4 and status ~= 5
+            and (not address or redis.call('HGET', addresses, generation) == address) then
+            redis.call('HSET', statuses, generation, 5)
+        end
+    end
 end
 """
 )
 
+MAKE_ID = Script(_MEMBERS + "return redis.call('HSETNX', cluster, 'id', ARGV[1])")
 REGISTER = Script(
     _MEMBERS
     + """
-local address, about, no_votes = unpack(ARGV)
-for _, older in ipairs(redis.call('HKEYS', statuses)) do
-    if redis.call('HGET', addresses, older) == address and status_of(older) < 4 then
-        redis.call('HSET', statuses, older, 5)
-    end
-end
+local address, about, no_votes, new_id = unpack(ARGV)
+redis.call('HSETNX', cluster, 'id', new_id)  -- if somebody has emptied the database meanwhile
+end_members(address)
 local generation = text(next_after(tonumber(redis.call('HGET', cluster, 'generation') or 0)))
 redis.call('HSET', cluster, 'generation', generation)
 redis.call('HSET', addresses, generation, address)
@@ -80,9 +87,8 @@ return {generation, snapshot()}
 RENEW = Script(
     _MEMBERS
     + """
-if status_of(ARGV[1]) > 2 then return 0 end
-redis.call('HINCRBY', leases, ARGV[1], 1)
-return 1
+if status_of(ARGV[1]) > 2 then return {} end
+return {redis.call('HINCRBY', leases, ARGV[1], 1), redis.call('HGET', cluster, 'id') or ''}
 """
 )
 SNAPSHOT = Script(_MEMBERS + "return snapshot()")
@@ -104,10 +110,22 @@ VOTE = Script(
     + """
 local generation, voter, expected, ballot = unpack(ARGV)
 local function answer(fate) return {fate, member(generation)} end
-if status_of(generation) >= 4 or status_of(voter) ~= 1 then return answer('refused') end
+local status = status_of(generation)
+if status == 4 or status == 5 or status == 9 or status_of(voter) ~= 1 then
+    return answer('refused')
+end
 if redis.call('HGET', votes, generation) ~= expected then return answer('changed') end
 redis.call('HSET', votes, generation, ballot)
 return answer('counted')
+"""
+)
+CHANGE_CLUSTER_ID = Script(
+    _MEMBERS
+    + """
+end_members()
+redis.call('HSET', cluster, 'id', ARGV[1])
+raise_version()
+return snapshot()
 """
 )
 PURGE = Script(
@@ -122,6 +140,13 @@ raise_version()
 return 1
 """
 )
+
+ADOPT = Script("""
+local recorded = redis.call('HGET', KEYS[1], 'adopted_by')
+if recorded and recorded ~= ARGV[2] then return recorded end
+redis.call('HSET', KEYS[1], 'adopted_by', ARGV[1])
+return ARGV[1]
+""")
 
 _PLACEMENTS = """
 local placements, owned = unpack(KEYS)
@@ -200,12 +225,15 @@ TELL_SETTINGS = Script("return redis.call('INFO', 'persistence') .. redis.call('
 
 SCRIPTS = [
     TELL_SETTINGS,
+    MAKE_ID,
     REGISTER,
     RENEW,
     SNAPSHOT,
     SET_STATUS,
     VOTE,
+    CHANGE_CLUSTER_ID,
     PURGE,
+    ADOPT,
     CLAIM,
     LOOKUP,
     RELEASE,

@@ -11,6 +11,7 @@ from rio.contracts.membership import (
     MembershipStorage,
     MemberStatus,
     Registered,
+    Renewal,
     StatusChange,
     Vote,
     add_vote,
@@ -18,6 +19,7 @@ from rio.contracts.membership import (
     check_metadata,
     decode_votes,
     encode_votes,
+    make_cluster_id,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import StateStorage, StoredState
@@ -54,6 +56,14 @@ class _RedisRole(DatabaseRole):
         """
         return self._database.why_not_durable
 
+    async def adopt(self, cluster_id: str, *, instead_of: str = "") -> str:
+        """As :meth:`rio.contracts.Role.adopt`."""
+        key = f"{{{self._database.namespace}:database}}:schema".encode()
+        answer: bytes = await self._submit(
+            self._name, _scripts.ADOPT, (key,), (cluster_id, instead_of)
+        )
+        return answer.decode()
+
     def _run(self, script: Script, *row: Any) -> Awaitable[Any]:
         return self._submit(self._name, script, self._keys, row)
 
@@ -82,12 +92,13 @@ def _member_of(answer: Sequence[bytes]) -> Member | None:
 
 
 def _snapshot_of(answer: Any) -> MembershipSnapshot:
-    version, generation_high, answers = answer
+    version, generation_high, cluster_id, answers = answer
     members = [member for member in map(_member_of, answers) if member is not None]
     return MembershipSnapshot(
         int(version),
         int(generation_high),
         tuple(sorted(members, key=lambda member: member.generation)),
+        cluster_id.decode(),
     )
 
 
@@ -102,15 +113,26 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
     _name = "membership"
     _tables = ("cluster", "address", "status", "lease", "metadata", "votes")
 
+    async def prepare(self) -> None:
+        await super().prepare()
+        try:
+            await self._run(_scripts.MAKE_ID, make_cluster_id())
+        except BaseException:
+            await self.close()
+            raise
+
     async def register(self, address: str, metadata: bytes = b"") -> Registered:
         check_metadata(metadata)
-        answer = await self._run(_scripts.REGISTER, address.encode(), metadata, _NO_VOTES)
+        answer = await self._run(
+            _scripts.REGISTER, address.encode(), metadata, _NO_VOTES, make_cluster_id()
+        )
         generation, snapshot = answer
         return Registered(int(generation), _snapshot_of(snapshot))
 
-    async def renew(self, generation: int) -> bool:
+    async def renew(self, generation: int) -> Renewal | None:
         self._database._check_durability_again()
-        return bool(await self._submit(LEASE_LANE, _scripts.RENEW, self._keys, (generation,)))
+        answer = await self._submit(LEASE_LANE, _scripts.RENEW, self._keys, (generation,))
+        return Renewal(answer[0], answer[1].decode()) if answer else None
 
     async def snapshot(self) -> MembershipSnapshot:
         return _snapshot_of(await self._run(_scripts.SNAPSHOT))
@@ -141,6 +163,9 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
             if fate != b"changed" or member is None:
                 return StatusChange(fate == b"counted", member)
             before = member.votes
+
+    async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:
+        return _snapshot_of(await self._run(_scripts.CHANGE_CLUSTER_ID, cluster_id))
 
     async def purge(self, generation: int) -> bool:
         return bool(await self._run(_scripts.PURGE, generation))

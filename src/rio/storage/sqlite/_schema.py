@@ -14,6 +14,8 @@ from rio.storage._migrations import (
 )
 from rio.storage._sql import LIVE_MEMBERS
 
+NEXT_AFTER = "max({high} + 1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER))"
+"""The next number after ``high``. Julian day 2440587.5 was the beginning of 1970."""
 NEXT_TOKEN = "(SELECT token_high + 1 FROM rio_cluster)"
 """The next token. A trigger raises ``token_high`` in the statement that uses it."""
 
@@ -23,9 +25,12 @@ _SCHEMA_1 = (
         schema_version INTEGER NOT NULL,
         snapshot_version INTEGER NOT NULL,
         generation_high INTEGER NOT NULL,
-        token_high INTEGER NOT NULL
+        token_high INTEGER NOT NULL,
+        cluster_id TEXT NOT NULL,
+        adopted_by TEXT NOT NULL DEFAULT ''
     )""",
-    "INSERT INTO rio_cluster VALUES (1, 1, 0, 0, 0)",
+    "INSERT INTO rio_cluster (single_row, schema_version, snapshot_version, generation_high,"
+    " token_high, cluster_id) VALUES (1, 1, 0, 0, 0, lower(hex(randomblob(16))))",
     """CREATE TABLE rio_member (
         generation INTEGER PRIMARY KEY,
         address TEXT NOT NULL,

@@ -21,7 +21,7 @@ from rio.storage.sqlite._connection import (
 )
 from rio.storage.sqlite._errors import explain
 from rio.storage.sqlite._lane import SqliteLane
-from rio.storage.sqlite._schema import NEXT_TOKEN, migrate, read_status
+from rio.storage.sqlite._schema import NEXT_AFTER, NEXT_TOKEN, migrate, read_status
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -53,6 +53,7 @@ class SqliteDatabase(SqlDatabase):
         the timeout is out of its range.
     """
 
+    _next_after = NEXT_AFTER
     _next_token = NEXT_TOKEN
     _lanes: tuple[SqliteLane, SqliteLane] | None = None
     """The connection that writes and the one that reads, while the database is open."""

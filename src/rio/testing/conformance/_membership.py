@@ -39,7 +39,46 @@ class MembershipStorageTests:
     # register
 
     async def test_an_empty_storage_has_no_members(self, membership: MembershipStorage) -> None:
-        assert await membership.snapshot() == MembershipSnapshot(0, 0, ())
+        snapshot = await membership.snapshot()
+        assert snapshot == MembershipSnapshot(0, 0, (), snapshot.cluster_id)
+
+    async def test_the_cluster_has_an_id_of_128_bits_which_stays(
+        self, membership: MembershipStorage
+    ) -> None:
+        cluster_id = (await membership.snapshot()).cluster_id
+        assert len(cluster_id) * 5 >= 128  # in base 32, or longer in another one
+        registered = await membership.register("h:1")
+        renewal = await membership.renew(registered.generation)
+        assert registered.snapshot.cluster_id == cluster_id
+        assert renewal is not None
+        assert renewal.cluster_id == cluster_id
+        await membership.close()
+        await membership.prepare()
+        assert (await membership.snapshot()).cluster_id == cluster_id
+
+    async def test_another_cluster_id_ends_all_members(self, membership: MembershipStorage) -> None:
+        members = [
+            await register_in(membership, status, f"h:{status:d}") for status in MemberStatus
+        ]
+        before = await membership.snapshot()
+        after = await membership.change_cluster_id("copy")
+        assert after == await membership.snapshot()
+        assert after.cluster_id == "copy"
+        assert after.version > before.version
+        assert [after.status_of(member) for member in members] == [DEAD] * 4 + [LEFT, DEAD]
+        assert await membership.renew(members[0]) is None
+
+    async def test_numbers_follow_the_clock_of_the_storage(
+        self, membership: MembershipStorage
+    ) -> None:
+        earlier = await membership.register("h:1")
+        await asyncio.sleep(0.02)
+        later = await membership.register("h:2")
+        assert later.generation - earlier.generation > 10_000  # microseconds
+        assert later.snapshot.version - earlier.snapshot.version > 10_000
+        await asyncio.sleep(0.02)
+        assert (await membership.set_status(later.generation, JOINING, ACTIVE)).applied
+        assert (await membership.snapshot()).version - later.snapshot.version > 10_000
 
     async def test_a_registered_member_is_joining_and_in_the_snapshot_it_is_told(
         self, membership: MembershipStorage
@@ -104,24 +143,27 @@ class MembershipStorageTests:
     ) -> None:
         generation = await register_in(membership, status)
         before = await membership.snapshot()
-        assert await membership.renew(generation) is (status <= DRAINING)
+        renewal = await membership.renew(generation)
+        assert (renewal is not None) is (status <= DRAINING)
         after = await membership.snapshot()
         assert self._counter(after, generation) == self._counter(before, generation) + (
             status <= DRAINING
         )
+        assert renewal is None or renewal.lease_counter == self._counter(after, generation)
         assert after.version == before.version
 
     async def test_a_member_that_never_was_cannot_renew(
         self, membership: MembershipStorage
     ) -> None:
-        assert await membership.renew(1) is False
+        assert await membership.renew(1) is None
 
     async def test_no_renewal_is_lost_among_many_at_once(
         self, membership: MembershipStorage
     ) -> None:
         generation = await register_in(membership, ACTIVE)
         renewals = await asyncio.gather(*(membership.renew(generation) for _ in range(50)))
-        assert renewals == [True] * 50
+        counters = {renewal.lease_counter for renewal in renewals if renewal is not None}
+        assert counters == set(range(1, 51))
         assert self._counter(await membership.snapshot(), generation) == 50
 
     # set_status
@@ -295,7 +337,7 @@ class MembershipStorageTests:
         assert await membership.purge(generation) is True
         before = await membership.snapshot()
         assert await membership.purge(generation) is False
-        assert await membership.renew(generation) is False
+        assert await membership.renew(generation) is None
         assert await membership.set_status(generation, JOINING, ACTIVE) == StatusChange(False, None)
         assert await membership.vote(generation, Vote(voter, 1.0)) == StatusChange(False, None)
         assert await membership.snapshot() == before

@@ -10,6 +10,7 @@ import pytest
 from rio.contracts.placement import ObjectPlacement
 from rio.errors import StorageClosed
 from rio.identity import ObjectId
+from rio.testing.conformance._adoption import check_adoption
 from rio.testing.conformance._samples import ADA, LOOKALIKES
 
 
@@ -22,6 +23,13 @@ class ObjectPlacementTests:
 
     rounds: ClassVar[int] = 20
     """How often a race is run."""
+    records_cluster: ClassVar[bool] = True
+    """Whether :meth:`rio.contracts.Role.adopt` records the cluster."""
+
+    async def test_it_belongs_to_the_cluster_that_adopted_it(
+        self, placement: ObjectPlacement
+    ) -> None:
+        await check_adoption(placement, recorded=self.records_cluster)
 
     async def test_an_object_that_was_never_claimed_has_no_placement(
         self, placement: ObjectPlacement

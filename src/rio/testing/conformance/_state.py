@@ -12,6 +12,7 @@ import pytest
 from rio.contracts.state import StateStorage, StoredState
 from rio.errors import StateNotFound, StorageClosed, Superseded
 from rio.identity import ObjectId
+from rio.testing.conformance._adoption import check_adoption
 from rio.testing.conformance._samples import ADA, LOOKALIKES
 
 
@@ -24,6 +25,11 @@ class StateStorageTests:
 
     rounds: ClassVar[int] = 20
     """How often a race is run."""
+    records_cluster: ClassVar[bool] = True
+    """Whether :meth:`rio.contracts.Role.adopt` records the cluster."""
+
+    async def test_it_belongs_to_the_cluster_that_adopted_it(self, state: StateStorage) -> None:
+        await check_adoption(state, recorded=self.records_cluster)
 
     async def _fence(self, state: StateStorage, token: int, object_id: ObjectId = ADA) -> None:
         """Lay a fence where nothing is stored yet."""
