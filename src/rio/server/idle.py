@@ -24,7 +24,7 @@ MAX_LEAVING = 64
 """Objects that leave at the same time because they are not in use."""
 MAX_LEAVING_RATE = 1_000
 """Those that leave in a second."""
-MAX_LOOKS = 2_000
+MAX_LOOKS = 1_000
 """Objects that are looked at in one go, so that the event loop stays free."""
 SLOTS = 16
 SHORTEST_SLOT = 0.9
