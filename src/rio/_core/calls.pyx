@@ -85,6 +85,8 @@ cdef class Call:
     cdef public object last_error     # why it is not sent yet; None at first
     # what the owner notes about nodes that refused it; None at first
     cdef public object refusals
+    # the calls among which it has its place while that of its object is not sure; None: no matter
+    cdef readonly object line
     cdef object _decode
     cdef ClientHalf _connection  # where it waits for its answer; None: nowhere
     cdef uint64_t _request_id
@@ -95,6 +97,7 @@ cdef class Call:
         if self._connection is not None:
             self._connection._drop(self)
         self.caller._owner.withdraw(self)
+        self._leave_line()
 
     @property
     def done(self):
@@ -105,18 +108,49 @@ cdef class Call:
         if not self.future.done():
             self.future.remove_done_callback(self)
             self.future.set_result(value)
+            self._leave_line()
 
     def fail(self, error):
         """Give the caller an error."""
         if not self.future.done():
             self.future.remove_done_callback(self)
             self.future.set_exception(error)
+            self._leave_line()
 
     def give_up(self, error):
         """Fail, and tell the server that nobody waits any more."""
         if self._connection is not None:
             self._connection._drop(self)
         self.fail(error)
+
+    def note_place(self, ClientHalf connection not None):
+        """The object has answered: it lives behind this connection."""
+        if not self._is_routed:
+            self._note_place(connection)
+
+    cdef int _note_place(self, ClientHalf connection) except -1:
+        line, self.line = self.line, None
+        if line is None:
+            self.caller._routes.learn(self.type_name, self.id, connection)
+        else:
+            line.note_answer(self, connection)
+        return 0
+
+    def enter(self, line):
+        """The place of the object is not sure: from now on ``line`` hears of the call."""
+        self.line = line
+        self._is_routed = False
+
+    def settle(self):
+        """The call needs no line any more."""
+        self.line = None
+        self._is_routed = True
+
+    cdef int _leave_line(self) except -1:
+        line, self.line = self.line, None
+        if line is not None:
+            line.leave(self)
+        return 0
 
 
 cdef class ClientHalf(Connection):
@@ -167,9 +201,11 @@ cdef class ClientHalf(Connection):
         self._last_id += 1
         return self._last_id
 
-    def submit(self, Call call not None):
-        """Write a call, and wait for its answer."""
-        call._is_routed = False
+    def submit(self, Call call not None, *, bint is_routed=False):
+        """Write a call, and wait for its answer. ``is_routed``: the caller has learned already that
+        the object may live behind this connection.
+        """
+        call._is_routed = is_routed
         self._submit(call, call.caller._now())
 
     def take_calls(self, uint64_t after=0):
@@ -182,6 +218,21 @@ cdef class ClientHalf(Connection):
             del self._calls[call._request_id]
             call._connection = None
         return calls
+
+    def find_companions(self, Call call not None):
+        """The calls to the same object that wait here and stand in no line, in the order in which
+        they were written, and among them ``call``, which has just come back.
+        """
+        cdef Call other
+        cdef list calls = []
+        cdef bint placed = False
+        for other in self._calls.values():
+            if other.id == call.id and other.type_name == call.type_name and other.line is None:
+                if not placed and other._request_id > call._request_id:
+                    placed = True
+                    calls.append(call)
+                calls.append(other)
+        return calls if placed else [*calls, call]
 
     def find_overdue(self, double now):
         """The calls whose deadline has passed, and the earliest deadline of the others (``inf`` if
@@ -286,7 +337,7 @@ cdef class ClientHalf(Connection):
         remove_done_callback(call.future, call)
         set_result(call.future, reply)
         if not call._is_routed:
-            call.caller._routes.learn(call.type_name, call.id, self)
+            call._note_place(self)
         return 0
 
     cdef int _flush(self) except -1:
@@ -373,7 +424,8 @@ cdef class Caller:
 
     ``owner`` knows the servers: ``route(call)`` finds a way for a call whose object's place is not
     known, ``arm(deadline)`` sees to it that the calls whose deadline has passed are ended then, and
-    ``withdraw(call)`` hears of cancelled callers.
+    ``withdraw(call)`` hears of cancelled callers. What the owner puts as the ``line`` of a call has
+    ``leave(call)``, for its end, and ``note_answer(call, connection)``.
 
     ``codecs`` knows the messages. ``name_of(object_type) -> str`` and
     ``codec_of(message) -> MessageCodec`` are asked once for each class,

@@ -64,7 +64,8 @@ def _timeout_of(call: Call) -> CallTimeout:
 
 
 def _expiry_of(call: Call) -> Expired:
-    why = "" if call.last_error is None else f"; the last attempt: {call.last_error}"
+    error = call.last_error or (call.line and call.line.last_error)
+    why = "" if error is None else f"; the last attempt: {error}"
     return Expired(
         f"{call.message_name} to {call.type_name}/{call.id}"
         f" found no server that could take it in time{why}"

@@ -6,7 +6,7 @@ The compiled caller sends a call without the router while it knows where the obj
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rio._core.calls import Call, Caller
 from rio._core.clock import Clock
@@ -15,6 +15,7 @@ from rio.backoff import make_rng
 from rio.client import retry
 from rio.client.access import ClusterAccess
 from rio.client.deadlines import Deadlines
+from rio.client.lines import Line, Lines
 from rio.client.members import Members
 from rio.client.message_codecs import MessageCodecs
 from rio.client.pool import Peer, Pool
@@ -62,7 +63,8 @@ class Router:
         self.members = Members(access, self, refresh_interval)
         self.pool = Pool(access, self, frame_limit)
         self.waiting = WaitingCalls()
-        self.subscriptions = Subscriptions(self.caller)
+        self.subscriptions = Subscriptions(self.caller, self._find)
+        self._lines = Lines(self)
         self._access = access
         self._choice = ServerChoice(access, self.pool, self.members, self.now)
         self._deadlines = Deadlines(self.caller, self.pool, self.waiting)
@@ -110,9 +112,23 @@ class Router:
     # --- finding a server -------------------------------------------------------------------------
 
     def route(self, call: Call) -> None:
-        """Send a call whose object's place is not known."""
-        if call.done:
+        """Send a new call to an object whose place is not known."""
+        if (line := self._lines.find(call.type_name, call.id)) is not None:
+            line.join(call)
+            self._park(call)
             return
+        peer = self._choice.choose(call)
+        if peer is None or (connection := peer.connection) is None or not connection.usable:
+            self._lines.join(call).advance()
+        else:
+            self.caller.learn(call.type_name, call.id, connection)  # the calls after it follow
+            self.submit(call, connection)
+
+    def start(self, call: Call) -> None:
+        """Find a server for a call that is the first of its line."""
+        if call.done:
+            return  # it is about to leave
+        self.waiting.discard(call)
         peer = self._choice.choose(call)
         if peer is None:
             self.waiting.add(call, None)
@@ -123,12 +139,29 @@ class Router:
     def _send(self, peer: Peer, call: Call) -> None:
         """Send a call to a server now, or as soon as it is connected."""
         connection = peer.connection
-        if connection is None or not connection.usable:
+        if not call.line.begins_with(call):
+            self._park(call)
+        elif connection is None or not connection.usable:
             self.waiting.add(call, peer)
             peer.add(call)
-            return
+        else:
+            line: Line = call.line
+            line.send(call, connection)
+            line.advance()
+
+    def _park(self, call: Call) -> None:
+        """Have a call wait for those before it."""
+        line: Line = call.line
+        self.waiting.add(call, line)
+        line.park(call)
+
+    def submit(self, call: Call, connection: ClientConnection) -> None:
+        """Write a call that may have waited."""
+        if call.done:
+            return  # it is about to leave
+        self.waiting.withdraw(call)
         try:
-            connection.submit(call)
+            connection.submit(call, is_routed=True)
         except RioError as error:
             call.fail(error)
 
@@ -144,14 +177,16 @@ class Router:
         active = self.members.snapshot.active
         nowhere = all(self.pool.peer(member.address).failures for member in active)
         if nowhere and call.attempts >= retry.MAX_ATTEMPTS_WITHOUT_SERVERS:
-            call.fail(
-                NoServersAvailable(
-                    f"none of the {len(active)} active members can be reached; "
-                    f"the last one: {error}"
-                )
-            )
+            text = f"none of the {len(active)} active members can be reached; the last one: {error}"
+            self._fail_line(call, NoServersAvailable(text))
         else:
             self._try_later(call, error)
+
+    def _fail_line(self, call: Call, error: RioError) -> None:
+        """Fail a call that found no server, and with it all that wait for it."""
+        for waiting in call.line.dismiss():
+            self.waiting.withdraw(waiting)
+            waiting.fail(error)
 
     # --- an answer that is an error ---------------------------------------------------------------
 
@@ -161,7 +196,7 @@ class Router:
         """A server has answered with an error."""
         code, text, detail = error
         if code == APPLICATION_ERROR:
-            self.caller.learn(call.type_name, call.id, connection)
+            call.note_place(connection)
             call.fail(decode_application_error(detail))
         else:
             self._handle_error(call, from_code(code, text, detail), connection)
@@ -169,27 +204,45 @@ class Router:
     def lost(self, connection: ClientConnection, calls: list[Call], error: RioError) -> None:
         """A connection is gone, and with it the answers to these calls."""
         self.subscriptions.connection_lost(connection)
+        if self.caller.loop is not None:
+            self._lines.line_up((call for call in calls if _returns(call, error)), connection)
         for call in calls:
             self._handle_error(call, error, connection)
 
     def _handle_error(self, call: Call, error: RioError, connection: ClientConnection) -> None:
         if call.done:
             return
-        if self.caller.loop is None:
+        if self.caller.loop is None or not _returns(call, error):
             call.fail(error)
             return
+        self._note_return(call, error, connection)
+        line = self._lines.take_back(call, connection)
+        line.last_error = error
+        if line.begins_with(call):
+            line.claim_start(call)
+            self._try_again(call, error)
+        else:
+            self._park(call)
+
+    def _note_return(self, call: Call, error: RioError, connection: ClientConnection) -> None:
+        """Note what a call that has not run says about the place of its object, and the server."""
+        self.caller.forget(call.type_name, call.id)
+        if isinstance(error, (Draining, ConnectionLost)):
+            self.members.refresh_soon()
+        if retry.decide(error, repeatable=call.repeatable) is Next.ANOTHER:
+            address = self.pool.address_of(connection)
+            call.refusals = {**(call.refusals or {}), address: error.message}
+            call.last_error = error
+
+    def _try_again(self, call: Call, error: RioError) -> None:
+        """Send a call again that is the first of its line."""
         match retry.decide(error, repeatable=call.repeatable):
             case Next.FOLLOW:
                 self._follow_redirect(call, error)
             case Next.ANOTHER:
-                self._ask_another(call, error, connection)
-            case Next.LATER:
-                self.caller.forget(call.type_name, call.id)
-                if isinstance(error, (Draining, ConnectionLost)):
-                    self.members.refresh_soon()
+                self.start(call)
+            case _:
                 self._try_later(call, error)
-            case Next.RAISE:
-                call.fail(error)
 
     def _follow_redirect(self, call: Call, error: RioError) -> None:
         address, generation = error.detail
@@ -213,22 +266,20 @@ class Router:
             and self.now() >= self.pool.peer(address).avoid_until
         )
 
-    def _ask_another(self, call: Call, error: RioError, connection: ClientConnection) -> None:
-        call.refusals = {**(call.refusals or {}), self.pool.address_of(connection): error.message}
-        call.last_error = error
-        self.route(call)
-
     def _try_later(self, call: Call, error: RioError) -> None:
         """Try again after a while; the deadline ends it."""
         call.attempts += 1
         call.hops = 0
-        call.last_error = error
+        call.last_error = call.line.last_error = error
         delay = retry.delay(call.attempts, self._rng)
-        self.waiting.add(call, self.caller.loop.call_later(delay, self._try_again, call))
+        self.waiting.add(call, self.caller.loop.call_later(delay, self.start, call))
 
-    def _try_again(self, call: Call) -> None:
-        self.waiting.discard(call)
-        self.route(call)
+    def _find(self, type_name: str, id: str) -> ClientConnection | None:
+        """The connection behind which an object has answered."""
+        line = self._lines.find(type_name, id)
+        if line is not None:
+            return line.place
+        return cast("ClientConnection | None", self.caller.find(type_name, id))
 
     # --- news of the membership -------------------------------------------------------------------
 
@@ -241,7 +292,7 @@ class Router:
         if members.version > before.version:
             self._choice.reconsider()
             for call in self.waiting.take_for_attempt():
-                self.route(call)
+                self.start(call)
         self.pool.follow(members)
 
     def send_waiting(self, failure: RioError | None) -> None:
@@ -253,7 +304,8 @@ class Router:
             elif call.refusals and call.last_error is not None:
                 call.fail(call.last_error)  # every server was asked
             else:
-                call.fail(NoServersAvailable(f"the membership {self._shortcoming(failure)}"))
+                text = f"the membership {self._shortcoming(failure)}"
+                self._fail_line(call, NoServersAvailable(text))
 
     def _shortcoming(self, failure: RioError | None) -> str:
         """Why the membership names no server."""
@@ -264,6 +316,11 @@ class Router:
     def relax(self) -> None:
         """Give back memory that was not needed since the last time."""
         self.pool.relax()
+
+
+def _returns(call: Call, error: RioError) -> bool:
+    """Whether a call that failed so is sent again."""
+    return retry.decide(error, repeatable=call.repeatable) is not Next.RAISE
 
 
 def _list_members(members: tuple[Member, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
 
 from rio._core.calls import Caller, ClientHalf
 from rio._core.wire import Kind
@@ -11,12 +11,16 @@ from rio.objects.system_messages import Subscribe
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection
 
+FindConnection = Callable[[str, str], ClientConnection | None]
+"""By type name and id: the connection behind which an object has answered."""
+
 
 class Subscriptions:
     """Attaches subscriptions to objects, and gives each event to its own."""
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: Caller, find: FindConnection) -> None:
         self._caller = caller
+        self._find = find
         self._attachments: dict[int, Attachment] = {}
         self._last_number = 0
 
@@ -59,9 +63,9 @@ class Subscriptions:
         try:
             await self._caller.send(type_name, id, Subscribe(attachment.number))
         except BaseException:
-            self._forget(attachment.number, self._caller.find(type_name, id))
+            self._forget(attachment.number, self._find(type_name, id))
             raise
-        return cast("ClientConnection | None", self._caller.find(type_name, id))
+        return self._find(type_name, id)
 
     def detach(self, attachment: Attachment) -> None:
         """Deliver nothing to ``attachment`` any more."""

@@ -7,18 +7,19 @@ import math
 from collections.abc import Iterator
 
 from rio._core.calls import Call
+from rio.client.lines import Line
 from rio.client.pool import Peer
 
 
 class WaitingCalls:
     """Each call with what it waits for: a server's connection (the peer), its next attempt (the
-    timer), or news of the membership (``None``).
+    timer), the calls before it (the line), or news of the membership (``None``).
     """
 
     def __init__(self) -> None:
-        self._calls: dict[Call, Peer | asyncio.TimerHandle | None] = {}
+        self._calls: dict[Call, Peer | asyncio.TimerHandle | Line | None] = {}
 
-    def add(self, call: Call, awaited: Peer | asyncio.TimerHandle | None) -> None:
+    def add(self, call: Call, awaited: Peer | asyncio.TimerHandle | Line | None) -> None:
         self._calls[call] = awaited
 
     def discard(self, call: Call) -> None:
@@ -30,7 +31,7 @@ class WaitingCalls:
         awaited = self._calls.pop(call, None)
         if isinstance(awaited, Peer):
             awaited.withdraw(call)
-        elif awaited is not None:
+        elif isinstance(awaited, asyncio.TimerHandle):
             awaited.cancel()
 
     def take_for_members(self) -> list[Call]:
@@ -45,7 +46,7 @@ class WaitingCalls:
         timers = {
             call: awaited
             for call, awaited in self._calls.items()
-            if awaited is not None and not isinstance(awaited, Peer)
+            if isinstance(awaited, asyncio.TimerHandle)
         }
         for call, timer in timers.items():
             timer.cancel()
