@@ -71,7 +71,6 @@ async def test_a_file_that_is_replaced_by_an_older_one_loses_nothing_of_the_new_
     assert await load.violations(cluster, loss) == []
 
 
-@pytest.mark.parametrize("store", ["redis"], indirect=True)
 async def test_a_database_that_is_restored_to_an_older_state_loses_nothing_of_the_new_time(
     make_cluster: MakeCluster,
 ) -> None:
