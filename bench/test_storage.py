@@ -24,13 +24,14 @@ from bench.figures import Work, in_turn
 from bench.load import in_parallel
 from bench.processes import node
 from bench.workload import Counter, Increment, Ping, Room, Touch
-from rio.errors import StateNotFound
+from rio.contracts.state import Batch, StoredState
 from tests.servers import PostgresServer, RedisServer, Server
 
 WIDE = 64
 ROUNDS = 3
 CALLS = {1: 250, WIDE: WIDE * 40}
 DATA = bytes(100)
+BATCH = Batch({"s": StoredState(DATA)})
 TARGETS = {"sqlite": 40_000, "postgres": 30_000, "redis": 40_000}
 WIDTHS = pytest.mark.parametrize("width", CALLS, ids=["alone", "64 wide"])
 
@@ -144,21 +145,21 @@ def test_saves(
     opened = prepared(backend)
     storage = runner.run(opened.__aenter__())
     versions = dict.fromkeys(range(CALLS[width]), 0)
+    tokens: dict[int, int] = {}
     kind = f"Saved{width}"
 
-    async def fence(number: int) -> None:
-        try:
-            await storage.state.load_and_fence(rio.ObjectId(kind, str(number)), "s", 1)
-        except StateNotFound:
-            return
+    async def begin(number: int) -> None:
+        object_id = rio.ObjectId(kind, str(number))
+        tokens[number] = (await storage.placement.claim(object_id, 1)).token
+        await save(number)
 
     async def save(number: int) -> None:
         number %= len(versions)
-        versions[number] = await storage.state.save(
-            rio.ObjectId(kind, str(number)), "s", 1, versions[number], DATA
+        versions[number] = await storage.state.commit(
+            rio.ObjectId(kind, str(number)), tokens[number], versions[number], BATCH
         )
 
-    runner.run(in_parallel(len(versions), 64, fence))
+    runner.run(in_parallel(len(versions), 64, begin))
     ours, rows = in_rounds(runner, width, save), of_driver(runner, width, backend.driver)
     in_turn(benchmark, ours, rows, rounds=ROUNDS)
     runner.run(opened.__aexit__(None, None, None))

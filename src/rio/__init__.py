@@ -15,7 +15,7 @@ from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider, LocalClusterProvider
 from rio.contracts.membership import Member, MembershipStorage
 from rio.contracts.placement import ObjectPlacement
-from rio.contracts.state import StateLoader, StateSaver, StateStorage
+from rio.contracts.state import StateStorage
 from rio.errors import RioError
 from rio.identity import Address, ObjectId
 from rio.objects.app_data import AppData
@@ -56,8 +56,6 @@ __all__ = [
     "ServerConfig",
     "ServiceObject",
     "State",
-    "StateLoader",
-    "StateSaver",
     "StateStorage",
     "Storage",
     "Subscription",

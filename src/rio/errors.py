@@ -371,12 +371,15 @@ class ProtocolVersionMismatch(ProtocolError):
 class StorageError(RioError):
     """The root of the errors that a storage raises.
 
-    Only :class:`StateNotFound` means that an object was never saved.
+    None of them means that an object was never saved, except :class:`StateNotFound`.
     """
 
 
 class StateNotFound(StorageError):
-    """The storage has answered that it holds no state for this object under this name."""
+    """A simple storage has answered that it holds nothing of this object.
+
+    Only subclasses of :class:`rio.contracts.SimpleStateStorage` raise it.
+    """
 
 
 class StorageUnavailable(StorageError):
@@ -399,6 +402,10 @@ class WrongCluster(StorageError):
 
     The text names both clusters. See :meth:`rio.contracts.Role.adopt`.
     """
+
+
+class Unsupported(StorageError):
+    """This storage cannot do what it was asked for. Nothing was done; use another back end."""
 
 
 class StorageClosed(StorageError):

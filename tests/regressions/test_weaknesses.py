@@ -155,7 +155,7 @@ async def test_a_server_whose_event_loop_does_not_answer_is_not_taken_for_alive(
 def test_no_time_of_day_is_read_to_decide_anything() -> None:
     """Clocks that show different times do no harm.
 
-    Redis reads its own clock, for numbers that have to grow and need not be right.
+    Storages read their own clock, for numbers that have to grow and need not be right.
     """
     wall = re.compile(
         r"\btime\.time(_ns)?\(|\b(utc)?now\(timezone|\bdatetime\.(utc)?now\(|\bCLOCK_REALTIME\b"

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
 
 import rio
-from rio.errors import Deactivated, NotAttached, OutcomeUnknown, RioError, StateNotFound
+from rio.errors import Deactivated, NotAttached, OutcomeUnknown, RioError
 from rio.identity import ObjectId
 from rio.storage.local import LocalState
 from tests.server.harness import NO_ANSWER, Cluster, Probe, instance, until
@@ -126,8 +125,7 @@ class Ends:
         placement = await self.cluster.storage.placement.lookup(object_id)
         assert placement is not None
         await self.cluster.storage.placement.claim(object_id, 4711, supersede=placement.token)
-        with suppress(StateNotFound):
-            await self.state.load_and_fence(object_id, "total", placement.token + 1)
+        await self.state.load_object(object_id, placement.token + 1)
         with pytest.raises(OutcomeUnknown):
             await self.server.client.send(Kept, "a", Add(save=True))
 

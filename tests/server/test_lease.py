@@ -131,7 +131,7 @@ def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def stored(cluster: Cluster, id: str) -> int:
     """The version of the object's state in the storage."""
-    entry = cluster.storage.state._states.get((ObjectId("Holder", id), "total"))  # type: ignore[attr-defined]
+    entry = cluster.storage.state._objects.get(ObjectId("Holder", id))  # type: ignore[attr-defined]
     return 0 if entry is None else int(entry[1].version)
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 
 import pytest
 from msgspec.structs import replace
 
 import rio
-from rio.contracts.state import StateStorage, StoredState
+from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
 from rio.errors import (
     BadState,
     HandlerFailed,
     NotActivated,
     OutcomeUnknown,
     StateCorrupt,
-    StateNotFound,
     StateTooLarge,
     StorageUnavailable,
     Superseded,
@@ -185,28 +183,27 @@ class FlakyState(LocalState):
         self.hold: asyncio.Event | None = None
         self.loads: list[ObjectId] = []
         self.saves: list[tuple[str, int]] = []
+        """The names of the states of each commit, and its version."""
 
-    async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
+    async def load_object(self, object_id: ObjectId, token: int) -> StoredObject:
         self.loads.append(object_id)
         if self.fail_load is not None:
             raise self.fail_load
-        return await super().load_and_fence(object_id, state_name, token)
+        return await super().load_object(object_id, token)
 
-    async def save(
-        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
-    ) -> int:
+    async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
         if self.hold is not None:
             await self.hold.wait()
         if self.fail_save is not None and not self.save_then_fail:
             raise self.fail_save
-        saved = await super().save(object_id, state_name, token, version, data)
-        self.saves.append((state_name, saved))
+        saved = await super().commit(object_id, token, version, batch)
+        self.saves.append((" ".join(batch.states), saved))
         if self.fail_save is not None:
             raise self.fail_save
         return saved
 
-    def stored(self, id: str, state_name: str = "total") -> StoredState:
-        return self._states[ObjectId("Keeper", id), state_name][1]
+    def stored(self, id: str) -> StoredObject:
+        return self._objects[ObjectId("Keeper", id)][1]
 
 
 @pytest.fixture
@@ -244,7 +241,8 @@ async def test_several_states_are_saved_and_loaded_each_under_its_name(
     await client.admin(rio.AdminCommand.shutdown(Keeper, "a"))
     await until(lambda: cluster.home(Keeper, "a") is None)
     assert await client.send(Keeper, "a", Both()) == (5, "ada")
-    assert state.saves == [("the.label", 1), ("total", 1), ("the.label", 2)]
+    assert state.saves == [("the.label", 1), ("total the.label", 2)]
+    assert len(state.loads) == 2
 
 
 async def test_each_save_raises_the_version_by_one(client: rio.Client, state: FlakyState) -> None:
@@ -311,10 +309,10 @@ async def test_a_state_above_the_limit_of_the_server_is_not_saved_and_the_object
     await cluster.server(Keeper, config=rio.ServerConfig(state_limit=2048))
     client = await cluster.client()
     assert await client.send(Keeper, "a", Assign("2000")) == ""
-    stored = state.stored("a", "the.label")
+    stored = state.stored("a")
     text = await client.send(Keeper, "a", Assign("2048"))
     assert text.startswith("label was not saved: it takes 2057 bytes, and the state_limit")
-    assert state.stored("a", "the.label") == stored
+    assert state.stored("a") == stored
     assert await client.send(Keeper, "a", Assign("1999")) == ""
     assert probe.count("before_load") == 1
 
@@ -366,16 +364,17 @@ async def test_a_state_that_does_not_decode_fails_the_activation_at_once_and_is_
     await client.send(Keeper, "a", Add(5))
     await client.admin(rio.AdminCommand.shutdown(Keeper, "a"))
     await until(lambda: cluster.home(Keeper, "a") is None)
-    token, stored = state._states[ObjectId("Keeper", "a"), "total"]
-    corrupt = StoredState(stored.version, b"\x81\xa5value\xa3abc")
-    state._states[ObjectId("Keeper", "a"), "total"] = token, corrupt
+    token, stored = state._objects[ObjectId("Keeper", "a")]
+    bad = StoredState(b"\x81\xa5value\xa3abc")
+    corrupt = StoredObject(stored.version, {**stored.states, "total": bad})
+    state._objects[ObjectId("Keeper", "a")] = token, corrupt
     with pytest.raises(NotActivated, match=r"StateCorrupt.*\$\.value"):
         await client.send(Keeper, "a", Add(1))
     assert state.stored("a") == corrupt
     assert await placed_on(cluster, "a") is None
     assert server.statistics().live_objects == 0
     assert "Keeper/a could not be activated" in caplog.text
-    state._states[ObjectId("Keeper", "a"), "total"] = token, stored
+    state._objects[ObjectId("Keeper", "a")] = token, stored
     assert await client.send(Keeper, "a", Get()) == 5
 
 
@@ -486,9 +485,7 @@ async def supersede(cluster: Cluster, state: StateStorage, id: str) -> int:
     placement = await cluster.storage.placement.lookup(object_id)
     assert placement is not None
     taken = await cluster.storage.placement.claim(object_id, 4711, supersede=placement.token)
-    for name in ("total", "the.label"):
-        with suppress(StateNotFound):
-            await LocalState.load_and_fence(state, object_id, name, taken.token)  # type: ignore[arg-type]
+    await LocalState.load_object(state, object_id, taken.token)  # type: ignore[arg-type]
     return taken.token
 
 
@@ -527,7 +524,7 @@ async def test_a_save_under_a_version_that_is_not_stored_any_more_is_superseded(
     client: rio.Client, cluster: Cluster, state: FlakyState, server: rio.Server
 ) -> None:
     await client.send(Keeper, "a", Add(1))
-    activation(server, Keeper, "a").versions["total"] = 7
+    activation(server, Keeper, "a").versions[state] = 7
     with pytest.raises(Superseded):
         await client.send(Keeper, "a", Add(10))
     assert state.stored("a").version == 1
@@ -559,4 +556,4 @@ async def test_saves_of_one_object_never_overlap(
     state.hold.set()
     assert await call == 3
     await probe.noted("saved: None", 2)
-    assert [version for name, version in state.saves if name == "total"] == [1, 2, 3]
+    assert [version for _, version in state.saves] == [1, 2, 3]

@@ -158,10 +158,10 @@ async def test_an_object_does_not_remember_what_the_storage_has_lost(test: Broke
     client = test.cluster.client
     for _ in range(3):
         await client.send(Keeper, "saved", Add())
-    before = dict(states._states)
+    before = dict(states._objects)
     assert await client.send(Keeper, "saved", Add()) == 4
-    states._states.clear()
-    states._states.update(before)
+    states._objects.clear()
+    states._objects.update(before)
     home = test.owner("saved")
     others = [str(number) for number in range(20)]
     await test.fill(*others)

@@ -159,32 +159,32 @@ class History:
     def claimed(
         self, object_id: ObjectId, before: Placement | None, after: Placement, owner_ended: bool
     ) -> None:
-        if before == after or after.generation is None:
+        if before == after:
             return
-        if before is not None and before.generation not in (None, after.generation):
+        if before is not None and before.generation != after.generation:
             self.takeovers += 1
             if not owner_ended:
                 self.found.append(
                     f"member {after.generation} took {object_id} over from member "
                     f"{before.generation}, which has not ended"
                 )
-        if before is not None and after.token <= before.token:
-            self.found.append(f"token {after.token} of {object_id} came after {before.token}")
+        highest = max(self.owners, default=0)
+        if after.token <= highest:
+            self.found.append(f"token {after.token} of {object_id} came after {highest}")
         self.owners[after.token] = after.generation
 
-    def fenced(self, key: tuple[ObjectId, str], token: int) -> None:
-        self.fences[key] = max(token, self.fences.get(key, 0))
+    def loaded(self, object_id: ObjectId, token: int) -> None:
+        self.fences[object_id] = max(token, self.fences.get(object_id, 0))
 
-    def saved(self, key: tuple[ObjectId, str], token: int, version: int) -> None:
-        if token < self.fences.get(key, 0):
+    def saved(self, object_id: ObjectId, token: int, version: int) -> None:
+        fence, before = self.fences.get(object_id, 0), self.versions.get(object_id, 0)
+        if token < fence:
             self.found.append(
-                f"{key[0]} was saved under token {token} after token {self.fences[key]} had read it"
+                f"{object_id} was saved under token {token} after token {fence} had read it"
             )
-        if version != self.versions.get(key, 0) + 1:
-            self.found.append(
-                f"version {version} of {key[0]} was saved after version {self.versions.get(key, 0)}"
-            )
-        self.versions[key] = version
+        if version != before + 1:
+            self.found.append(f"version {version} of {object_id} was saved after version {before}")
+        self.versions[object_id] = version
 
     def members(self, snapshot: MembershipSnapshot) -> None:
         for member in snapshot.members:

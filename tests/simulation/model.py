@@ -19,7 +19,8 @@ from typing import Any, TypeAlias, TypeVar
 from rio.cluster.config import ClusterConfig
 from rio.cluster.lease import Lease, Observer
 from rio.contracts.membership import Member, MembershipSnapshot, MemberStatus
-from rio.errors import StateNotFound, StorageUnavailable, Superseded
+from rio.contracts.state import Batch, StoredObject, StoredState
+from rio.errors import StorageUnavailable, Superseded
 from rio.identity import ObjectId
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
 from tests.cluster.gossip.world import at_once
@@ -32,6 +33,10 @@ Process: TypeAlias = Generator[float, None, T]
 FAULTS = ("kill", "freeze", "cut", "outage", "condemn", "drain")
 DURATIONS = (0.3, 0.5, 2.0, 3.0, 4.9, 5.1, 6.4, 6.6, 8.0, 12.0, 20.0, 30.0)
 """Seconds around the edges of the strict lease."""
+
+
+def value_of(stored: StoredObject) -> int:
+    return int(stored.states["value"].data) if stored.version else 0
 
 
 class Activation:
@@ -196,23 +201,19 @@ class Node:
         if not token or not self.admits:
             return None
         try:
-            stored = yield from model.call(
-                self, lambda: model.state.load_and_fence(object_id, "value", token)
-            )
-        except StateNotFound:
-            return Activation(token, 0, 0)
+            stored = yield from model.call(self, lambda: model.state.load_object(object_id, token))
         except Superseded:
             return None
         except StorageUnavailable:
             yield from self.release(object_id, token)
             return None
-        return Activation(token, int(stored.data), stored.version)
+        return Activation(token, value_of(stored), stored.version)
 
     def claim(self, object_id: ObjectId) -> Process[int]:
         """The token, or 0."""
         model, own = self.model, self.generation
         placement = yield from model.call(self, lambda: model.placement.claim(object_id, own))
-        while placement.generation not in (own, None):
+        while placement.generation != own:
             status = self.snapshot.status_of(placement.generation)
             if status is None:
                 status = (yield from self.read()).status_of(placement.generation)
@@ -240,13 +241,11 @@ class Node:
             return
         activation.busy = True
         model.unknown[object_id] += 1  # until an answer is there
-        data = str(activation.value + 1).encode()
+        batch = Batch({"value": StoredState(str(activation.value + 1).encode())})
         try:
             activation.version = yield from model.call(
                 self,
-                lambda: model.state.save(
-                    object_id, "value", activation.token, activation.version, data
-                ),
+                lambda: model.state.commit(object_id, activation.token, activation.version, batch),
             )
         except (Superseded, StorageUnavailable) as error:
             model.unknown[object_id] -= isinstance(error, Superseded)
@@ -283,6 +282,7 @@ class Model:
             LocalObjectPlacement(),
             LocalState(),
         )
+        self.state.use_placement(self.placement)
         for storage in (self.membership, self.placement, self.state):
             at_once(storage.prepare())
         self.objects = [ObjectId("Counter", str(number)) for number in range(objects)]
@@ -352,7 +352,7 @@ class Model:
             return
         try:
             outcome: T | Exception = at_once(request())
-        except (Superseded, StateNotFound) as error:
+        except Superseded as error:
             outcome = error
         yield back
         if node.cut_until <= self.now:
@@ -433,8 +433,8 @@ class Model:
     def findings(self) -> list[str]:
         found = list(self.found)
         for object_id, answers in self.answers.items():
-            _, stored = self.state._states.get((object_id, "value"), (0, None))
-            final = int(stored.data) if stored is not None and stored.version else 0
+            _, stored = self.state._objects.get(object_id, (0, StoredObject(0, {})))
+            final = value_of(stored)
             if not len(answers) <= final <= len(answers) + self.unknown[object_id]:
                 found.append(
                     f"{object_id}: {len(answers)} acknowledged, {self.unknown[object_id]} unknown, "

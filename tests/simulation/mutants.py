@@ -23,11 +23,10 @@ from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import MemberStatus, Renewal
 from rio.contracts.placement import Placement
-from rio.contracts.state import StoredState
+from rio.contracts.state import Batch, StoredObject
 from rio.errors import (
     OutcomeUnknown,
     RioError,
-    StateNotFound,
     StorageError,
     StorageUnavailable,
     Superseded,
@@ -50,8 +49,7 @@ def blind_claim() -> AbstractContextManager[Any]:
     async def claim(
         self: Any, object_id: Any, generation: int, *, supersede: int | None = None
     ) -> Placement:
-        self._token_high += 1
-        placement = self._placements[object_id] = Placement(generation, self._token_high)
+        placement = self._placements[object_id] = Placement(generation, self._next_token())
         return placement
 
     return mock.patch.object(LocalObjectPlacement, "claim", claim)
@@ -116,30 +114,40 @@ def two_flights() -> Iterator[None]:
 def save_without_token() -> AbstractContextManager[Any]:
     """M7: a save is checked by its version only, and not by the token of the activation."""
 
-    async def save(
-        self: Any, object_id: Any, state_name: str, token: int, version: int, data: bytes
-    ) -> int:
-        fence, state = self._states.get((object_id, state_name), (token, StoredState(0, b"")))
-        if state.version != version:
+    async def commit(self: Any, object_id: Any, token: int, version: int, batch: Batch) -> int:
+        fence, stored = self._objects.get(object_id, (token, StoredObject(0, {})))
+        if stored.version != version:
             raise Superseded("another version")
-        self._states[object_id, state_name] = fence, StoredState(version + 1, bytes(data))
+        states = {**stored.states, **batch.states}
+        self._objects[object_id] = fence, StoredObject(version + 1, states)
         return version + 1
 
-    return mock.patch.object(LocalState, "save", save)
+    return mock.patch.object(LocalState, "commit", commit)
 
 
 def default_after_a_failed_load() -> AbstractContextManager[Any]:
     """M8: an object whose state could not be read starts with nothing."""
-    load = states._load_field
+    load = states.load
 
-    async def load_or_default(activation: Any, field: Any) -> None:
+    async def load_or_default(owner: Any, attributes: tuple[str, ...]) -> None:
         try:
-            await load(activation, field)
-        except (StateNotFound, StorageUnavailable):
-            activation.versions[field.state_name] = 0
-            setattr(activation.instance, field.attribute, field.state_type())
+            await load(owner, attributes)
+        except StorageUnavailable:
+            for storage, fields in states._chosen(owner, attributes):
+                owner.versions[storage] = 0
+                for field in fields:
+                    setattr(owner.instance, field.attribute, field.state_type())
 
-    return mock.patch.object(states, "_load_field", load_or_default)
+    return mock.patch.object(states, "load", load_or_default)
+
+
+def first_save_without_the_placement() -> AbstractContextManager[Any]:
+    """M16: who saves an object for the first time need not own it."""
+
+    def first(self: Any, object_id: Any, token: int) -> tuple[int, StoredObject]:
+        return token, StoredObject(0, {})
+
+    return mock.patch.object(LocalState, "_first", first)
 
 
 def retry_the_unknown() -> AbstractContextManager[Any]:

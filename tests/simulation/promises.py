@@ -1,4 +1,4 @@
-"""Promises about databases that change under a cluster, each as a short scenario.
+"""Promises about what storages keep, and change, under a cluster, each as a short scenario.
 
 A scenario returns what broke its promise. ``test_mutants.py`` plants a
 mistake in the code behind each, and the scenario must find it.
@@ -17,7 +17,8 @@ from unittest import mock
 
 import rio
 from rio.cluster.config import ClusterConfig
-from rio.errors import SchemaMismatch
+from rio.contracts.state import Batch, StoredState
+from rio.errors import SchemaMismatch, Superseded
 from rio.storage import migrate, open_storage, read_schemas
 from rio.storage._migrations import Migration
 from rio.storage.sqlite import _schema as sqlite_schema
@@ -99,3 +100,18 @@ async def nothing_is_migrated_under_a_live_node() -> list[str]:
                 await migrate(open_storage(url))
             [status] = await read_schemas(open_storage(url))
         return [f"migrated to schema {status.found}"] if status.found > 1 else []
+
+
+@in_virtual_time
+async def a_paused_activation_saves_nothing_after_its_successor_has_read() -> list[str]:
+    """Its first save arrives late: the object was taken over, and read as one nobody has saved."""
+    object_id, batch = rio.ObjectId("Thing", "a"), Batch({"s": StoredState(b"late")})
+    async with open_storage("memory://") as storage:
+        paused = await storage.placement.claim(object_id, 1)
+        await storage.state.load_object(object_id, paused.token)
+        successor = await storage.placement.claim(object_id, 2, supersede=paused.token)
+        await storage.state.load_object(object_id, successor.token)
+        with suppress(Superseded):
+            await storage.state.commit(object_id, paused.token, 0, batch)
+        stored = await storage.state.load_object(object_id, successor.token)
+        return [f"{stored} was saved"] if stored.version else []

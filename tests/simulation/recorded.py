@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rio.contracts.membership import MembershipSnapshot, MemberStatus, StatusChange
 from rio.contracts.placement import Placement
-from rio.contracts.state import StoredState
+from rio.contracts.state import Batch, StoredObject
 from rio.identity import ObjectId
 from rio.storage import Storage
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
@@ -73,13 +73,12 @@ class RecordedState(LocalState):
         super().__init__()
         self._history = history
 
-    async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
-        self._history.fenced((object_id, state_name), token)
-        return await super().load_and_fence(object_id, state_name, token)
+    async def load_object(self, object_id: ObjectId, token: int) -> StoredObject:
+        stored = await super().load_object(object_id, token)
+        self._history.loaded(object_id, token)
+        return stored
 
-    async def save(
-        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
-    ) -> int:
-        saved = await super().save(object_id, state_name, token, version, data)
-        self._history.saved((object_id, state_name), token, saved)
+    async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
+        saved = await super().commit(object_id, token, version, batch)
+        self._history.saved(object_id, token, saved)
         return saved

@@ -164,8 +164,12 @@ BROKEN_PROMISES: dict[str, tuple[mutants.Mutant, promises.Scenario]] = {
         mutants.migrate_under_live_nodes,
         promises.nothing_is_migrated_under_a_live_node,
     ),
+    "M16 first save without the placement": (
+        mutants.first_save_without_the_placement,
+        promises.a_paused_activation_saves_nothing_after_its_successor_has_read,
+    ),
 }
-"""Mistakes about databases that change; each shows in its scenario at once."""
+"""Mistakes in what a storage keeps; each shows in its scenario at once."""
 
 
 @pytest.mark.parametrize("name", BROKEN_PROMISES)

@@ -112,7 +112,7 @@ def test_taking_over_from_a_member_that_has_not_ended_is_found() -> None:
         ADA, Placement(1, 1), Placement(1, 1), False
     )  # another caller asked, and learnt who owns it
     history.claimed(ADA, Placement(1, 1), Placement(1, 2), False)  # the owner asked again
-    history.claimed(ADA, Placement(None, 2), Placement(2, 3), False)
+    history.claimed(ADA, None, Placement(2, 3), False)  # it was released
     history.claimed(ADA, Placement(2, 3), Placement(3, 4), True)
     assert (history.found, history.takeovers) == ([], 1)
     history.claimed(ADA, Placement(3, 4), Placement(1, 5), False)
@@ -121,19 +121,20 @@ def test_taking_over_from_a_member_that_has_not_ended_is_found() -> None:
 
 def test_a_token_that_does_not_grow_is_found() -> None:
     history = History()
-    history.claimed(ADA, Placement(None, 5), Placement(2, 5), False)
+    history.claimed(ADA, None, Placement(1, 5), False)
+    history.claimed(ADA, None, Placement(2, 5), False)
     assert history.found == ["token 5 of Counter/ada came after 5"]
 
 
 def test_a_save_under_an_old_token_and_one_over_another_are_found() -> None:
-    history, key = History(), (ADA, "sum")
-    history.fenced(key, 3)
-    history.saved(key, 3, 1)
-    history.saved(key, 3, 2)
+    history = History()
+    history.loaded(ADA, 3)
+    history.saved(ADA, 3, 1)
+    history.saved(ADA, 3, 2)
     assert history.found == []
-    history.fenced(key, 4)
-    history.saved(key, 3, 3)
-    history.saved(key, 4, 3)
+    history.loaded(ADA, 4)
+    history.saved(ADA, 3, 3)
+    history.saved(ADA, 4, 3)
     assert history.found == [
         "Counter/ada was saved under token 3 after token 4 had read it",
         "version 3 of Counter/ada was saved after version 3",

@@ -238,11 +238,12 @@ class World:
         """The stored value in the end."""
         final: dict[str, Any] = {}
         states: Any = self.cluster.storage.state
-        for (object_id, _), (_, stored) in states._states.items():
-            if object_id.type_name in ("Counter", "Register") and stored.version:
-                final[str(object_id)] = codec.decode(stored.data, Sum).value
-            elif stored.version:
-                final[str(object_id)] = codec.decode(stored.data, Content).elements
+        for object_id, (_, stored) in states._objects.items():
+            [state] = stored.states.values()
+            if object_id.type_name in ("Counter", "Register"):
+                final[str(object_id)] = codec.decode(state.data, Sum).value
+            else:
+                final[str(object_id)] = codec.decode(state.data, Content).elements
         return final
 
     # --- the users --------------------------------------------------------------------------------

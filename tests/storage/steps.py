@@ -7,22 +7,20 @@ import time
 from collections.abc import Awaitable
 from typing import Any, Self, TypeVar
 
-import pytest
-
-from rio.contracts.state import StateStorage, StoredState
-from rio.errors import StateNotFound, StorageUnavailable
+from rio.contracts.state import StateStorage
+from rio.errors import StorageUnavailable
 from rio.identity import ObjectId
 from rio.storage import Storage
+from rio.testing.conformance._state import NOTHING, held, single
 
 T = TypeVar("T")
 
 ADA = ObjectId("Account", "ada")
 
 
-async def fenced(state: StateStorage, object_id: ObjectId = ADA, token: int = 1) -> None:
-    """Lay a fence where nothing is stored."""
-    with pytest.raises(StateNotFound):
-        await state.load_and_fence(object_id, "s", token)
+async def load_nothing(state: StateStorage, object_id: ObjectId = ADA, token: int = 1) -> None:
+    """Load an object of which nothing is stored."""
+    assert await state.load_object(object_id, token) == NOTHING
 
 
 async def waiting_for_a_lock(session: Any, count: int) -> None:
@@ -83,7 +81,7 @@ class Savers:
         token, version = await self._take_up(object_id, 0, {0})
         while not self._over:
             saved = await self._tried(
-                self._storage.state.save(object_id, "s", token, version, data_of(version + 1))
+                self._storage.state.commit(object_id, token, version, single(data_of(version + 1)))
             )
             if saved is None:
                 token, version = await self._take_up(object_id, token, {version, version + 1})
@@ -104,19 +102,16 @@ class Savers:
                 continue
             if claimed.generation != 1 or claimed.token <= token:
                 self.wrong.append(f"{object_id}: after token {token} a claim brought {claimed}")
-            stored = await self._tried(self._load(object_id, claimed.token))
+            stored = await self._tried(self._storage.state.load_object(object_id, claimed.token))
             if stored is not None:
-                if stored.version not in possible or stored.data != data_of(stored.version):
+                expected = held(stored.version, data_of(stored.version))
+                if stored.version not in possible or stored != (
+                    expected if stored.version else NOTHING
+                ):
                     self.wrong.append(
                         f"{object_id}: {stored} is stored, and not one of the versions {possible}"
                     )
                 return claimed.token, stored.version
-
-    async def _load(self, object_id: ObjectId, token: int) -> StoredState:
-        try:
-            return await self._storage.state.load_and_fence(object_id, "s", token)
-        except StateNotFound:
-            return StoredState(0, b"")
 
     async def _tried(self, operation: Awaitable[T]) -> T | None:
         """Await a result; ``None`` after a while where the storage cannot tell it."""

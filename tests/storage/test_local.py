@@ -7,8 +7,10 @@ import pytest
 from rio.contracts.membership import MembershipStorage
 from rio.contracts.placement import ObjectPlacement
 from rio.contracts.state import StateStorage
+from rio.storage import Storage, open_storage
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
 from rio.testing.conformance import (
+    FirstCommitTests,
     MembershipStorageTests,
     ObjectPlacementTests,
     StateStorageTests,
@@ -35,6 +37,13 @@ class TestLocalState(StateStorageTests):
     async def state(self) -> AsyncIterator[StateStorage]:
         async with LocalState() as state:
             yield state
+
+
+class TestFirstCommitInMemory(FirstCommitTests):
+    @pytest.fixture
+    async def storage(self) -> AsyncIterator[Storage]:
+        async with open_storage("memory://") as storage:
+            yield storage
 
 
 async def test_content_survives_closing_and_preparing_again() -> None:

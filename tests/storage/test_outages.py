@@ -17,12 +17,13 @@ import pytest
 from redis.asyncio import Redis
 
 from rio.contracts.membership import MemberStatus
-from rio.errors import StateNotFound, StorageUnavailable
+from rio.errors import StorageUnavailable
 from rio.storage import Storage, _connector, open_storage
 from rio.storage.postgres import PostgresDatabase, PostgresObjectPlacement
 from rio.testing import Proxy
+from rio.testing.conformance._state import NOTHING, single
 from tests.servers import PostgresServer, RedisServer, Server
-from tests.storage.steps import ADA, Savers, fenced
+from tests.storage.steps import ADA, Savers, load_nothing
 
 pytestmark = pytest.mark.servers
 
@@ -154,7 +155,7 @@ async def test_a_server_that_is_gone_is_unavailable_and_never_not_found(
 ) -> None:
     monkeypatch.setattr(_connector, "WAIT_TIMEOUT", 0.2)
     token = (await storage.placement.claim(ADA, 1)).token
-    await fenced(storage.state, ADA, token)
+    await load_nothing(storage.state, ADA, token)
     generation = (await storage.membership.register("h:1")).generation
     server.kill()
     for operation in (
@@ -162,8 +163,8 @@ async def test_a_server_that_is_gone_is_unavailable_and_never_not_found(
         storage.placement.claim(ADA, 1),
         storage.placement.release(ADA, token),
         storage.placement.owned_by(1),
-        storage.state.load_and_fence(ADA, "s", token),
-        storage.state.save(ADA, "s", token, 0, b"x"),
+        storage.state.load_object(ADA, token),
+        storage.state.commit(ADA, token, 0, single(b"x")),
         storage.membership.snapshot(),
         storage.membership.renew(generation),
         storage.membership.set_status(generation, MemberStatus.JOINING, MemberStatus.ACTIVE),
@@ -174,8 +175,8 @@ async def test_a_server_that_is_gone_is_unavailable_and_never_not_found(
     assert await as_soon_as_there(lambda: storage.membership.renew(generation))
     placement = await as_soon_as_there(lambda: storage.placement.lookup(ADA))
     assert (placement.generation, placement.token >= token) == (1, True)
-    with pytest.raises(StateNotFound):
-        await as_soon_as_there(lambda: storage.state.load_and_fence(ADA, "s", placement.token))
+    found = await as_soon_as_there(lambda: storage.state.load_object(ADA, placement.token))
+    assert found == NOTHING
 
 
 async def as_soon_as_there(operation: Callable[[], Awaitable[Any]]) -> Any:

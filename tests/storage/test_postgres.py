@@ -11,7 +11,7 @@ from rio.cluster.config import ClusterConfig
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.contracts.placement import ObjectPlacement
-from rio.contracts.state import StateStorage, StoredState
+from rio.contracts.state import StateStorage
 from rio.errors import StorageClosed
 from rio.identity import ObjectId
 from rio.storage import Storage, open_storage
@@ -22,11 +22,13 @@ from rio.storage.postgres import (
     PostgresState,
 )
 from rio.testing.conformance import (
+    FirstCommitTests,
     MembershipStorageTests,
     ObjectPlacementTests,
     StateStorageTests,
 )
-from tests.storage.steps import ADA, fenced, waiting_for_a_lock
+from rio.testing.conformance._state import held, single
+from tests.storage.steps import ADA, load_nothing, waiting_for_a_lock
 
 pytestmark = [pytest.mark.both_loops, pytest.mark.servers]
 
@@ -50,6 +52,13 @@ class TestPostgresState(StateStorageTests):
     async def state(self, postgres_url: str) -> AsyncIterator[StateStorage]:
         async with PostgresState(postgres_url) as state:
             yield state
+
+
+class TestFirstCommitOnPostgres(FirstCommitTests):
+    @pytest.fixture
+    async def storage(self, postgres_url: str) -> AsyncIterator[Storage]:
+        async with open_storage(postgres_url) as storage:
+            yield storage
 
 
 @pytest.fixture
@@ -106,9 +115,9 @@ async def test_large_states_are_not_gathered_without_limit(
     database: PostgresDatabase, state: StateStorage
 ) -> None:
     objects = [ObjectId("T", str(number)) for number in range(12)]
-    await asyncio.gather(*(fenced(state, object_id) for object_id in objects))
+    await asyncio.gather(*(load_nothing(state, object_id) for object_id in objects))
     await asyncio.gather(
-        *(state.save(object_id, "s", 1, 0, b"x" * (1 << 20)) for object_id in objects)
+        *(state.commit(object_id, 1, 0, single(b"x" * (1 << 20))) for object_id in objects)
     )
     assert database.statistics() == (24, 1 + 3)
 
@@ -116,10 +125,10 @@ async def test_large_states_are_not_gathered_without_limit(
 async def test_what_is_asked_of_one_key_is_done_in_that_order(
     placement: ObjectPlacement, state: StateStorage
 ) -> None:
-    await fenced(state)
-    saves = [state.save(ADA, "s", 1, version, b"x") for version in range(10)]
-    *versions, loaded = await asyncio.gather(*saves, state.load_and_fence(ADA, "s", 1))
-    assert (versions, loaded) == ([*range(1, 11)], StoredState(10, b"x"))
+    await load_nothing(state)
+    saves = [state.commit(ADA, 1, version, single(b"x")) for version in range(10)]
+    *versions, loaded = await asyncio.gather(*saves, state.load_object(ADA, 1))
+    assert (versions, loaded) == ([*range(1, 11)], held(10, b"x"))
     first, _, second, _ = await asyncio.gather(
         *(ask(ADA, 1) for ask in (placement.claim, placement.release) * 2)
     )
@@ -200,7 +209,7 @@ async def test_a_database_closes_with_its_last_role(database: PostgresDatabase) 
     placement, state = PostgresObjectPlacement(database), PostgresState(database)
     await asyncio.gather(placement.prepare(), placement.prepare(), state.prepare())
     await placement.close()
-    await fenced(state)
+    await load_nothing(state)
     await state.close()
     with pytest.raises(StorageClosed):
         database.statistics()

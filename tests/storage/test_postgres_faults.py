@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rio.contracts.placement import ObjectPlacement
-from rio.contracts.state import StateStorage, StoredState
+from rio.contracts.state import StateStorage
 from rio.errors import ConfigurationError, SchemaMismatch, StorageUnavailable, Superseded
 from rio.identity import ObjectId
 from rio.storage import _connector
@@ -24,9 +24,10 @@ from rio.storage.postgres import (
 )
 from rio.storage.postgres._dialer import PostgresDialer
 from rio.storage.postgres._pool import PostgresPool
+from rio.testing.conformance._state import held, single
 from rio.testing.proxy import Proxy
 from tests.servers import Server
-from tests.storage.steps import ADA, fenced, waiting_for_a_lock
+from tests.storage.steps import ADA, load_nothing, waiting_for_a_lock
 
 pytestmark = pytest.mark.servers
 
@@ -68,7 +69,10 @@ async def test_a_pool_of_one_serves_all(postgres_url: str) -> None:
     database = PostgresDatabase(postgres_url, pool_size=1)
     async with PostgresObjectPlacement(database) as placement, PostgresState(database) as state:
         await asyncio.gather(
-            placement.claim(ADA, 1), fenced(state), placement.owned_by(1), placement.lookup(ADA)
+            placement.claim(ADA, 1),
+            load_nothing(state),
+            placement.owned_by(1),
+            placement.lookup(ADA),
         )
 
 
@@ -122,9 +126,9 @@ async def test_tables_of_another_version_are_refused(
 
 
 async def test_tables_that_are_not_ours_are_a_mismatch(session: Any, state: StateStorage) -> None:
-    await session.execute("ALTER TABLE rio_state DROP COLUMN data")
+    await session.execute("ALTER TABLE rio_object DROP COLUMN data")
     with pytest.raises(SchemaMismatch, match="data"):
-        await state.load_and_fence(ADA, "s", 1)
+        await state.load_object(ADA, 1)
 
 
 async def test_what_has_returned_is_durable_unless_the_url_says_otherwise(
@@ -177,16 +181,16 @@ async def test_who_gets_no_connection_in_time_is_told_that_nothing_was_done(
     monkeypatch.setattr(_pool, "WAIT_TIMEOUT", 0.1)
     database = PostgresDatabase(postgres_url, pool_size=1)
     async with PostgresMembershipStorage(database) as membership, PostgresState(database) as state:
-        await fenced(state)
+        await state.commit(ADA, 1, 0, single(b"first"))
         transaction = session.transaction()
         await transaction.start()
-        await session.execute("SELECT FROM rio_state FOR UPDATE")
-        saving = asyncio.create_task(state.save(ADA, "s", 1, 0, b"x"))
+        await session.execute("SELECT FROM rio_object FOR UPDATE")
+        saving = asyncio.create_task(state.commit(ADA, 1, 1, single(b"x")))
         await waiting_for_a_lock(session, 1)
         with pytest.raises(StorageUnavailable, match="all connections are busy, nothing was done"):
             await membership.register("h:1")
         await transaction.rollback()
-        assert await saving == 1
+        assert await saving == 2
         assert (await membership.snapshot()).members == ()
 
 
@@ -222,16 +226,16 @@ async def test_a_connection_that_is_not_answered_takes_the_idle_ones_with_it(
 async def test_a_row_that_stays_locked_is_unavailable_and_its_connection_lives_on(
     state: StateStorage, session: Any
 ) -> None:
-    await fenced(state)
+    await state.commit(ADA, 1, 0, single(b"first"))
     transaction = session.transaction()
     await transaction.start()
-    await session.execute("SELECT FROM rio_state FOR UPDATE")
+    await session.execute("SELECT FROM rio_object FOR UPDATE")
     ours = "SELECT pid FROM pg_stat_activity WHERE application_name = 'rio' ORDER BY pid"
     before = await session.fetch(ours)
     with pytest.raises(StorageUnavailable, match="took too long"):
-        await state.save(ADA, "s", 1, 0, b"x")
+        await state.commit(ADA, 1, 1, single(b"x"))
     await transaction.rollback()
-    assert await state.save(ADA, "s", 1, 0, b"x") == 1
+    assert await state.commit(ADA, 1, 1, single(b"x")) == 2
     assert await session.fetch(ours) == before
 
 
@@ -239,30 +243,30 @@ async def test_a_renewal_does_not_wait_for_what_is_stuck(postgres_url: str, sess
     database = PostgresDatabase(postgres_url, pool_size=1)
     async with PostgresMembershipStorage(database) as membership, PostgresState(database) as state:
         generation = (await membership.register("h:1")).generation
-        await fenced(state)
+        await state.commit(ADA, 1, 0, single(b"first"))
         transaction = session.transaction()
         await transaction.start()
-        await session.execute("SELECT FROM rio_state FOR UPDATE")
-        saving = asyncio.create_task(state.save(ADA, "s", 1, 0, b"x"))
+        await session.execute("SELECT FROM rio_object FOR UPDATE")
+        saving = asyncio.create_task(state.commit(ADA, 1, 1, single(b"x")))
         await waiting_for_a_lock(session, 1)
         assert await membership.renew(generation)
         assert not saving.done()
         await transaction.rollback()
-        assert await saving == 1
+        assert await saving == 2
 
 
 async def test_a_connection_whose_server_is_frozen_is_dropped_and_replaced(
     state: StateStorage, session: Any
 ) -> None:
-    await fenced(state)
+    await load_nothing(state)
     frozen = await session.fetchval(
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'rio'"
     )
     os.kill(frozen, signal.SIGSTOP)
     try:
         with pytest.raises(StorageUnavailable, match="it may have been done or not"):
-            await state.save(ADA, "s", 1, 0, b"x")
-        await fenced(state, token=2)
+            await state.commit(ADA, 1, 0, single(b"x"))
+        await load_nothing(state, token=2)
     finally:
         os.kill(frozen, signal.SIGCONT)
 
@@ -298,15 +302,13 @@ async def test_a_lost_reply_to_a_save_is_an_unknown_outcome_and_not_a_second_sav
     async with Proxy("127.0.0.1", postgres_server.port) as proxy:
         behind = postgres_url.replace(f":{postgres_server.port}", f":{proxy.port}")
         async with PostgresState(behind) as state:
-            await fenced(state)
-            for version in range(20):
+            await state.commit(ADA, 1, 0, single(b"first"))
+            for version in range(1, 21):
                 with pytest.raises(Superseded):
-                    await state.save(
-                        ADA, "s", 99, 0, b""
+                    await state.commit(
+                        ADA, 99, version, single(b"")
                     )  # the statement is prepared now: its next reply is that of the save
                 proxy.lose_replies(1)
                 with pytest.raises(StorageUnavailable, match="it may have been done or not"):
-                    await state.save(ADA, "s", 1, version, b"%d" % version)
-                assert await state.load_and_fence(ADA, "s", 1) == StoredState(
-                    version + 1, b"%d" % version
-                )
+                    await state.commit(ADA, 1, version, single(b"%d" % version))
+                assert await state.load_object(ADA, 1) == held(version + 1, b"%d" % version)

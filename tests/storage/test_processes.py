@@ -75,6 +75,9 @@ class BlindPlacement(ObjectPlacement):
     async def release(self, object_id: ObjectId, token: int) -> bool:
         return await self._placement.release(object_id, token)
 
+    async def release_all(self, generation: int) -> int:
+        return await self._placement.release_all(generation)
+
     async def owned_by(self, generation: int) -> list[ObjectId]:
         return [*await self._placement.owned_by(generation)]
 

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 import rio
 from rio.contracts.membership import MembershipStorage, MemberStatus, Vote
 from rio.contracts.placement import ObjectPlacement
-from rio.contracts.state import StateStorage, StoredState
+from rio.contracts.state import StateStorage
 from rio.errors import (
     ConfigurationError,
     SchemaMismatch,
@@ -22,7 +22,7 @@ from rio.errors import (
     StorageUnavailable,
 )
 from rio.identity import ObjectId
-from rio.storage import _connector, open_storage
+from rio.storage import Storage, _connector, open_storage
 from rio.storage.redis import (
     RedisDatabase,
     RedisMembershipStorage,
@@ -33,13 +33,15 @@ from rio.storage.redis import database as redis_database
 from rio.storage.redis._dialer import RedisDialer
 from rio.storage.redis._lane import RedisLane
 from rio.testing.conformance import (
+    FirstCommitTests,
     MembershipStorageTests,
     ObjectPlacementTests,
     StateStorageTests,
 )
+from rio.testing.conformance._state import held, single
 from rio.testing.proxy import Proxy
 from tests.servers import RedisServer, Server, free_port
-from tests.storage.steps import ADA, fenced
+from tests.storage.steps import ADA, load_nothing
 
 pytestmark = [pytest.mark.both_loops, pytest.mark.servers]
 
@@ -63,6 +65,13 @@ class TestRedisState(StateStorageTests):
     async def state(self, redis_url: str) -> AsyncIterator[StateStorage]:
         async with RedisState(redis_url) as state:
             yield state
+
+
+class TestFirstCommitOnRedis(FirstCommitTests):
+    @pytest.fixture
+    async def storage(self, redis_url: str) -> AsyncIterator[Storage]:
+        async with open_storage(redis_url) as storage:
+            yield storage
 
 
 @pytest.fixture
@@ -116,10 +125,10 @@ async def test_a_batch_has_a_limit(database: RedisDatabase, placement: ObjectPla
 async def test_what_is_asked_of_one_key_is_done_in_that_order(
     placement: ObjectPlacement, state: StateStorage
 ) -> None:
-    await fenced(state)
-    saves = [state.save(ADA, "s", 1, version, b"x") for version in range(10)]
-    *versions, loaded = await asyncio.gather(*saves, state.load_and_fence(ADA, "s", 1))
-    assert (versions, loaded) == ([*range(1, 11)], StoredState(10, b"x"))
+    await load_nothing(state)
+    saves = [state.commit(ADA, 1, version, single(b"x")) for version in range(10)]
+    *versions, loaded = await asyncio.gather(*saves, state.load_object(ADA, 1))
+    assert (versions, loaded) == ([*range(1, 11)], held(10, b"x"))
 
 
 async def test_scripts_that_the_server_forgot_are_sent_again(
@@ -131,7 +140,7 @@ async def test_scripts_that_the_server_forgot_are_sent_again(
             *(placement.claim(ObjectId("T", str(n)), 1) for n in range(10))
         )
         assert len(set(claims)) == 10
-        await fenced(state, token=number)
+        await load_nothing(state, token=number)
         assert (await membership.register("h:1")).snapshot.active == ()
 
 
@@ -201,16 +210,15 @@ async def test_the_keys_of_a_table_are_on_one_server_of_a_cluster(
     """Each key has one hash tag, and nothing outside the namespace is touched."""
     await membership.register("h:1")
     for number in range(8):
-        await placement.claim(ObjectId("T}{", f"}}{number}"), 1)
-        await fenced(state, ObjectId("T", str(number)))
+        object_id = ObjectId("T}{", f"}}{number}")
+        await placement.claim(object_id, 1)
+        await state.commit(object_id, 1, 0, single(b"x"))
     namespace = redis_url.rpartition("=")[2]
     keys = [key.decode() for key in await redis.keys(f"*{namespace}[:}}]*")]
     tags = {key[key.index("{") + 1 : key.index("}")] for key in keys}
     assert tags == {
         f"{namespace}:database",
-        f"{namespace}:membership",
-        f"{namespace}:placement",
-        *(f"1:T1:{number}1:s" for number in range(8)),
+        namespace,
     }
 
 
@@ -248,8 +256,12 @@ async def test_every_script_runs_on_a_redis_cluster() -> None:
             assert await storage.placement.lookup(ObjectId("T", "8")) == claims[8]
             for number in range(20):
                 object_id = ObjectId("T", str(number))
-                await fenced(storage.state, object_id)
-                assert await storage.state.save(object_id, "s", 1, 0, b"x") == 1
+                if number != 7:
+                    token = claims[number].token
+                    await load_nothing(storage.state, object_id, token)
+                    assert await storage.state.commit(object_id, token, 0, single(b"x")) == 1
+            assert len(await storage.state.list_objects("T")) == 19
+            assert await storage.placement.release_all(voter) == 99
 
 
 async def test_namespaces_are_apart(redis_server: Server) -> None:
@@ -386,7 +398,7 @@ async def test_a_login_that_is_refused_says_so_and_never_shows_the_password() ->
                 await RedisState(database).prepare()
             assert "s3cret" not in f"{database!r} {failed.value} {failed.value.__cause__}"
         async with RedisState(server.url.replace("//", "//:open@")) as state:
-            await fenced(state)
+            await load_nothing(state)
 
 
 async def test_a_server_that_is_not_there_is_unavailable_and_not_waited_for_again(
@@ -411,38 +423,57 @@ async def test_keys_and_states_that_are_not_ours_are_told_apart_and_left_alone(
     redis: Any, redis_url: str, state: StateStorage
 ) -> None:
     namespace = redis_url.rpartition("=")[2]
-    key = f"{namespace}:state:{{7:Account3:ada1:s}}"
+    key = f"{{{namespace}}}:state:object:7:Accountada"
     await redis.set(key, "x")
     with pytest.raises(SchemaMismatch, match="something else"):
-        await state.load_and_fence(ADA, "s", 1)
+        await state.load_object(ADA, 1)
     assert await redis.get(key) == b"x"
     await redis.delete(key)
-    await redis.hset(key, mapping={"token": "1", "version": "many", "data": "x"})
+    await redis.hset(key, mapping={"token": "1", "version": "many", ":s": "x"})
     with pytest.raises(StateCorrupt, match="many"):
-        await state.load_and_fence(ADA, "s", 1)
-    assert await redis.hget(key, "data") == b"x"
+        await state.load_object(ADA, 1)
+    await redis.hset(key, mapping={"version": "1"})
+    with pytest.raises(StateCorrupt, match="x"):
+        await state.load_object(ADA, 1)
+    assert await redis.hget(key, ":s") == b"x"
+
+
+async def test_a_key_that_is_not_ours_hurts_no_neighbour(
+    redis: Any, redis_url: str, state: StateStorage
+) -> None:
+    namespace = redis_url.rpartition("=")[2]
+    await redis.set(f"{{{namespace}}}:state:object:7:Accountada", "x")
+    for operation in (
+        lambda object_id: state.load_object(object_id, 1),
+        lambda object_id: state.commit(object_id, 1, 0, single(b"x")),
+    ):
+        objects = [ObjectId("T", "1"), ADA, ObjectId("T", "2")]
+        first, ours, second = await asyncio.gather(*map(operation, objects), return_exceptions=True)
+        assert isinstance(ours, SchemaMismatch)
+        assert first == second
+        assert not isinstance(first, Exception)
 
 
 async def test_a_full_server_is_unavailable_and_nothing_is_written() -> None:
     with RedisServer() as server:
         async with RedisState(server.url) as state, Redis.from_url(server.url) as redis:
-            await fenced(state)
+            await load_nothing(state)
             await redis.config_set("maxmemory", "1")
             with pytest.raises(StorageUnavailable, match="memory is full"):
-                await state.save(ADA, "s", 1, 0, b"x")
+                await state.commit(ADA, 1, 0, single(b"x"))
             await redis.config_set("maxmemory", "0")
-            await fenced(state)
+            await load_nothing(state)
 
 
 async def test_a_replica_is_unavailable_and_looked_up_again() -> None:
     with RedisServer() as server:
         async with RedisState(server.url) as state, Redis.from_url(server.url) as redis:
-            await fenced(state)
+            await load_nothing(state)
             await redis.replicaof("127.0.0.1", "1")
             with pytest.raises(StorageUnavailable, match="replica"):
-                await state.save(ADA, "s", 1, 0, b"x")
+                await state.commit(ADA, 1, 0, single(b"x"))
             await redis.replicaof("NO", "ONE")
-            assert await state.save(ADA, "s", 1, 0, b"x") == 1
+            assert await state.commit(ADA, 1, 0, single(b"x")) == 1
 
 
 # --- lost replies

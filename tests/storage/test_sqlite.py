@@ -22,12 +22,11 @@ from hypothesis import strategies as st
 
 from rio.contracts.membership import MembershipStorage
 from rio.contracts.placement import ObjectPlacement, Placement
-from rio.contracts.state import StateStorage, StoredState
+from rio.contracts.state import StateStorage
 from rio.errors import (
     ConfigurationError,
     SchemaMismatch,
     StateCorrupt,
-    StateNotFound,
     StorageClosed,
     StorageUnavailable,
 )
@@ -40,12 +39,14 @@ from rio.storage.sqlite import (
     SqliteState,
 )
 from rio.testing.conformance import (
+    FirstCommitTests,
     MembershipStorageTests,
     ObjectPlacementTests,
     StateStorageTests,
 )
+from rio.testing.conformance._state import held, single
 from tests.effort import examples
-from tests.storage.steps import ADA
+from tests.storage.steps import ADA, load_nothing
 
 pytestmark = pytest.mark.both_loops
 
@@ -96,6 +97,13 @@ class TestSqliteState(StateStorageTests):
             yield state
 
 
+class TestFirstCommitOnSqlite(FirstCommitTests):
+    @pytest.fixture
+    async def storage(self, path: Path) -> AsyncIterator[Storage]:
+        async with open_storage(f"sqlite:///{path}") as storage:
+            yield storage
+
+
 @pytest.fixture
 def lock(path: Path) -> Iterator[Callable[[], sqlite3.Connection]]:
     """Take the file's write lock from outside. Closing the connection gives it back."""
@@ -124,11 +132,6 @@ def run(
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
-async def fenced(state: StateStorage, object_id: ObjectId = ADA, token: int = 1) -> None:
-    with pytest.raises(StateNotFound):
-        await state.load_and_fence(object_id, "s", token)
-
-
 # --- group commit
 
 
@@ -147,7 +150,9 @@ async def test_writes_that_wait_together_share_a_transaction(
 async def test_writes_of_all_roles_share_a_transaction(
     database: SqliteDatabase, placement: ObjectPlacement, state: StateStorage
 ) -> None:
-    await asyncio.gather(placement.claim(ADA, 1), fenced(state), state.save(ADA, "s", 1, 0, b"x"))
+    await asyncio.gather(
+        placement.claim(ADA, 1), load_nothing(state), state.commit(ADA, 1, 0, single(b"x"))
+    )
     assert database.statistics()[:2] == (3, 1)
 
 
@@ -189,7 +194,7 @@ async def test_operations_that_all_fail_each_learn_why(placement: ObjectPlacemen
 
 
 OBJECTS = [ObjectId("T", str(number)) for number in range(5)]
-kinds = st.sampled_from(["claim", "load", "release", "save", "take over"])
+kinds = st.sampled_from(["claim", "load", "release", "first save", "save", "take over"])
 waves = st.lists(
     st.lists(
         st.tuples(kinds, st.sampled_from(OBJECTS), st.integers(1, 3)), min_size=1, max_size=12
@@ -217,11 +222,13 @@ def test_what_is_written_at_once_ends_as_if_one_after_the_other(
             case "claim":
                 return await storage.placement.claim(object_id, number)
             case "load":
-                return await storage.state.load_and_fence(object_id, "s", number)
+                return await storage.state.load_object(object_id, token)
             case "release":
                 return await storage.placement.release(object_id, token)
+            case "first save":
+                return await storage.state.commit(object_id, token, 0, single(bytes(number)))
             case "save":
-                return await storage.state.save(object_id, "s", number, 0, bytes(number))
+                return await storage.state.commit(object_id, token, 1, single(bytes(number)))
             case _:
                 return await storage.placement.claim(object_id, number, supersede=token)
 
@@ -244,7 +251,7 @@ def test_what_is_written_at_once_ends_as_if_one_after_the_other(
             Placement(fate.generation, order[fate.token]) if isinstance(fate, Placement) else fate
             for fate in fates
         ]
-        return [str(fate) if isinstance(fate, Exception) else fate for fate in placed]
+        return [repr(type(fate)) if isinstance(fate, Exception) else fate for fate in placed]
 
     async def compare() -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -256,7 +263,7 @@ def test_what_is_written_at_once_ends_as_if_one_after_the_other(
                 for wave in waves:
                     wave = [
                         asked
-                        for kind in ("claim", "take over", "load", "release", "save")
+                        for kind in ("claim", "take over", "load", "release", "first save", "save")
                         for asked in wave
                         if asked[0] == kind
                     ]
@@ -360,7 +367,7 @@ async def test_a_database_closes_with_its_last_role(path: Path, database: Sqlite
     await asyncio.gather(placement.prepare(), placement.prepare(), state.prepare())
     await placement.close()
     await placement.close()
-    await fenced(state)
+    await load_nothing(state)
     with pytest.raises(StorageClosed):
         await placement.lookup(ADA)
     await state.close()
@@ -450,12 +457,12 @@ async def test_a_locked_file_is_unavailable_and_says_why(
     state: StateStorage,
     lock: Callable[[], sqlite3.Connection],
 ) -> None:
-    await fenced(state)
+    await load_nothing(state)
     holder = lock()
     fates = await asyncio.gather(
         placement.claim(ADA, 1),
-        state.save(ADA, "s", 1, 0, b"x"),
-        state.load_and_fence(ADA, "s", 1),
+        state.commit(ADA, 1, 0, single(b"x")),
+        state.load_object(ADA, 1),
         return_exceptions=True,
     )
     assert [type(fate) for fate in fates] == [StorageUnavailable] * 3
@@ -463,7 +470,7 @@ async def test_a_locked_file_is_unavailable_and_says_why(
     assert "lock" in str(fates[0])
     assert await placement.lookup(ADA) is None  # reading goes on
     holder.close()
-    assert await state.save(ADA, "s", 1, 0, b"x") == 1
+    assert await state.commit(ADA, 1, 0, single(b"x")) == 1
 
 
 async def test_a_write_waits_for_another_process_to_finish(
@@ -486,7 +493,7 @@ async def test_a_new_file_that_is_locked_is_unavailable_until_it_is_not(
         await state.prepare()
     holder.close()
     async with state:
-        await fenced(state)
+        await load_nothing(state)
 
 
 async def test_preparing_waits_for_the_lock_on_a_new_file(
@@ -505,9 +512,9 @@ async def test_preparing_waits_for_the_lock_on_a_new_file(
 FULL_DISK = """
     import asyncio, resource, sys
     from pathlib import Path
-    from rio.errors import StateNotFound, StorageUnavailable
+    from rio.errors import StorageUnavailable
     from rio.identity import ObjectId
-    from rio.contracts.state import StoredState
+    from tests.storage.steps import held, single
     from rio.storage.sqlite import SqliteDatabase, SqliteState
 
     path, filler = Path(sys.argv[1]), Path(sys.argv[1] + ".filler")
@@ -534,21 +541,19 @@ FULL_DISK = """
         database = SqliteDatabase(path)
         async with SqliteState(database) as state:
             for object_id in objects:
-                try:
-                    await state.load_and_fence(object_id, "s", 1)
-                except StateNotFound:
-                    await state.save(object_id, "s", 1, 0, b"good")
+                if not (await state.load_object(object_id, 1)).version:
+                    await state.commit(object_id, 1, 0, single(b"good"))
             before = database.statistics()
             squeeze()
-            saves = [state.save(o, "s", 1, 1, bytes(100_000)) for o in objects]
+            saves = [state.commit(o, 1, 1, single(bytes(100_000))) for o in objects]
             fates = await asyncio.gather(*saves, return_exceptions=True)
             assert [type(fate) for fate in fates] == [StorageUnavailable] * 8, fates
             assert all(str(path) in str(fate) for fate in fates), fates
             assert database.statistics() == before
             relax()
             for object_id in objects:
-                assert await state.load_and_fence(object_id, "s", 1) == StoredState(1, b"good")
-                assert await state.save(object_id, "s", 1, 1, b"small") == 2
+                assert await state.load_object(object_id, 1) == held(1, b"good")
+                assert await state.commit(object_id, 1, 1, single(b"small")) == 2
             print(fates[0])
 
     asyncio.run(main())
@@ -648,11 +653,11 @@ def test_a_file_that_is_no_database_is_refused_and_left_untouched(
 @pytest.mark.parametrize(("version", "text"), [(0, "no rio has made"), (2, "newer.*upgrade rio")])
 async def test_another_schema_is_refused(path: Path, version: int, text: str) -> None:
     async with SqliteState(path) as state:
-        await fenced(state)
+        await state.commit(ADA, 1, 0, single(b"x"))
     execute(path, f"UPDATE rio_cluster SET schema_version = {version}")
     with pytest.raises(SchemaMismatch, match=text):
         await SqliteState(path).prepare()
-    assert execute(path, "SELECT count(*) FROM rio_state") == [(1,)]
+    assert execute(path, "SELECT count(*) FROM rio_object") == [(1,)]
 
 
 async def test_a_sqlite_that_is_too_old_is_named_with_what_is_needed(
@@ -675,15 +680,15 @@ async def test_tables_of_somebody_else_are_refused(path: Path) -> None:
 async def test_tables_that_disappear_are_a_mismatch_and_not_an_empty_state(
     path: Path, state: StateStorage
 ) -> None:
-    execute(path, "DROP TABLE rio_state")
+    execute(path, "DROP TABLE rio_object")
     with pytest.raises(SchemaMismatch):
-        await state.load_and_fence(ADA, "s", 1)
+        await state.load_object(ADA, 1)
 
 
 async def test_a_file_may_hold_other_tables(path: Path) -> None:
     execute(path, "CREATE TABLE mine (x)")
     async with SqliteState(path) as state:
-        await fenced(state)
+        await load_nothing(state)
     execute(path, "SELECT x FROM mine")
 
 
@@ -697,23 +702,23 @@ async def test_prepare_can_be_tried_again_after_it_failed(tmp_path: Path) -> Non
     with pytest.raises(StorageUnavailable):
         await state.prepare()
     with pytest.raises(StorageClosed):
-        await state.load_and_fence(ADA, "s", 1)
+        await state.load_object(ADA, 1)
     (tmp_path / "later").mkdir()
     async with state:
-        await fenced(state)
+        await load_nothing(state)
 
 
 @pytest.mark.parametrize("damage", ["data = 7", "data = 'text'", "version = 'one'"])
 async def test_a_row_that_cannot_be_read_is_corrupt_and_left_alone(
     path: Path, state: StateStorage, damage: str
 ) -> None:
-    await fenced(state)
-    await state.save(ADA, "s", 1, 0, b"x")
-    execute(path, f"UPDATE rio_state SET {damage}")
-    before = execute(path, "SELECT version, data FROM rio_state")
+    await load_nothing(state)
+    await state.commit(ADA, 1, 0, single(b"x"))
+    execute(path, f"UPDATE rio_object SET {damage}")
+    before = execute(path, "SELECT version, data FROM rio_object")
     with pytest.raises(StateCorrupt):
-        await state.load_and_fence(ADA, "s", 1)
-    assert execute(path, "SELECT version, data FROM rio_state") == before
+        await state.load_object(ADA, 1)
+    assert execute(path, "SELECT version, data FROM rio_object") == before
 
 
 # --- one file for all, and its URL
@@ -725,9 +730,9 @@ async def test_two_databases_on_one_path_are_one_cluster(path: Path) -> None:
         assert await two.membership.snapshot() == snapshot
         claimed = await two.placement.claim(ADA, generation)
         assert await one.placement.lookup(ADA) == claimed
-        await fenced(one.state)
-        assert await two.state.save(ADA, "s", 1, 0, b"x") == 1
-        assert await one.state.load_and_fence(ADA, "s", 1) == StoredState(1, b"x")
+        await load_nothing(one.state)
+        assert await two.state.commit(ADA, claimed.token, 0, single(b"x")) == 1
+        assert await one.state.load_object(ADA, claimed.token) == held(1, b"x")
 
 
 async def test_a_write_is_durable_once_it_has_returned(path: Path) -> None:

@@ -11,7 +11,8 @@ from rio.errors import ConfigurationError, StorageClosed, StorageUnavailable
 from rio.storage import Storage, open_storage
 from rio.storage.local import LocalMembershipStorage, LocalState
 from rio.storage.sqlite import SqliteMembershipStorage, SqliteObjectPlacement, SqliteState
-from tests.storage.steps import ADA, fenced
+from rio.testing.conformance._state import single
+from tests.storage.steps import ADA, load_nothing
 
 
 def test_importing_storage_loads_no_driver() -> None:
@@ -120,8 +121,8 @@ async def test_each_role_can_have_a_url_of_its_own(
             generation = (await storage.membership.register(f"{role}:1")).generation
             assert await storage.membership.renew(generation)
             token = (await storage.placement.claim(ADA, generation)).token
-            await fenced(storage.state, ADA, token)
-            assert await storage.state.save(ADA, "s", token, 0, b"x") == 1
+            await load_nothing(storage.state, ADA, token)
+            assert await storage.state.commit(ADA, token, 0, single(b"x")) == 1
 
 
 async def test_a_role_with_a_url_of_its_own_leaves_the_others_where_they_are(

@@ -13,6 +13,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 BACK_END = '''
+from rio.contracts import Batch, StoredState
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
 
 
@@ -35,8 +36,11 @@ class GenerousPlacement(LocalObjectPlacement):
 class RoundingState(LocalState):
     """Loses the last byte of what it saves."""
 
-    async def save(self, object_id, state_name, token, version, data):
-        return await super().save(object_id, state_name, token, version, data[:-1])
+    async def commit(self, object_id, token, version, batch):
+        states = {
+            name: StoredState(data[:-1], schema) for name, (data, schema) in batch.states.items()
+        }
+        return await super().commit(object_id, token, version, Batch(states))
 '''
 
 TESTS = """
@@ -126,8 +130,8 @@ def test_each_mistake_fails_the_tests_that_name_it(report: str) -> None:
     "values",
     [
         r"assert \(None is not None\) is \(<MemberStatus\.ACTIVE: 1> <= .*DRAINING: 2>\)",
-        r"assert Placement\(.*=2, token=2\) == Placement\(.*=1, token=1\)",
-        r"assert StoredState\(.*b'\\x00'\) == StoredState\(.*\\x00\\xff'\)",
+        r"(?s)- Placement\(generation=1, token=\d+\).*\+ Placement\(generation=2, token=\d+\)",
+        r"StoredState\(data=b'\\x00', .*\).* != .*StoredState\(data=b'\\x00\\xff', .*\)",
     ],
     ids=["membership", "placement", "state"],
 )

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rio.contracts.placement import ObjectPlacement
-from rio.contracts.state import StateStorage
-from rio.errors import StateNotFound, StorageUnavailable
+from rio.contracts.state import Batch, StateStorage, StoredState
+from rio.errors import StorageUnavailable, Superseded
 from rio.identity import ObjectId
 from rio.storage import Storage, open_storage
 from rio.testing import StorageFaults, conformance, run
@@ -137,8 +137,8 @@ def test_a_node_that_was_cut_off_hears_nothing_more_not_even_after_healing() -> 
 
 def test_errors_of_the_storage_itself_arrive_as_they_are() -> None:
     async def test(faults: StorageFaults, faulty: Storage, storage: Storage) -> None:
-        with pytest.raises(StateNotFound):
-            await faulty.state.load_and_fence(ADA, "ledger", 1)
+        with pytest.raises(Superseded):
+            await faulty.state.commit(ADA, 1, 1, Batch({"s": StoredState(b"")}))
         with pytest.raises(ValueError, match="the limit is 128"):
             await faulty.membership.register("a:1", bytes(200))
 
@@ -152,7 +152,9 @@ def test_errors_of_the_storage_itself_arrive_as_they_are() -> None:
 async def faulty() -> AsyncIterator[Storage]:
     faults = StorageFaults(delay=0.0)
     async with open_storage("memory://") as storage:
-        yield faults.wrap(storage)
+        faulty = faults.wrap(storage)
+        storage.state.use_placement(faulty.placement)  # so that states are tried without claims
+        yield faulty
         await faults.settle()
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 import rio
-from rio.errors import BindFailed, ConfigurationError, StateNotFound
+from rio.errors import BindFailed, ConfigurationError
 from rio.storage.http import HttpMembershipStorage
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
 from rio.testing.faults import StorageFaults
@@ -191,9 +193,7 @@ async def test_each_role_of_a_server_can_have_a_url_of_its_own(
         ) as server:
             assert await server.client.send(Counter, "ada", Add()) == number + 1
     async with rio.open_storage(f"sqlite:///{tmp_path}/s.db").state as state:
-        assert (
-            await state.load_and_fence(rio.ObjectId("Counter", "ada"), "sum", 1 << 60)
-        ).version == 2
+        assert (await state.load_object(rio.ObjectId("Counter", "ada"), 1 << 60)).version == 2
 
 
 async def test_a_role_without_a_storage_is_named() -> None:
@@ -286,8 +286,14 @@ async def test_the_command_serves_http_and_keeps_each_role_where_it_is_told(tmp_
     ada = rio.ObjectId("Counter", "ada")
     async with rio.open_storage(f"sqlite:///{tmp_path}/b.db") as storage:
         assert await storage.placement.lookup(ada) is None
-        assert (await storage.state.load_and_fence(ada, "sum", 1 << 60)).version == 1
+        assert (await storage.state.load_object(ada, 1 << 60)).version == 1
     async with rio.open_storage(f"sqlite:///{tmp_path}/c.db") as storage:
-        assert await storage.placement.lookup(ada) is not None
-        with pytest.raises(StateNotFound):
-            await storage.state.load_and_fence(ada, "sum", 1 << 60)
+        assert tokens_given_out_by(tmp_path / "c.db")
+        assert not tokens_given_out_by(tmp_path / "b.db")
+        assert (await storage.state.load_object(ada, 1 << 60)).version == 0
+
+
+def tokens_given_out_by(path: Path) -> bool:
+    with closing(sqlite3.connect(path)) as connection:
+        [(high,)] = connection.execute("SELECT token_high FROM rio_cluster")
+    return bool(high)

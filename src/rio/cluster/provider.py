@@ -8,10 +8,10 @@ import asyncio
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rio._core.clock import Clock, now
 from rio.backoff import backoff, make_rng
@@ -42,8 +42,9 @@ changes.
 
 
 class ClusterProvider(ABC):
-    """One node's part in the cluster. The server owns one: it sets :attr:`on_lease` and
-    :attr:`on_snapshot`, then calls :meth:`join`, :meth:`serve`, :meth:`drain` and :meth:`leave`.
+    """One node's part in the cluster. The server owns one: it sets :attr:`on_lease`,
+    :attr:`on_snapshot` and :attr:`before_purge`, then calls :meth:`join`, :meth:`serve`,
+    :meth:`drain` and :meth:`leave`.
 
     ``storage``: prepared by the caller, who also closes it. ``config``: the settings, by default
     :meth:`ClusterConfig.strict`. ``clock``: seconds, the same clock by which the server admits.
@@ -93,6 +94,10 @@ class ClusterProvider(ABC):
         """Called with each snapshot whose version is new."""
         self.audit: Audit = NothingToLose()
         """What looks at the live objects when the storage may have forgotten something."""
+        self.before_purge: Callable[[int], Coroutine[Any, Any, object]] | None = None
+        """Called with a member that has ended, before its row is deleted. While it fails, the row
+        stays.
+        """
 
     @property
     def config(self) -> ClusterConfig:
@@ -309,6 +314,8 @@ class ClusterProvider(ABC):
         return read
 
     async def _purge(self, generation: int) -> None:
+        if self.before_purge is not None:
+            await self._calls.run(self.before_purge(generation))
         await self._calls.run(self._storage.purge(generation))
 
     async def _advance(self, target: MemberStatus) -> None:

@@ -26,12 +26,19 @@ from rio.contracts.membership import (
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.role import Role
 from rio.contracts.roles import ROLES, RoleRow
-from rio.contracts.state import StateLoader, StateSaver, StateStorage, StoredState
+from rio.contracts.state import (
+    Batch,
+    SimpleStateStorage,
+    StateStorage,
+    StoredObject,
+    StoredState,
+)
 
 __all__ = [
     "MAX_METADATA_BYTES",
     "MAX_VOTES",
     "ROLES",
+    "Batch",
     "Member",
     "MemberStatus",
     "MembershipSnapshot",
@@ -42,10 +49,10 @@ __all__ = [
     "Renewal",
     "Role",
     "RoleRow",
-    "StateLoader",
-    "StateSaver",
+    "SimpleStateStorage",
     "StateStorage",
     "StatusChange",
+    "StoredObject",
     "StoredState",
     "Vote",
     "add_vote",

@@ -13,8 +13,8 @@ from rio.identity import ObjectId
 class Placement(NamedTuple):
     """Who owns one object."""
 
-    generation: int | None
-    """The member that owns the object; ``None`` after it was released."""
+    generation: int
+    """The member that owns the object."""
     token: int
     """The fencing token of this ownership. Each successful claim gets a larger one than any
     before it.
@@ -28,6 +28,11 @@ class ObjectPlacement(Role):
     different back ends. To take an object over from an owner that has ended, a member names the
     token that it wants to replace: it has seen in a membership snapshot that the owner's status is
     terminal, which never changes. One of several claimants wins, and all of them learn the winner.
+
+    Tokens grow over all objects, and outlive the placements: a token is the highest that was ever
+    given out plus one, or the time of the storage's clock in microseconds since 1970, whichever is
+    larger. So a placement that is not needed is deleted, and a storage that was restored to an
+    older state still gives out tokens that are larger than those that it has forgotten.
 
     Every method may raise :class:`rio.errors.StorageUnavailable`. That never means "not placed",
     and after a write it is not known whether the write happened.
@@ -47,13 +52,20 @@ class ObjectPlacement(Role):
 
     @abstractmethod
     async def lookup(self, object_id: ObjectId) -> Placement | None:
-        """The placement of an object, or ``None`` if it was never claimed."""
+        """The placement of an object, or ``None`` if nobody owns it."""
 
     @abstractmethod
     async def release(self, object_id: ObjectId, token: int) -> bool:
-        """Give an object up if it is still owned under ``token``.
+        """Give an object up, and forget its placement, if it is still owned under ``token``.
 
         Returns ``False``, and changes nothing, if it is not.
+        """
+
+    @abstractmethod
+    async def release_all(self, generation: int) -> int:
+        """Forget the placements of a member that has ended, and return how many there were.
+
+        Do this before the member itself is forgotten.
         """
 
     @abstractmethod

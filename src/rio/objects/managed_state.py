@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeGuard
 import msgspec
 
 from rio import type_hints
-from rio.contracts.state import StateStorage
+from rio.contracts.state import StateStorage, StoredState
 from rio.errors import BadIdentity, BadRegistration
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
 from rio.objects import defaults
@@ -51,20 +51,20 @@ class ManagedStateField(msgspec.Struct, frozen=True):
     storage: StateStorage | None
     """The storage that keeps the state; ``None`` for the server's."""
 
-    def encode(self, value: Any, limit: int) -> bytes:
+    def encode(self, value: Any, limit: int) -> StoredState:
         """What the storage is to keep of a value, at most ``limit`` bytes.
 
         :raises BadState: the value cannot be saved, or would be loaded as another one.
         :raises StateTooLarge: it takes more bytes.
         """
-        return state_codec_of(self.state_type).encode(value, self.attribute, limit)
+        return StoredState(state_codec_of(self.state_type).encode(value, self.attribute, limit))
 
-    def decode(self, data: bytes) -> State:
+    def decode(self, stored: StoredState) -> State:
         """The value of which the storage has kept this.
 
         :raises StateCorrupt: the bytes do not decode as a value of the state's type.
         """
-        return state_codec_of(self.state_type).decode(data)
+        return state_codec_of(self.state_type).decode(stored.data)
 
 
 class ManagedState:

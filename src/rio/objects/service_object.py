@@ -306,8 +306,9 @@ class ServiceObject(Sender):
     async def save_state(self, *attributes: str) -> None:
         """Save the managed states of these names, or all; return when they are durable.
 
-        The states are written one after the other, not in one transaction. If an error of the
-        storage or a cancellation leaves open whether all were written, the object is dropped from
+        They are written together or not at all; states that name a storage of their own are
+        written there, one storage after the other. If an error of the storage or a cancellation
+        leaves open whether all were written, the object is dropped from
         memory when the turn has ended, and its next message loads it again.
 
         :raises Superseded: another activation of the object has taken over, and the storage has

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rio._core.dispatch import Dispatcher, Mailbox, Turn, TypeTable
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from rio.server.idle import IdleObjects, Slot
     from rio.server.ownership import Ownership
     from rio.server.pubsub import MessageRouter
+    from rio.server.states import StateGroup
 
 logger = logging.getLogger("rio.server")
 
@@ -48,7 +49,8 @@ class NodeHost(Protocol):
 
     dispatcher: Dispatcher
     ownership: Ownership
-    state: StateStorage
+    state_groups: Mapping[str, Sequence[StateGroup]]
+    """The states of each type, by its name."""
     router: MessageRouter
     app_data: AppData
     address: Address
@@ -142,8 +144,8 @@ class Activation(Mailbox):
         self.node = node
         self.saving: asyncio.Event | None = None
         """The end of the save that runs; there is one at a time."""
-        self.versions: dict[str, int] = {}
-        """What the storage holds of each state, as far as this activation knows."""
+        self.versions: dict[StateStorage, int] = {}
+        """The version of the object in each storage of its states."""
         self._tasks: Tasks | None = None
         self._timers: Timers | None = None
 

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -30,6 +30,7 @@ from rio.server.limits import limits_of
 from rio.server.ownership import Ownership
 from rio.server.pubsub import MessageRouter
 from rio.server.stacks import stack_of
+from rio.server.states import StateGroup, group_states
 
 logger = logging.getLogger("rio.server")
 
@@ -68,7 +69,10 @@ class Catalog:
         clock: Clock | None,
     ) -> None:
         self.ownership = ownership
-        self.state = state
+        self.state_groups: Mapping[str, Sequence[StateGroup]] = {
+            registered.type_name: group_states(registered, state) for registered in registry
+        }
+        """The states of each type, by its name."""
         self.app_data = app_data
         self.address = address
         """Where the node listens, then the address under which the others know it."""

@@ -78,7 +78,7 @@ class Ownership:
         """The placement that stands: ours, or that of a member which is not known to be gone."""
         own = self._cluster.generation
         placement = await self._placement.claim(object_id, own)
-        while placement.generation not in (own, None) and await self._is_gone(placement.generation):
+        while placement.generation != own and await self._is_gone(placement.generation):
             standing = placement
             placement = await self._placement.claim(object_id, own, supersede=standing.token)
             if placement == standing:
@@ -87,8 +87,7 @@ class Ownership:
                 )
         return placement
 
-    async def _is_gone(self, generation: int | None) -> bool:
-        assert generation is not None
+    async def _is_gone(self, generation: int) -> bool:
         status = self._cluster.snapshot.status_of(generation)
         if status is None:
             status = (await self._cluster.refresh()).status_of(generation)
@@ -96,7 +95,7 @@ class Ownership:
 
     def _redirect(self, object_id: ObjectId, placement: Placement) -> Redirected | Unavailable:
         generation = placement.generation
-        owner = None if generation is None else self._cluster.snapshot.find(generation)
+        owner = self._cluster.snapshot.find(generation)
         if owner is None:
             return Unavailable(
                 f"{object_id} belongs to member {generation}, which is not known here yet"

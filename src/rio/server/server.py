@@ -32,6 +32,7 @@ from rio.server.connections import Connections
 from rio.server.fence import Fence
 from rio.server.node_access import NodeAccess
 from rio.server.ownership import Ownership
+from rio.server.states import check_atomic
 from rio.server.statistics import ServerStatistics
 from rio.storage.storage import Storage, close_roles, mix_roles
 from rio.transport import protocol
@@ -101,6 +102,8 @@ class Server:
         )
         self._own_states = _own_states(registry)
         _refuse_mixed_memories(self._storage, self._own_states)
+        for state in self._own_states:
+            state.use_placement(self._storage.placement)
         self._cluster = _provider(cluster, self._storage.membership, clock, rng)
         self._app_data = app_data or AppData()
         self._drain_timeout = config.drain_timeout
@@ -220,8 +223,11 @@ class Server:
 
         :raises StorageError: a storage cannot be used.
         :raises ConfigurationError: a storage may forget what it has acknowledged, and the settings
-        of the cluster demand that none does.
+        of the cluster demand that none does; or a class has several states in a storage that cannot
+        save them together.
         """
+        for type_name, groups in self._catalog.state_groups.items():
+            check_atomic(type_name, groups)
         for role in (*self._storage, *self._own_states):
             await role.prepare()
             self._check_durability(role.why_not_durable)
@@ -250,6 +256,7 @@ class Server:
         self._catalog.address = Address.parse(self._address)
         self._catalog.send = self._router.caller.send
         self._cluster.on_lease = self._fence.move
+        self._cluster.before_purge = self._storage.placement.release_all
         self._cluster.transport = self._links
         self._cluster.audit = self._audit
         self._audit.accept_histories()

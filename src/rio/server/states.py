@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from rio.errors import StateNotFound, StorageError, Superseded
+from rio.contracts.state import Batch, StateStorage, StoredObject
+from rio.errors import ConfigurationError, StateCorrupt, StorageError, Superseded
 
 if TYPE_CHECKING:
     from rio._core.dispatch import Dispatcher, TypeTable
-    from rio.contracts.state import StateStorage
     from rio.identity import ObjectId
     from rio.objects.managed_state import ManagedStateField
     from rio.objects.registry import RegisteredType
     from rio.server.limits import Limits
+
+
+class StateGroup(NamedTuple):
+    """The states of a class that one storage keeps. They are loaded and saved together."""
+
+    storage: StateStorage
+    fields: Sequence[ManagedStateField]
 
 
 class StateHost(Protocol):
@@ -22,7 +30,9 @@ class StateHost(Protocol):
     @property
     def dispatcher(self) -> Dispatcher: ...
     @property
-    def state(self) -> StateStorage: ...
+    def state_groups(self) -> Mapping[str, Sequence[StateGroup]]:
+        """By the names of the types."""
+        ...
 
 
 class StateOwner(Protocol):
@@ -34,7 +44,7 @@ class StateOwner(Protocol):
     object_id: ObjectId
     token: int
     saving: asyncio.Event | None
-    versions: dict[str, int]
+    versions: dict[StateStorage, int]
 
     @property
     def table(self) -> TypeTable: ...
@@ -45,18 +55,43 @@ class StateOwner(Protocol):
     def drop(self, *, superseded: bool = False) -> None: ...
 
 
+def group_states(registered: RegisteredType, default: StateStorage) -> list[StateGroup]:
+    """The states of a class by their storage, in the order in which the class declares them."""
+    groups: dict[StateStorage, list[ManagedStateField]] = {}
+    for field in registered.managed_states:
+        groups.setdefault(field.storage or default, []).append(field)
+    return [StateGroup(storage, fields) for storage, fields in groups.items()]
+
+
+def check_atomic(type_name: str, groups: Sequence[StateGroup]) -> None:
+    """:raises ConfigurationError: a storage cannot save together what it keeps of an object."""
+    for storage, fields in groups:
+        if len(fields) > 1 and not storage.atomic:
+            *names, last = [field.attribute for field in fields]
+            raise ConfigurationError(
+                f"{type_name} has the states {', '.join(names)} and {last},"
+                f" {type(storage).__name__} cannot commit them together: use sqlite, postgres,"
+                " redis or implement StateStorage.load_object and commit"
+            )
+
+
 async def load(owner: StateOwner, attributes: tuple[str, ...]) -> None:
-    """Read these managed states, or all if there are no names."""
+    """Read these managed states, or all if there are no names: each storage once."""
     try:
-        for field in _fields(owner, attributes):
-            await _load_field(owner, field)
+        for storage, fields in _chosen(owner, attributes):
+            stored = await storage.load_object(owner.object_id, owner.token)
+            _check_names(owner, storage, stored)
+            values = [_value_of(field, stored) for field in fields]
+            owner.versions[storage] = stored.version
+            for field, value in zip(fields, values, strict=True):
+                setattr(owner.instance, field.attribute, value)
     except Superseded:
         owner.drop(superseded=True)
         raise
 
 
 async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
-    """Write these managed states, or all if there are no names.
+    """Write these managed states, or all if there are no names: in one commit for each storage.
 
     If it is not certain that all were written, memory and storage may differ: the activation is
     dropped after this turn, and the next call loads the object again.
@@ -66,9 +101,15 @@ async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
     owner.check_use("save_state")  # which may have ended while this waited
     owner.saving = asyncio.Event()
     try:
+        batches = [
+            (storage, owner.versions[storage], _encode(owner, fields))
+            for storage, fields in _chosen(owner, attributes)
+        ]
         await owner.require_lease()
-        for field in _fields(owner, attributes):
-            await _save_field(owner, field)
+        for storage, version, batch in batches:
+            owner.versions[storage] = await storage.commit(
+                owner.object_id, owner.token, version, batch
+            )
     except (StorageError, Superseded, asyncio.CancelledError) as error:
         owner.drop(superseded=isinstance(error, Superseded))
         raise
@@ -83,50 +124,60 @@ async def are_current(owner: StateOwner) -> bool:
     :raises StorageUnavailable: a storage did not answer.
     """
     try:
-        for field in owner.registered.managed_states:
-            version = owner.versions.get(field.state_name)
-            if version not in (None, await _read_version(owner, field)):
+        for storage, version in list(owner.versions.items()):
+            if version != (await storage.load_object(owner.object_id, owner.token)).version:
                 return False
     except Superseded:
         return False
     return True
 
 
-async def _read_version(owner: StateOwner, field: ManagedStateField) -> int:
-    storage = field.storage or owner.node.state
-    try:
-        stored = await storage.load_and_fence(owner.object_id, field.state_name, owner.token)
-    except StateNotFound:
-        return 0
-    return stored.version
+def _check_names(owner: StateOwner, storage: StateStorage, stored: StoredObject) -> None:
+    """A storage of one state would lose one that the class has no field for."""
+    unknown = () if storage.atomic else stored.states.keys() - _names(owner, storage)
+    if unknown:
+        raise StateCorrupt(
+            f"{type(storage).__name__} holds the state {', '.join(unknown)} of {owner.object_id}"
+            f" and keeps one: give it to the field, rio.managed_state(name=...)"
+        )
 
 
-async def _load_field(owner: StateOwner, field: ManagedStateField) -> None:
-    storage = field.storage or owner.node.state
-    try:
-        version, data = await storage.load_and_fence(owner.object_id, field.state_name, owner.token)
-    except StateNotFound:
-        version, value = 0, field.state_type()
-    else:
-        value = field.decode(data)
-    owner.versions[field.state_name] = version
-    setattr(owner.instance, field.attribute, value)
+def _names(owner: StateOwner, storage: StateStorage) -> Collection[str]:
+    groups = owner.node.state_groups[owner.registered.type_name]
+    return {
+        field.state_name for group in groups if group.storage is storage for field in group.fields
+    }
 
 
-async def _save_field(owner: StateOwner, field: ManagedStateField) -> None:
-    storage = field.storage or owner.node.state
-    value = getattr(owner.instance, field.attribute)
-    data = field.encode(value, owner.limits.state_limit)
-    owner.versions[field.state_name] = await storage.save(
-        owner.object_id,
-        field.state_name,
-        owner.token,
-        owner.versions[field.state_name],
-        data,
+def _value_of(field: ManagedStateField, stored: StoredObject) -> Any:
+    state = stored.states.get(field.state_name)
+    return field.state_type() if state is None else field.decode(state)
+
+
+def _encode(owner: StateOwner, fields: Sequence[ManagedStateField]) -> Batch:
+    limit = owner.limits.state_limit
+    return Batch(
+        {
+            field.state_name: field.encode(getattr(owner.instance, field.attribute), limit)
+            for field in fields
+        }
     )
 
 
-def _fields(owner: StateOwner, attributes: tuple[str, ...]) -> list[ManagedStateField]:
+def _chosen(owner: StateOwner, attributes: tuple[str, ...]) -> Iterator[StateGroup]:
+    """The groups with these attributes, or all."""
+    groups = owner.node.state_groups[owner.registered.type_name]
+    if not attributes:
+        yield from groups
+        return
+    _check_attributes(owner, attributes)
+    for storage, fields in groups:
+        chosen = [field for field in fields if field.attribute in attributes]
+        if chosen:
+            yield StateGroup(storage, chosen)
+
+
+def _check_attributes(owner: StateOwner, attributes: tuple[str, ...]) -> None:
     fields = owner.registered.managed_states
     unknown = set(attributes) - {field.attribute for field in fields}
     if unknown:
@@ -135,4 +186,3 @@ def _fields(owner: StateOwner, attributes: tuple[str, ...]) -> list[ManagedState
             f"{owner.table.type_name} has no managed state {', '.join(sorted(unknown))}; "
             f"it has: {known}"
         )
-    return [field for field in fields if not attributes or field.attribute in attributes]

@@ -13,7 +13,8 @@ Placeholders are ``?``; a database with another style translates them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar, TypeVarTuple
 
 from rio.contracts.membership import (
@@ -32,8 +33,8 @@ from rio.contracts.membership import (
     encode_votes,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
-from rio.contracts.state import StateStorage, StoredState
-from rio.errors import StateCorrupt, StateNotFound, Superseded
+from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
+from rio.errors import StateCorrupt, Superseded
 from rio.identity import ObjectId
 from rio.storage._shared import DatabaseRole, SharedDatabase
 
@@ -81,6 +82,20 @@ class SqlDatabase(SharedDatabase):
         avoid it: a lease must not run out meanwhile.
         """
         return self._write(operation, *args)
+
+    def _save_several(
+        self,
+        object_id: ObjectId,
+        token: int,
+        version: int,
+        states: Mapping[str, StoredState],
+        as_owner: bool,
+    ) -> Awaitable[bool]:
+        """Commit states of an object that has, or gets, more than one, in one transaction.
+
+        ``as_owner``: only if the placement names the token, where it is the first commit.
+        """
+        return self._write(_save_several, object_id, token, version, states, as_owner)
 
     @abstractmethod
     def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
@@ -318,13 +333,14 @@ CLAIM = (
     " VALUES (?, ?, ?, {next_token})"
     " ON CONFLICT (type_name, id)"
     " DO UPDATE SET generation = excluded.generation, token = excluded.token"
-    " WHERE p.generation IS NULL OR p.generation = excluded.generation OR p.token = ?"
+    " WHERE p.generation = excluded.generation OR p.token = ?"
     " RETURNING generation, token"
 )
 LOOKUP = "SELECT generation, token FROM rio_placement WHERE type_name = ? AND id = ?"
-RELEASE = (
-    "UPDATE rio_placement SET generation = NULL"
-    " WHERE type_name = ? AND id = ? AND token = ? AND generation IS NOT NULL RETURNING token"
+RELEASE = "DELETE FROM rio_placement WHERE type_name = ? AND id = ? AND token = ? RETURNING token"
+_RELEASE_SOME = (
+    "DELETE FROM rio_placement WHERE generation = ? AND (type_name, id) IN"
+    " (SELECT type_name, id FROM rio_placement WHERE generation = ? LIMIT 1000) RETURNING token"
 )
 _OWNED_BY = "SELECT type_name, id FROM rio_placement WHERE generation = ?"
 
@@ -334,7 +350,7 @@ def _claim(
 ) -> Operation[Placement]:
     while True:
         rows = (yield statement, (*object_id, generation, supersede)) or (yield LOOKUP, object_id)
-        if rows and rows[0][0] is not None:
+        if rows:
             return Placement(*rows[0])
         # The claim was refused because of an owner that has released the object since.
 
@@ -346,6 +362,10 @@ def _lookup(object_id: ObjectId) -> Operation[Placement | None]:
 
 def _release(object_id: ObjectId, token: int) -> Operation[bool]:
     return bool((yield RELEASE, (*object_id, token)))
+
+
+def _release_some(generation: int) -> Operation[int]:
+    return len((yield _RELEASE_SOME, (generation, generation)))
 
 
 def _owned_by(generation: int) -> Operation[list[ObjectId]]:
@@ -381,65 +401,161 @@ class SqlObjectPlacement(_SqlRole, ObjectPlacement):
     async def release(self, object_id: ObjectId, token: int) -> bool:
         return await self._write_each(_release, object_id, token)
 
+    async def release_all(self, generation: int) -> int:
+        total = 0
+        while released := await self._write_each(_release_some, generation):
+            total += released
+        return total
+
     async def owned_by(self, generation: int) -> Sequence[ObjectId]:
         return await self._read(_owned_by, generation)
 
 
 # --- state ----------------------------------------------------------------------------------------
 
-LOAD_AND_FENCE = (
-    "INSERT INTO rio_state AS s (type_name, id, state_name, version, token, data)"
-    " VALUES (?, ?, ?, 0, ?, ?)"
-    " ON CONFLICT (type_name, id, state_name)"
-    " DO UPDATE SET token = excluded.token WHERE s.token <= excluded.token"
-    " RETURNING version, data"
+FENCE = (
+    "UPDATE rio_object SET token = ? WHERE type_name = ? AND id = ? AND token <= ?"
+    " RETURNING version, state_name, schema, data, has_more"
 )
-SAVE = (
-    "UPDATE rio_state SET version = version + 1, data = ?"
+IS_NEW = (
+    "SELECT 0, NULL, 0, NULL, FALSE"
+    " WHERE NOT EXISTS (SELECT 1 FROM rio_object WHERE type_name = ? AND id = ?)"
+)
+MORE_STATES = "SELECT state_name, schema, data FROM rio_state WHERE type_name = ? AND id = ?"
+SAVE_ONE = (
+    "UPDATE rio_object SET version = version + 1, schema = ?, data = ?"
     " WHERE type_name = ? AND id = ? AND state_name = ? AND token = ? AND version = ?"
     " RETURNING version"
 )
+_FIRST = (
+    "INSERT INTO rio_object (state_name, schema, data, type_name, id, token, version, has_more)"
+    " SELECT ?, ?, ?, {key}, 1, {has_more} {owner} ON CONFLICT DO NOTHING RETURNING state_name"
+)
+_ANYBODY = {"key": "?, ?, ?", "owner": "WHERE TRUE"}
+_OWNER = {
+    "key": "type_name, id, token",
+    "owner": "FROM rio_placement WHERE type_name = ? AND id = ? AND token = ?",
+}
+SAVE_FIRST = _FIRST.format(has_more="FALSE", **_ANYBODY)
+SAVE_FIRST_AS_OWNER = _FIRST.format(has_more="FALSE", **_OWNER)
+_SAVE_FIRST_OF_MORE = _FIRST.format(has_more="TRUE", **_ANYBODY)
+_SAVE_FIRST_OF_MORE_AS_OWNER = _FIRST.format(has_more="TRUE", **_OWNER)
+_ADVANCE = (
+    "UPDATE rio_object SET version = version + 1, has_more = TRUE"
+    " WHERE type_name = ? AND id = ? AND token = ? AND version = ? RETURNING state_name"
+)
+_SET_ANCHOR = "UPDATE rio_object SET schema = ?, data = ? WHERE type_name = ? AND id = ?"
+_SET_MORE = (
+    "INSERT INTO rio_state (type_name, id, state_name, schema, data) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (type_name, id, state_name)"
+    " DO UPDATE SET schema = excluded.schema, data = excluded.data"
+)
+LIST = "SELECT id FROM rio_object WHERE type_name = ? AND id > ? AND id >= ? ORDER BY id LIMIT ?"
 
 
-def _load_and_fence(object_id: ObjectId, state_name: str, token: int) -> Operation[Row | None]:
-    rows = yield LOAD_AND_FENCE, (*object_id, state_name, token, b"")
-    return rows[0] if rows else None
+def _load(object_id: ObjectId, token: int) -> Operation[list[Row]]:
+    """The anchor row and then the rows of the other states; nothing if the token is too old."""
+    rows = (yield FENCE, (token, *object_id, token)) or (yield IS_NEW, object_id)
+    if rows and rows[0][-1]:
+        rows += yield MORE_STATES, object_id
+    return rows
 
 
-def _save(
-    object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
+def _save_one(parameters: Sequence[Any]) -> Operation[bool]:
+    return bool((yield SAVE_ONE, parameters))
+
+
+def _save_first(as_owner: bool, parameters: Sequence[Any]) -> Operation[bool]:
+    return bool((yield SAVE_FIRST_AS_OWNER if as_owner else SAVE_FIRST, parameters))
+
+
+def _save_several(
+    object_id: ObjectId,
+    token: int,
+    version: int,
+    states: Mapping[str, StoredState],
+    as_owner: bool,
 ) -> Operation[bool]:
-    return bool((yield SAVE, (data, *object_id, state_name, token, version)))
+    if version:
+        rows = yield _ADVANCE, (*object_id, token, version)
+    else:
+        name, (data, schema) = next(iter(states.items()))
+        first = _SAVE_FIRST_OF_MORE_AS_OWNER if as_owner else _SAVE_FIRST_OF_MORE
+        rows = yield first, (name, schema, data, *object_id, token)
+    if not rows:
+        return False
+    for name, (data, schema) in states.items():
+        if name != rows[0][0]:
+            yield _SET_MORE, (*object_id, name, schema, data)
+        elif version:
+            yield _SET_ANCHOR, (schema, data, *object_id)
+    return True
+
+
+def _list(type_name: str, prefix: str, after: str, limit: int) -> Operation[list[str]]:
+    rows = yield LIST, (type_name, after, prefix, limit)
+    return list(takewhile(lambda id: id.startswith(prefix), (_decode_name(id) for (id,) in rows)))
 
 
 class SqlState(_SqlRole, StateStorage):
-    """States as rows of ``rio_state``.
+    """States in the rows of their objects.
 
-    A row of version 0 is a fence, laid where nothing is stored yet.
+    The row of an object in ``rio_object`` is its anchor: it has the fence, the version, and the
+    state that was saved first. So an object with one state is one row. Its other states are rows of
+    ``rio_state``, and the anchor says that there are some.
     """
 
-    async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
-        row = await self._write_each(_load_and_fence, object_id, state_name, token)
-        if row is None:
-            raise Superseded(
-                f"{state_name} of {object_id} was fenced by a token newer than {token}"
-            )
-        version, data = row
-        if not isinstance(version, int) or not isinstance(data, bytes):
-            raise StateCorrupt(
-                f"the stored {state_name} of {object_id} is no row of rio:"
-                f" version {version!r}, data {type(data).__name__}"
-            )
-        if version == 0:
-            raise StateNotFound(f"no {state_name} is stored for {object_id}")
-        return StoredState(version, data)
+    _as_owner = False
+    """Whether the placement is in the same database, so that a first commit can look there."""
 
-    async def save(
-        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
-    ) -> int:
-        if not await self._write_each(_save, object_id, state_name, token, version, data):
+    def use_placement(self, placement: ObjectPlacement) -> None:
+        self._as_owner = (
+            isinstance(placement, SqlObjectPlacement) and placement._database is self._database
+        )
+
+    async def load_object(self, object_id: ObjectId, token: int) -> StoredObject:
+        rows = await self._write_each(_load, object_id, token)
+        if not rows:
+            raise Superseded(f"{object_id} was fenced by a token newer than {token}")
+        (version, *anchor, _), *more = rows
+        if version == 0 and anchor[0] is None:
+            return StoredObject(0, {})
+        if not isinstance(version, int):
+            raise StateCorrupt(f"the stored {object_id} is no row of rio: version {version!r}")
+        return StoredObject(version, dict(_state_of(object_id, *row) for row in (anchor, *more)))
+
+    async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
+        if not await self._commit(object_id, token, version, batch.states):
             raise Superseded(
-                f"{state_name} of {object_id} was not saved:"
+                f"{object_id} was not saved:"
                 f" token {token}, version {version} is no longer what is stored"
             )
         return version + 1
+
+    async def list_objects(
+        self, type_name: str, *, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> Sequence[str]:
+        return await self._read(_list, type_name, prefix, after, limit)
+
+    async def _commit(
+        self, object_id: ObjectId, token: int, version: int, states: Mapping[str, StoredState]
+    ) -> bool:
+        if len(states) == 1:
+            [(name, (data, schema))] = states.items()
+            if version == 0:
+                first = (name, schema, data, *object_id, token)
+                return await self._write_each(_save_first, self._as_owner, first)
+            row = (schema, data, *object_id, name, token, version)
+            if await self._write_each(_save_one, row):
+                return True
+        self._check_open()
+        return await self._database._save_several(object_id, token, version, states, self._as_owner)
+
+
+def _state_of(object_id: ObjectId, name: Any, schema: Any, data: Any) -> tuple[str, StoredState]:
+    if not (isinstance(name, str | bytes) and isinstance(schema, int) and isinstance(data, bytes)):
+        raise StateCorrupt(
+            f"the stored {name!r} of {object_id} is no row of rio:"
+            f" schema {schema!r}, data {type(data).__name__}"
+        )
+    return _decode_name(name), StoredState(data, schema)

@@ -8,7 +8,8 @@ when the process ends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -28,8 +29,8 @@ from rio.contracts.membership import (
     make_cluster_id,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
-from rio.contracts.state import StateStorage, StoredState
-from rio.errors import StateNotFound, Superseded
+from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
+from rio.errors import Superseded
 from rio.identity import ObjectId
 from rio.storage._openable import Openable
 
@@ -178,27 +179,23 @@ class _Adoptable(Openable):
 class LocalObjectPlacement(_Adoptable, ObjectPlacement):
     """Placements in a dict.
 
-    All servers of a cluster must be given the same instance.
+    All servers of a cluster must be given the same instance. ``clock``: seconds since 1970.
     """
 
     volatile = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._placements: dict[ObjectId, Placement] = {}
         self._token_high = 0
+        self._clock = clock
 
     async def claim(
         self, object_id: ObjectId, generation: int, *, supersede: int | None = None
     ) -> Placement:
         self._check_open()
         placement = self._placements.get(object_id)
-        if (
-            placement is None
-            or placement.generation in (None, generation)
-            or placement.token == supersede
-        ):
-            self._token_high += 1
-            placement = self._placements[object_id] = Placement(generation, self._token_high)
+        if placement is None or generation == placement.generation or supersede == placement.token:
+            placement = self._placements[object_id] = Placement(generation, self._next_token())
         return placement
 
     async def lookup(self, object_id: ObjectId) -> Placement | None:
@@ -207,11 +204,16 @@ class LocalObjectPlacement(_Adoptable, ObjectPlacement):
 
     async def release(self, object_id: ObjectId, token: int) -> bool:
         self._check_open()
-        placement = self._placements.get(object_id)
-        if placement is None or placement.generation is None or placement.token != token:
+        if not self._names(object_id, token):
             return False
-        self._placements[object_id] = Placement(None, token)
+        del self._placements[object_id]
         return True
+
+    async def release_all(self, generation: int) -> int:
+        objects = await self.owned_by(generation)
+        for object_id in objects:
+            del self._placements[object_id]
+        return len(objects)
 
     async def owned_by(self, generation: int) -> Sequence[ObjectId]:
         self._check_open()
@@ -220,6 +222,15 @@ class LocalObjectPlacement(_Adoptable, ObjectPlacement):
             for object_id, placement in self._placements.items()
             if placement.generation == generation
         ]
+
+    def _next_token(self) -> int:
+        self._token_high = max(self._token_high + 1, int(self._clock() * 1e6))
+        return self._token_high
+
+    def _names(self, object_id: ObjectId, token: int) -> bool:
+        """Whether this token owns the object."""
+        placement = self._placements.get(object_id)
+        return placement is not None and placement.token == token
 
 
 class LocalState(_Adoptable, StateStorage):
@@ -231,29 +242,52 @@ class LocalState(_Adoptable, StateStorage):
     volatile = True
 
     def __init__(self) -> None:
-        self._states: dict[tuple[ObjectId, str], tuple[int, StoredState]] = {}
+        self._objects: dict[ObjectId, tuple[int, StoredObject]] = {}
+        """The fence of each object, and what is stored of it."""
+        self._placement: LocalObjectPlacement | None = None
 
-    async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
+    def use_placement(self, placement: ObjectPlacement) -> None:
+        self._placement = placement if isinstance(placement, LocalObjectPlacement) else None
+
+    async def load_object(self, object_id: ObjectId, token: int) -> StoredObject:
         self._check_open()
-        fence, state = self._states.get((object_id, state_name), (token, StoredState(0, b"")))
+        if object_id not in self._objects:
+            return StoredObject(0, {})
+        fence, stored = self._objects[object_id]
         if fence > token:
-            raise Superseded(
-                f"{state_name} of {object_id} was fenced by token {fence}, newer than {token}"
-            )
-        self._states[object_id, state_name] = token, state
-        if state.version == 0:
-            raise StateNotFound(f"no {state_name} is stored for {object_id}")
-        return state
+            raise Superseded(f"{object_id} was fenced by token {fence}, newer than {token}")
+        self._objects[object_id] = token, stored
+        return stored
 
-    async def save(
-        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
-    ) -> int:
+    async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
         self._check_open()
-        fence, state = self._states.get((object_id, state_name), (None, StoredState(0, b"")))
-        if fence != token or state.version != version:
+        fence, stored = self._objects.get(object_id) or self._first(object_id, token)
+        if fence != token or stored.version != version:
             raise Superseded(
-                f"{state_name} of {object_id} was not saved:"
+                f"{object_id} was not saved:"
                 f" token {token}, version {version} is no longer what is stored"
             )
-        self._states[object_id, state_name] = token, StoredState(version + 1, bytes(data))
+        states = {**stored.states, **_copied(batch.states)}
+        self._objects[object_id] = token, StoredObject(version + 1, states)
         return version + 1
+
+    async def list_objects(
+        self, type_name: str, *, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> Sequence[str]:
+        self._check_open()
+        ids = sorted(
+            object_id.id
+            for object_id in self._objects
+            if object_id.type_name == type_name and object_id.id.startswith(prefix)
+        )
+        return [id for id in ids if id > after][:limit]
+
+    def _first(self, object_id: ObjectId, token: int) -> tuple[int, StoredObject]:
+        """The fence of an object that was never saved: whom its placement names, if it is here."""
+        placement = self._placement
+        is_owner = placement is None or placement._names(object_id, token)
+        return token if is_owner else -1, StoredObject(0, {})
+
+
+def _copied(states: Mapping[str, StoredState]) -> dict[str, StoredState]:
+    return {name: StoredState(bytes(data), schema) for name, (data, schema) in states.items()}

@@ -27,6 +27,9 @@ class Storage(msgspec.Struct, frozen=True):
     placement: ObjectPlacement
     state: StateStorage
 
+    def __post_init__(self) -> None:
+        self.state.use_placement(self.placement)
+
     def __iter__(self) -> Iterator[Role]:
         return iter([getattr(self, role.name) for role in ROLES])
 

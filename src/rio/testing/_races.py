@@ -16,8 +16,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from rio.contracts.membership import MemberStatus, Vote
-from rio.contracts.state import StateStorage, StoredState
-from rio.errors import StateNotFound, Superseded
+from rio.contracts.state import Batch, StoredObject, StoredState
+from rio.errors import Superseded
 from rio.identity import ObjectId
 from rio.storage import Storage
 from rio.testing._shared_storage import SharedStorage
@@ -136,31 +136,35 @@ async def add_one(storage: Storage, number: int) -> bool:
     if claimed.generation != number:
         return False
     try:
-        version, data = await load(storage.state, COUNTER, claimed.token)
-        await storage.state.save(
-            COUNTER, "s", claimed.token, version, str(int(data or b"0") + 1).encode()
-        )
+        stored = await storage.state.load_object(COUNTER, claimed.token)
+        left, _ = numbers_of(stored)
+        await storage.state.commit(COUNTER, claimed.token, stored.version, batch_of(left + 1))
     except Superseded:
         return False
     return True
 
 
-async def load(state: StateStorage, object_id: ObjectId, token: int) -> StoredState:
-    """The state, or version 0 where nothing is stored."""
-    try:
-        return await state.load_and_fence(object_id, "s", token)
-    except StateNotFound:
-        return StoredState(0, b"")
+def batch_of(number: int) -> Batch:
+    """Two states with one number, which must never be apart."""
+    data = str(number).encode()
+    return Batch({"left": StoredState(data), "right": StoredState(data)})
+
+
+def numbers_of(stored: StoredObject) -> tuple[int, int]:
+    """The numbers of the two states, 0 where they are not stored."""
+    left, right = (stored.states.get(name, StoredState(b"0")).data for name in ("left", "right"))
+    return int(left), int(right)
 
 
 async def save_until_killed(part: Part) -> None:
     """Save one version after the other, and print each that is acknowledged."""
 
     async def save_one(object_id: ObjectId) -> None:
-        version = (await load(part.storage.state, object_id, 1)).version
+        token = (await part.storage.placement.claim(object_id, 1)).token
+        version = (await part.storage.state.load_object(object_id, token)).version
         while True:
-            version = await part.storage.state.save(
-                object_id, "s", 1, version, str(version + 1).encode()
+            version = await part.storage.state.commit(
+                object_id, token, version, batch_of(version + 1)
             )
             print_answer([object_id.id, version])
 

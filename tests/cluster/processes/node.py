@@ -16,6 +16,7 @@ from typing import Any
 
 import rio
 from rio.contracts.placement import Placement
+from rio.contracts.state import Batch
 from rio.errors import Superseded
 from tests.cluster.processes import objects
 from tests.cluster.processes.objects import KILL_AT, PARENT, STORAGE, Asker, Bag, Counter, note
@@ -63,14 +64,14 @@ def delay_saves(state: Any) -> None:
     So arrives a write that was on its way. Whatever happens to the handler meanwhile cannot take
     the write back.
     """
-    save = state.save
+    save = state.commit
 
     async def late_save(
-        self: Any, object_id: rio.ObjectId, state_name: str, token: int, version: int, data: bytes
+        self: Any, object_id: rio.ObjectId, token: int, version: int, batch: Batch
     ) -> int:
         await stopped_and_continued()
         try:
-            saved: int = await save(self, object_id, state_name, token, version, data)
+            saved: int = await save(self, object_id, token, version, batch)
         except Superseded:
             note("refused", object_id, token)
             raise
@@ -85,7 +86,7 @@ def delay_saves(state: Any) -> None:
         saved: int = await saving
         return saved
 
-    state.save = watched_save
+    state.commit = watched_save
 
 
 async def stopped_and_continued() -> None:

@@ -97,6 +97,6 @@ def limit_file_sizes(cluster: Cluster, limit: int) -> None:
 def stored_value(cluster: Cluster, id: str) -> int:
     with closing(sqlite3.connect(cluster.store.database)) as connection:
         [(data,)] = connection.execute(
-            "SELECT data FROM rio_state WHERE type_name = 'Counter' AND id = ?", (id,)
+            "SELECT data FROM rio_object WHERE type_name = 'Counter' AND id = ?", (id,)
         )
     return msgspec.msgpack.decode(data)["value"]

@@ -253,26 +253,27 @@ def namespace_of(store: Store) -> str:
 async def set_state(store: Store, data: bytes) -> None:
     if isinstance(store.server, PostgresServer):
         connection = await asyncpg.connect(store.url)
-        await connection.execute("UPDATE rio_state SET data = $1 WHERE id = $2", data, b"ada")
+        await connection.execute("UPDATE rio_object SET data = $1 WHERE id = $2", data, b"ada")
         await connection.close()
     else:
         assert isinstance(store.server, RedisServer)
         async with Redis.from_url(store.server.url) as redis:
-            assert (
-                await redis.hset(
-                    f"{namespace_of(store)}:state:{{7:Counter3:ada3:sum}}", "data", data
-                )
-                == 0
-            )
+            assert await redis.hset(key_of(store), ":sum", b"0:" + data) == 0
 
 
 async def get_state(store: Store) -> bytes:
     if isinstance(store.server, PostgresServer):
         connection = await asyncpg.connect(store.url)
-        found: bytes = await connection.fetchval("SELECT data FROM rio_state WHERE id = $1", b"ada")
+        found: bytes = await connection.fetchval(
+            "SELECT data FROM rio_object WHERE id = $1", b"ada"
+        )
         await connection.close()
     else:
         assert isinstance(store.server, RedisServer)
         async with Redis.from_url(store.server.url) as redis:
-            found = await redis.hget(f"{namespace_of(store)}:state:{{7:Counter3:ada3:sum}}", "data")
+            found = (await redis.hget(key_of(store), ":sum")).removeprefix(b"0:")
     return found
+
+
+def key_of(store: Store) -> str:
+    return f"{{{namespace_of(store)}}}:state:object:7:Counterada"

@@ -3,9 +3,11 @@
         single_row INTEGER PRIMARY KEY CHECK (single_row = 1),
         schema_version BIGINT NOT NULL,
         snapshot_version BIGINT NOT NULL,
-        generation_high BIGINT NOT NULL
+        generation_high BIGINT NOT NULL,
+        cluster_id TEXT NOT NULL,
+        adopted_by TEXT NOT NULL DEFAULT ''
     );
-    INSERT INTO rio_cluster VALUES (1, 1, 0, 0);
+    INSERT INTO rio_cluster VALUES (1, 1, 0, 0, replace(gen_random_uuid()::text, '-', ''));
     CREATE TABLE rio_member (
         generation BIGINT PRIMARY KEY,
         address TEXT NOT NULL,
@@ -16,12 +18,29 @@
     ) WITH (fillfactor = 50);
     CREATE SEQUENCE rio_token;
     CREATE TABLE rio_placement (
-        type_name BYTEA NOT NULL, id BYTEA NOT NULL, generation BIGINT, token BIGINT NOT NULL, PRIMARY KEY (type_name, id)
+        type_name BYTEA NOT NULL, id BYTEA NOT NULL, generation BIGINT NOT NULL, token BIGINT NOT NULL, PRIMARY KEY (type_name, id)
     );
     CREATE INDEX rio_placement_generation ON rio_placement (generation);
+    CREATE FUNCTION rio_raise_token() RETURNS boolean LANGUAGE plpgsql AS $$
+        DECLARE
+            now_us BIGINT := extract(epoch FROM clock_timestamp()) * 1000000;
+        BEGIN
+            IF (SELECT last_value FROM rio_token) < now_us - 100000 THEN
+                PERFORM pg_advisory_xact_lock(hashtext('rio_token'));
+                IF (SELECT last_value FROM rio_token) < now_us - 100000 THEN
+                    PERFORM setval('rio_token', now_us);
+                END IF;
+            END IF;
+            RETURN TRUE;
+        END
+    $$;
+    CREATE TABLE rio_object (
+        type_name BYTEA NOT NULL, id BYTEA NOT NULL, token BIGINT NOT NULL, version BIGINT NOT NULL, has_more BOOLEAN NOT NULL,
+        state_name BYTEA NOT NULL, schema BIGINT NOT NULL, data BYTEA NOT NULL,
+        PRIMARY KEY (type_name, id)
+    ) WITH (fillfactor = 70);
     CREATE TABLE rio_state (
-        type_name BYTEA NOT NULL, id BYTEA NOT NULL, state_name BYTEA NOT NULL,
-        version BIGINT NOT NULL, token BIGINT NOT NULL, data BYTEA NOT NULL,
+        type_name BYTEA NOT NULL, id BYTEA NOT NULL, state_name BYTEA NOT NULL, schema BIGINT NOT NULL, data BYTEA NOT NULL,
         PRIMARY KEY (type_name, id, state_name)
     ) WITH (fillfactor = 70);
     CREATE FUNCTION rio_tell_members() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

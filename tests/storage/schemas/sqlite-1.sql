@@ -3,9 +3,11 @@ CREATE TABLE rio_cluster (
         schema_version INTEGER NOT NULL,
         snapshot_version INTEGER NOT NULL,
         generation_high INTEGER NOT NULL,
-        token_high INTEGER NOT NULL
+        token_high INTEGER NOT NULL,
+        cluster_id TEXT NOT NULL,
+        adopted_by TEXT NOT NULL DEFAULT ''
     );
-INSERT INTO rio_cluster VALUES (1, 1, 0, 0, 0);
+INSERT INTO rio_cluster (single_row, schema_version, snapshot_version, generation_high, token_high, cluster_id) VALUES (1, 1, 0, 0, 0, lower(hex(randomblob(16))));
 CREATE TABLE rio_member (
         generation INTEGER PRIMARY KEY,
         address TEXT NOT NULL,
@@ -17,7 +19,7 @@ CREATE TABLE rio_member (
 CREATE TABLE rio_placement (
         type_name TEXT NOT NULL,
         id TEXT NOT NULL,
-        generation INTEGER,
+        generation INTEGER NOT NULL,
         token INTEGER NOT NULL,
         PRIMARY KEY (type_name, id)
     ) WITHOUT ROWID;
@@ -26,12 +28,22 @@ CREATE TRIGGER rio_token_inserted AFTER INSERT ON rio_placement
         BEGIN UPDATE rio_cluster SET token_high = max(token_high, NEW.token); END;
 CREATE TRIGGER rio_token_updated AFTER UPDATE OF token ON rio_placement
         BEGIN UPDATE rio_cluster SET token_high = max(token_high, NEW.token); END;
+CREATE TABLE rio_object (
+        type_name TEXT NOT NULL,
+        id TEXT NOT NULL,
+        token INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        has_more INTEGER NOT NULL,
+        state_name TEXT NOT NULL,
+        schema INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        PRIMARY KEY (type_name, id)
+    );
 CREATE TABLE rio_state (
         type_name TEXT NOT NULL,
         id TEXT NOT NULL,
         state_name TEXT NOT NULL,
-        version INTEGER NOT NULL,
-        token INTEGER NOT NULL,
+        schema INTEGER NOT NULL,
         data BLOB NOT NULL,
         PRIMARY KEY (type_name, id, state_name)
     );

@@ -163,23 +163,26 @@ class PostgresLane:
                     waiting.fail(error)
         else:
             for key, waiting in group.items():
-                waiting.settle([found[key]] if key in found else [])
+                waiting.settle(found.get(key, []))
 
-    async def _fetch(self, group: Group) -> dict[Key, Row]:
+    async def _fetch(self, group: Group) -> dict[Key, list[Row]]:
         """The rows that the server returns, by their keys."""
         self.rows += len(group)
         self.statements += 1
         if len(group) == 1:
             [(key, waiting)] = group.items()
             rows = await self._ask(waiting.statement, waiting.statement.one, waiting.parameters)
-            return {key: tuple(rows[0])} if rows else {}
+            return {key: [tuple(row) for row in rows]}
         # In this order, two statements never wait for each other's locks in a circle.
         ordered = [group[key] for key in sorted(group)]
         statement = ordered[0].statement
         columns = [*zip(*(waiting.parameters for waiting in ordered), strict=True)]
         rows = await self._ask(statement, statement.many, columns)
         width = statement.key.stop - statement.key.start
-        return {tuple(row[:width]): tuple(row[width:]) for row in rows}
+        found: dict[Key, list[Row]] = {}
+        for row in map(tuple, rows):
+            found.setdefault(row[:width], []).append(row[width:])
+        return found
 
     async def _ask(
         self, statement: ArrayStatement, sql: str, parameters: Sequence[Any]

@@ -18,6 +18,12 @@ NEXT_AFTER = "greatest({high} + 1, (extract(epoch FROM clock_timestamp()) * 1000
 NEXT_TOKEN = "nextval('rio_token')"
 _NO_TIMEOUT = 86400.0
 """Seconds: a migration may rewrite every row of a large table."""
+TOKENS_ARE_RAISED = "(SELECT rio_raise_token())"
+"""A condition that is always true. Before a statement draws tokens, it takes care that they are not
+behind the clock, and it does so before it holds any row, so that nobody waits in a circle.
+"""
+TOKEN_DELAY = 100_000
+"""Microseconds by which tokens may be behind the clock, so that few statements raise them."""
 CHANNEL = "rio_members"
 """The channel that tells each new version of the membership, and in which schema it is."""
 
@@ -43,12 +49,29 @@ _SCHEMA_1 = f"""
     ) WITH (fillfactor = 50);
     CREATE SEQUENCE rio_token;
     CREATE TABLE rio_placement (
-        {_KEY}, generation BIGINT, token BIGINT NOT NULL, PRIMARY KEY (type_name, id)
+        {_KEY}, generation BIGINT NOT NULL, token BIGINT NOT NULL, PRIMARY KEY (type_name, id)
     );
     CREATE INDEX rio_placement_generation ON rio_placement (generation);
+    CREATE FUNCTION rio_raise_token() RETURNS boolean LANGUAGE plpgsql AS $$
+        DECLARE
+            now_us BIGINT := extract(epoch FROM clock_timestamp()) * 1000000;
+        BEGIN
+            IF (SELECT last_value FROM rio_token) < now_us - {TOKEN_DELAY} THEN
+                PERFORM pg_advisory_xact_lock(hashtext('rio_token'));
+                IF (SELECT last_value FROM rio_token) < now_us - {TOKEN_DELAY} THEN
+                    PERFORM setval('rio_token', now_us);
+                END IF;
+            END IF;
+            RETURN TRUE;
+        END
+    $$;
+    CREATE TABLE rio_object (
+        {_KEY}, token BIGINT NOT NULL, version BIGINT NOT NULL, has_more BOOLEAN NOT NULL,
+        state_name BYTEA NOT NULL, schema BIGINT NOT NULL, data BYTEA NOT NULL,
+        PRIMARY KEY (type_name, id)
+    ) WITH (fillfactor = 70);
     CREATE TABLE rio_state (
-        {_KEY}, state_name BYTEA NOT NULL,
-        version BIGINT NOT NULL, token BIGINT NOT NULL, data BYTEA NOT NULL,
+        {_KEY}, state_name BYTEA NOT NULL, schema BIGINT NOT NULL, data BYTEA NOT NULL,
         PRIMARY KEY (type_name, id, state_name)
     ) WITH (fillfactor = 70);
     CREATE FUNCTION rio_tell_members() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

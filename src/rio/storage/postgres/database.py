@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
+from rio.contracts.state import StoredState
 from rio.errors import ConfigurationError, StorageClosed
+from rio.identity import ObjectId
 from rio.storage._connector import Connector
 from rio.storage._migrations import SchemaStatus
-from rio.storage._sql import Operation, Row, SqlDatabase, Statement
+from rio.storage._sql import LIST, Operation, Row, SqlDatabase, Statement
 from rio.storage._url_form import split_url
 from rio.storage.postgres._dialer import PostgresDialer
 from rio.storage.postgres._errors import TEMPORARY, explain
@@ -26,7 +28,14 @@ from rio.storage.postgres._schema import (
     prepare_schema,
     read_status,
 )
-from rio.storage.postgres._statements import ARRAY_STATEMENTS, encode_names, number_placeholders
+from rio.storage.postgres._statements import (
+    ARRAY_STATEMENTS,
+    SAVE_FIRST_OF_SEVERAL,
+    SAVE_FIRST_OF_SEVERAL_AS_OWNER,
+    SAVE_SEVERAL,
+    encode_names,
+    number_placeholders,
+)
 
 logger = logging.getLogger("rio.storage")
 
@@ -125,6 +134,28 @@ class PostgresDatabase(SqlDatabase):
 
         return await self._detach(self._require_open().lease.run(run, repeatable=True))
 
+    async def _save_several(
+        self,
+        object_id: ObjectId,
+        token: int,
+        version: int,
+        states: Mapping[str, StoredState],
+        as_owner: bool,
+    ) -> bool:
+        first = SAVE_FIRST_OF_SEVERAL_AS_OWNER if as_owner else SAVE_FIRST_OF_SEVERAL
+        statement = SAVE_SEVERAL if version else first
+        names, data, schemas = zip(
+            *((name.encode(), data, schema) for name, (data, schema) in states.items()), strict=True
+        )
+        parameters = [*encode_names(object_id), token, names, schemas, data]
+        if version:
+            parameters.append(version)
+
+        def run(connection: Any) -> Awaitable[list[Any]]:
+            return connection.fetch(statement, *parameters)  # type: ignore[no-any-return]  # untyped
+
+        return bool(await self._detach(self._require_open().pool.run(run)))
+
     async def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         return await _drive(operation(*args), self._fetch)
 
@@ -137,6 +168,8 @@ class PostgresDatabase(SqlDatabase):
         if for_arrays is not None:
             lane = self._require_open().lanes[for_arrays.lane]
             return await lane.submit(for_arrays, encode_names(parameters))
+        if statement == LIST:
+            parameters = encode_names(parameters)
         run = self._require_open().pool.run(
             lambda connection: _fetcher(connection)(statement, parameters), repeatable=True
         )

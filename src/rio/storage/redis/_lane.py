@@ -185,11 +185,17 @@ class RedisLane:
 
     def _settle(self, command: Command, answer: Any) -> None:
         if isinstance(answer, Exception):
-            answer = _with_cause(explain(self._server, answer), answer)
+            answer = self._explain(answer)
         if isinstance(answer, Exception) or not command[0].script.many:
             answer = [answer] * len(command)
         for waiting, own in zip(command, answer, strict=True):
-            waiting.settle(own)
+            waiting.settle(self._explain(own) if isinstance(own, Exception) else own)
+
+    def _explain(self, error: Exception) -> Exception:
+        explained = explain(self._server, error)
+        if explained is not error:
+            explained.__cause__ = error
+        return explained
 
     async def _send(self, commands: list[tuple[Any, ...]]) -> list[Any]:
         """The answers to commands.
@@ -227,11 +233,7 @@ class RedisLane:
 
 def _pack(verb: bytes, script: bytes, command: Command) -> tuple[Any, ...]:
     """The words of a command that runs a script."""
-    keys = command[0].keys
+    shared = len(command[0].keys) - command[0].script.own_keys
+    own = (key for each in command for key in each.keys[shared:])
+    keys = (*command[0].keys[:shared], *own)
     return (verb, script, len(keys), *keys, *(value for each in command for value in each.row))
-
-
-def _with_cause(error: Exception, cause: Exception) -> Exception:
-    if error is not cause:
-        error.__cause__ = cause
-    return error

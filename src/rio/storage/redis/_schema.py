@@ -93,9 +93,9 @@ async def _apply(ask: Ask, namespace: str, found: int) -> None:
 
 
 async def _live_members(ask: Ask, namespace: str) -> tuple[str, ...]:
-    tag = f"{{{namespace}:membership}}"
-    addresses = await ask(b"HGETALL", f"{tag}:address".encode())
-    statuses = await ask(b"HGETALL", f"{tag}:status".encode())
+    table = f"{{{namespace}}}:membership"
+    addresses = await ask(b"HGETALL", f"{table}:address".encode())
+    statuses = await ask(b"HGETALL", f"{table}:status".encode())
     address_of = dict(zip(addresses[::2], addresses[1::2], strict=True))
     return tuple(
         address_of[generation].decode()

@@ -12,13 +12,15 @@ import hashlib
 class Script:
     """A Lua script.
 
-    ``many``: it takes the arguments of any number of rows, all with the same keys, and answers with
-    a list that has an element for each row.
+    ``many``: it takes the arguments of any number of rows, and answers with a list that has an
+    element for each row. ``own_keys``: how many of the last keys each row has for itself; all other
+    keys are the same for all rows, and stand before them.
     """
 
-    def __init__(self, text: str, *, many: bool = False) -> None:
+    def __init__(self, text: str, *, many: bool = False, own_keys: int = 0) -> None:
         self.text = text.encode()
         self.many = many
+        self.own_keys = own_keys
         self.digest = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
@@ -153,7 +155,7 @@ local placements, owned = unpack(KEYS)
 local answers = {}
 local function read(object)
     local row = redis.call('HGET', placements, object)
-    if row then return row, string.match(row, '^(%d*):(%d+)$') end
+    if row then return row, string.match(row, '^(%d+):(%d+)$') end
 end
 """
 
@@ -166,7 +168,7 @@ local before = high
 for index = 1, #ARGV, 3 do
     local object, generation, supersede = ARGV[index], ARGV[index + 1], ARGV[index + 2]
     local row, owner, token = read(object)
-    if not row or owner == '' or owner == generation or token == supersede then
+    if not row or owner == generation or token == supersede then
         high = next_after(high)
         row = generation .. ':' .. text(high)
         redis.call('HSET', placements, object, row)
@@ -195,9 +197,9 @@ RELEASE = Script(
 for index = 1, #ARGV, 2 do
     local object = ARGV[index]
     local row, owner, token = read(object)
-    local mine = row and owner ~= '' and token == ARGV[index + 1]
+    local mine = row and token == ARGV[index + 1]
     if mine then
-        redis.call('HSET', placements, object, ':' .. token)
+        redis.call('HDEL', placements, object)
         redis.call('ZREM', owned, object)
     end
     answers[#answers + 1] = mine and 1 or 0
@@ -208,18 +210,81 @@ return answers
 )
 OWNED_BY = Script("return redis.call('ZRANGEBYSCORE', KEYS[2], ARGV[1], ARGV[1])")
 
-LOAD_AND_FENCE = Script("""
-local fence = redis.call('HGET', KEYS[1], 'token')
-if fence and tonumber(fence) > tonumber(ARGV[1]) then return {fence} end
-redis.call('HSET', KEYS[1], 'token', ARGV[1])
-return redis.call('HMGET', KEYS[1], 'token', 'version', 'data')
-""")
-SAVE = Script("""
-local stored = redis.call('HMGET', KEYS[1], 'token', 'version')
-if stored[1] ~= ARGV[1] or (stored[2] or '0') ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], 'version', ARGV[3], 'data', ARGV[4])
-return 1
-""")
+RELEASE_SOME = Script(
+    _PLACEMENTS
+    + """
+local objects = redis.call('ZRANGEBYSCORE', owned, ARGV[1], ARGV[1], 'LIMIT', 0, 1000)
+if #objects > 0 then
+    redis.call('HDEL', placements, unpack(objects))
+    redis.call('ZREM', owned, unpack(objects))
+end
+return #objects
+"""
+)
+
+# An object is a hash: its token, its version, and each state under its name after a colon. A key
+# that holds something else is the fault of its row alone, so it is read with pcall.
+LOAD = Script(
+    """
+local answers = {}
+for index, key in ipairs(KEYS) do
+    local fence = redis.pcall('HGET', key, 'token')
+    if type(fence) == 'table' then
+        answers[index] = fence
+    elseif not fence then
+        answers[index] = {}
+    elseif tonumber(fence) > tonumber(ARGV[index]) then
+        answers[index] = {fence}
+    else
+        redis.call('HSET', key, 'token', ARGV[index])
+        answers[index] = redis.call('HGETALL', key)
+    end
+end
+return answers
+""",
+    many=True,
+    own_keys=1,
+)
+COMMIT = Script(
+    """
+local placements, ids = KEYS[1], KEYS[2]
+local answers, position = {}, 0
+local function take(count)
+    local first = position + 1
+    position = position + count
+    return unpack(ARGV, first, position)
+end
+local function owns(object, token)
+    local row = redis.call('HGET', placements, object)
+    return row and string.match(row, ':(%d+)$') == token
+end
+for index = 3, #KEYS do
+    local key = KEYS[index]
+    local object, as_owner, token, version, next_version, count = take(6)
+    local changes = {take(tonumber(count))}
+    local stored = redis.pcall('HMGET', key, 'token', 'version')
+    local good
+    if version == '0' then
+        good = not stored[1] and (as_owner == '0' or owns(object, token))
+    else
+        good = stored[1] == token and stored[2] == version
+    end
+    if stored.err then
+        answers[#answers + 1] = stored
+    elseif good then
+        redis.call('HSET', key, 'token', token, 'version', next_version, unpack(changes))
+        if version == '0' then redis.call('ZADD', ids, 0, object) end
+        answers[#answers + 1] = 1
+    else
+        answers[#answers + 1] = 0
+    end
+end
+return answers
+""",
+    many=True,
+    own_keys=1,
+)
+LIST = Script("return redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], '+', 'LIMIT', 0, ARGV[2])")
 
 TELL_SETTINGS = Script("return redis.call('INFO', 'persistence') .. redis.call('INFO', 'memory')")
 
@@ -237,8 +302,10 @@ SCRIPTS = [
     CLAIM,
     LOOKUP,
     RELEASE,
+    RELEASE_SOME,
     OWNED_BY,
-    LOAD_AND_FENCE,
-    SAVE,
+    LOAD,
+    COMMIT,
+    LIST,
 ]
 """All of them. A connection loads them when it is made."""

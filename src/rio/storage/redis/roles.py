@@ -22,8 +22,8 @@ from rio.contracts.membership import (
     make_cluster_id,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
-from rio.contracts.state import StateStorage, StoredState
-from rio.errors import StateCorrupt, StateNotFound, Superseded
+from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
+from rio.errors import StateCorrupt, Superseded
 from rio.identity import ObjectId
 from rio.storage._shared import DatabaseRole
 from rio.storage.redis import _scripts
@@ -37,7 +37,7 @@ class _RedisRole(DatabaseRole):
     """A role that runs scripts."""
 
     _name: ClassVar[str]
-    """The role's name, which is that of its lane, and the hash tag of its keys."""
+    """The role's name, which is that of its lane, and a part of its keys."""
     _tables: ClassVar[tuple[str, ...]] = ()
     """The ends of the keys that its scripts take."""
 
@@ -45,9 +45,7 @@ class _RedisRole(DatabaseRole):
         database = where if isinstance(where, RedisDatabase) else RedisDatabase.from_url(where)
         super().__init__(database)
         self._database = database
-        self._keys = tuple(
-            f"{{{database.namespace}:{self._name}}}:{table}".encode() for table in self._tables
-        )
+        self._keys = tuple(self._key(table) for table in self._tables)
 
     @property
     def why_not_durable(self) -> str:
@@ -63,6 +61,12 @@ class _RedisRole(DatabaseRole):
             self._name, _scripts.ADOPT, (key,), (cluster_id, instead_of)
         )
         return answer.decode()
+
+    def _key(self, name: str) -> bytes:
+        """A key of this role. All keys of a namespace have one hash tag: a script that saves an
+        object looks at its placement, and a Redis Cluster runs no script over several slots.
+        """
+        return f"{{{self._database.namespace}}}:{self._name}:{name}".encode()
 
     def _run(self, script: Script, *row: Any) -> Awaitable[Any]:
         return self._submit(self._name, script, self._keys, row)
@@ -187,7 +191,7 @@ def _decode_object_id(field: bytes) -> ObjectId:
 
 def _placement_of(row: bytes) -> Placement:
     generation, _, token = row.partition(b":")
-    return Placement(int(generation) if generation else None, int(token))
+    return Placement(int(generation), int(token))
 
 
 class RedisObjectPlacement(_RedisRole, ObjectPlacement):
@@ -217,6 +221,12 @@ class RedisObjectPlacement(_RedisRole, ObjectPlacement):
     async def release(self, object_id: ObjectId, token: int) -> bool:
         return bool(await self._run(_scripts.RELEASE, _encode_object_id(object_id), token))
 
+    async def release_all(self, generation: int) -> int:
+        total = 0
+        while released := int(await self._run(_scripts.RELEASE_SOME, generation)):
+            total += released
+        return total
+
     async def owned_by(self, generation: int) -> Sequence[ObjectId]:
         fields = await self._run(_scripts.OWNED_BY, generation)
         return [_decode_object_id(field) for field in fields]
@@ -226,8 +236,7 @@ class RedisObjectPlacement(_RedisRole, ObjectPlacement):
 
 
 class RedisState(_RedisRole, StateStorage):
-    """States in Redis, a hash for each. A hash without a version is a fence, laid where nothing is
-    stored yet.
+    """States in Redis: a hash for each object, and a sorted set of the objects that have one.
 
     ``where``: a URL, or a database that several roles share.
 
@@ -235,42 +244,71 @@ class RedisState(_RedisRole, StateStorage):
     """
 
     _name = "state"
+    _as_owner = False
+    """Whether the placement is in the same database, so that a first commit can look there."""
 
-    async def load_and_fence(self, object_id: ObjectId, state_name: str, token: int) -> StoredState:
-        answer = await self._run_on(object_id, state_name, _scripts.LOAD_AND_FENCE, token)
+    def __init__(self, where: str | RedisDatabase, /) -> None:
+        super().__init__(where)
+        self._ids = self._key("ids")
+        self._commit_keys = f"{{{self._database.namespace}}}:placement:objects".encode(), self._ids
+        self._object_key = self._key("object:")
+
+    def use_placement(self, placement: ObjectPlacement) -> None:
+        self._as_owner = (
+            isinstance(placement, RedisObjectPlacement) and placement._database is self._database
+        )
+
+    async def load_object(self, object_id: ObjectId, token: int) -> StoredObject:
+        key = self._object_key + _encode_object_id(object_id)
+        answer = await self._submit(self._name, _scripts.LOAD, (key,), (token,))
+        if not answer:
+            return StoredObject(0, {})
         if len(answer) == 1:
             raise Superseded(
-                f"{state_name} of {object_id} was fenced by token {int(answer[0])},"
-                f" newer than {token}"
+                f"{object_id} was fenced by token {int(answer[0])}, newer than {token}"
             )
-        _, version, data = answer
-        if version is None and data is None:
-            raise StateNotFound(f"no {state_name} is stored for {object_id}")
-        if version is None or data is None or not version.isdigit():
-            raise StateCorrupt(
-                f"the stored {state_name} of {object_id} is no state of rio: version {version!r}"
-            )
-        return StoredState(int(version), data)
+        fields = dict(zip(answer[::2], answer[1::2], strict=True))
+        version = fields.get(b"version", b"")
+        if not version.isdigit():
+            raise StateCorrupt(f"the stored {object_id} is none of rio: version {version!r}")
+        states = {
+            name[1:].decode(): _state_of(object_id, value)
+            for name, value in fields.items()
+            if name.startswith(b":")
+        }
+        return StoredObject(int(version), states)
 
-    async def save(
-        self, object_id: ObjectId, state_name: str, token: int, version: int, data: bytes
-    ) -> int:
-        row = token, version, version + 1, bytes(data)
-        if not await self._run_on(object_id, state_name, _scripts.SAVE, *row):
+    async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
+        field = _encode_object_id(object_id)
+        changes: list[bytes] = []
+        for name, (data, schema) in batch.states.items():
+            changes += b":" + name.encode(), b"%d:%s" % (schema, data)
+        row = (field, int(self._as_owner), token, version, version + 1, len(changes), *changes)
+        keys = *self._commit_keys, self._object_key + field
+        if not await self._submit(self._name, _scripts.COMMIT, keys, row):
             raise Superseded(
-                f"{state_name} of {object_id} was not saved:"
+                f"{object_id} was not saved:"
                 f" token {token}, version {version} is no longer what is stored"
             )
         return version + 1
 
-    def _run_on(
-        self, object_id: ObjectId, state_name: str, script: Script, *row: Any
-    ) -> Awaitable[Any]:
-        """Run a script on the key of one state."""
-        parts = [part.encode() for part in (*object_id, state_name)]
-        key = b"%s:%s:{%s}" % (
-            self._database.namespace.encode(),
-            self._name.encode(),
-            b"".join(b"%d:%s" % (len(part), part) for part in parts),
-        )
-        return self._submit(self._name, script, (key,), row)
+    async def list_objects(
+        self, type_name: str, *, prefix: str = "", after: str = "", limit: int = 1000
+    ) -> Sequence[str]:
+        first = b"[" + _encode_object_id(ObjectId(type_name, prefix))
+        if after >= prefix:
+            first = b"(" + _encode_object_id(ObjectId(type_name, after))
+        fields = await self._submit(self._name, _scripts.LIST, (self._ids,), (first, limit))
+        objects = map(_decode_object_id, fields)
+        return [
+            object_id.id
+            for object_id in objects
+            if object_id.type_name == type_name and object_id.id.startswith(prefix)
+        ]
+
+
+def _state_of(object_id: ObjectId, value: bytes) -> StoredState:
+    schema, colon, data = value.partition(b":")
+    if not (schema.isdigit() and colon):
+        raise StateCorrupt(f"a stored state of {object_id} is none of rio: {value[:20]!r}")
+    return StoredState(data, int(schema))

@@ -15,8 +15,10 @@ from rio.storage._migrations import (
 from rio.storage._sql import LIVE_MEMBERS
 
 NEXT_AFTER = "max({high} + 1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER))"
-"""The next number after ``high``. Julian day 2440587.5 was the beginning of 1970."""
-NEXT_TOKEN = "(SELECT token_high + 1 FROM rio_cluster)"
+"""The next number after ``high``, at least the microseconds since 1970, which was Julian day
+2440587.5. The time stands still during a statement.
+"""
+NEXT_TOKEN = f"(SELECT {NEXT_AFTER.format(high='token_high')} FROM rio_cluster)"
 """The next token. A trigger raises ``token_high`` in the statement that uses it."""
 
 _SCHEMA_1 = (
@@ -42,7 +44,7 @@ _SCHEMA_1 = (
     """CREATE TABLE rio_placement (
         type_name TEXT NOT NULL,
         id TEXT NOT NULL,
-        generation INTEGER,
+        generation INTEGER NOT NULL,
         token INTEGER NOT NULL,
         PRIMARY KEY (type_name, id)
     ) WITHOUT ROWID""",
@@ -51,12 +53,22 @@ _SCHEMA_1 = (
         BEGIN UPDATE rio_cluster SET token_high = max(token_high, NEW.token); END""",
     """CREATE TRIGGER rio_token_updated AFTER UPDATE OF token ON rio_placement
         BEGIN UPDATE rio_cluster SET token_high = max(token_high, NEW.token); END""",
+    """CREATE TABLE rio_object (
+        type_name TEXT NOT NULL,
+        id TEXT NOT NULL,
+        token INTEGER NOT NULL,
+        version INTEGER NOT NULL,
+        has_more INTEGER NOT NULL,
+        state_name TEXT NOT NULL,
+        schema INTEGER NOT NULL,
+        data BLOB NOT NULL,
+        PRIMARY KEY (type_name, id)
+    )""",
     """CREATE TABLE rio_state (
         type_name TEXT NOT NULL,
         id TEXT NOT NULL,
         state_name TEXT NOT NULL,
-        version INTEGER NOT NULL,
-        token INTEGER NOT NULL,
+        schema INTEGER NOT NULL,
         data BLOB NOT NULL,
         PRIMARY KEY (type_name, id, state_name)
     )""",

@@ -7,8 +7,16 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
-from rio.storage._sql import CLAIM, LOAD_AND_FENCE, RELEASE, SAVE, Row
-from rio.storage.sqlite._schema import NEXT_TOKEN
+from rio.storage._sql import (
+    CLAIM,
+    FENCE,
+    RELEASE,
+    SAVE_FIRST,
+    SAVE_FIRST_AS_OWNER,
+    SAVE_ONE,
+    Row,
+)
+from rio.storage.sqlite._schema import NEXT_AFTER, NEXT_TOKEN
 
 MAX_ROWS = 64
 """Rows of one statement at most. A power of two, like every number of rows that is used, so that
@@ -59,39 +67,55 @@ class MultiRowStatement:
         return text
 
 
+_NEXT_TOKEN = NEXT_AFTER.format(high="token_high")
+_SAVE_FIRST = (
+    "INSERT INTO rio_object (state_name, schema, data, type_name, id, token, version, has_more)"
+    " SELECT column1, column2, column3, column4, column5, column6, 1, FALSE FROM {source} WHERE 1"
+    " ON CONFLICT DO NOTHING RETURNING type_name, id, state_name"
+)
+
 MULTI_ROW_STATEMENTS = {
     CLAIM.format(next_token=NEXT_TOKEN): MultiRowStatement(
         "INSERT INTO rio_placement AS p (type_name, id, generation, token)"
-        " SELECT column1, column2, column3, token_high + column5"
+        f" SELECT column1, column2, column3, {_NEXT_TOKEN} + column5 - 1"
         " FROM (VALUES {rows}), rio_cluster WHERE 1 ORDER BY column5"
         " ON CONFLICT (type_name, id)"
         " DO UPDATE SET generation = excluded.generation, token = excluded.token"
-        " WHERE p.generation IS NULL OR p.generation = excluded.generation"
+        " WHERE p.generation = excluded.generation"
         " RETURNING type_name, id, generation, token",
         key=slice(0, 2),
         empty=3,  # the token to supersede
     ),
     RELEASE: MultiRowStatement(
-        "UPDATE rio_placement AS p SET generation = NULL FROM (VALUES {rows})"
-        " WHERE p.type_name = column1 AND p.id = column2 AND p.token = column3"
-        " AND p.generation IS NOT NULL"
+        "DELETE FROM rio_placement WHERE (type_name, id, token) IN"
+        " (SELECT column1, column2, column3 FROM (VALUES {rows}))"
         " RETURNING type_name, id, token",
         key=slice(0, 2),
     ),
-    LOAD_AND_FENCE: MultiRowStatement(
-        "INSERT INTO rio_state AS s (type_name, id, state_name, version, token, data)"
-        " SELECT column1, column2, column3, 0, column4, column5 FROM (VALUES {rows}) WHERE 1"
-        " ON CONFLICT (type_name, id, state_name)"
-        " DO UPDATE SET token = excluded.token WHERE s.token <= excluded.token"
-        " RETURNING type_name, id, state_name, version, data",
-        key=slice(0, 3),
+    FENCE: MultiRowStatement(
+        "UPDATE rio_object AS o SET token = column1 FROM (VALUES {rows})"
+        " WHERE o.type_name = column2 AND o.id = column3 AND o.token <= column4"
+        " RETURNING type_name, id, version, state_name, schema, data, has_more",
+        key=slice(1, 3),
     ),
-    SAVE: MultiRowStatement(
-        "UPDATE rio_state AS s SET version = s.version + 1, data = column1 FROM (VALUES {rows})"
-        " WHERE s.type_name = column2 AND s.id = column3 AND s.state_name = column4"
-        " AND s.token = column5 AND s.version = column6"
-        " RETURNING type_name, id, state_name, version",
-        key=slice(1, 4),
+    SAVE_FIRST: MultiRowStatement(
+        _SAVE_FIRST.format(source="(VALUES {rows})"),
+        key=slice(3, 5),
+    ),
+    SAVE_FIRST_AS_OWNER: MultiRowStatement(
+        _SAVE_FIRST.format(
+            source="(VALUES {rows}) CROSS JOIN rio_placement AS p"
+            " ON p.type_name = column4 AND p.id = column5 AND p.token = column6"
+        ),
+        key=slice(3, 5),
+    ),
+    SAVE_ONE: MultiRowStatement(
+        "UPDATE rio_object AS o SET version = o.version + 1, schema = column1, data = column2"
+        " FROM (VALUES {rows})"
+        " WHERE o.type_name = column3 AND o.id = column4 AND o.state_name = column5"
+        " AND o.token = column6 AND o.version = column7"
+        " RETURNING type_name, id, version",
+        key=slice(2, 4),
     ),
 }
 """By the statement for one row."""

@@ -18,6 +18,8 @@ suite                            fixture         yields, for each test anew
 :class:`MembershipStorageTests`  ``membership``  a :class:`rio.contracts.MembershipStorage`
 :class:`ObjectPlacementTests`    ``placement``   a :class:`rio.contracts.ObjectPlacement`
 :class:`StateStorageTests`       ``state``       a :class:`rio.contracts.StateStorage`
+:class:`FirstCommitTests`        ``storage``     a :class:`rio.Storage`, placement and states in
+                                                 one database
 :class:`SharedStorageTests`      ``shared``      a :class:`SharedStorage`, for several processes
 ===============================  ==============  ==================================================
 
@@ -49,9 +51,10 @@ from rio.testing._shared_storage import SharedStorage
 from rio.testing.conformance._membership import MembershipStorageTests
 from rio.testing.conformance._placement import ObjectPlacementTests
 from rio.testing.conformance._shared import SharedStorageTests
-from rio.testing.conformance._state import StateStorageTests
+from rio.testing.conformance._state import FirstCommitTests, StateStorageTests
 
 __all__ = [
+    "FirstCommitTests",
     "MembershipStorageTests",
     "ObjectPlacementTests",
     "SharedStorage",

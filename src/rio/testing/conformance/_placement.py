@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import ClassVar
 
 import pytest
@@ -12,6 +13,9 @@ from rio.errors import StorageClosed
 from rio.identity import ObjectId
 from rio.testing.conformance._adoption import check_adoption
 from rio.testing.conformance._samples import ADA, LOOKALIKES
+
+IN_2020 = 1_577_836_800_000_000
+"""Microseconds since 1970."""
 
 
 class ObjectPlacementTests:
@@ -23,6 +27,8 @@ class ObjectPlacementTests:
 
     rounds: ClassVar[int] = 20
     """How often a race is run."""
+    clock_tolerance: ClassVar[float] = 0.2
+    """Seconds by which tokens may be behind the storage's clock."""
     records_cluster: ClassVar[bool] = True
     """Whether :meth:`rio.contracts.Role.adopt` records the cluster."""
 
@@ -134,11 +140,33 @@ class ObjectPlacementTests:
     ) -> None:
         claimed = await placement.claim(ADA, 1)
         assert await placement.release(ADA, claimed.token) is True
-        released = await placement.lookup(ADA)
-        assert released is not None
-        assert released.generation is None
+        assert await placement.lookup(ADA) is None
         assert await placement.owned_by(1) == []
         assert (await placement.claim(ADA, 2)).token > claimed.token
+
+    async def test_the_placements_of_a_member_go_together_and_those_of_others_stay(
+        self, placement: ObjectPlacement
+    ) -> None:
+        objects = [ObjectId("Gone", str(number)) for number in range(1500)]
+        gone = await asyncio.gather(*(placement.claim(object_id, 1) for object_id in objects))
+        kept = await placement.claim(ADA, 2)
+        assert await placement.release_all(1) == len(objects)
+        assert await placement.owned_by(1) == []
+        assert await placement.lookup(objects[0]) is None
+        assert await placement.lookup(ADA) == kept
+        assert await placement.release_all(1) == 0
+        again = await placement.claim(objects[0], 3)
+        assert again.token > max(claimed.token for claimed in gone)
+
+    async def test_tokens_are_not_behind_the_time_in_microseconds_since_1970(
+        self, placement: ObjectPlacement
+    ) -> None:
+        first, began = (await placement.claim(ADA, 1)).token, time.monotonic()
+        assert first > IN_2020
+        for _ in range(self.rounds):
+            await asyncio.sleep(0.02)
+            passed = time.monotonic() - began - self.clock_tolerance
+            assert (await placement.claim(ADA, 1)).token >= first + passed * 1e6
 
     async def test_only_the_token_that_holds_an_object_releases_it(
         self, placement: ObjectPlacement
