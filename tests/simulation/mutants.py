@@ -286,3 +286,17 @@ def no_look_at_the_claims() -> AbstractContextManager[Any]:
 def migrate_under_live_nodes() -> AbstractContextManager[Any]:
     """M15: a migration does not ask whether a node still runs."""
     return mock.patch.object(SchemaStatus, "check_quiet")
+
+
+def a_fence_that_forgets_a_state() -> AbstractContextManager[Any]:
+    """M17: a load fences an object that has one state; of several it only reads them."""
+    load = LocalState.load_object
+
+    async def load_or_read(self: Any, object_id: Any, token: int) -> StoredObject:
+        before = self._objects.get(object_id)
+        stored = await load(self, object_id, token)
+        if before is not None and len(stored.states) > 1:
+            self._objects[object_id] = before
+        return stored
+
+    return mock.patch.object(LocalState, "load_object", load_or_read)

@@ -115,3 +115,24 @@ async def a_paused_activation_saves_nothing_after_its_successor_has_read() -> li
             await storage.state.commit(object_id, paused.token, 0, batch)
         stored = await storage.state.load_object(object_id, successor.token)
         return [f"{stored} was saved"] if stored.version else []
+
+
+@in_virtual_time
+async def a_load_fences_all_states_of_an_object() -> list[str]:
+    """An activation that was superseded saves none of them, whichever it tries."""
+    object_id, found = rio.ObjectId("Thing", "a"), []
+    batches = [Batch({name: StoredState(b"")}) for name in ("first", "second")]
+    async with open_storage("memory://") as storage:
+        state = storage.state
+        old = (await storage.placement.claim(object_id, 1)).token
+        await state.load_object(object_id, old)
+        version = 0
+        for batch in batches:
+            version = await state.commit(object_id, old, version, batch)
+        new = (await storage.placement.claim(object_id, 2, supersede=old)).token
+        await state.load_object(object_id, new)
+        for batch in batches:
+            with suppress(Superseded):
+                version = await state.commit(object_id, old, version, batch)
+                found.append(f"the superseded activation saved {batch}")
+    return found

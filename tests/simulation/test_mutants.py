@@ -168,6 +168,10 @@ BROKEN_PROMISES: dict[str, tuple[mutants.Mutant, promises.Scenario]] = {
         mutants.first_save_without_the_placement,
         promises.a_paused_activation_saves_nothing_after_its_successor_has_read,
     ),
+    "M17 a fence that forgets a state": (
+        mutants.a_fence_that_forgets_a_state,
+        promises.a_load_fences_all_states_of_an_object,
+    ),
 }
 """Mistakes in what a storage keeps; each shows in its scenario at once."""
 
