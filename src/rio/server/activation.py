@@ -65,12 +65,13 @@ class NodeHost(Protocol):
 class RunningHooks:
     """The hooks of one lifecycle, which run now or have ended, and the time that they have."""
 
-    __slots__ = ("_limit", "end", "name", "overdue", "waits_for_lease")
+    __slots__ = ("_limit", "_seconds", "end", "name", "overdue", "waits_for_lease")
 
-    def __init__(self, end: float, limit: str) -> None:
-        self.end = end
-        """When they must have ended, on the clock of the dispatcher; infinity once they have."""
+    def __init__(self, begin: float, seconds: float, limit: str) -> None:
+        self._seconds = seconds
         self._limit = limit
+        self.end = begin + seconds
+        """When they must have ended, on the clock of the dispatcher; infinity once they have."""
         self.name = ""
         """The hook that runs, or ran last."""
         self.overdue = False
@@ -80,7 +81,7 @@ class RunningHooks:
 
     @property
     def too_long(self) -> str:
-        return f"{self.name} took longer than {self._limit}"
+        return f"{self.name} took longer than {self._seconds:g} s ({self._limit})"
 
 
 class Activation(Mailbox):
@@ -309,8 +310,7 @@ class Activation(Mailbox):
         """
         turn = self.turn
         assert turn is not None
-        seconds = getattr(self.limits, limit)
-        hooks = RunningHooks(self.node.dispatcher.now() + seconds, f"{seconds:g} s ({limit})")
+        hooks = RunningHooks(self.node.dispatcher.now(), getattr(self.limits, limit), limit)
         self.running_hooks = hooks
         try:
             await steps

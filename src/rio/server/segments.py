@@ -8,7 +8,7 @@ from typing import Protocol
 
 PROBATION_SHARE = 0.2
 """The share of the objects that were used once, above which these leave first."""
-MAX_LOOKS = 1_000
+MAX_LOOKS = 256
 """Objects that are looked at to find one that can leave, in each segment."""
 
 
