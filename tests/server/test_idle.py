@@ -15,7 +15,7 @@ from rio.errors import ConfigurationError, NotExecuted
 from rio.server import idle, memory
 from rio.server.segments import Segments
 from rio.testing import LocalCluster, run
-from tests.server.harness import Cluster, Probe
+from tests.server.harness import Cluster, Probe, activation, until
 
 
 class Departures(dict[str, list[tuple[float, str]]]):
@@ -35,6 +35,10 @@ class Hold(rio.Message[None]):
 
 class KeepAlive(rio.Message[None]):
     seconds: float
+
+
+class Fill(rio.Message[None]):
+    size: int
 
 
 class Own(rio.Message[None]):
@@ -491,6 +495,17 @@ def test_other_limits_that_cannot_be_are_refused() -> None:
         rio.ServerConfig(idle_after=0.5)
 
 
+async def test_an_object_weighs_what_its_states_take_in_the_storage(cluster: Cluster) -> None:
+    server = await cluster.server(Quiet)
+    await server.client.send(Quiet, "a", Fill(1000))
+    weights = [activation(server, Quiet, "a").weight]
+    await server.client.admin(rio.AdminCommand.shutdown(Quiet, "a"))
+    await until(lambda: cluster.home(Quiet, "a") is None)
+    await server.client.send(Quiet, "a", Get())
+    weights.append(activation(server, Quiet, "a").weight)
+    assert 1000 < weights[0] == weights[1] < 1100
+
+
 async def test_reading_many_ids_once_leaves_nothing_behind_when_idle(
     cluster: Cluster, probe: Probe
 ) -> None:
@@ -507,6 +522,11 @@ async def test_reading_many_ids_once_leaves_nothing_behind_when_idle(
 
 class Quiet(rio.ServiceObject, idle_after=1.0):
     blob: Blob = rio.managed_state()
+
+    @rio.handler
+    async def fill(self, message: Fill) -> None:
+        self.blob.data = bytes(message.size)
+        await self.save_state()
 
     @rio.handler
     def get(self, message: Get) -> str:

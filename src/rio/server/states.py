@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from rio.contracts.state import Batch, StateStorage, StoredObject
+from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
 from rio.errors import ConfigurationError, StateCorrupt, StorageError, Superseded
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class StateOwner(Protocol):
     token: int
     saving: asyncio.Event | None
     versions: dict[StateStorage, int]
+    weight: int
 
     @property
     def table(self) -> TypeTable: ...
@@ -83,6 +84,7 @@ async def load(owner: StateOwner, attributes: tuple[str, ...]) -> None:
             _check_names(owner, storage, stored)
             values = [_value_of(field, stored) for field in fields]
             owner.versions[storage] = stored.version
+            _note_weight(owner, stored.states)
             for field, value in zip(fields, values, strict=True):
                 setattr(owner.instance, field.attribute, value)
     except Superseded:
@@ -110,6 +112,7 @@ async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
             owner.versions[storage] = await storage.commit(
                 owner.object_id, owner.token, version, batch
             )
+            _note_weight(owner, batch.states)
     except (StorageError, Superseded, asyncio.CancelledError) as error:
         owner.drop(superseded=isinstance(error, Superseded))
         raise
@@ -130,6 +133,14 @@ async def are_current(owner: StateOwner) -> bool:
     except Superseded:
         return False
     return True
+
+
+def _note_weight(owner: StateOwner, states: Mapping[str, StoredState]) -> None:
+    """Remember how large the object is, about: as large as what was read or written together."""
+    size = sum(len(state.data) for state in states.values())
+    owner.weight = (
+        size if len(states) == len(owner.registered.managed_states) else max(owner.weight, size)
+    )
 
 
 def _check_names(owner: StateOwner, storage: StateStorage, stored: StoredObject) -> None:
