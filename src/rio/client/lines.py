@@ -185,7 +185,7 @@ class Lines:
         """The line of a call that has come back from a connection without having run."""
         if call.line is None:
             self.line_up(connection.find_companions(call), connection)
-        line: Line = call.line
+        line = self._lines[call.type_name, call.id]
         line.take_back(call, connection)
         return line
 

@@ -67,10 +67,13 @@ class Members:
             await asyncio.gather(refreshing, return_exceptions=True)
 
     def use(self, snapshot: MembershipSnapshot) -> None:
-        """Take note of a membership that has been read; an older one than ours changes nothing."""
-        before = self.snapshot
-        if snapshot.version >= before.version:
-            self.snapshot = snapshot
+        """Take note of a membership that has been read.
+
+        The last read counts, whatever its version: a lower one, or another cluster's id, means that
+        the storage was restored or made anew. The client decides nothing for good by what it reads,
+        so a read from a server that lags behind does no harm either.
+        """
+        before, self.snapshot = self.snapshot, snapshot
         self._owner.follow_members(before)
 
     def refresh_soon(self) -> asyncio.Task[None]:

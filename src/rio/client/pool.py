@@ -98,6 +98,11 @@ class Pool:
         for address in gone:
             del self._peers[address]
 
+    def break_off(self, reason: str) -> None:
+        """Break all connections: the servers behind them are not to be asked any more."""
+        for peer in list(self._peers.values()):
+            peer.break_off(NodeEvicted(f"{reason}: {peer.address} may not belong to it"))
+
     def relax(self) -> None:
         """Have idle connections give memory back."""
         for connection in self.connections:
@@ -187,8 +192,12 @@ class Peer:
 
         Its process may be frozen, with its connections open: it will not answer any more.
         """
+        self.break_off(NodeEvicted(f"the cluster has declared {self.address} dead"))
+
+    def break_off(self, reason: RioError) -> None:
+        """Break the connection: an answer that would still come is not to be trusted."""
         if self.connection is not None and self.connection.usable:
-            self.connection.break_off(NodeEvicted(f"the cluster has declared {self.address} dead"))
+            self.connection.break_off(reason)
 
     async def close(self) -> None:
         if self._connecting is not None:

@@ -286,10 +286,15 @@ class Router:
     def follow_members(self, before: MembershipSnapshot) -> None:
         """The members have been read; ``before`` is what was known of them until now."""
         members = self.members.snapshot
+        if before.cluster_id not in ("", members.cluster_id):
+            self._choice.reconsider()
+            self.pool.break_off("the storage lists the members of another cluster now")
+            before = MembershipSnapshot(0, 0)
+        known = {member.generation for member in before.members}
         for member in members.members:
-            if member.generation > before.generation_high:
+            if member.generation not in known:
                 self.pool.renew(member.address)
-        if members.version > before.version:
+        if members.version != before.version:
             self._choice.reconsider()
             for call in self.waiting.take_for_attempt():
                 self.start(call)
