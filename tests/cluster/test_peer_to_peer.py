@@ -8,7 +8,7 @@ import itertools
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
 import pytest
@@ -76,9 +76,11 @@ class FaultyStorage(MembershipStorage):
     async def close(self) -> None:
         await self.shared.close()
 
-    async def register(self, address: str, metadata: bytes = b"") -> Registered:
+    async def register(
+        self, address: str, metadata: bytes = b"", manifest: bytes = b""
+    ) -> Registered:
         await self._way(writes=True)
-        return await self.shared.register(address, metadata)
+        return await self.shared.register(address, metadata, manifest)
 
     async def renew(self, generation: int) -> Renewal | None:
         await self._way(writes=True)
@@ -104,6 +106,18 @@ class FaultyStorage(MembershipStorage):
     async def vote(self, generation: int, vote: Vote) -> StatusChange:
         await self._way(writes=True)
         return await self.shared.vote(generation, vote)
+
+    async def set_manifest(self, generation: int, manifest: bytes) -> bool:
+        await self._way(writes=True)
+        return await self.shared.set_manifest(generation, manifest)
+
+    async def read_manifests(self, generations: Sequence[int]) -> Mapping[int, bytes]:
+        await self._way(writes=False)
+        return await self.shared.read_manifests(generations)
+
+    async def set_settings(self, settings: bytes, version: int) -> bool:
+        await self._way(writes=True)
+        return await self.shared.set_settings(settings, version)
 
     async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:
         await self._way(writes=True)

@@ -102,6 +102,19 @@ def add_run_options(parser: CommandParser) -> None:
         help="strict, fast or local: how soon the cluster notices a dead server",
     )
     parser.add_option(
+        "--version",
+        metavar="TEXT",
+        help="the version of your program; by default a digest of the types that it serves",
+    )
+    parser.add_option(
+        "--label",
+        metavar="NAME=VALUE,...",
+        default="",
+        action=options.AddLabels,
+        type=options.read_labels,
+        help="what else the other servers learn about this one, for example zone=eu",
+    )
+    parser.add_option(
         "--workers",
         metavar="N",
         default="1",

@@ -28,6 +28,8 @@ class Arguments(argparse.Namespace):
     advertise: str | None
     http: str | None
     cluster: str
+    version: str | None
+    label: dict[str, str]
     workers: int
     idle_after: float | None
     max_objects: int | None
@@ -63,7 +65,7 @@ class CommandParser(argparse.ArgumentParser):
         """Add an option. An empty variable of the environment counts as none."""
         variable = "RIO_" + name.lstrip("-").replace("-", "_").upper()
         value = self.environ.get(variable) or default
-        shown = f"; {default} by default" if default is not None else ""
+        shown = f"; {default} by default" if default else ""
         self.add_argument(
             name,
             default=value,
@@ -130,6 +132,25 @@ def read_preset(text: str) -> str:
     except RioError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
+
+
+def read_labels(text: str) -> dict[str, str]:
+    """:raises argparse.ArgumentTypeError: the text is not ``NAME=VALUE``, with commas between."""
+    labels = {}
+    for label in filter(None, text.split(",")):
+        name, separator, value = label.partition("=")
+        if not (name and separator):
+            raise argparse.ArgumentTypeError(f"{label!r} is not NAME=VALUE, for example zone=eu")
+        labels[name] = value
+    return labels
+
+
+class AddLabels(argparse.Action):
+    """Labels that are given one after the other, instead of those of the environment."""
+
+    def __call__(self, parser: Any, arguments: Any, values: Any, option: Any = None) -> None:
+        before = getattr(arguments, self.dest)
+        setattr(arguments, self.dest, (before if isinstance(before, dict) else {}) | values)
 
 
 def read_count(text: str) -> int:

@@ -37,6 +37,8 @@ async def serve(registry: Registry, arguments: Arguments) -> None:
         advertise=arguments.advertise,
         http=arguments.http,
         cluster=arguments.cluster,
+        version=arguments.version,
+        labels=arguments.label,
         config=ServerConfig(
             idle_after=arguments.idle_after,
             max_objects=arguments.max_objects,

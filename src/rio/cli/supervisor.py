@@ -40,12 +40,14 @@ def _command_line(arguments: Arguments, number: int) -> list[str]:
         "--advertise": arguments.advertise and _shift_port(arguments.advertise, number),
         "--http": arguments.http and _shift_port(arguments.http, number),
         "--cluster": arguments.cluster,
+        "--version": arguments.version,
         "--idle-after": NEVER if arguments.idle_after is None else f"{arguments.idle_after:g}",
         "--max-objects": arguments.max_objects and str(arguments.max_objects),
         "--max-memory": arguments.max_memory and str(arguments.max_memory),
         "--log-level": arguments.log_level,
     }
     given = [word for name, value in options.items() if value is not None for word in (name, value)]
+    given += [word for label in arguments.label.items() for word in ("--label", "=".join(label))]
     return [sys.executable, "-m", "rio", "run", arguments.registry, *given]
 
 

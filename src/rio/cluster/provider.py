@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from rio.cluster.config import ClusterConfig
 from rio.cluster.doubt import Audit, Doubt, NothingToLose
 from rio.cluster.lease import Lease, Observer
 from rio.cluster.loops import Loop, run_until_one_ends
+from rio.cluster.manifest import Manifest, Manifests
 from rio.cluster.storage_calls import StorageCalls
 from rio.contracts.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.errors import NodeEvicted, StorageError
@@ -39,6 +40,9 @@ SHORTEST_POLL = 0.05
 """Seconds between two reads of the membership, at least, however often the storage tells of
 changes.
 """
+
+
+_NOTHING_TOLD = Manifest()
 
 
 class ClusterProvider(ABC):
@@ -73,6 +77,8 @@ class ClusterProvider(ABC):
         self._observer = Observer(0, self._config)
         self._history = ""
         self._lease_counter = 0
+        self._manifest = _NOTHING_TOLD
+        self._manifests = Manifests()
         self._doubt = Doubt(clock, self._config.lease_evict)
         self.generation = 0
         """The identity that the storage gave this node, 0 before :meth:`join`."""
@@ -104,14 +110,26 @@ class ClusterProvider(ABC):
         """The settings, which every node of the cluster must share."""
         return self._config
 
-    async def join(self, address: str, metadata: bytes = b"") -> int:
+    @property
+    def manifests(self) -> Mapping[int, Manifest]:
+        """What the members that have not ended tell about themselves, by their generations, as far
+        as this node has read it: with its next read of the membership it reads what is missing.
+        """
+        return self._manifests.by_generation
+
+    async def join(
+        self, address: str, metadata: bytes = b"", manifest: Manifest = _NOTHING_TOLD
+    ) -> int:
         """Become an active member, and return its generation. Older members of ``address`` die, so
         this is called once the listener is bound.
+
+        ``manifest``: what this node tells the others about itself.
 
         If this raises or is cancelled, :meth:`leave` takes back what it did. Without that the
         others evict the member, which is silent.
 
         :raises StorageUnavailable: the storage did not answer.
+        :raises ConfigurationError: the manifest is too long.
         :raises NodeEvicted: another node has taken the address over meanwhile.
         :raises JoinFailed: this node and the others cannot reach each other.
         """
@@ -119,7 +137,10 @@ class ClusterProvider(ABC):
         self._lease = Lease(self._lease_duration())
         self._history = self._storage.history
         self._lease_counter = 0
-        registered = await self._calls.run(self._storage.register(address, metadata))
+        self._manifest = manifest
+        registered = await self._calls.run(
+            self._storage.register(address, metadata, manifest.encode())
+        )
         self.generation, self.address, self.snapshot = (
             registered.generation,
             address,
@@ -130,7 +151,7 @@ class ClusterProvider(ABC):
         await self._renew()
         await self._meet_the_others()
         await self._advance(MemberStatus.ACTIVE)
-        await self.refresh()
+        await self._read_manifests(await self.refresh())
         logger.info("%s joined as member %d", address, self.generation)
         return self.generation
 
@@ -276,6 +297,7 @@ class ClusterProvider(ABC):
         snapshot = await self._read()
         duties = self._observer.step(snapshot, sent, self._clock())
         for act in (
+            partial(self._read_manifests, snapshot),
             *(partial(self._evict, member) for member in duties.evict),
             *(partial(self._purge, ended) for ended in duties.purge),
         ):
@@ -312,6 +334,15 @@ class ClusterProvider(ABC):
         if read.version > known:
             self.on_snapshot(read)
         return read
+
+    async def _read_manifests(self, snapshot: MembershipSnapshot) -> None:
+        """Read the manifests whose digests are new."""
+        missing = self._manifests.missing(snapshot)
+        read: Mapping[int, bytes] = {}
+        if missing:
+            generations = [member.generation for member in missing]
+            read = await self._calls.run(self._storage.read_manifests(generations))
+        self._manifests.use(snapshot, read, missing)
 
     async def _purge(self, generation: int) -> None:
         if self.before_purge is not None:

@@ -6,6 +6,7 @@ whether it keeps the contract.
 """
 
 from rio.contracts.membership import (
+    MAX_MANIFEST_BYTES,
     MAX_METADATA_BYTES,
     MAX_VOTES,
     Member,
@@ -18,8 +19,10 @@ from rio.contracts.membership import (
     Vote,
     add_vote,
     check_forward,
+    check_manifest,
     check_metadata,
     decode_votes,
+    digest_manifest,
     encode_votes,
     make_cluster_id,
 )
@@ -35,6 +38,7 @@ from rio.contracts.state import (
 )
 
 __all__ = [
+    "MAX_MANIFEST_BYTES",
     "MAX_METADATA_BYTES",
     "MAX_VOTES",
     "ROLES",
@@ -57,8 +61,10 @@ __all__ = [
     "Vote",
     "add_vote",
     "check_forward",
+    "check_manifest",
     "check_metadata",
     "decode_votes",
+    "digest_manifest",
     "encode_votes",
     "make_cluster_id",
 ]

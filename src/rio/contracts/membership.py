@@ -8,9 +8,10 @@ storage issues once and never again. A server that restarts is a new member.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Self
 
@@ -23,6 +24,8 @@ MAX_VOTES = 8
 """Votes that a member can hold at a time."""
 MAX_METADATA_BYTES = MAX_METADATA
 """Bytes of metadata that a member can have."""
+MAX_MANIFEST_BYTES = 1 << 14
+"""Bytes of a member's manifest."""
 
 
 class MemberStatus(IntEnum):
@@ -93,6 +96,8 @@ class Member(msgspec.Struct, frozen=True):
     """The votes against it in the order of their arrival: at most ``MAX_VOTES``, one for each
     voter.
     """
+    manifest_digest: bytes = b""
+    """:func:`digest_manifest` of its manifest, so that a manifest is read only when it is new."""
 
 
 class MembershipSnapshot(msgspec.Struct, frozen=True):
@@ -112,6 +117,10 @@ class MembershipSnapshot(msgspec.Struct, frozen=True):
     cluster_id: str = ""
     """Which cluster this is: 128 random bits as text, made with the storage of its members. Ids are
     compared for equality only. Empty if nothing was read yet.
+    """
+    settings: bytes = b""
+    """The settings that all members must share, as :meth:`MembershipStorage.set_settings` got them.
+    The storage does not look into them.
     """
 
     def find(self, generation: int) -> Member | None:
@@ -177,13 +186,16 @@ class MembershipStorage(Role):
     """
 
     @abstractmethod
-    async def register(self, address: str, metadata: bytes = b"") -> Registered:
+    async def register(
+        self, address: str, metadata: bytes = b"", manifest: bytes = b""
+    ) -> Registered:
         """Add a member as ``JOINING`` under a new generation. Its server has bound ``address``.
 
         In the same step, older members of that address become ``DEAD``: they must have closed the
         address, or this server could not have bound it.
 
-        :raises ValueError: the metadata is longer than ``MAX_METADATA_BYTES``.
+        :raises ValueError: the metadata is longer than ``MAX_METADATA_BYTES``, or the manifest
+            than ``MAX_MANIFEST_BYTES``.
         """
 
     @abstractmethod
@@ -225,6 +237,30 @@ class MembershipStorage(Role):
         """
 
     @abstractmethod
+    async def set_manifest(self, generation: int, manifest: bytes) -> bool:
+        """Replace what a member tells about itself, and raise the version of the snapshot.
+
+        Returns ``False``, and changes nothing, if the member has ended or is not there.
+
+        :raises ValueError: the manifest is longer than ``MAX_MANIFEST_BYTES``.
+        """
+
+    @abstractmethod
+    async def read_manifests(self, generations: Sequence[int]) -> Mapping[int, bytes]:
+        """The manifests of some members, by their generations. A member that is not there is left
+        out.
+        """
+
+    @abstractmethod
+    async def set_settings(self, settings: bytes, version: int) -> bool:
+        """Replace the settings that all members share, and raise the version of the snapshot, in
+        one atomic step.
+
+        Returns ``False``, and changes nothing, if the version of the snapshot is not ``version``:
+        a member has joined, ended or acknowledged something since it was read.
+        """
+
+    @abstractmethod
     async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:
         """Make this storage that of a new cluster: set its id, and end all members.
 
@@ -263,6 +299,22 @@ def check_metadata(metadata: bytes) -> None:
         raise ValueError(
             f"a member's metadata is {len(metadata)} bytes long, the limit is {MAX_METADATA_BYTES}"
         )
+
+
+def check_manifest(manifest: bytes) -> None:
+    """Refuse a manifest that is too long for a member.
+
+    :raises ValueError: it is longer than ``MAX_MANIFEST_BYTES``.
+    """
+    if len(manifest) > MAX_MANIFEST_BYTES:
+        raise ValueError(
+            f"a member's manifest is {len(manifest)} bytes long, the limit is {MAX_MANIFEST_BYTES}"
+        )
+
+
+def digest_manifest(manifest: bytes) -> bytes:
+    """What a snapshot shows of a manifest: 8 bytes; none for a member without a manifest."""
+    return hashlib.blake2b(manifest, digest_size=8).digest() if manifest else b""
 
 
 def check_forward(expected: MemberStatus, status: MemberStatus) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,6 +15,7 @@ from rio.client.client import Client, client_of
 from rio.client.router import Router
 from rio.cluster.config import ClusterConfig
 from rio.cluster.links import GossipLinks
+from rio.cluster.manifest import make_manifest
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage
@@ -67,6 +68,10 @@ class Server:
     :class:`rio.ClusterConfig`, or a :class:`rio.ClusterProvider`. ``config``: what tunes this
     server, a :class:`rio.ServerConfig`. ``app_data``: what its objects share.
 
+    ``version``: the version of the program, which the other servers learn; by default a digest of
+    the types that it serves. ``labels``: what else an operator tells about this server, such as
+    ``{"zone": "eu"}``.
+
     ``clock``: seconds, for leases and deadlines; a given provider keeps its own. ``rng``: spreads
     retries.
 
@@ -88,6 +93,8 @@ class Server:
         cluster: str | ClusterConfig | ClusterProvider = "strict",
         config: ServerConfig | None = None,
         app_data: AppData | None = None,
+        version: str | None = None,
+        labels: Mapping[str, str] | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -108,6 +115,8 @@ class Server:
         self._app_data = app_data or AppData()
         self._drain_timeout = config.drain_timeout
         registry.freeze()
+        self._manifest = make_manifest(registry, version=version, labels=labels)
+        self._manifest.encode()  # what is too long is refused at once
         ownership = Ownership(self._storage.placement, self._cluster)
         self._catalog = Catalog(
             registry,
@@ -261,7 +270,7 @@ class Server:
         self._cluster.audit = self._audit
         self._audit.accept_histories()
         await self._claim_storages()
-        await self._cluster.join(self._address)
+        await self._cluster.join(self._address, manifest=self._manifest)
         self._connections.hello = self._introduction()
         await self._client.start()
         self._cluster.on_snapshot = self._router.members.use

@@ -28,8 +28,10 @@ from rio.contracts.membership import (
     Vote,
     add_vote,
     check_forward,
+    check_manifest,
     check_metadata,
     decode_votes,
+    digest_manifest,
     encode_votes,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
@@ -146,22 +148,25 @@ class _SqlRole(DatabaseRole):
 
 # --- membership -----------------------------------------------------------------------------------
 
-_MEMBER = "m.generation, m.address, m.status, m.lease_counter, m.metadata, m.votes"
+_MEMBER = (
+    "m.generation, m.address, m.status, m.lease_counter, m.metadata, m.votes, m.manifest_digest"
+)
 LIVE_MEMBERS = (
     "SELECT address FROM rio_member"
     f" WHERE status NOT IN ({MemberStatus.LEFT:d}, {MemberStatus.DEAD:d}) ORDER BY generation"
 )
 _FIND = f"SELECT {_MEMBER} FROM rio_member AS m WHERE m.generation = ?"
 _SNAPSHOT = (
-    f"SELECT c.snapshot_version, c.generation_high, c.cluster_id, {_MEMBER}"
+    f"SELECT c.snapshot_version, c.generation_high, c.cluster_id, c.settings, {_MEMBER}"
     " FROM rio_cluster AS c LEFT JOIN rio_member AS m ON 1 = 1 ORDER BY m.generation"
 )
 _TERMINAL = f"({MemberStatus.LEFT:d}, {MemberStatus.DEAD:d})"
 _END = f"UPDATE rio_member SET status = {MemberStatus.DEAD:d} WHERE status NOT IN {_TERMINAL}"
 _END_OLDER = f"{_END} AND address = ?"
 _REGISTER = (
-    "INSERT INTO rio_member (generation, address, status, lease_counter, metadata, votes)"
-    " VALUES (?, ?, ?, 0, ?, ?)"
+    "INSERT INTO rio_member"
+    " (generation, address, status, lease_counter, metadata, votes, manifest, manifest_digest)"
+    " VALUES (?, ?, ?, 0, ?, ?, ?, ?)"
 )
 _RENEW = (
     "UPDATE rio_member SET lease_counter = lease_counter + 1"
@@ -172,6 +177,11 @@ _SET_STATUS = (
     "UPDATE rio_member SET status = ? WHERE generation = ? AND status = ?"
     " AND lease_counter = COALESCE(?, lease_counter) RETURNING generation"
 )
+_SET_MANIFEST = (
+    "UPDATE rio_member SET manifest = ?, manifest_digest = ?"
+    f" WHERE generation = ? AND status NOT IN {_TERMINAL} RETURNING generation"
+)
+_READ_MANIFEST = "SELECT manifest FROM rio_member WHERE generation = ?"
 _SET_CLUSTER_ID = "UPDATE rio_cluster SET cluster_id = ?"
 _VOTES_IF_ALLOWED = (
     "SELECT m.votes FROM rio_member AS m"
@@ -194,6 +204,7 @@ class _MemberStatements(NamedTuple):
 
     next_generation: str
     raise_version: str
+    set_settings: str
 
     @classmethod
     def of(cls, database: SqlDatabase) -> Self:
@@ -203,13 +214,20 @@ class _MemberStatements(NamedTuple):
         return cls(
             f"{raise_version}, generation_high = {generation} RETURNING generation_high",
             raise_version,
+            f"{raise_version}, settings = ? WHERE snapshot_version = ? RETURNING snapshot_version",
         )
 
 
 def _member_of(row: Row) -> Member:
-    generation, address, status, lease_counter, metadata, votes = row
+    generation, address, status, lease_counter, metadata, votes, manifest_digest = row
     return Member(
-        generation, address, MemberStatus(status), lease_counter, metadata, decode_votes(votes)
+        generation,
+        address,
+        MemberStatus(status),
+        lease_counter,
+        metadata,
+        decode_votes(votes),
+        manifest_digest,
     )
 
 
@@ -220,17 +238,18 @@ def _find(generation: int) -> Operation[Member | None]:
 
 def _read_snapshot() -> Operation[MembershipSnapshot]:
     rows = yield _SNAPSHOT, ()
-    version, generation_high, cluster_id = rows[0][:3]
-    members = tuple(_member_of(row[3:]) for row in rows if row[3] is not None)
-    return MembershipSnapshot(version, generation_high, members, cluster_id)
+    version, generation_high, cluster_id, settings = rows[0][:4]
+    members = tuple(_member_of(row[4:]) for row in rows if row[4] is not None)
+    return MembershipSnapshot(version, generation_high, members, cluster_id, settings)
 
 
 def _register(
-    statements: _MemberStatements, address: str, metadata: bytes
+    statements: _MemberStatements, address: str, metadata: bytes, manifest: bytes
 ) -> Operation[Registered]:
     yield _END_OLDER, (address,)
     [(generation,)] = yield statements.next_generation, ()
-    yield _REGISTER, (generation, address, int(MemberStatus.JOINING), metadata, _NO_VOTES)
+    status, digest = int(MemberStatus.JOINING), digest_manifest(manifest)
+    yield _REGISTER, (generation, address, status, metadata, _NO_VOTES, manifest, digest)
     return Registered(generation, (yield from _read_snapshot()))
 
 
@@ -261,6 +280,28 @@ def _vote(generation: int, vote: Vote) -> Operation[StatusChange]:
     return StatusChange(applied, (yield from _find(generation)))
 
 
+def _set_manifest(
+    statements: _MemberStatements, generation: int, manifest: bytes
+) -> Operation[bool]:
+    row = (manifest, digest_manifest(manifest), generation)
+    applied = bool((yield _SET_MANIFEST, row))
+    if applied:
+        yield statements.raise_version, ()
+    return applied
+
+
+def _read_manifests(generations: Sequence[int]) -> Operation[dict[int, bytes]]:
+    found: dict[int, bytes] = {}
+    for generation in generations:
+        for (manifest,) in (yield _READ_MANIFEST, (generation,)):
+            found[generation] = bytes(manifest)
+    return found
+
+
+def _set_settings(statements: _MemberStatements, settings: bytes, version: int) -> Operation[bool]:
+    return bool((yield statements.set_settings, (settings, version)))
+
+
 def _change_cluster_id(
     statements: _MemberStatements, cluster_id: str
 ) -> Operation[MembershipSnapshot]:
@@ -288,9 +329,12 @@ class SqlMembershipStorage(_SqlRole, MembershipStorage):
         super().__init__(database)
         self._statements = _MemberStatements.of(database)
 
-    async def register(self, address: str, metadata: bytes = b"") -> Registered:
+    async def register(
+        self, address: str, metadata: bytes = b"", manifest: bytes = b""
+    ) -> Registered:
         check_metadata(metadata)
-        return await self._write(_register, self._statements, address, metadata)
+        check_manifest(manifest)
+        return await self._write(_register, self._statements, address, metadata, manifest)
 
     async def renew(self, generation: int) -> Renewal | None:
         return await self._write_apart(_renew, generation)
@@ -318,6 +362,16 @@ class SqlMembershipStorage(_SqlRole, MembershipStorage):
 
     async def vote(self, generation: int, vote: Vote) -> StatusChange:
         return await self._write(_vote, generation, vote)
+
+    async def set_manifest(self, generation: int, manifest: bytes) -> bool:
+        check_manifest(manifest)
+        return await self._write(_set_manifest, self._statements, generation, manifest)
+
+    async def read_manifests(self, generations: Sequence[int]) -> dict[int, bytes]:
+        return await self._read(_read_manifests, generations) if generations else {}
+
+    async def set_settings(self, settings: bytes, version: int) -> bool:
+        return await self._write(_set_settings, self._statements, settings, version)
 
     async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:
         return await self._write(_change_cluster_id, self._statements, cluster_id)

@@ -5,6 +5,7 @@ know the database.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import NoReturn
 from urllib.parse import SplitResult
@@ -69,7 +70,9 @@ class HttpMembershipStorage(Openable, MembershipStorage):
         async with asyncio.timeout(self._timeout):
             return decode_members(await _get(base))
 
-    async def register(self, address: str, metadata: bytes = b"") -> Registered:
+    async def register(
+        self, address: str, metadata: bytes = b"", manifest: bytes = b""
+    ) -> Registered:
         self._refuse()
 
     async def renew(self, generation: int) -> Renewal | None:
@@ -86,6 +89,17 @@ class HttpMembershipStorage(Openable, MembershipStorage):
         self._refuse()
 
     async def vote(self, generation: int, vote: Vote) -> StatusChange:
+        self._refuse()
+
+    async def set_manifest(self, generation: int, manifest: bytes) -> bool:
+        self._refuse()
+
+    async def read_manifests(self, generations: Sequence[int]) -> dict[int, bytes]:
+        """Servers do not show manifests."""
+        self._check_open()
+        return {}
+
+    async def set_settings(self, settings: bytes, version: int) -> bool:
         self._refuse()
 
     async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:

@@ -25,7 +25,9 @@ from rio.contracts.membership import (
     Vote,
     add_vote,
     check_forward,
+    check_manifest,
     check_metadata,
+    digest_manifest,
     make_cluster_id,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
@@ -54,21 +56,31 @@ class LocalMembershipStorage(Openable, MembershipStorage):
         self._clock = clock or _loop_time
         self._cluster_id = make_cluster_id()
         self._members: dict[int, Member] = {}
+        self._manifests: dict[int, bytes] = {}
+        self._settings = b""
         self._version = 0
         self._generation_high = 0
         self._waiting: set[asyncio.Future[None]] = set()
 
-    async def register(self, address: str, metadata: bytes = b"") -> Registered:
+    async def register(
+        self, address: str, metadata: bytes = b"", manifest: bytes = b""
+    ) -> Registered:
         self._check_open()
         check_metadata(metadata)
+        check_manifest(manifest)
         for member in self._members.values():
             if member.address == address and not member.status.terminal:
                 self._members[member.generation] = replace(member, status=MemberStatus.DEAD)
         self._generation_high = self._next_after(self._generation_high)
         self._raise_version()
         self._members[self._generation_high] = Member(
-            self._generation_high, address, MemberStatus.JOINING, metadata=metadata
+            self._generation_high,
+            address,
+            MemberStatus.JOINING,
+            metadata=metadata,
+            manifest_digest=digest_manifest(manifest),
         )
+        self._manifests[self._generation_high] = manifest
         return Registered(self._generation_high, self._snapshot())
 
     async def renew(self, generation: int) -> Renewal | None:
@@ -118,6 +130,34 @@ class LocalMembershipStorage(Openable, MembershipStorage):
         changed = self._members[generation] = replace(member, votes=add_vote(member.votes, vote))
         return StatusChange(True, changed)
 
+    async def set_manifest(self, generation: int, manifest: bytes) -> bool:
+        self._check_open()
+        check_manifest(manifest)
+        member = self._members.get(generation)
+        if member is None or member.status.terminal:
+            return False
+        digest = digest_manifest(manifest)
+        self._members[generation] = replace(member, manifest_digest=digest)
+        self._manifests[generation] = manifest
+        self._raise_version()
+        return True
+
+    async def read_manifests(self, generations: Sequence[int]) -> dict[int, bytes]:
+        self._check_open()
+        return {
+            generation: self._manifests[generation]
+            for generation in generations
+            if generation in self._manifests
+        }
+
+    async def set_settings(self, settings: bytes, version: int) -> bool:
+        self._check_open()
+        if version != self._version:
+            return False
+        self._settings = settings
+        self._raise_version()
+        return True
+
     async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:
         self._check_open()
         self._cluster_id = cluster_id
@@ -132,7 +172,7 @@ class LocalMembershipStorage(Openable, MembershipStorage):
         member = self._members.get(generation)
         if member is None or not member.status.terminal:
             return False
-        del self._members[generation]
+        del self._members[generation], self._manifests[generation]
         self._raise_version()
         return True
 
@@ -160,6 +200,7 @@ class LocalMembershipStorage(Openable, MembershipStorage):
             self._generation_high,
             tuple(self._members.values()),
             self._cluster_id,
+            self._settings,
         )
 
 

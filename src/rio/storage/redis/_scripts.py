@@ -35,7 +35,7 @@ local function text(number) return string.format('%.0f', number) end
 _MEMBERS = (
     _NUMBERS
     + """
-local cluster, addresses, statuses, leases, metadata, votes = unpack(KEYS)
+local cluster, addresses, statuses, leases, metadata, votes, manifests, digests = unpack(KEYS)
 local function raise_version()
     local version = redis.call('HGET', cluster, 'version') or 0
     redis.call('HSET', cluster, 'version', text(next_after(tonumber(version))))
@@ -48,13 +48,13 @@ local function member(generation)
     if not status then return {} end
     return {generation, redis.call('HGET', addresses, generation), status,
             redis.call('HGET', leases, generation), redis.call('HGET', metadata, generation),
-            redis.call('HGET', votes, generation)}
+            redis.call('HGET', votes, generation), redis.call('HGET', digests, generation)}
 end
 local function snapshot()
     local all = redis.call('HKEYS', statuses)
     for index, generation in ipairs(all) do all[index] = member(generation) end
-    local row = redis.call('HMGET', cluster, 'version', 'generation', 'id')
-    return {row[1] or '0', row[2] or '0', row[3] or '', all}
+    local row = redis.call('HMGET', cluster, 'version', 'generation', 'id', 'settings')
+    return {row[1] or '0', row[2] or '0', row[3] or '', row[4] or '', all}
 end
 local function end_members(address)  -- of one address, or all
     for _, generation in ipairs(redis.call('HKEYS', statuses)) do
@@ -72,7 +72,7 @@ MAKE_ID = Script(_MEMBERS + "return redis.call('HSETNX', cluster, 'id', ARGV[1])
 REGISTER = Script(
     _MEMBERS
     + """
-local address, about, no_votes, new_id = unpack(ARGV)
+local address, about, no_votes, new_id, manifest, digest = unpack(ARGV)
 redis.call('HSETNX', cluster, 'id', new_id)  -- if somebody has emptied the database meanwhile
 end_members(address)
 local generation = text(next_after(tonumber(redis.call('HGET', cluster, 'generation') or 0)))
@@ -82,6 +82,8 @@ redis.call('HSET', statuses, generation, 0)
 redis.call('HSET', leases, generation, 0)
 redis.call('HSET', metadata, generation, about)
 redis.call('HSET', votes, generation, no_votes)
+redis.call('HSET', manifests, generation, manifest)
+redis.call('HSET', digests, generation, digest)
 raise_version()
 return {generation, snapshot()}
 """
@@ -121,6 +123,28 @@ redis.call('HSET', votes, generation, ballot)
 return answer('counted')
 """
 )
+SET_MANIFEST = Script(
+    _MEMBERS
+    + """
+local generation, manifest, digest = unpack(ARGV)
+local status = status_of(generation)
+if status == 4 or status == 5 or status == 9 then return 0 end
+redis.call('HSET', manifests, generation, manifest)
+redis.call('HSET', digests, generation, digest)
+raise_version()
+return 1
+"""
+)
+READ_MANIFESTS = Script(_MEMBERS + "return redis.call('HMGET', manifests, unpack(ARGV))")
+SET_SETTINGS = Script(
+    _MEMBERS
+    + """
+if (redis.call('HGET', cluster, 'version') or '0') ~= ARGV[2] then return 0 end
+redis.call('HSET', cluster, 'settings', ARGV[1])
+raise_version()
+return 1
+"""
+)
 CHANGE_CLUSTER_ID = Script(
     _MEMBERS
     + """
@@ -135,7 +159,7 @@ PURGE = Script(
     + """
 local status = status_of(ARGV[1])
 if status ~= 4 and status ~= 5 then return 0 end
-for _, column in ipairs({addresses, statuses, leases, metadata, votes}) do
+for _, column in ipairs({addresses, statuses, leases, metadata, votes, manifests, digests}) do
     redis.call('HDEL', column, ARGV[1])
 end
 raise_version()
@@ -296,6 +320,9 @@ SCRIPTS = [
     SNAPSHOT,
     SET_STATUS,
     VOTE,
+    SET_MANIFEST,
+    READ_MANIFESTS,
+    SET_SETTINGS,
     CHANGE_CLUSTER_ID,
     PURGE,
     ADOPT,

@@ -16,8 +16,10 @@ from rio.contracts.membership import (
     Vote,
     add_vote,
     check_forward,
+    check_manifest,
     check_metadata,
     decode_votes,
+    digest_manifest,
     encode_votes,
     make_cluster_id,
 )
@@ -84,7 +86,7 @@ class _RedisRole(DatabaseRole):
 def _member_of(answer: Sequence[bytes]) -> Member | None:
     if not answer:
         return None
-    generation, address, status, lease, metadata, votes = answer
+    generation, address, status, lease, metadata, votes, manifest_digest = answer
     return Member(
         int(generation),
         address.decode(),
@@ -92,17 +94,19 @@ def _member_of(answer: Sequence[bytes]) -> Member | None:
         int(lease),
         metadata,
         decode_votes(votes),
+        manifest_digest,
     )
 
 
 def _snapshot_of(answer: Any) -> MembershipSnapshot:
-    version, generation_high, cluster_id, answers = answer
+    version, generation_high, cluster_id, settings, answers = answer
     members = [member for member in map(_member_of, answers) if member is not None]
     return MembershipSnapshot(
         int(version),
         int(generation_high),
         tuple(sorted(members, key=lambda member: member.generation)),
         cluster_id.decode(),
+        settings,
     )
 
 
@@ -115,7 +119,7 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
     """
 
     _name = "membership"
-    _tables = ("cluster", "address", "status", "lease", "metadata", "votes")
+    _tables = ("cluster", "address", "status", "lease", "metadata", "votes", "manifest", "digest")
 
     async def prepare(self) -> None:
         await super().prepare()
@@ -125,10 +129,19 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
             await self.close()
             raise
 
-    async def register(self, address: str, metadata: bytes = b"") -> Registered:
+    async def register(
+        self, address: str, metadata: bytes = b"", manifest: bytes = b""
+    ) -> Registered:
         check_metadata(metadata)
+        check_manifest(manifest)
         answer = await self._run(
-            _scripts.REGISTER, address.encode(), metadata, _NO_VOTES, make_cluster_id()
+            _scripts.REGISTER,
+            address.encode(),
+            metadata,
+            _NO_VOTES,
+            make_cluster_id(),
+            manifest,
+            digest_manifest(manifest),
         )
         generation, snapshot = answer
         return Registered(int(generation), _snapshot_of(snapshot))
@@ -167,6 +180,21 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
             if fate != b"changed" or member is None:
                 return StatusChange(fate == b"counted", member)
             before = member.votes
+
+    async def set_manifest(self, generation: int, manifest: bytes) -> bool:
+        check_manifest(manifest)
+        digest = digest_manifest(manifest)
+        return bool(await self._run(_scripts.SET_MANIFEST, generation, manifest, digest))
+
+    async def read_manifests(self, generations: Sequence[int]) -> dict[int, bytes]:
+        if not generations:
+            return {}
+        answer = await self._run(_scripts.READ_MANIFESTS, *generations)
+        found = zip(generations, answer, strict=True)
+        return {generation: manifest for generation, manifest in found if manifest is not None}
+
+    async def set_settings(self, settings: bytes, version: int) -> bool:
+        return bool(await self._run(_scripts.SET_SETTINGS, settings, version))
 
     async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:
         return _snapshot_of(await self._run(_scripts.CHANGE_CLUSTER_ID, cluster_id))

@@ -15,6 +15,7 @@ from rio.contracts.membership import (
     MemberStatus,
     StatusChange,
     Vote,
+    digest_manifest,
 )
 from rio.errors import StorageClosed
 from rio.testing.conformance._members import register_in
@@ -134,6 +135,78 @@ class MembershipStorageTests:
         assert snapshot.status_of(younger) == JOINING
         assert snapshot.status_of(neighbour) == ACTIVE
         assert snapshot.version > before
+
+    # what members tell about themselves, and what they share
+
+    async def test_a_manifest_is_kept_and_its_digest_is_in_the_snapshot(
+        self, membership: MembershipStorage
+    ) -> None:
+        first, snapshot = await membership.register("h:1", manifest=b"\x00one")
+        second, _ = await membership.register("h:2")
+        member = snapshot.find(first)
+        assert member is not None
+        assert member.manifest_digest == digest_manifest(b"\x00one")
+        found = await membership.read_manifests([first, second, second + 1])
+        assert dict(found) == {first: b"\x00one", second: b""}
+        assert dict(await membership.read_manifests([])) == {}
+
+    async def test_a_new_manifest_replaces_the_old_one_and_raises_the_version(
+        self, membership: MembershipStorage
+    ) -> None:
+        generation, before = await membership.register("h:1", manifest=b"one")
+        assert await membership.set_manifest(generation, b"two") is True
+        after = await membership.snapshot()
+        member = after.find(generation)
+        assert member is not None
+        assert member.manifest_digest == digest_manifest(b"two")
+        assert after.version > before.version
+        assert dict(await membership.read_manifests([generation])) == {generation: b"two"}
+
+    @pytest.mark.parametrize("status", [LEFT, DEAD])
+    async def test_a_member_that_has_ended_gets_no_other_manifest(
+        self, membership: MembershipStorage, status: MemberStatus
+    ) -> None:
+        generation = await register_in(membership, status)
+        before = await membership.snapshot()
+        assert await membership.set_manifest(generation, b"two") is False
+        assert await membership.set_manifest(generation + 1, b"two") is False
+        assert await membership.snapshot() == before
+        assert await membership.purge(generation) is True
+        assert dict(await membership.read_manifests([generation])) == {}
+
+    async def test_a_manifest_beyond_16_kib_is_refused(self, membership: MembershipStorage) -> None:
+        generation, _ = await membership.register("h:1", manifest=b"x" * 16384)
+        with pytest.raises(ValueError, match="16384"):
+            await membership.register("h:2", manifest=b"x" * 16385)
+        with pytest.raises(ValueError, match="16384"):
+            await membership.set_manifest(generation, b"x" * 16385)
+        assert len((await membership.snapshot()).members) == 1
+
+    async def test_settings_are_set_only_by_who_has_read_the_newest_snapshot(
+        self, membership: MembershipStorage
+    ) -> None:
+        before = await membership.snapshot()
+        assert before.settings == b""
+        assert await membership.set_settings(b"\x00one", before.version) is True
+        after = await membership.snapshot()
+        assert after.settings == b"\x00one"
+        assert after.version > before.version
+        assert await membership.set_settings(b"two", before.version) is False
+        registered = await membership.register("h:1")
+        assert registered.snapshot.settings == b"\x00one"
+        assert await membership.set_settings(b"two", after.version) is False
+        assert (await membership.snapshot()).settings == b"\x00one"
+
+    async def test_of_many_who_set_the_settings_one_wins(
+        self, membership: MembershipStorage
+    ) -> None:
+        for _ in range(self.rounds):
+            version = (await membership.snapshot()).version
+            won = await asyncio.gather(
+                *(membership.set_settings(b"%d" % number, version) for number in range(8))
+            )
+            assert won.count(True) == 1
+            assert (await membership.snapshot()).settings == b"%d" % won.index(True)
 
     # renew
 
