@@ -290,7 +290,9 @@ async def test_a_call_that_would_wait_for_itself_is_refused(core: ModuleType) ->
 # --- cancellation and deadlines -------------------------------------------------------------------
 
 
-async def test_a_cancelled_call_that_waits_is_not_started(core: ModuleType) -> None:
+async def test_a_cancelled_call_that_waits_is_not_started_and_its_caller_is_told(
+    core: ModuleType,
+) -> None:
     node = Node(core)
     connection = node.connect()
     read(connection, request(1, 1, message="wait"), request(2, 2), request(3, 3))
@@ -298,11 +300,11 @@ async def test_a_cancelled_call_that_waits_is_not_started(core: ModuleType) -> N
     node.open_gate(1)
     await settle()
     assert node.numbers("a", "begin") == [1, 3]
-    assert connection.transport.answers() == {1: 1, 3: 3}
+    assert connection.transport.answers() == {1: 1, 2: "expired", 3: 3}
 
 
 @pytest.mark.parametrize("do", ["", "stay"])
-async def test_a_cancelled_call_that_runs_is_cancelled_and_not_answered(
+async def test_a_cancelled_call_that_runs_is_cancelled_and_its_caller_is_told(
     core: ModuleType, do: str
 ) -> None:
     node = Node(core)
@@ -316,8 +318,45 @@ async def test_a_cancelled_call_that_runs_is_cancelled_and_not_answered(
         ("a", "begin", 2),
         ("a", "end", 2),
     ]
-    assert connection.transport.answers() == {2: 2}
+    assert connection.transport.answers() == {1: "timeout", 2: 2}
     assert node.dispatcher.in_flight == 0
+
+
+async def test_a_handler_is_cancelled_once_by_its_caller_and_its_deadline(
+    core: ModuleType,
+) -> None:
+    cancelled = 0
+
+    async def clean_up(thing: Any, message: Any) -> None:
+        nonlocal cancelled
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            cancelled += 1
+            for _ in range(3):
+                pause = asyncio.get_running_loop().create_future()
+                pause.get_loop().call_soon(pause.set_result, None)
+                await pause
+            cancelled += 10
+            raise
+
+    node = Node(core)
+    node.add_method("clean_up", clean_up, is_async=True)
+    connection = node.connect()
+    for first, second in [("cancel", "sweep"), ("sweep", "cancel")]:
+        cancelled = 0
+        id = 1 if first == "cancel" else 2
+        read(connection, request(id, 1, message="clean_up", timeout=500))
+        node.time += 1.0
+        for step in (first, second):
+            if step == "cancel":
+                read(connection, cancel(id))
+            else:
+                node.dispatcher.sweep()
+            await asyncio.sleep(0)
+        await settle()
+        assert cancelled == 11
+        assert connection.transport.answers()[id] == "timeout"
 
 
 async def test_a_cancel_for_what_is_no_call_changes_nothing(core: ModuleType) -> None:

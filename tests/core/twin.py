@@ -237,6 +237,18 @@ class Turn:
             if self.mailbox is not None and self in self.mailbox.queue:
                 self.mailbox.queue.remove(self)
 
+    def withdraw(self) -> None:
+        """The caller gives up, and is told whether the turn has begun."""
+        if not self.abandoned:
+            error = CallTimeout("it has begun") if self.running else Expired("it has not begun")
+            self.connection.answer_error(self.request_id, error)
+        self.give_up()
+
+    def give_up(self) -> None:
+        self.abandoned = True
+        if not self.expired:
+            self.cancel()
+
     def end(self) -> None:
         self.finished = True
         if self.connection.turns.get(self.request_id) is self:
@@ -351,8 +363,7 @@ class ServerHalf:
 
     def abandon(self) -> None:
         for turn in self.in_flight:
-            turn.abandoned = True
-            turn.cancel()
+            turn.give_up()
 
     def frame_received(self, kind: int, id: int, body: bytes) -> None:
         raise NotImplementedError
@@ -375,8 +386,7 @@ class ServerHalf:
         elif kind == CANCEL and self.accepted:
             turn = self.turns.get(id)
             if turn is not None:
-                turn.abandoned = True
-                turn.cancel()
+                turn.withdraw()
         else:
             self.frame_received(kind, id, body)
 
@@ -454,7 +464,7 @@ class Dispatcher:
 
     def sweep(self) -> None:
         for turn in [turn for connection in self.connections for turn in connection.in_flight]:
-            if turn.deadline < self.now() and not turn.expired:
+            if turn.deadline < self.now() and not turn.expired and not turn.abandoned:
                 turn.expired = True
                 if turn.running:
                     turn.cancel()

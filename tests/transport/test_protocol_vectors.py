@@ -87,9 +87,11 @@ def request(id: int, name: str, payload: bytes, context: bytes | None = None) ->
 
 CHAIN = Context((Link("Teller", "7", "Transfer", 2**63),))
 
+HELLO_OF_A_NODE = Hello(protocol.VERSION, "node", 3, "10.0.0.7:7070", protocol.NODE_FEATURES)
+
 OURS: dict[str, Callable[[], bytes]] = {
     "hello_client": lambda: protocol.write_hello(Hello(protocol.VERSION, "client")),
-    "hello_node": lambda: protocol.write_hello(Hello(protocol.VERSION, "node", 3, "10.0.0.7:7070")),
+    "hello_node": lambda: protocol.write_hello(HELLO_OF_A_NODE),
     "error_version": lambda: protocol.write_error(0, version_mismatch()),
     "request": lambda: request(1, "Deposit", msgpack.packb({"amount": 100})),
     "response": lambda: b"\x93\x02\x01" + msgpack.packb({"amount": 100}),
@@ -189,7 +191,7 @@ def test_the_compiled_server_writes_the_response_of_the_page() -> None:
 
 def test_what_is_read_of_a_vector_is_what_was_meant() -> None:
     bodies = {name: vector.data[4:] for name, vector in VECTORS.items()}
-    assert protocol.read_hello(bodies["hello_node"]) == Hello(1, "node", 3, "10.0.0.7:7070")
+    assert protocol.read_hello(bodies["hello_node"]) == HELLO_OF_A_NODE
     assert protocol.read_error(bodies["error"]) == (
         "redirect",
         "Account/ada lives on 10.0.0.8:7070",

@@ -79,6 +79,7 @@ cdef class Call:
     cdef readonly bytes payload
     cdef readonly object context      # bytes or None
     cdef readonly double deadline     # on the caller's clock
+    cdef readonly bint overdue        # it was cancelled at its deadline, and waits for the verdict
     cdef readonly bint repeatable     # may be sent again although it may have run
     cdef public int attempts          # how often it was sent again after it had not been executed
     cdef public int hops              # redirects followed
@@ -248,6 +249,14 @@ cdef class ClientHalf(Connection):
                 earliest = call.deadline
         return late, earliest
 
+    def cancel_overdue(self, Call call not None, double until):
+        """Tell the server that a call's deadline has passed, and wait for its answer ``until``
+        then: it says whether the call has begun.
+        """
+        call.overdue = True
+        call.deadline = until
+        self._put_cancel(call)
+
     cdef int _submit(self, Call call, double now) except -1:
         cdef Request request
         cdef Py_ssize_t payload_size = PyBytes_GET_SIZE(call.payload), room
@@ -305,9 +314,14 @@ cdef class ClientHalf(Connection):
     cdef int _drop(self, Call call) except -1:
         # Nobody waits for this call any more; tell the server, so that it does not work for
         # nothing.
-        cdef uint8_t* at
         call._connection = None
-        if self._calls.pop(call._request_id, None) is not None and self.transport is not None:
+        if self._calls.pop(call._request_id, None) is not None and not call.overdue:
+            self._put_cancel(call)
+        return 0
+
+    cdef int _put_cancel(self, Call call) except -1:
+        cdef uint8_t* at
+        if self.transport is not None:
             at = self.writer._begin(limits.RESPONSE_HEAD, 0)
             self.writer._end(put_cancel(at, call._request_id), None)
             self._flush_soon()

@@ -85,6 +85,9 @@ cdef class Turn:
 
     cdef int _answer_cancelled(self, object error) except -1
     cdef int _give_up(self) except -1
+    cdef int _withdraw(self) except -1
+    cdef object _late_error(self)
+    cdef object _expiry(self)
     cdef int _end(self) except -1
 
 

@@ -337,9 +337,7 @@ cdef class Turn:
             return 0
         name = f"{self.table.type_name}/{self.id}"
         if self._expired:
-            self.fail(CallTimeout(
-                f"{name} was still handling {self.method.name} at the deadline, and was cancelled"
-            ))
+            self.fail(self._late_error())
         elif self.dispatcher.lease_until <= self.dispatcher._now():
             self.fail(OutcomeUnknown(
                 f"the node lost its lease while {name} handled {self.method.name}"
@@ -349,10 +347,30 @@ cdef class Turn:
         return 0
 
     cdef int _give_up(self) except -1:
-        # Nobody waits for the answer any more.
+        # Nobody waits for the answer any more. A handler whose deadline has passed is cancelled
+        # already, and may be cleaning up.
         self._abandoned = True
-        self.cancel()
+        if not self._expired:
+            self.cancel()
         return 0
+
+    cdef int _withdraw(self) except -1:
+        # The caller gives up, and waits a moment longer to hear whether the turn has begun.
+        if not self._abandoned:
+            self.caller._fail(self, self._late_error() if self.running else self._expiry())
+        return self._give_up()
+
+    cdef object _late_error(self):
+        return CallTimeout(
+            f"{self.table.type_name}/{self.id} was still handling {self.method.name} at the "
+            "deadline, and was cancelled"
+        )
+
+    cdef object _expiry(self):
+        return Expired(
+            f"{self.method.name} waited for {self.table.type_name}/{self.id} until its deadline, "
+            "and was not started"
+        )
 
     cdef int _end(self) except -1:
         if not self.finished:
@@ -519,7 +537,7 @@ cdef class ServerHalf(Connection):
     cdef int _cancel(self, uint64_t request_id) except -1:
         turn = None if self._caller is None else self._caller._turns.get(request_id)
         if turn is not None:
-            (<Turn>turn)._give_up()
+            (<Turn>turn)._withdraw()
         return 0
 
     cdef int _flush(self) except -1:
@@ -693,7 +711,7 @@ cdef class Dispatcher:
         for connection in self.connections:
             connection.relax()
         for turn in list(self._in_flight):
-            if turn.deadline < now and not turn._expired:
+            if turn.deadline < now and not turn._expired and not turn._abandoned:
                 turn._expired = True
                 if turn.running:
                     turn.cancel()
@@ -902,7 +920,4 @@ cdef class Dispatcher:
     cdef int _expire(self, Turn turn) except -1:
         if turn.mailbox is not None:
             turn.mailbox._leave(turn)
-        return refuse(turn, Expired(
-            f"{turn.method.name} waited for {turn.table.type_name}/{turn.id} until its deadline, "
-            "and was not started"
-        ))
+        return refuse(turn, turn._expiry())

@@ -9,10 +9,20 @@ from rio._core.calls import Call, Caller
 from rio.client.pool import Pool
 from rio.client.waiting_calls import WaitingCalls
 from rio.errors import CallTimeout, Expired
+from rio.transport.client_connection import ClientConnection
+
+SHORTEST_WAIT = 0.1
+"""Seconds to wait, after its deadline, for the server's word whether a call has begun; four round
+trips if that is more.
+"""
 
 
 class Deadlines:
-    """Ends calls at their deadlines, those on a connection and those that wait for one."""
+    """Ends calls at their deadlines, those on a connection and those that wait for one.
+
+    Only the server knows whether a call has begun that it was sent. It is asked, and has a moment
+    to answer, so that a caller may repeat a call that waited for its turn.
+    """
 
     def __init__(self, caller: Caller, pool: Pool, waiting: WaitingCalls) -> None:
         self._caller = caller
@@ -45,28 +55,40 @@ class Deadlines:
             late, next_deadline = connection.find_overdue(moment)
             earliest = min(earliest, next_deadline)
             for call in late:
-                call.give_up(_timeout_of(call))
+                earliest = min(earliest, self._end_or_ask(call, connection, moment))
         return earliest
+
+    def _end_or_ask(self, call: Call, connection: ClientConnection, moment: float) -> float:
+        """End a call, or ask the server first whether it has begun. Returns until when to wait for
+        that answer: ``inf`` if there is none to wait for.
+        """
+        if call.overdue or not connection.answers_cancel:
+            call.give_up(_timeout_of(call))
+            return math.inf
+        until = moment + max(SHORTEST_WAIT, 4 * connection.round_trip)
+        connection.cancel_overdue(call, until)
+        return until
 
     def _end_waiting(self, moment: float) -> float:
         """End the calls that were not sent in time. Returns the next deadline of the others."""
         late, earliest = self._waiting.find_overdue(moment)
         for call in late:
             self._waiting.withdraw(call)
-            call.fail(_expiry_of(call))
+            call.fail(expiry_of(call))
         return earliest
 
 
-def _timeout_of(call: Call) -> CallTimeout:
-    return CallTimeout(
-        f"{call.type_name}/{call.id} did not answer {call.message_name} in time; it may have run"
-    )
-
-
-def _expiry_of(call: Call) -> Expired:
+def expiry_of(call: Call) -> Expired:
+    """The error of a call that did not begin, with what is known of the reason."""
     error = call.last_error or (call.line and call.line.last_error)
     why = "" if error is None else f"; the last attempt: {error}"
     return Expired(
         f"{call.message_name} to {call.type_name}/{call.id}"
         f" found no server that could take it in time{why}"
+    )
+
+
+def _timeout_of(call: Call) -> CallTimeout:
+    return CallTimeout(
+        f"{call.type_name}/{call.id} did not answer {call.message_name} in time; it may have run"
     )

@@ -14,7 +14,7 @@ from rio._core.frame import DEFAULT_FRAME_LIMIT
 from rio.backoff import make_rng
 from rio.client import retry
 from rio.client.access import ClusterAccess
-from rio.client.deadlines import Deadlines
+from rio.client.deadlines import Deadlines, expiry_of
 from rio.client.lines import Line, Lines
 from rio.client.members import Members
 from rio.client.message_codecs import MessageCodecs
@@ -28,6 +28,7 @@ from rio.errors import (
     APPLICATION_ERROR,
     ConnectionLost,
     Draining,
+    Expired,
     NoServersAvailable,
     NotExecuted,
     Redirected,
@@ -213,7 +214,7 @@ class Router:
         if call.done:
             return
         if self.caller.loop is None or not _returns(call, error):
-            call.fail(error)
+            call.fail(_end_of(call, error))
             return
         self._note_return(call, error, connection)
         line = self._lines.take_back(call, connection)
@@ -323,9 +324,17 @@ class Router:
         self.pool.relax()
 
 
+def _end_of(call: Call, error: RioError) -> RioError:
+    """The error of a call that is not sent again."""
+    if call.overdue and isinstance(error, NotExecuted) and not isinstance(error, Expired):
+        call.last_error = error
+        return expiry_of(call)
+    return error
+
+
 def _returns(call: Call, error: RioError) -> bool:
     """Whether a call that failed so is sent again."""
-    return retry.decide(error, repeatable=call.repeatable) is not Next.RAISE
+    return not call.overdue and retry.decide(error, repeatable=call.repeatable) is not Next.RAISE
 
 
 def _list_members(members: tuple[Member, ...]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import date, time, timedelta
 from decimal import Decimal
 from types import NoneType
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import msgspec
@@ -93,7 +93,8 @@ def _parts_of_unchangeable(value: Any) -> Iterator[Any] | None:
     if isinstance(value, msgspec.Struct) and value.__struct_config__.frozen:
         return (getattr(value, name) for name in value.__struct_fields__)
     if _is_frozen_dataclass(value):
-        return (getattr(value, field.name) for field in dataclasses.fields(value))
+        fields: Any = dataclasses.fields(cast(Any, value))
+        return (getattr(value, field.name) for field in fields)
     return None
 
 

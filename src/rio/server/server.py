@@ -330,7 +330,9 @@ class Server:
         return ""
 
     def _introduction(self) -> Hello:
-        return Hello(protocol.VERSION, "node", self.generation, self._address)
+        return Hello(
+            protocol.VERSION, "node", self.generation, self._address, protocol.NODE_FEATURES
+        )
 
     # --- running ----------------------------------------------------------------------------------
 

@@ -45,11 +45,17 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         self.ready: asyncio.Future[Hello] = loop.create_future()
         """The server's introduction, or the error because of which there is none."""
         self.on_goaway: Callable[[], None] = _nothing
+        self.answers_cancel = False
+        """Whether the server answers a CANCEL, and so tells whether the call has begun."""
+        self.round_trip = 0.0
+        """Seconds that the handshake took."""
+        self._connected_at = 0.0
 
     # --- what the transport tells -----------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self._connected_at = self.loop.time()
         self.put(protocol.write_hello(self._hello))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -77,9 +83,12 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
 
     def frame_received(self, kind: int, id: int, body: bytes) -> None:
         if kind == Kind.HELLO:
+            hello = protocol.read_hello(body)
             self.usable = True
+            self.answers_cancel = protocol.CANCEL_ANSWER in hello.features
+            self.round_trip = self.loop.time() - self._connected_at
             if not self.ready.done():
-                self.ready.set_result(protocol.read_hello(body))
+                self.ready.set_result(hello)
         elif kind == Kind.EVENT:
             self._owner.event(self, id, body)
         elif kind == Kind.END:

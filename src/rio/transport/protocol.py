@@ -34,6 +34,11 @@ encode = msgspec.msgpack.Encoder().encode
 # --- HELLO ----------------------------------------------------------------------------------------
 
 
+CANCEL_ANSWER = "cancel_answer"
+"""A feature of nodes: they answer a CANCEL, and so tell whether the call has begun."""
+NODE_FEATURES = (CANCEL_ANSWER,)
+
+
 class Hello(msgspec.Struct, omit_defaults=True):
     """How a side introduces itself. Readers ignore unknown keys, so that later versions can say
     more.
@@ -46,6 +51,10 @@ class Hello(msgspec.Struct, omit_defaults=True):
     """The member number of a node."""
     address: str = ""
     """``host:port`` under which the others reach a node."""
+    features: tuple[str, ...] = ()
+    """What this side can do beyond the first version of the protocol; the other side uses what it
+    knows, and ignores the rest.
+    """
 
 
 def write_hello(hello: Hello) -> bytes:
