@@ -48,6 +48,8 @@ TIME_TRAVELS = (
     "late standby promoted",
 )
 """What makes the storage go back in time. SQLite has no standby, and the others have no file."""
+SHORT_LIVES = {"RIO_IDLE_AFTER": "1"}
+"""Objects leave the memory all the time."""
 NODES = 4
 LONGEST_ROUND = 60.0
 EVICTED = 70
@@ -226,7 +228,9 @@ class Round:
     ) -> Node:
         """Start a server, again and again while the storage is away, as a supervisor does."""
         while True:
-            node = await self._cluster.launch(address=address, environ=environ)
+            node = await self._cluster.launch(
+                address=address, environ={**SHORT_LIVES, **(environ or {})}
+            )
             if environ:
                 self._touched.add(node)
             if await node.serves():
