@@ -327,6 +327,7 @@ class Round:
             lambda: not victim.alive or self._cluster.client.members.find(victim.generation),
             "the client to hear of it",
         )
+        await self._bring_up_to(1)  # the storage may have gone back meanwhile
         leaver = self._take(rng)
         leaver.terminate()
         await self._ended(leaver, 0, EVICTED)
@@ -365,9 +366,8 @@ class Round:
             loss = await travel()
             self.losses.append(loss)
         config = self._cluster.config
-        before = self._serving()
         await asyncio.sleep(loss.settled(config) + config.lease_evict - time.monotonic())
-        self._touched |= {node for node in before if node.process.returncode == EVICTED}
+        self._touched |= {node for node in self._cluster.nodes if not node.alive}
         await self._bring_up_to(NODES - self._under_way + 1)
 
     async def _keep_taking_the_storage_away(self, rng: random.Random, end: float) -> None:

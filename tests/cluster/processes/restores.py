@@ -69,7 +69,7 @@ async def replace_file(store: Store, meanwhile: Callable[[], Awaitable[object]])
 def _put_in_place(backup: Path, database: Path) -> None:
     database.rename(database.with_suffix(".lost"))  # and nobody makes a new one
     for beside in ("-wal", "-shm"):
-        Path(f"{database}{beside}").unlink()
+        Path(f"{database}{beside}").unlink(missing_ok=True)
     backup.rename(database)
 
 
@@ -114,9 +114,8 @@ def _delete_placements(store: Store) -> None:
     else:
         with Redis(port=store.server.port) as redis:
             [namespace] = options["namespace"]
-            keys = [key for key in redis.keys(f"*{namespace}*") if b"objects" in key]
-            assert keys
-            redis.delete(*keys)
+            role = f"{{{namespace}}}:placement"
+            redis.delete(f"{role}:objects", f"{role}:owned")
 
 
 def forget(calls: Iterable[Call], losses: Sequence[Loss], config: ClusterConfig) -> list[Call]:
