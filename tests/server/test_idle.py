@@ -539,3 +539,24 @@ def test_the_limits_of_a_class_are_inherited() -> None:
     assert Child.__rio_limits__.idle_after == 3.0
     assert Child.__rio_limits__.activate_timeout == 2.0
     assert Visitor.__rio_limits__.activate_timeout is msgspec.UNSET
+
+
+def test_a_call_for_one_object_too_many_is_answered_by_another_server() -> None:
+    async def steps(cluster: LocalCluster, departures: Departures) -> None:
+        client = cluster.client
+        held = []
+        while cluster.nodes[0].statistics().live_objects < 10:
+            message = Hold(100.0)
+            held.append(
+                asyncio.ensure_future(client.send(Guest, f"h{len(held)}", message, timeout=200.0))
+            )
+            await asyncio.sleep(0.01)
+        began = seconds()
+        for number in range(20):
+            assert await client.send(Guest, str(number), Get()) == str(number)
+        assert seconds() - began < 20.0
+        assert cluster.nodes[0].statistics().live_objects == 10
+        for call in held:
+            call.cancel()
+
+    in_virtual_time(steps, nodes=2, max_objects=10)

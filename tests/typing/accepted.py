@@ -1,5 +1,6 @@
 """What type checkers must accept and infer, without a plugin. Never run; see test_typing.py."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, assert_type
 
@@ -102,7 +103,7 @@ def application_data(app: rio.AppData) -> None:
 # --- objects --------------------------------------------------------------------------------------
 
 
-class Account(rio.ServiceObject, type_name="bank.Account"):
+class Account(rio.ServiceObject, type_name="bank.Account", idle_after=60.0, activate_timeout=3):
     ledger: Ledger = rio.managed_state()
     audit: Ledger = rio.managed_state(name="log")
 
@@ -125,7 +126,13 @@ class Account(rio.ServiceObject, type_name="bank.Account"):
         assert_type(await self.peek(Peek()), Balance)
         assert_type(self.id, str)
         assert_type(self.token, int)
+        assert_type(self.tasks.create(self.peeks()), asyncio.Task[Balance])
+        self.timers.every("peek", 5.0, Peek(), keep_alive=True)
+        self.keep_alive(60.0)
         return Balance(1)
+
+    async def peeks(self) -> Balance:
+        return await self.ref(Account, self.id).peek(Peek())
 
     @rio.handler
     def peek(self, message: Peek) -> Balance:

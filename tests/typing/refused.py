@@ -60,6 +60,17 @@ class Wrong(rio.ServiceObject):
     async def late(self, message: Deposit) -> Balance:
         return Balance(1)
 
+    @rio.handler
+    async def own(self, message: Deposit) -> Balance:
+        self.timers.every("late", "1", message)  # type: ignore # pyright: ignore # a period is a number
+        self.timers.every("text", 1.0, "text")  # type: ignore # pyright: ignore # a message is a rio.Message
+        self.tasks.create(self.own)  # type: ignore # pyright: ignore # it is no coroutine
+        return Balance(1)
+
+
+class Idle(rio.ServiceObject, idle_after="1"):  # type: ignore # pyright: ignore # it is a number
+    ...
+
 
 Deposit("one")  # type: ignore # pyright: ignore # the field is an int
 Deposit()  # type: ignore # pyright: ignore # the field is missing
