@@ -83,6 +83,10 @@ def test_fields_of_a_newer_manifest_are_ignored() -> None:
     assert decode_manifest(data) == Manifest(version="2")
 
 
+def manifest_of(version: str) -> Manifest:
+    return make_manifest(rio.Registry(Account), version=version)
+
+
 @pytest.mark.parametrize(
     ("versions", "current"),
     [
@@ -99,8 +103,8 @@ def test_the_current_version_is_that_of_most_members_and_then_of_the_youngest(
     members = tuple(
         Member(number, f"h:{number}", MemberStatus.ACTIVE) for number, _ in enumerate(versions, 1)
     )
-    manifests = {number: Manifest(version=version) for number, version in enumerate(versions, 1)}
-    assert current_version(MembershipSnapshot(1, 9, members), manifests) == current
+    manifests = {number: manifest_of(version) for number, version in enumerate(versions, 1)}
+    assert current_version("Account", MembershipSnapshot(1, 9, members), manifests) == current
 
 
 def test_members_that_drain_do_not_count_for_the_current_version() -> None:
@@ -109,8 +113,19 @@ def test_members_that_drain_do_not_count_for_the_current_version() -> None:
         Member(2, "h:2", MemberStatus.DRAINING),
         Member(3, "h:3", MemberStatus.ACTIVE),
     )
-    manifests = {1: Manifest(version="a"), 2: Manifest(version="a"), 3: Manifest(version="b")}
-    assert current_version(MembershipSnapshot(1, 3, members), manifests) == "b"
+    manifests = {1: manifest_of("a"), 2: manifest_of("a"), 3: manifest_of("b")}
+    assert current_version("Account", MembershipSnapshot(1, 3, members), manifests) == "b"
+
+
+def test_servers_of_different_types_do_not_differ_in_those_that_both_serve() -> None:
+    class Other(rio.ServiceObject):
+        pass
+
+    one, both = make_manifest(rio.Registry(Account)), make_manifest(rio.Registry(Account, Other))
+    assert one.version != both.version
+    assert one.version_of("Account") == both.version_of("Account")
+    given = make_manifest(rio.Registry(Account), version="7")
+    assert given.version_of("Account") == "7"
 
 
 async def test_servers_learn_what_the_others_tell() -> None:

@@ -217,6 +217,8 @@ class Node:
     def unknown_type(self, type_name: str) -> str:
         return f"no type {type_name!r}"
 
+    def find_method(self, table: Any, message_name: str) -> None: ...
+
     def unknown_message(self, table: Any, message_name: str) -> str:
         return f"no message {message_name!r}"
 

@@ -407,6 +407,8 @@ class ServerHalf:
                 raise UnknownType(dispatcher.runtime.unknown_type(type_name))
             turn.method = turn.table.methods.get(message_name)
             if turn.method is None:
+                turn.method = dispatcher.runtime.find_method(turn.table, message_name)
+            if turn.method is None:
                 raise UnknownMessage(dispatcher.runtime.unknown_message(turn.table, message_name))
         except (BadIdentity, UnknownType, UnknownMessage) as error:
             return turn.fail(error)

@@ -224,8 +224,8 @@ async def test_nothing_is_claimed_on_another_database_server_before_the_node_has
     placement: Any = ownership._placement
     type(placement).history = "promoted"
     with pytest.raises(rio.errors.Unavailable, match="has taken over"):
-        await ownership.claim(ObjectId("Keeper", "new"))
+        await ownership.claim(ObjectId("Keeper", "new"), "Add")
     await test.until(lambda: not admits(owner), CONFIG.lease_local)
     await test.until(lambda: admits(owner), CONFIG.lease_evict + 2 * CONFIG.renew_interval)
     assert "a" in keeps(owner)  # its claim is there: it never left
-    assert await ownership.claim(ObjectId("Keeper", "new"))
+    assert await ownership.claim(ObjectId("Keeper", "new"), "Add")

@@ -158,6 +158,11 @@ cdef class Mailbox:
         """How many turns wait."""
         return 0 if self._waiting is None else len(self._waiting)
 
+    @property
+    def first_waiting(self):
+        """The turn that has waited longest, or ``None``."""
+        return None if self._waiting is None else self._waiting[0]
+
     def begin(self, Dispatcher dispatcher not None, Turn first=None):
         """Take the turn for the lifecycle hooks, in the context of the caller; it ends with
         :meth:`start` or :meth:`remove`.
@@ -588,7 +593,9 @@ cdef class Dispatcher:
     ``runtime`` is asked in every slow case: ``activate(turn)``, ``undecodable(turn, error)``,
     ``answer_failure(turn, error)``, ``encode_reply(turn, value)``, ``unencodable(value, error)``,
     ``find_cycle(turn, mailbox)``, ``deactivate(mailbox)``, ``unknown_type(name)``,
-    ``unknown_message(table, name)``. ``clock`` replaces the system's, in seconds.
+    ``unknown_message(table, name)``, and before that ``find_method(table, name)``, which may have a
+    :class:`Method` that passes the message on, or ``None``. ``clock`` replaces the system's, in
+    seconds.
     """
 
     def __init__(
@@ -749,6 +756,8 @@ cdef class Dispatcher:
 
     cdef Method _method(self, TypeTable table, str name):
         found = table._methods.get(name)
+        if found is None:
+            found = self.runtime.find_method(table, name)
         if found is None:
             raise UnknownMessage(self.runtime.unknown_message(table, name))
         return <Method>found

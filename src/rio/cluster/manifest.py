@@ -8,7 +8,7 @@ read twice. ``ClusterProvider.manifests`` has those of the members that have not
         manifest = provider.manifests.get(member.generation)
         if manifest is not None and manifest.handles("Account", "Close"):
             ...                                    # a call of this message may go to this member
-    newest = current_version(provider.snapshot, provider.manifests)
+    newest = current_version("Account", provider.snapshot, provider.manifests)
 """
 
 from __future__ import annotations
@@ -63,6 +63,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         wanted, names = _short(message_name), known.messages
         return any(names[at : at + NAME_SIZE] == wanted for at in range(0, len(names), NAME_SIZE))
 
+    def version_of(self, type_name: str) -> str:
+        """The version of the program, or of the type alone if none was given: servers that serve
+        different types do not differ in those that both serve.
+        """
+        known = self.types.get(type_name)
+        is_given = self.version != _digest_of_types(self.types)
+        return self.version if known is None or is_given else known.digest.hex()
+
     def encode(self) -> bytes:
         """The manifest as the storage keeps it.
 
@@ -94,24 +102,25 @@ def make_manifest(
     """What a server with this registry tells about itself."""
     types = {registered.type_name: _describe(registered) for registered in registry}
     return Manifest(
-        version=_digest_of(f"{name} {types[name].digest.hex()}" for name in sorted(types)).hex()
-        if version is None
-        else version,
+        version=_digest_of_types(types) if version is None else version,
         labels=dict(labels or {}),
         types=types,
     )
 
 
-def current_version(snapshot: MembershipSnapshot, manifests: Mapping[int, Manifest]) -> str:
-    """The version that most active members run; at a tie, that of the youngest member among them.
+def current_version(
+    type_name: str, snapshot: MembershipSnapshot, manifests: Mapping[int, Manifest]
+) -> str:
+    """The version of a type that most active members run which serve it; at a tie, that of the
+    youngest member among them.
 
     So a first server of a new version does not draw all objects, and an old server that restarts
-    does not make its version the current one. Empty if nobody is active or has told its version.
+    does not make its version the current one. Empty if no active member has told its version.
     """
     active = [
-        (manifests[member.generation].version, member.generation)
+        (manifests[member.generation].version_of(type_name), member.generation)
         for member in snapshot.active
-        if member.generation in manifests
+        if member.generation in manifests and type_name in manifests[member.generation].types
     ]
     counts = Counter(version for version, _ in active)
     return max(active, key=lambda each: (counts[each[0]], each[1]), default=("", 0))[0]
@@ -165,6 +174,10 @@ def _describe(registered: RegisteredType) -> TypeManifest:
     return TypeManifest(
         _digest_of([*names, "", *states]), b"".join(sorted(_short(name) for name in names))
     )
+
+
+def _digest_of_types(types: Mapping[str, TypeManifest]) -> str:
+    return _digest_of(f"{name} {types[name].digest.hex()}" for name in sorted(types)).hex()
 
 
 def _fields_of(state_type: type) -> list[str]:

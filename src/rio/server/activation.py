@@ -155,7 +155,10 @@ class Activation(Mailbox):
     async def activate(self) -> None:
         """Claim the object, load it, and start the turns that wait; or answer why it cannot be."""
         try:
-            self.token = await self.node.ownership.claim(self.object_id)
+            first = self.first_waiting
+            self.token = await self.node.ownership.claim(
+                self.object_id, "" if first is None else first.method.name
+            )
             if not self.node.dispatcher.admits:
                 raise Unavailable(
                     f"{self.address} lost its lease while it claimed {self.object_id}"

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 import msgspec
 
 from rio._core.clock import Clock
-from rio._core.dispatch import Dispatcher, Mailbox, Turn, TypeTable
+from rio._core.dispatch import Dispatcher, Mailbox, Method, Turn, TypeTable
 from rio.contracts.state import StateStorage
-from rio.errors import Draining, Overloaded, Unavailable
+from rio.errors import Draining, Overloaded, Unavailable, UnknownMessage
 from rio.identity import Address, ObjectId
 from rio.objects.app_data import AppData
 from rio.objects.application_error import ApplicationError
@@ -24,13 +24,14 @@ from rio.objects.system_messages import RESERVED_PREFIX
 from rio.server import answers
 from rio.server.activation import Activation, RunningHooks
 from rio.server.config import ServerConfig
-from rio.server.handlers import table_of
+from rio.server.handlers import HandledElsewhere, passing_row, table_of
 from rio.server.idle import IdleObjects
 from rio.server.limits import limits_of
 from rio.server.ownership import Ownership
 from rio.server.pubsub import MessageRouter
 from rio.server.stacks import stack_of
 from rio.server.states import StateGroup, group_states
+from rio.server.versions import Versions
 
 logger = logging.getLogger("rio.server")
 
@@ -63,12 +64,14 @@ class Catalog:
         config: ServerConfig,
         *,
         ownership: Ownership,
+        versions: Versions,
         state: StateStorage,
         app_data: AppData,
         address: Address,
         clock: Clock | None,
     ) -> None:
         self.ownership = ownership
+        self._versions = versions
         self.state_groups: Mapping[str, Sequence[StateGroup]] = {
             registered.type_name: group_states(registered, state) for registered in registry
         }
@@ -108,6 +111,14 @@ class Catalog:
         hosted = ", ".join(sorted(self.dispatcher.tables)) or "nothing"
         return f"{self.address} does not host objects of type {type_name!r}; it hosts: {hosted}"
 
+    def find_method(self, table: TypeTable, message_name: str) -> Method | None:
+        """How a message is handled that only other members know: it waits for its turn as any
+        other, then the object goes to one of them.
+        """
+        if self._versions.is_handled(table.type_name, message_name):
+            return passing_row(message_name)
+        return None
+
     def unknown_message(self, table: TypeTable, message_name: str) -> str:
         names = sorted(name for name in table.methods if not name.startswith(RESERVED_PREFIX))
         return (
@@ -126,6 +137,9 @@ class Catalog:
         """Answer an exception of a handler. If it is no application error, the object may be in any
         state: it is dropped from memory.
         """
+        if isinstance(error, HandledElsewhere):
+            self._pass_on(turn)
+            return
         if not isinstance(error, ApplicationError):
             activation: Activation = turn.mailbox
             activation.drop()
@@ -136,6 +150,18 @@ class Catalog:
                 exc_info=error,
             )
         turn.fail(answers.to_failure(turn, error))
+
+    def _pass_on(self, turn: Turn) -> None:
+        """Let an object go to a member that handles a message; its caller finds it there."""
+        activation: Activation = turn.mailbox
+        name = turn.method.name
+        successor = self.ownership.find_successor(activation.object_id, name)
+        if successor is None:
+            turn.fail(UnknownMessage(self.unknown_message(turn.table, name)))
+        else:
+            activation.leave("upgrade")
+            text = f"{activation.object_id} goes to {successor.address}, which handles {name!r}"
+            turn.fail(Unavailable(text))
 
     # --- objects that come into memory and leave it -----------------------------------------------
 

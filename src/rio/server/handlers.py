@@ -106,6 +106,44 @@ def _builtin_row(message_type: type[Message[Any]], function: Callable[[Any, Any]
     )
 
 
+# --- what only other members handle ---------------------------------------------------------------
+
+
+class HandledElsewhere(Exception):
+    """The turn of a message has come that this node does not know."""
+
+
+class PassingHandler:
+    """Stands for the handlers of messages that only other members know."""
+
+    message_type = Any
+    reply_type = type(None)
+
+
+def passing_row(message_name: str) -> Method:
+    """A row for a message that only other members know: its turn ends in
+    :class:`HandledElsewhere`.
+    """
+    return Method(
+        PassingHandler(),
+        message_name,
+        function=_pass_on,
+        decode=_ignore,
+        encode=ENCODER.encode,
+        reply_class=type(None),
+        is_async=False,
+        takes_app_data=False,
+        timeout=None,
+    )
+
+
+def _pass_on(instance: Any, message: None) -> None:
+    raise HandledElsewhere
+
+
+def _ignore(payload: bytes) -> None: ...
+
+
 def _current_turn() -> Turn:
     turn = current()
     assert turn is not None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 
 from rio.cluster.provider import ClusterProvider
+from rio.contracts.membership import Member
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.errors import NodeEvicted, Redirected, StorageError, Unavailable
 from rio.identity import ObjectId
+from rio.server.versions import Versions
 from rio.transport.protocol import text_of
 
 logger = logging.getLogger("rio.server")
@@ -16,10 +18,15 @@ logger = logging.getLogger("rio.server")
 class Ownership:
     """Claims objects for this node, and gives them back."""
 
-    def __init__(self, placement: ObjectPlacement, cluster: ClusterProvider) -> None:
+    def __init__(
+        self, placement: ObjectPlacement, cluster: ClusterProvider, versions: Versions
+    ) -> None:
         self._placement = placement
         self._cluster = cluster
         self._history = placement.history
+        self._versions = versions
+        self._successors: dict[ObjectId, Member] = {}
+        """The members to which objects go that leave."""
 
     @property
     def history_changed(self) -> bool:
@@ -30,16 +37,22 @@ class Ownership:
         """Trust the placements as they are now."""
         self._history = self._placement.history
 
-    async def claim(self, object_id: ObjectId) -> int:
-        """Make this node the owner of an object, and return the fencing token of the claim.
+    async def claim(self, object_id: ObjectId, message_name: str) -> int:
+        """Make this node the owner of an object that is to take a message, and return the fencing
+        token of the claim.
 
-        An owner that is known to be gone is superseded.
+        An owner that is known to be gone is superseded. If another member is a better home for the
+        object, it becomes the owner.
 
         :raises Redirected: another member owns the object.
         :raises Unavailable: the storage did not answer, or the owner is not known here yet.
         """
+        self._successors.pop(object_id, None)
         try:
             placement = await self._claim_or_supersede(object_id)
+            home = self._versions.choose_home(object_id, message_name)
+            if home is not None and placement.generation == self._cluster.generation:
+                placement = await self._hand_over(object_id, placement.token, home)
         except (StorageError, NodeEvicted) as error:
             raise Unavailable(f"{object_id} could not be claimed: {text_of(error)}") from error
         if self.history_changed:  # what another node has claimed may be free here
@@ -64,15 +77,36 @@ class Ownership:
         )
 
     async def release(self, object_id: ObjectId, token: int) -> None:
-        """Give an object back, if it is still held under ``token``.
+        """Give an object back, or to its successor, if it is still held under ``token``.
 
         A storage that fails is only logged: the object stays with this node, which activates it
         again when it is called, until the node leaves the cluster.
         """
+        successor = self._successors.pop(object_id, None)
         try:
-            await self._placement.release(object_id, token)
+            if successor is None or self._cluster.snapshot.find(successor.generation) is None:
+                await self._placement.release(object_id, token)
+            else:
+                await self._hand_over(object_id, token, successor)
         except StorageError as error:
             logger.warning("%s stays claimed by this node: %s", object_id, error)
+
+    def find_successor(self, object_id: ObjectId, message_name: str) -> Member | None:
+        """The member that handles a message which this node does not know. When the object leaves
+        this node, that member owns it.
+        """
+        successor = self._versions.choose_home(object_id, message_name)
+        if successor is not None:
+            self._successors[object_id] = successor
+        return successor
+
+    async def _hand_over(self, object_id: ObjectId, token: int, member: Member) -> Placement:
+        """Make another member the owner, and return the placement that stands.
+
+        This is a compare-and-set on our own claim, so an object that lives in that member already
+        is not fenced.
+        """
+        return await self._placement.claim(object_id, member.generation, supersede=token)
 
     async def _claim_or_supersede(self, object_id: ObjectId) -> Placement:
         """The placement that stands: ours, or that of a member which is not known to be gone."""

@@ -35,6 +35,7 @@ from rio.server.node_access import NodeAccess
 from rio.server.ownership import Ownership
 from rio.server.states import check_atomic
 from rio.server.statistics import ServerStatistics
+from rio.server.versions import Versions
 from rio.storage.storage import Storage, close_roles, mix_roles
 from rio.transport import protocol
 from rio.transport.protocol import Hello
@@ -117,11 +118,13 @@ class Server:
         registry.freeze()
         self._manifest = make_manifest(registry, version=version, labels=labels)
         self._manifest.encode()  # what is too long is refused at once
-        ownership = Ownership(self._storage.placement, self._cluster)
+        versions = Versions(self._cluster)
+        ownership = Ownership(self._storage.placement, self._cluster, versions)
         self._catalog = Catalog(
             registry,
             config,
             ownership=ownership,
+            versions=versions,
             state=self._storage.state,
             app_data=self._app_data,
             address=self._bind_address,
