@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from rio._core.dispatch import Dispatcher
@@ -25,7 +24,7 @@ MAX_LEAVING = 64
 MAX_LEAVING_RATE = 1_000
 """Those that leave in a second."""
 MAX_LOOKS = 1_000
-"""Objects that are looked at in one go, so that the event loop stays free."""
+"""Objects that are looked at between two ticks, so that the event loop stays free."""
 SLOTS = 16
 SHORTEST_SLOT = 0.9
 """Seconds of a slot, at least. With the time between two ticks it is one second."""
@@ -90,16 +89,16 @@ class Wheel:
         activation.slot = self._slot_of(due)
         activation.slot[activation] = None
 
-    def take_overdue(self) -> Iterator[IdleObject]:
-        """Take out the objects at which it is time to look, one after the other."""
+    def take_overdue(self) -> IdleObject | None:
+        """Take out an object at which it is time to look, if there is one."""
         while self._overdue:
             slot = self._overdue[0]
-            if not slot:
-                self._overdue.pop(0)
-                continue
-            activation, _ = slot.popitem()
-            activation.slot = None
-            yield activation
+            if slot:
+                activation, _ = slot.popitem()
+                activation.slot = None
+                return activation
+            del self._overdue[0]
+        return None
 
     def _slot_of(self, due: float) -> Slot:
         return self._slots.setdefault(math.floor(due / self._width), {})
@@ -122,6 +121,9 @@ class IdleObjects:
         self._segments = Segments() if limited else None
         self._leaving: dict[IdleObject, None] = {}
         self._allowance = 0.0
+        """Objects that may begin to leave now."""
+        self._looks = 0
+        """Objects that may be looked at until the next tick."""
         self._may_evict = True
         self._ticked_at = -math.inf
         self._next_look_at_memory = -math.inf
@@ -181,6 +183,7 @@ class IdleObjects:
         for wheel in self._wheels.values():
             wheel.turn(now)
         self._allow(now)
+        self._looks = MAX_LOOKS
         if self._max_memory is not None and now >= self._next_look_at_memory:
             self._next_look_at_memory = now + MEMORY_INTERVAL
             self._look_at_memory(self._max_memory)
@@ -203,18 +206,16 @@ class IdleObjects:
             self._free_memory(now)
 
     def _look_at(self, wheel: Wheel, now: float) -> None:
-        if not self._may_leave or self._allowance < 1:
-            return
-        looks = MAX_LOOKS
-        for activation in wheel.take_overdue():
+        while self._looks and self._allowance >= 1 and self._may_leave:
+            activation = wheel.take_overdue()
+            if activation is None:
+                return
+            self._looks -= 1
             due = self._idle_at(activation, now, wheel.idle_after)
             if due > now:
                 wheel.file(activation, due)
             elif not activation.closing:
                 self._let_leave(activation, "idle")
-            looks -= 1
-            if not looks or not self._may_leave or self._allowance < 1:
-                return
 
     def _idle_at(self, activation: IdleObject, now: float, idle_after: float) -> float:
         """When the object will have been idle for long enough, unless it is used before."""
