@@ -88,6 +88,14 @@ class Redirected(NotExecuted):
     code = "redirect"
 
 
+class WrongServer(NotExecuted):
+    """The server at an address is not the one that was meant: it belongs to another cluster, or it
+    is another member.
+    """
+
+    code = "wrong_server"
+
+
 class Draining(NotExecuted):
     """The node is about to stop, so it activates no more objects."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from abc import ABC, abstractmethod
@@ -17,9 +18,12 @@ from msgspec.structs import replace
 from redis import Redis
 
 import rio
-from rio.contracts.membership import MembershipSnapshot, MembershipStorage
+from rio._core.wire import Kind
+from rio.contracts.membership import MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.contracts.roles import make_stand_in
-from tests.server.harness import Cluster, until
+from rio.errors import NotExecuted
+from rio.transport.protocol import VERSION, Hello, write_hello
+from tests.server.harness import Cluster, RawPeer, until
 from tests.storage.conftest import postgres_server, postgres_url, redis_server, redis_url
 
 __all__ = ["postgres_server", "postgres_url", "redis_server", "redis_url"]
@@ -264,4 +268,51 @@ async def test_calls_under_way_to_the_servers_of_another_cluster_may_have_run(
         shown.change = lambda now: replace(now, cluster_id="another")
         await until(lambda: client.members.cluster_id == "another")
         assert not connection.usable
+        shown.change = lambda now: now
         assert await client.send(Thing, "t", Where()) == server.address
+
+
+# --- whom a client talks to -----------------------------------------------------------------------
+
+
+async def test_a_server_of_another_cluster_at_a_known_address_runs_nothing(
+    cluster: Cluster,
+) -> None:
+    async with (
+        rio.open_storage("memory://") as storage,
+        rio.Server(rio.Registry(Thing), storage=storage, cluster="local") as other,
+    ):
+        # What a server leaves that was killed, and at whose address the other one listens now.
+        async with cluster.storage.membership as membership:
+            killed = (await membership.register(other.address)).generation
+            await membership.set_status(killed, MemberStatus.JOINING, MemberStatus.ACTIVE)
+            async with rio.Client(cluster.storage, timeout=0.5) as client:
+                with pytest.raises(NotExecuted, match=r"another|belongs to"):
+                    await client.send(Thing, "t", Where())
+        assert other.statistics().calls == 0
+
+
+async def test_another_member_at_a_known_address_is_asked_after_the_members_were_read_again(
+    cluster: Cluster,
+) -> None:
+    server = await cluster.server(Thing)
+    shown = Shown(cluster.storage.membership)
+    old = replace(server.members.find(server.generation), generation=1)
+    shown.change = lambda now: replace(now, version=1, members=(old,))
+    async with a_client_that_is_shown(shown) as client:
+        call = asyncio.ensure_future(client.send(Thing, "t", Where()))
+        await until(lambda: client._router.pool.peer(server.address).failures)
+        assert server.statistics().calls == 0
+        shown.change = lambda now: now
+        assert await call == server.address
+
+
+@pytest.mark.parametrize("role", ["client", "node"])
+async def test_a_server_refuses_who_belongs_to_another_cluster(cluster: Cluster, role: str) -> None:
+    server = await cluster.server(Thing)
+    async with await RawPeer.connect(server, greet=False) as peer:
+        peer.send(write_hello(Hello(VERSION, role, cluster="another")))
+        kind, id, code, text, _ = await peer.frame()
+        assert (kind, id, code) == (Kind.ERROR, 0, "wrong_server")
+        assert "the peer belongs to another" in text
+        assert await peer.closed()

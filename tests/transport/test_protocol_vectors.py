@@ -87,10 +87,15 @@ def request(id: int, name: str, payload: bytes, context: bytes | None = None) ->
 
 CHAIN = Context((Link("Teller", "7", "Transfer", 2**63),))
 
-HELLO_OF_A_NODE = Hello(protocol.VERSION, "node", 3, "10.0.0.7:7070", protocol.NODE_FEATURES)
+CLUSTER = "6f1ed002ab5595859014ebf0951522d9"
+HELLO_OF_A_NODE = Hello(
+    protocol.VERSION, "node", 3, "10.0.0.7:7070", CLUSTER, protocol.NODE_FEATURES
+)
 
 OURS: dict[str, Callable[[], bytes]] = {
-    "hello_client": lambda: protocol.write_hello(Hello(protocol.VERSION, "client")),
+    "hello_client": lambda: protocol.write_hello(
+        Hello(protocol.VERSION, "client", cluster=CLUSTER)
+    ),
     "hello_node": lambda: protocol.write_hello(HELLO_OF_A_NODE),
     "error_version": lambda: protocol.write_error(0, version_mismatch()),
     "request": lambda: request(1, "Deposit", msgpack.packb({"amount": 100})),

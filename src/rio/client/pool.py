@@ -10,9 +10,9 @@ from rio._core.calls import Call
 from rio._core.frame import ReceiveBuffer
 from rio.client.access import ClusterAccess
 from rio.contracts.membership import MembershipSnapshot, MemberStatus
-from rio.errors import NodeEvicted, NotExecuted, RioError
+from rio.errors import NodeEvicted, NotExecuted, RioError, WrongServer
 from rio.transport.client_connection import ClientConnection, ClientOwner
-from rio.transport.protocol import HANDSHAKE_TIMEOUT
+from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 
 FIRST_AVOIDANCE = 0.2
 """Seconds for which new objects are kept away from a server after it could not be reached once;
@@ -34,6 +34,17 @@ class PeerOwner(Protocol):
 
 class PoolOwner(PeerOwner, ClientOwner, Protocol):
     """What a pool asks of its client."""
+
+    def introduction(self) -> Hello:
+        """How the client introduces itself to a server."""
+        ...
+
+    def check_identity(self, address: str, server: Hello) -> None:
+        """Make sure that the server that was found at an address is the one that was meant.
+
+        :raises WrongServer: it is not. No call was sent to it.
+        """
+        ...
 
 
 class Pool:
@@ -67,13 +78,19 @@ class Pool:
         return len(self._peers)
 
     async def _open(self, address: str) -> ClientConnection:
-        return await self._access.connect(address, self._new_connection)
+        connection = await self._access.connect(address, self._new_connection)
+        try:
+            self._owner.check_identity(address, connection.ready.result())
+        except WrongServer:
+            connection.close()
+            raise
+        return connection
 
     def _new_connection(self) -> ClientConnection:
         return ClientConnection(
             asyncio.get_running_loop(),
             self._owner,
-            self._access.introduction(),
+            self._owner.introduction(),
             self._frame_limit,
             self._receive_buffer,
         )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
+from msgspec.structs import replace
+
 from rio._core.calls import Call, Caller
 from rio._core.clock import Clock
 from rio._core.frame import DEFAULT_FRAME_LIMIT
@@ -33,10 +35,13 @@ from rio.errors import (
     NotExecuted,
     Redirected,
     RioError,
+    WrongServer,
     from_code,
 )
 from rio.objects.application_error import decode_application_error
+from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection
+from rio.transport.protocol import Hello
 
 if TYPE_CHECKING:
     import random
@@ -109,6 +114,29 @@ class Router:
     def now(self) -> float:
         """Seconds on the clock of deadlines."""
         return self.caller.now()
+
+    # --- whom this is -----------------------------------------------------------------------------
+
+    def introduction(self) -> Hello:
+        """How this client introduces itself to a server."""
+        return replace(self._access.introduction(), cluster=self.members.snapshot.cluster_id)
+
+    def check_identity(self, address: str, server: Hello) -> None:
+        """Make sure that the server that was found at an address is the one that was meant.
+
+        :raises WrongServer: it is not. The members are read again before the next attempt.
+        """
+        snapshot = self.members.snapshot
+        protocol.check_cluster(server, snapshot.cluster_id)
+        meant = {
+            member.generation
+            for member in snapshot.members
+            if member.address == address and not member.status.terminal
+        }
+        if server.generation and meant and server.generation not in meant:
+            raise WrongServer(
+                f"{address} was member {max(meant)}, and is member {server.generation} now"
+            )
 
     # --- finding a server -------------------------------------------------------------------------
 

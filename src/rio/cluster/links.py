@@ -16,7 +16,7 @@ from typing import Any
 
 from rio._core.calls import Call
 from rio._core.frame import ReceiveBuffer
-from rio.errors import ConnectionLost, RioError
+from rio.errors import ConnectionLost, RioError, WrongServer
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection, open_connection
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
@@ -106,6 +106,11 @@ class GossipLinks:
             return ClientConnection(loop, link, self._hello(), FRAME_LIMIT, self._receive_buffer)
 
         connection = await self._connect(link.address, make)
+        try:
+            protocol.check_cluster(connection.ready.result(), self._hello().cluster)
+        except WrongServer:
+            connection.close()
+            raise
         if not connection.usable:
             raise ConnectionLost(f"{link.address} left right after it had introduced itself")
         _give_up_dead_links(connection.transport)

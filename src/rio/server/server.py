@@ -334,7 +334,12 @@ class Server:
 
     def _introduction(self) -> Hello:
         return Hello(
-            protocol.VERSION, "node", self.generation, self._address, protocol.NODE_FEATURES
+            protocol.VERSION,
+            "node",
+            self.generation,
+            self._address,
+            self._cluster.snapshot.cluster_id,
+            protocol.NODE_FEATURES,
         )
 
     # --- running ----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from rio.errors import (
     ProtocolVersionMismatch,
     ReplyTooLarge,
     RioError,
+    WrongServer,
 )
 
 VERSION = 1
@@ -51,10 +52,21 @@ class Hello(msgspec.Struct, omit_defaults=True):
     """The member number of a node."""
     address: str = ""
     """``host:port`` under which the others reach a node."""
+    cluster: str = ""
+    """The id of the cluster; empty if this side does not know it."""
     features: tuple[str, ...] = ()
     """What this side can do beyond the first version of the protocol; the other side uses what it
     knows, and ignores the rest.
     """
+
+
+def check_cluster(hello: Hello, cluster: str) -> None:
+    """Make sure that a peer belongs to the cluster with the id ``cluster``, as far as both know.
+
+    :raises WrongServer: it belongs to another.
+    """
+    if cluster and hello.cluster and hello.cluster != cluster:
+        raise WrongServer(f"this is cluster {cluster}, the peer belongs to {hello.cluster}")
 
 
 def write_hello(hello: Hello) -> bytes:

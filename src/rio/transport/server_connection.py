@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from rio._core.dispatch import Dispatcher, ServerHalf
 from rio._core.wire import Kind
-from rio.errors import ProtocolError, RioError
+from rio.errors import ProtocolError, RioError, WrongServer
 from rio.transport import protocol
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 
@@ -103,7 +103,13 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             raise ProtocolError(f"a server takes no frame of kind {kind} from this peer")
 
     def _greet(self, body: bytes) -> None:
-        self.peer = protocol.read_hello(body)
+        peer = protocol.read_hello(body)
+        try:
+            protocol.check_cluster(peer, self._owner.hello.cluster)
+        except WrongServer as error:
+            self.break_off(error)
+            return
+        self.peer = peer
         self._clear_timer()
         self.accepted = True
         self.put(protocol.write_hello(self._owner.hello))
