@@ -272,3 +272,21 @@ async def test_a_save_in_a_shutdown_hook_waits_for_the_lease(
     await probe.noted("saved in the hook")
     assert await server.client.send(Kept, "slow", Get()) == 1
     assert server._catalog.dispatcher.lease_until == math.inf
+
+
+async def test_a_save_in_a_shutdown_hook_waits_for_the_lease_no_longer_than_the_hook_may(
+    cluster: Cluster, probe: Probe, caplog: pytest.LogCaptureFixture
+) -> None:
+    leash = Leash(cluster)
+    config = rio.ServerConfig(deactivate_timeout=0.2)
+    server = await cluster.server(Kept, cluster=leash, config=config)
+    await server.client.send(Kept, "slow", Add())
+    await server.client.admin(rio.AdminCommand.shutdown(Kept, "slow"))
+    await probe.noted("leaves: asked")
+    leash.let_go()
+    probe.gate("hook").set()
+    await until(lambda: cluster.home(Kept, "slow") is None)
+    assert "shutdown took longer than 0.2 s (deactivate_timeout)" in caplog.text
+    assert not probe.count("saved in the hook")
+    leash.hold()
+    assert await server.client.send(Kept, "slow", Get()) == 0
