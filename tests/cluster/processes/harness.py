@@ -45,6 +45,7 @@ from tests.cluster.processes.restores import Loss, forget, noticed
 from tests.cluster.processes.stores import Store
 
 ROOT = Path(__file__).parents[3]
+REGISTRY = "tests.cluster.processes.node:registry"
 PATIENCE = 45.0
 """Seconds after which a condition that does not hold fails its test.
 
@@ -221,19 +222,28 @@ class Cluster:
         self._numbers = count(1)
 
     async def start(
-        self, *, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None
+        self,
+        *,
+        address: str = "127.0.0.1:0",
+        environ: Mapping[str, str] | None = None,
+        registry: str = REGISTRY,
     ) -> Node:
         """Start a server, and wait until it serves."""
-        return await (await self.launch(address=address, environ=environ)).listening()
+        launched = await self.launch(address=address, environ=environ, registry=registry)
+        return await launched.listening()
 
     async def launch(
-        self, *, address: str = "127.0.0.1:0", environ: Mapping[str, str] | None = None
+        self,
+        *,
+        address: str = "127.0.0.1:0",
+        environ: Mapping[str, str] | None = None,
+        registry: str = REGISTRY,
     ) -> Node:
         """Start a server."""
         log = self._directory / f"server-{next(self._numbers)}.jsonl"
         own = {name: value for name, value in os.environ.items() if not name.startswith("RIO_")}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "rio", "run", "tests.cluster.processes.node:registry"),
+            *(sys.executable, "-m", "rio", "run", registry),
             *("--storage", self.url, "--address", address, "--cluster", self._cluster),
             cwd=ROOT,
             env={
