@@ -26,6 +26,7 @@ from rio.objects.message import DynamicMessage, Message
 from rio.objects.registry import Registry
 from rio.objects.service_object import ServiceObject
 from rio.objects.state import State
+from rio.objects.upcasters import upcast
 from rio.runner import run
 from rio.server.config import ServerConfig
 from rio.server.pubsub import MessageRouter
@@ -65,4 +66,5 @@ __all__ = [
     "managed_state",
     "open_storage",
     "run",
+    "upcast",
 ]

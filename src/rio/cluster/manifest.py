@@ -168,7 +168,8 @@ def _living(snapshot: MembershipSnapshot) -> Iterable[Member]:
 def _describe(registered: RegisteredType) -> TypeManifest:
     names = sorted(registered.handlers)
     states = sorted(
-        f"{field.state_name} {' '.join(_fields_of(field.state_type))}"
+        f"{field.state_name} {field.state_type.__rio_schema__}"
+        f" {' '.join(_fields_of(field.state_type))}"
         for field in registered.managed_states
     )
     return TypeManifest(

@@ -11,9 +11,9 @@ from rio import type_hints
 from rio.contracts.state import StateStorage, StoredState
 from rio.errors import BadIdentity, BadRegistration
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
-from rio.objects import defaults
+from rio.objects import defaults, upcasters
 from rio.objects.state import State
-from rio.objects.state_codec import state_codec_of
+from rio.objects.state_codec import KeptFields, LoadedState, state_codec_of
 from rio.transport import codec
 
 
@@ -51,20 +51,23 @@ class ManagedStateField(msgspec.Struct, frozen=True):
     storage: StateStorage | None
     """The storage that keeps the state; ``None`` for the server's."""
 
-    def encode(self, value: Any, limit: int) -> StoredState:
-        """What the storage is to keep of a value, at most ``limit`` bytes.
+    def encode(self, value: Any, kept: KeptFields, limit: int) -> StoredState:
+        """What the storage is to keep of a value and of the fields that were loaded with it, at
+        most ``limit`` bytes.
 
         :raises BadState: the value cannot be saved, or would be loaded as another one.
         :raises StateTooLarge: it takes more bytes.
         """
-        return StoredState(state_codec_of(self.state_type).encode(value, self.attribute, limit))
+        data = state_codec_of(self.state_type).encode(value, kept, self.attribute, limit)
+        return StoredState(data, self.state_type.__rio_schema__)
 
-    def decode(self, stored: StoredState) -> State:
-        """The value of which the storage has kept this.
+    def decode(self, stored: StoredState) -> LoadedState:
+        """The value that was stored, and the fields that the class does not know.
 
         :raises StateCorrupt: the bytes do not decode as a value of the state's type.
+        :raises StateTooNew: the state was saved under a newer schema.
         """
-        return state_codec_of(self.state_type).decode(stored.data)
+        return state_codec_of(self.state_type).decode(*stored)
 
 
 class ManagedState:
@@ -210,6 +213,7 @@ def _field_of(cls: type, marker: ManagedState) -> ManagedStateField:
         field = marker.field((vars(cls),))
         codec.check_serialisable(field.state_type)
         defaults.check_parts(field.state_type)
+        upcasters.check_chain(field.state_type)
     except BadRegistration:
         raise
     except (NameError, TypeError) as problem:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from rio.objects.app_data import AppData
     from rio.objects.lifecycle import LeavingReason, LifecycleHook
     from rio.objects.registry import RegisteredType
+    from rio.objects.state_codec import KeptFields
     from rio.server.idle import IdleObjects, Slot
     from rio.server.ownership import Ownership
     from rio.server.pubsub import MessageRouter
@@ -93,6 +94,7 @@ class Activation(Mailbox):
         "ended",
         "failed",
         "keep_until",
+        "kept",
         "leaving",
         "limits",
         "node",
@@ -147,6 +149,8 @@ class Activation(Mailbox):
         """The end of the save that runs; there is one at a time."""
         self.versions: dict[StateStorage, int] = {}
         """The version of the object in each storage of its states."""
+        self.kept: dict[str, KeptFields] = {}
+        """By the names of the states: what newer code has saved with them."""
         self._tasks: Tasks | None = None
         self._timers: Timers | None = None
 

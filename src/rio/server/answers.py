@@ -17,6 +17,7 @@ from rio.errors import (
     NotActivated,
     OutcomeUnknown,
     RioError,
+    StateTooNew,
     StorageError,
     StorageUnavailable,
     Superseded,
@@ -90,6 +91,8 @@ def to_failed_load(object_id: ObjectId, error: Exception, *, superseded: bool) -
         return Unavailable(
             f"{object_id} was taken over by another node while it was loaded: {text_of(error)}"
         )
+    if isinstance(error, StateTooNew):
+        return StateTooNew(f"{object_id} could not be loaded: {error.message}", error.detail)
     if isinstance(error, (StorageUnavailable, Deactivated)):
         return Unavailable(f"{object_id} could not be loaded: {text_of(error)}")
     return NotActivated(

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
 from rio.errors import ConfigurationError, StateCorrupt, StorageError, Superseded
+from rio.objects.state_codec import NO_FIELDS, LoadedState
 
 if TYPE_CHECKING:
     from rio._core.dispatch import Dispatcher, TypeTable
     from rio.identity import ObjectId
     from rio.objects.managed_state import ManagedStateField
     from rio.objects.registry import RegisteredType
+    from rio.objects.state_codec import KeptFields
     from rio.server.limits import Limits
 
 
@@ -45,6 +47,7 @@ class StateOwner(Protocol):
     token: int
     saving: asyncio.Event | None
     versions: dict[StateStorage, int]
+    kept: dict[str, KeptFields]
     weight: int
 
     @property
@@ -82,11 +85,12 @@ async def load(owner: StateOwner, attributes: tuple[str, ...]) -> None:
         for storage, fields in _chosen(owner, attributes):
             stored = await storage.load_object(owner.object_id, owner.token)
             _check_names(owner, storage, stored)
-            values = [_value_of(field, stored) for field in fields]
+            loaded = [_value_of(field, stored) for field in fields]
             owner.versions[storage] = stored.version
             _note_weight(owner, stored.states)
-            for field, value in zip(fields, values, strict=True):
+            for field, (value, kept) in zip(fields, loaded, strict=True):
                 setattr(owner.instance, field.attribute, value)
+                owner.kept[field.state_name] = kept
     except Superseded:
         owner.drop(superseded=True)
         raise
@@ -160,19 +164,21 @@ def _names(owner: StateOwner, storage: StateStorage) -> Collection[str]:
     }
 
 
-def _value_of(field: ManagedStateField, stored: StoredObject) -> Any:
+def _value_of(field: ManagedStateField, stored: StoredObject) -> LoadedState:
     state = stored.states.get(field.state_name)
-    return field.state_type() if state is None else field.decode(state)
+    if state is None:
+        return LoadedState(field.state_type(), NO_FIELDS)
+    return field.decode(state)
 
 
 def _encode(owner: StateOwner, fields: Sequence[ManagedStateField]) -> Batch:
-    limit = owner.limits.state_limit
-    return Batch(
-        {
-            field.state_name: field.encode(getattr(owner.instance, field.attribute), limit)
-            for field in fields
-        }
-    )
+    return Batch({field.state_name: _encode_field(owner, field) for field in fields})
+
+
+def _encode_field(owner: StateOwner, field: ManagedStateField) -> StoredState:
+    value = getattr(owner.instance, field.attribute)
+    kept = owner.kept.get(field.state_name, NO_FIELDS)
+    return field.encode(value, kept, owner.limits.state_limit)
 
 
 def _chosen(owner: StateOwner, attributes: tuple[str, ...]) -> Iterator[StateGroup]:
