@@ -516,6 +516,7 @@ async def test_reading_many_ids_once_leaves_nothing_behind_when_idle(
     await until(lambda: not server.statistics().live_objects)
     placements = [await cluster.storage.placement.lookup(each) for each in ids]
     assert placements == [None] * len(placements)
+    assert not await cluster.storage.state.list_objects("Quiet")
 
 
 class Quiet(rio.ServiceObject, idle_after=1.0):
