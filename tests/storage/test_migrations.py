@@ -144,6 +144,20 @@ async def test_nothing_is_migrated_under_a_server_that_has_not_ended(
     assert await database.found() == 1
 
 
+async def test_an_old_server_that_runs_does_not_come_back_after_a_migration(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await database.fill(MemberStatus.LEFT)
+    async with open_storage(database.url) as storage:
+        with monkeypatch.context() as newer:
+            database.upgrade(newer)
+            await migrate(open_storage(database.url))
+        with pytest.raises(SchemaMismatch, match=r"schema 2, newer than schema 1.*upgrade rio"):
+            await storage.membership.register("h:2")
+        members = (await storage.membership.snapshot()).members
+        assert [member.address for member in members] == ["h:1"]
+
+
 async def test_many_that_migrate_at_once_migrate_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

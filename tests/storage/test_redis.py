@@ -414,7 +414,7 @@ async def test_a_server_that_is_not_there_is_unavailable_and_not_waited_for_agai
 
 async def test_a_namespace_of_another_version_is_refused(redis: Any, redis_url: str) -> None:
     namespace = redis_url.rpartition("=")[2]
-    await redis.hset(f"{{{namespace}:database}}:schema", "version", "99")
+    await redis.hset(f"{{{namespace}}}:database:schema", "version", "99")
     with pytest.raises(SchemaMismatch, match="schema 99"):
         await RedisState(redis_url).prepare()
 

@@ -38,6 +38,7 @@ from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
 from rio.errors import StateCorrupt, Superseded
 from rio.identity import ObjectId
+from rio.storage._migrations import check_schema
 from rio.storage._shared import DatabaseRole, SharedDatabase
 
 T = TypeVar("T")
@@ -64,6 +65,11 @@ class SqlDatabase(SharedDatabase):
     """An SQL expression for a token that is larger than any before it, even if rows were deleted in
     between.
     """
+
+    @property
+    @abstractmethod
+    def _schema(self) -> int:
+        """The schema of the tables that the roles work on."""
 
     @abstractmethod
     def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
@@ -155,6 +161,7 @@ LIVE_MEMBERS = (
     "SELECT address FROM rio_member"
     f" WHERE status NOT IN ({MemberStatus.LEFT:d}, {MemberStatus.DEAD:d}) ORDER BY generation"
 )
+_READ_SCHEMA = "SELECT schema_version FROM rio_cluster"
 _FIND = f"SELECT {_MEMBER} FROM rio_member AS m WHERE m.generation = ?"
 _SNAPSHOT = (
     f"SELECT c.snapshot_version, c.generation_high, c.cluster_id, c.settings, {_MEMBER}"
@@ -244,8 +251,12 @@ def _read_snapshot() -> Operation[MembershipSnapshot]:
 
 
 def _register(
-    statements: _MemberStatements, address: str, metadata: bytes, manifest: bytes
-) -> Operation[Registered]:
+    statements: _MemberStatements, schema: int, address: str, metadata: bytes, manifest: bytes
+) -> Operation[Registered | int]:
+    """The schema of the tables if it is not ``schema``: they were migrated meanwhile."""
+    [(found,)] = yield _READ_SCHEMA, ()
+    if found != schema:
+        return int(found)
     yield _END_OLDER, (address,)
     [(generation,)] = yield statements.next_generation, ()
     status, digest = int(MemberStatus.JOINING), digest_manifest(manifest)
@@ -334,7 +345,12 @@ class SqlMembershipStorage(_SqlRole, MembershipStorage):
     ) -> Registered:
         check_metadata(metadata)
         check_manifest(manifest)
-        return await self._write(_register, self._statements, address, metadata, manifest)
+        schema = self._database._schema
+        answer = await self._write(_register, self._statements, schema, address, metadata, manifest)
+        if isinstance(answer, int):
+            check_schema(repr(self._database), answer, schema)
+        assert isinstance(answer, Registered)
+        return answer
 
     async def renew(self, generation: int) -> Renewal | None:
         return await self._write_apart(_renew, generation)

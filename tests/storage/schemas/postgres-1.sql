@@ -5,7 +5,8 @@
         snapshot_version BIGINT NOT NULL,
         generation_high BIGINT NOT NULL,
         cluster_id TEXT NOT NULL,
-        adopted_by TEXT NOT NULL DEFAULT ''
+        adopted_by TEXT NOT NULL DEFAULT '',
+        settings BYTEA NOT NULL DEFAULT ''
     );
     INSERT INTO rio_cluster VALUES (1, 1, 0, 0, replace(gen_random_uuid()::text, '-', ''));
     CREATE TABLE rio_member (
@@ -14,7 +15,9 @@
         status BIGINT NOT NULL,
         lease_counter BIGINT NOT NULL,
         metadata BYTEA NOT NULL,
-        votes BYTEA NOT NULL
+        votes BYTEA NOT NULL,
+        manifest BYTEA NOT NULL,
+        manifest_digest BYTEA NOT NULL
     ) WITH (fillfactor = 50);
     CREATE SEQUENCE rio_token;
     CREATE TABLE rio_placement (

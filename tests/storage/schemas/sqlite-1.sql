@@ -5,7 +5,8 @@ CREATE TABLE rio_cluster (
         generation_high INTEGER NOT NULL,
         token_high INTEGER NOT NULL,
         cluster_id TEXT NOT NULL,
-        adopted_by TEXT NOT NULL DEFAULT ''
+        adopted_by TEXT NOT NULL DEFAULT '',
+        settings BLOB NOT NULL DEFAULT x''
     );
 INSERT INTO rio_cluster (single_row, schema_version, snapshot_version, generation_high, token_high, cluster_id) VALUES (1, 1, 0, 0, 0, lower(hex(randomblob(16))));
 CREATE TABLE rio_member (
@@ -14,7 +15,9 @@ CREATE TABLE rio_member (
         status INTEGER NOT NULL,
         lease_counter INTEGER NOT NULL,
         metadata BLOB NOT NULL,
-        votes BLOB NOT NULL
+        votes BLOB NOT NULL,
+        manifest BLOB NOT NULL,
+        manifest_digest BLOB NOT NULL
     );
 CREATE TABLE rio_placement (
         type_name TEXT NOT NULL,

@@ -87,6 +87,12 @@ _SCHEMA_1 = f"""
 MIGRATIONS: tuple[Migration, ...] = ()
 """From schema 1 on. What was released never changes."""
 
+
+def current_schema() -> int:
+    """The schema that this ``rio`` works on."""
+    return newest_schema(MIGRATIONS)
+
+
 # to_regclass() may be stale
 _HAS_SCHEMA = (
     "SELECT count(*) FROM pg_class WHERE relname = 'rio_cluster' AND pg_table_is_visible(oid)"
@@ -107,7 +113,7 @@ async def prepare_schema(connection: Any, server: str) -> None:
             await connection.execute(_SCHEMA_1)
             await _apply(connection, MIGRATIONS)
         await connection.execute("COMMIT")
-    check_schema(server, await _read_schema(connection), newest_schema(MIGRATIONS))
+    check_schema(server, await _read_schema(connection), current_schema())
 
 
 async def read_status(connection: Any, server: str) -> SchemaStatus:
@@ -118,7 +124,7 @@ async def read_status(connection: Any, server: str) -> SchemaStatus:
     return SchemaStatus(
         server,
         found,
-        newest_schema(MIGRATIONS),
+        current_schema(),
         tuple(address for (address,) in live),
         tuple(migration.summary for migration in pending(MIGRATIONS, found)),
     )
@@ -149,7 +155,7 @@ async def _apply(connection: Any, migrations: Sequence[Migration]) -> None:
     for migration in migrations:
         for statement in migration.steps:
             await connection.execute(statement, timeout=_NO_TIMEOUT)
-    await connection.execute(f"UPDATE rio_cluster SET schema_version = {newest_schema(MIGRATIONS)}")
+    await connection.execute(f"UPDATE rio_cluster SET schema_version = {current_schema()}")
 
 
 async def _read_schema(connection: Any) -> int:

@@ -24,6 +24,7 @@ from rio.storage.postgres._pool import PostgresPool
 from rio.storage.postgres._schema import (
     NEXT_AFTER,
     NEXT_TOKEN,
+    current_schema,
     migrate,
     prepare_schema,
     read_status,
@@ -98,6 +99,10 @@ class PostgresDatabase(SqlDatabase):
     @property
     def _history(self) -> str:
         return self._dialer.history
+
+    @property
+    def _schema(self) -> int:
+        return current_schema()
 
     def __repr__(self) -> str:
         return f"PostgresDatabase({self._dialer.server!r})"

@@ -21,6 +21,12 @@ MIGRATIONS: tuple[Migration, ...] = ()
 namespace, and may be called again, because Redis has no transaction over all keys.
 """
 
+
+def current_schema() -> int:
+    """The schema that this ``rio`` works on."""
+    return newest_schema(MIGRATIONS)
+
+
 LOCK_SECONDS = b"60"
 """How long one step of a migration may take before another process may begin."""
 
@@ -33,8 +39,8 @@ async def prepare_schema(ask: Ask, server: str, namespace: str) -> None:
 
     :raises SchemaMismatch: another version of ``rio`` made it, or a migration was not finished.
     """
-    wanted = newest_schema(MIGRATIONS)
-    key = _schema_key(namespace)
+    wanted = current_schema()
+    key = schema_key(namespace)
     await ask(b"HSETNX", key, b"version", b"%d" % wanted)
     found, unfinished = await ask(b"HMGET", key, b"version", b"migrating")
     database = _name(server, namespace)
@@ -48,11 +54,11 @@ async def prepare_schema(ask: Ask, server: str, namespace: str) -> None:
 
 async def read_status(ask: Ask, server: str, namespace: str) -> SchemaStatus:
     """How the keys stand to those of this ``rio``."""
-    found = int(await ask(b"HGET", _schema_key(namespace), b"version") or 0)
+    found = int(await ask(b"HGET", schema_key(namespace), b"version") or 0)
     return SchemaStatus(
         _name(server, namespace),
         found,
-        newest_schema(MIGRATIONS),
+        current_schema(),
         await _live_members(ask, namespace),
         tuple(migration.summary for migration in pending(MIGRATIONS, found)),
     )
@@ -82,7 +88,7 @@ async def migrate(ask: Ask, server: str, namespace: str) -> None:
 
 
 async def _apply(ask: Ask, namespace: str, found: int) -> None:
-    key = _schema_key(namespace)
+    key = schema_key(namespace)
     for schema, migration in enumerate(pending(MIGRATIONS, found), found + 1):
         await ask(b"HSET", key, b"migrating", b"%d" % schema)
         for step in migration.steps:
@@ -104,12 +110,13 @@ async def _live_members(ask: Ask, namespace: str) -> tuple[str, ...]:
     )
 
 
-def _schema_key(namespace: str) -> bytes:
-    return f"{{{namespace}:database}}:schema".encode()
+def schema_key(namespace: str) -> bytes:
+    """The hash that holds the schema of a namespace, and the cluster to which it belongs."""
+    return f"{{{namespace}}}:database:schema".encode()
 
 
 def _lock_key(namespace: str) -> bytes:
-    return f"{{{namespace}:database}}:migrating".encode()
+    return f"{{{namespace}}}:database:migrating".encode()
 
 
 def _name(server: str, namespace: str) -> str:

@@ -72,7 +72,9 @@ MAKE_ID = Script(_MEMBERS + "return redis.call('HSETNX', cluster, 'id', ARGV[1])
 REGISTER = Script(
     _MEMBERS
     + """
-local address, about, no_votes, new_id, manifest, digest = unpack(ARGV)
+local address, about, no_votes, new_id, manifest, digest, schema = unpack(ARGV)
+local found = redis.call('HGET', KEYS[#KEYS], 'version')
+if found and found ~= schema then return found end  -- it was migrated meanwhile
 redis.call('HSETNX', cluster, 'id', new_id)  -- if somebody has emptied the database meanwhile
 end_members(address)
 local generation = text(next_after(tonumber(redis.call('HGET', cluster, 'generation') or 0)))

@@ -27,8 +27,10 @@ from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
 from rio.errors import StateCorrupt, Superseded
 from rio.identity import ObjectId
+from rio.storage._migrations import check_schema
 from rio.storage._shared import DatabaseRole
 from rio.storage.redis import _scripts
+from rio.storage.redis._schema import current_schema, schema_key
 from rio.storage.redis._scripts import Script
 from rio.storage.redis.database import LEASE_LANE, RedisDatabase
 
@@ -58,7 +60,7 @@ class _RedisRole(DatabaseRole):
 
     async def adopt(self, cluster_id: str, *, instead_of: str = "") -> str:
         """As :meth:`rio.contracts.Role.adopt`."""
-        key = f"{{{self._database.namespace}:database}}:schema".encode()
+        key = schema_key(self._database.namespace)
         answer: bytes = await self._submit(
             self._name, _scripts.ADOPT, (key,), (cluster_id, instead_of)
         )
@@ -134,15 +136,20 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
     ) -> Registered:
         check_metadata(metadata)
         check_manifest(manifest)
-        answer = await self._run(
-            _scripts.REGISTER,
+        namespace, schema = self._database.namespace, current_schema()
+        row = (
             address.encode(),
             metadata,
             _NO_VOTES,
             make_cluster_id(),
             manifest,
             digest_manifest(manifest),
+            schema,
         )
+        keys = (*self._keys, schema_key(namespace))
+        answer = await self._submit(self._name, _scripts.REGISTER, keys, row)
+        if isinstance(answer, bytes):
+            check_schema(repr(self._database), int(answer), schema)
         generation, snapshot = answer
         return Registered(int(generation), _snapshot_of(snapshot))
 

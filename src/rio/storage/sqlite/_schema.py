@@ -82,6 +82,11 @@ MIGRATIONS: tuple[Migration, ...] = ()
 """From schema 1 on. What was released never changes."""
 
 
+def current_schema() -> int:
+    """The schema that this ``rio`` works on."""
+    return newest_schema(MIGRATIONS)
+
+
 def prepare_schema(connection: sqlite3.Connection, path: str, create: bool) -> None:
     """Create the tables if there are none and ``create`` allows it, and check their schema.
 
@@ -94,7 +99,7 @@ def prepare_schema(connection: sqlite3.Connection, path: str, create: bool) -> N
                 connection.execute(statement)
             _apply(connection, MIGRATIONS)
         connection.execute("COMMIT")
-    check_schema(path, _read_schema(connection), newest_schema(MIGRATIONS))
+    check_schema(path, _read_schema(connection), current_schema())
 
 
 def read_status(connection: sqlite3.Connection, path: str) -> SchemaStatus:
@@ -105,7 +110,7 @@ def read_status(connection: sqlite3.Connection, path: str) -> SchemaStatus:
     return SchemaStatus(
         path,
         found,
-        newest_schema(MIGRATIONS),
+        current_schema(),
         tuple(address for (address,) in live),
         tuple(migration.summary for migration in pending(MIGRATIONS, found)),
     )
@@ -130,7 +135,7 @@ def _apply(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> N
     for migration in migrations:
         for statement in migration.steps:
             connection.execute(statement)
-    connection.execute("UPDATE rio_cluster SET schema_version = ?", (newest_schema(MIGRATIONS),))
+    connection.execute("UPDATE rio_cluster SET schema_version = ?", (current_schema(),))
 
 
 def _read_schema(connection: sqlite3.Connection) -> int:

@@ -21,7 +21,13 @@ from rio.storage.sqlite._connection import (
 )
 from rio.storage.sqlite._errors import explain
 from rio.storage.sqlite._lane import SqliteLane
-from rio.storage.sqlite._schema import NEXT_AFTER, NEXT_TOKEN, migrate, read_status
+from rio.storage.sqlite._schema import (
+    NEXT_AFTER,
+    NEXT_TOKEN,
+    current_schema,
+    migrate,
+    read_status,
+)
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -72,6 +78,10 @@ class SqliteDatabase(SqlDatabase):
         """The absolute path of the file."""
         self.busy_timeout = busy_timeout
         """Seconds to wait for the transaction of another process."""
+
+    @property
+    def _schema(self) -> int:
+        return current_schema()
 
     def __repr__(self) -> str:
         return f"SqliteDatabase({self.path!r})"
