@@ -216,10 +216,7 @@ async def test_the_keys_of_a_table_are_on_one_server_of_a_cluster(
     namespace = redis_url.rpartition("=")[2]
     keys = [key.decode() for key in await redis.keys(f"*{namespace}[:}}]*")]
     tags = {key[key.index("{") + 1 : key.index("}")] for key in keys}
-    assert tags == {
-        f"{namespace}:database",
-        namespace,
-    }
+    assert tags == {namespace}
 
 
 async def test_every_script_runs_on_a_redis_cluster() -> None:
