@@ -103,9 +103,7 @@ def test_processes_that_prepare_a_new_file_at_once_all_succeed(start: Start) -> 
         answer(asyncio.run(main()))
         """,
     )
-    assert [sorted(generations) for generations in zip(*answers, strict=True)] == [
-        [1, 2, 3, 4]
-    ] * 40
+    assert [len(set(generations)) for generations in zip(*answers, strict=True)] == [4] * 40
 
 
 async def test_a_process_killed_inside_its_transaction_blocks_nobody(
