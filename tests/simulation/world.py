@@ -43,6 +43,7 @@ FAULTS = (
     "lose_client", "break_connections", "lose_messages",
     "no_storage", "no_storage", "no_storage_for_all", "silent_storage", "silent_storage",
     "slow_storage", "late_answers", "late_eviction", "lost_answers", "lost_answers",
+    "another_server",
 )  # fmt: skip
 """The faults to draw from, one at a time. A fault that stands twice is twice as likely."""
 
@@ -598,6 +599,13 @@ class World:
             1.2 * self.config.renew_interval, partial(setattr, victim.storage, "silent", True)
         )
         self._later(self.unit, victim.storage.heal)
+
+    def _fault_another_server(self) -> None:
+        """Have another database server take over, which has everything: all nodes hear of it."""
+        history = str(self.rng.random())
+        for node in self._alive():
+            for role in node.server._storage:
+                type(role).history = history  # type: ignore[assignment, method-assign]
 
     def _fault_lost_answers(self) -> None:
         for node in self._some():
