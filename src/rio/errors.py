@@ -428,9 +428,11 @@ class ClusterError(RioError):
 
 
 class JoinFailed(ClusterError):
-    """A new node could not exchange probes, both ways, with a majority of the other members.
+    """A new node may not join, or cannot.
 
-    Look whether the others can reach the address that the node advertises.
+    It could not exchange probes, both ways, with a majority of the other members: look whether the
+    others can reach the address that the node advertises. Or a member lives that runs with other
+    settings: give all the same. The text says which.
     """
 
 

@@ -8,9 +8,11 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -590,3 +592,39 @@ def pid_of_a_worker(directory: Path) -> int:
         rio("send", "Counter", "x", "Add", "--storage", "sqlite:///c.db", cwd=directory).stdout
     )["pid"]
     return pid
+
+
+# --- rio settings ---------------------------------------------------------------------------------
+
+
+def test_settings_are_shown_changed_and_refuse_who_differs(shop: Path) -> None:
+    storage = ("--storage", "sqlite:///c.db")
+    with Running("run", "counters:registry", *storage, *FAST, cwd=shop) as server:
+        server.line()
+        shown = rio("settings", *storage, cwd=shop).stdout
+        pattern = r"cluster [0-9a-f]{32}\nsettings 1: lease_local 1.5, lease_evict 1.95"
+        assert re.match(pattern, shown)
+        refused = rio("run", "counters:registry", *storage, "--cluster", "strict", cwd=shop)
+        assert refused.returncode == 1
+        assert "give all the same --cluster" in refused.stderr
+        changed = rio("settings", "set", "fast", *storage, cwd=shop)
+        assert "settings 3: lease_local 2.5, lease_evict 3.25, poll_interval 0.5" in changed.stdout
+        copied = rio("settings", "new-id", *storage, cwd=shop)
+        assert_one_line(copied.stderr, "lives in this storage, so it is no copy")
+
+
+def test_a_copied_database_gets_another_id_in_all_its_roles(shop: Path) -> None:
+    storage = ("--storage", "sqlite:///c.db")
+    with Running("run", "counters:registry", *storage, *FAST, cwd=shop) as server:
+        server.line()
+        with closing(sqlite3.connect(shop / "c.db")) as original:
+            original.execute("VACUUM INTO ?", (str(shop / "copy.sqlite"),))
+        copy = ("--storage", "sqlite:///copy.sqlite")
+        before = rio("settings", *storage, cwd=shop).stdout.splitlines()[0]
+        after = rio("settings", "new-id", *copy, cwd=shop)
+        assert after.returncode == 0, after.stderr
+        assert after.stdout.splitlines()[0] != before
+        assert re.search("dead", rio("members", *copy, cwd=shop).stdout)
+        with Running("run", "counters:registry", *copy, *FAST, cwd=shop) as other:
+            assert other.line().startswith("listening on")
+        assert rio("settings", *storage, cwd=shop).stdout.splitlines()[0] == before

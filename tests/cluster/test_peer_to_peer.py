@@ -294,7 +294,7 @@ async def test_a_node_that_joined_is_active_and_holds_a_lease(cluster: Cluster) 
     assert await cluster.statuses() == {node.generation: MemberStatus.ACTIVE}
     assert node.leases == [STRICT.lease_local]
     assert node.provider.snapshot.status_of(node.generation) == MemberStatus.ACTIVE
-    assert [snapshot.version for snapshot in node.snapshots] == [1, 2]
+    assert [snapshot.version for snapshot in node.snapshots] == [2, 3]
 
 
 @in_virtual_time
@@ -322,7 +322,7 @@ async def test_healthy_nodes_renew_for_an_hour_and_nobody_is_fenced_or_evicted(
     assert set((await cluster.statuses()).values()) == {MemberStatus.ACTIVE}
     versions = [snapshot.version for snapshot in nodes[0].snapshots]
     assert versions == sorted(set(versions))  # each member is told once
-    assert versions[-1] == 6  # two by each member that joined, and none since
+    assert versions[-1] == 7  # the settings, two by each member that joined, and none since
     known = nodes[0].provider.snapshot.find(nodes[1].generation)
     assert known is not None
     # while the snapshot itself stays fresh

@@ -22,11 +22,13 @@ from rio.cli.server_process import follow_parent, serve
 from rio.cli.supervisor import Supervisor, command_lines
 from rio.client.admin import AdminCommand
 from rio.client.client import Client
-from rio.contracts.membership import Member
-from rio.errors import ConfigurationError
+from rio.cluster.config import ClusterConfig
+from rio.cluster.settings import change_settings, decode_row, make_new_cluster, read_laggards
+from rio.contracts.membership import Member, MembershipStorage
+from rio.errors import ConfigurationError, StorageUnavailable, WrongCluster
 from rio.objects.message import DynamicMessage
 from rio.runner import run
-from rio.storage import SchemaStatus, migrate, open_storage, read_schemas
+from rio.storage import SchemaStatus, Storage, migrate, open_storage, read_schemas
 
 
 class Command(NamedTuple):
@@ -199,6 +201,99 @@ async def _read_members(url: str) -> tuple[Member, ...]:
         await storage.close()
 
 
+# --- rio settings ---------------------------------------------------------------------------------
+
+SETTINGS = """\
+Show or change what all servers of a cluster must agree on, and the identity of the cluster.
+
+  rio settings              show the cluster's id and settings, and which servers follow them
+  rio settings set PRESET   have a running cluster follow other settings, step by step; from then on
+                            give each server that starts --cluster PRESET
+  rio settings new-id       give a copy of a database an identity of its own, and end the servers
+                            that were copied with it: they belong to the cluster of the original
+"""
+
+SETTINGS_EXAMPLES = """\
+  rio settings --storage postgres://db/bank
+  rio settings set strict --storage postgres://db/bank
+  rio settings new-id --storage postgres://staging/bank
+"""
+
+
+def add_settings_options(parser: CommandParser) -> None:
+    parser.add_argument(
+        "action", metavar="ACTION", nargs="?", default="show", choices=["show", "set", "new-id"]
+    )
+    parser.add_argument("preset", metavar="PRESET", nargs="?", type=options.read_preset)
+    options.add_roles(parser)
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="for new-id: do not watch first whether a server lives",
+    )
+    options.add_timeout(parser)
+
+
+def manage_settings(arguments: Arguments) -> None:
+    """Show or change the settings of a cluster."""
+    if (arguments.action == "set") != (arguments.preset is not None):
+        raise ConfigurationError("name a preset with set, and only there: rio settings set strict")
+    _shared_storage(arguments)
+    run(_manage_settings(arguments))
+
+
+async def _manage_settings(arguments: Arguments) -> None:
+    storage = open_storage(arguments.storage, **arguments.roles())
+    try:
+        await storage.membership.prepare()
+        if arguments.action == "new-id":
+            await _make_new_cluster(storage, force=arguments.force)
+        elif arguments.preset is not None:
+            await _change_settings(storage.membership, arguments)
+        await _show_settings(storage.membership)
+    finally:
+        await storage.close()
+
+
+async def _change_settings(membership: MembershipStorage, arguments: Arguments) -> None:
+    config = ClusterConfig.named(arguments.preset or "")
+    try:
+        await change_settings(membership, config, timeout=arguments.timeout)
+    except TimeoutError:
+        raise StorageUnavailable(
+            f"not all servers have acknowledged the change within {arguments.timeout:g} s:"
+            " see `rio settings`, and give the command again, it goes on from there"
+        ) from None
+
+
+async def _make_new_cluster(storage: Storage, *, force: bool) -> None:
+    for role in storage:
+        await role.prepare()
+    old, new = await make_new_cluster(storage.membership, force=force)
+    for role in (storage.placement, storage.state):
+        owner = await role.adopt(new, instead_of=old)
+        if owner != new:
+            raise WrongCluster(
+                f"{role!r} belongs to cluster {owner}, and belonged to it before: name the copy"
+                " that belongs to this membership"
+            )
+
+
+async def _show_settings(membership: MembershipStorage) -> None:
+    snapshot = await membership.snapshot()
+    print(f"cluster {snapshot.cluster_id}")
+    row = decode_row(snapshot.settings)
+    if row is None:
+        print("no server has been started: there are no settings yet")
+        return
+    names = [*row.now.__struct_fields__]
+    print(f"settings {row.revision}: {row.now.show(names)}")
+    if row.now != row.goal:
+        print(f"on the way to: {row.goal.show(names)}")
+    for member in await read_laggards(membership, snapshot, row.revision):
+        print(f"member {member.generation} ({member.address}) has not acknowledged them yet")
+
+
 # --- rio send -------------------------------------------------------------------------------------
 
 
@@ -355,6 +450,14 @@ COMMANDS = {
             "  rio members --storage sqlite:///bank.db",
             _add_nothing,
             list_members,
+        ),
+        Command(
+            "settings",
+            "show or change what all servers must agree on",
+            SETTINGS,
+            SETTINGS_EXAMPLES,
+            add_settings_options,
+            manage_settings,
         ),
         Command(
             "send",

@@ -28,6 +28,9 @@ class Arguments(argparse.Namespace):
     advertise: str | None
     http: str | None
     cluster: str
+    action: str
+    preset: str | None
+    force: bool
     version: str | None
     label: dict[str, str]
     workers: int

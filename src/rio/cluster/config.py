@@ -1,6 +1,7 @@
 """The settings of a cluster.
 
-All nodes of one cluster must use the same settings: each node's lease is timed by the others.
+All nodes of one cluster must share three of them, because each node's lease is timed by the others:
+``lease_local``, ``lease_evict`` and ``poll_interval``. :mod:`rio.cluster.settings` sees to it.
 """
 
 from __future__ import annotations

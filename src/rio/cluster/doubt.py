@@ -50,7 +50,8 @@ class Doubt:
 
     def __init__(self, clock: Clock, patience: float) -> None:
         self._clock = clock
-        self._patience = patience
+        self.patience = patience
+        """Seconds between the beginning of a doubt and its audit."""
         self._since = -math.inf
         self._raised = asyncio.Event()
 
@@ -66,7 +67,7 @@ class Doubt:
         """Wait until a doubt stands and the patience is over; returns what :meth:`end` takes."""
         await self._raised.wait()
         since = self._since
-        await asyncio.sleep(max(0.0, since + self._patience - self._clock()))
+        await asyncio.sleep(max(0.0, since + self.patience - self._clock()))
         return since
 
     def end(self, since: float) -> bool:

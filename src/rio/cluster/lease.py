@@ -42,6 +42,10 @@ class Lease:
         first and after a fence.
         """
 
+    def change(self, duration: float) -> None:
+        """Let the renewals that succeed from now on last for another time."""
+        self._duration = duration
+
     def renewed(self, sent: float) -> float:
         """Count a renewal that succeeded and was *sent* at ``sent``, whenever its answer came;
         return :attr:`until`.
@@ -99,6 +103,10 @@ class Observer:
         self._received = -math.inf
         self._seen: dict[int, _Seen] = {}
         self._ended: dict[int, float] = {}
+
+    def follow(self, config: ClusterConfig) -> None:
+        """Judge by other settings from now on."""
+        self._config = config
 
     def step(self, snapshot: MembershipSnapshot, sent: float, received: float) -> Duties:
         """Take in one successful read, asked for at ``sent`` and answered at ``received`` (seconds

@@ -134,10 +134,13 @@ class PeerToPeerClusterProvider(ClusterProvider):
         return loops if self._gossip is None else [*loops, self._gossip.run]
 
     def _keep_renewing(self) -> Coroutine[Any, Any, None]:
-        return self._repeat("renewing the lease", self._config.renew_interval, self._renew)
+        return self._repeat("renewing the lease", self._renew_interval, self._renew)
 
     def _every_renewal(self, what: str, action: Callable[[], Awaitable[None]]) -> Loop:
-        return partial(self._repeat, what, self._config.renew_interval, action)
+        return partial(self._repeat, what, self._renew_interval, action)
+
+    def _renew_interval(self) -> float:
+        return self._config.renew_interval
 
     async def _renew(self) -> None:
         sent, known = self._clock(), self._lease_counter
@@ -174,15 +177,7 @@ class PeerToPeerClusterProvider(ClusterProvider):
         """Declare a member dead that is still as silent as it was read, whatever its status:
         joining, active, draining or condemned.
         """
-        change = await self._calls.run(
-            self._storage.set_status(
-                member.generation,
-                member.status,
-                MemberStatus.DEAD,
-                expected_counter=member.lease_counter,
-            )
-        )
-        if change.applied:
+        if await self._end_silent(member):
             logger.warning(
                 "member %d evicted member %d (%s), silent for %g s",
                 self.generation,

@@ -13,6 +13,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from rio._core.clock import Clock, now
 from rio.backoff import backoff, make_rng
 from rio.cluster.config import ClusterConfig
@@ -20,6 +22,13 @@ from rio.cluster.doubt import Audit, Doubt, NothingToLose
 from rio.cluster.lease import Lease, Observer
 from rio.cluster.loops import Loop, run_until_one_ends
 from rio.cluster.manifest import Manifest, Manifests
+from rio.cluster.settings import (
+    UNWATCHED,
+    Admission,
+    SettingsRow,
+    SharedSettings,
+    decode_row,
+)
 from rio.cluster.storage_calls import StorageCalls
 from rio.contracts.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.errors import NodeEvicted, StorageError
@@ -68,7 +77,7 @@ class ClusterProvider(ABC):
         rng: random.Random | None = None,
     ) -> None:
         self._storage = storage
-        self._config = config or ClusterConfig()
+        self._given = self._config = config or ClusterConfig()
         self._clock = clock
         self._rng = rng or make_rng()
         self._calls = StorageCalls(self._config.storage_timeout)
@@ -77,6 +86,8 @@ class ClusterProvider(ABC):
         self._observer = Observer(0, self._config)
         self._history = ""
         self._lease_counter = 0
+        self._revision = 0
+        self._old_leases_end = -math.inf
         self._manifest = _NOTHING_TOLD
         self._manifests = Manifests()
         self._doubt = Doubt(clock, self._config.lease_evict)
@@ -107,7 +118,9 @@ class ClusterProvider(ABC):
 
     @property
     def config(self) -> ClusterConfig:
-        """The settings, which every node of the cluster must share."""
+        """The settings that this node follows. ``rio settings set`` changes those that every node
+        must share while the node runs.
+        """
         return self._config
 
     @property
@@ -131,21 +144,14 @@ class ClusterProvider(ABC):
         :raises StorageUnavailable: the storage did not answer.
         :raises ConfigurationError: the manifest is too long.
         :raises NodeEvicted: another node has taken the address over meanwhile.
-        :raises JoinFailed: this node and the others cannot reach each other.
+        :raises JoinFailed: this node and the others cannot reach each other, or a member lives that
+            runs with other settings.
         """
         self._leaving.clear()
-        self._lease = Lease(self._lease_duration())
         self._history = self._storage.history
         self._lease_counter = 0
-        self._manifest = manifest
-        registered = await self._calls.run(
-            self._storage.register(address, metadata, manifest.encode())
-        )
-        self.generation, self.address, self.snapshot = (
-            registered.generation,
-            address,
-            registered.snapshot,
-        )
+        await self._register(address, metadata, manifest)
+        self._lease = Lease(self._lease_duration())
         self._observer = Observer(self.generation, self._config)
         self.on_snapshot(self.snapshot)
         await self._renew()
@@ -154,6 +160,71 @@ class ClusterProvider(ABC):
         await self._read_manifests(await self.refresh())
         logger.info("%s joined as member %d", address, self.generation)
         return self.generation
+
+    async def _register(self, address: str, metadata: bytes, manifest: Manifest) -> None:
+        """Register under the settings that the cluster runs with.
+
+        :raises JoinFailed: a member lives that runs with other settings.
+        """
+        wanted = self._wanted_settings()
+        while True:
+            row = await Admission(
+                wanted,
+                address,
+                read=lambda: self._calls.run(self._storage.snapshot()),
+                write=self._write_settings,
+                evict=self._end_silent,
+                clock=self._clock,
+            ).wait()
+            self._follow(row)
+            self._manifest = replace(manifest, settings=row.revision)
+            registered = await self._calls.run(
+                self._storage.register(address, metadata, self._manifest.encode())
+            )
+            self.generation, self.address, self.snapshot = (
+                registered.generation,
+                address,
+                registered.snapshot,
+            )
+            if registered.snapshot.settings == row.encode():
+                return
+            await self._advance(MemberStatus.LEFT)  # somebody was faster with other settings
+
+    def _wanted_settings(self) -> SharedSettings:
+        is_watched = self._lease_duration() < math.inf
+        return SharedSettings.of(self._given) if is_watched else UNWATCHED
+
+    def _write_settings(self, row: SettingsRow, version: int) -> Awaitable[bool]:
+        return self._calls.run(self._storage.set_settings(row.encode(), version))
+
+    def _follow(self, row: SettingsRow) -> None:
+        """Run with the settings of a row from now on. Leases that were granted before stay."""
+        before = self._config
+        self._revision = row.revision
+        self._config = row.now.apply_to(self._given)
+        self._calls.timeout = self._config.storage_timeout
+        self._doubt.patience = self._config.lease_evict
+        self._observer.follow(self._config)
+        self._lease.change(self._lease_duration())
+        if self._config.lease_local < before.lease_local:
+            self._old_leases_end = max(self._old_leases_end, self._lease.until)
+
+    async def _follow_settings(self, snapshot: MembershipSnapshot) -> None:
+        """Follow the settings of the cluster, and acknowledge them as soon as no lease is left that
+        was granted under older ones.
+        """
+        row = decode_row(snapshot.settings)
+        if row is None or row.revision == self._manifest.settings:
+            return
+        if row.revision != self._revision:
+            logger.info("member %d follows the settings %s", self.generation, row.now)
+            self._follow(row)
+        if self._clock() >= self._old_leases_end:
+            manifest = replace(self._manifest, settings=row.revision)
+            if await self._calls.run(
+                self._storage.set_manifest(self.generation, manifest.encode())
+            ):
+                self._manifest = manifest
 
     async def serve(self) -> None:
         """Hold the lease and follow the membership until cancelled, or until :meth:`leave`. No
@@ -235,7 +306,7 @@ class ClusterProvider(ABC):
             partial(
                 self._repeat,
                 "reading the membership",
-                self._config.poll_interval,
+                lambda: self._config.poll_interval,
                 self._poll,
                 self._wait_for_news,
             )
@@ -244,12 +315,12 @@ class ClusterProvider(ABC):
     async def _repeat(
         self,
         what: str,
-        interval: float,
+        every: Callable[[], float],
         action: Callable[[], Awaitable[None]],
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Run ``action`` every ``interval`` seconds from start to start, and sooner after a
-        failure. Only an eviction ends it.
+        """Run ``action`` again ``every()`` seconds after it began, and sooner after a failure. Only
+        an eviction ends it.
 
         ``wait``: how to spend the time after a success; it may return early.
         """
@@ -272,6 +343,7 @@ class ClusterProvider(ABC):
                         failures,
                     )
                 failures = 0
+            interval = every()
             pause = backoff(failures, FIRST_RETRY, interval, self._rng) if failures else interval
             await (asyncio.sleep if failures else wait)(max(0.0, started + pause - self._clock()))
 
@@ -297,6 +369,7 @@ class ClusterProvider(ABC):
         snapshot = await self._read()
         duties = self._observer.step(snapshot, sent, self._clock())
         for act in (
+            partial(self._follow_settings, snapshot),
             partial(self._read_manifests, snapshot),
             *(partial(self._evict, member) for member in duties.evict),
             *(partial(self._purge, ended) for ended in duties.purge),
@@ -343,6 +416,18 @@ class ClusterProvider(ABC):
             generations = [member.generation for member in missing]
             read = await self._calls.run(self._storage.read_manifests(generations))
         self._manifests.use(snapshot, read, missing)
+
+    async def _end_silent(self, member: Member) -> bool:
+        """Declare a member dead that is still as silent as it was read, whatever its status."""
+        change = await self._calls.run(
+            self._storage.set_status(
+                member.generation,
+                member.status,
+                MemberStatus.DEAD,
+                expected_counter=member.lease_counter,
+            )
+        )
+        return change.applied
 
     async def _purge(self, generation: int) -> None:
         if self.before_purge is not None:
@@ -412,7 +497,7 @@ class LocalClusterProvider(ClusterProvider):
     It works over any storage, for instance a file that one server uses alone. It still follows the
     membership, stops when another server joins at its address, and forgets old members. After a
     crash the server has to come back at the same address: only that tells the storage that the old
-    one is dead. Do not mix it with other providers in one cluster: they would evict it.
+    one is dead. It does not mix with other providers in one cluster: they would evict it.
 
     Its parameters are those of :class:`ClusterProvider`.
     """

@@ -23,7 +23,8 @@ class StorageCalls:
     """
 
     def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
+        self.timeout = timeout
+        """Seconds that a call may take."""
         self._abandoned: set[asyncio.Task[Any]] = set()
 
     async def run(self, call: Coroutine[Any, Any, T]) -> T:
@@ -39,20 +40,20 @@ class StorageCalls:
             )
         task = asyncio.create_task(call)
         try:
-            await asyncio.wait((task,), timeout=self._timeout)
+            await asyncio.wait((task,), timeout=self.timeout)
         finally:
             if not task.done():
                 self._abandon(task)
             elif not task.cancelled():
                 task.exception()  # a caller that is cancelled at this moment does not ask for it
         if not task.done() or task.cancelled():
-            raise StorageUnavailable(f"the storage did not answer within {self._timeout:g} s")
+            raise StorageUnavailable(f"the storage did not answer within {self.timeout:g} s")
         return task.result()
 
     async def settle(self) -> None:
         """Wait for the abandoned calls, at most as long as one call may take."""
         if self._abandoned:
-            await asyncio.wait(self._abandoned, timeout=self._timeout)
+            await asyncio.wait(self._abandoned, timeout=self.timeout)
 
     def _abandon(self, task: asyncio.Task[Any]) -> None:
         self._abandoned.add(task)

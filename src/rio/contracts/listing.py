@@ -7,11 +7,11 @@
      "members": [{
         "generation": 2, "address": "10.0.0.2:5000", "host": "10.0.0.2", "port": 5000,
         "status": "ACTIVE", "lease_counter": 17, "metadata": "",
-        "votes": [{"voter": 1, "at": 3.5}]
-    }]}
+        "votes": [{"voter": 1, "at": 3.5}], "manifest_digest": "kV1xgP7zlWE="
+    }], "settings": ""}
 
-``metadata`` is in Base64. A reader ignores fields that it does not know, and takes a status that it
-does not know for neither active nor ended.
+``metadata``, ``settings`` and ``manifest_digest`` are in Base64. A reader ignores fields that it
+does not know, and takes a status that it does not know for neither active nor ended.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class _ListedMember(msgspec.Struct):
     host: str = ""
     """``address`` once more, in two parts, for people."""
     port: int = 0
+    manifest_digest: bytes = b""
 
 
 class _Listing(msgspec.Struct):
@@ -39,6 +40,7 @@ class _Listing(msgspec.Struct):
     generation_high: int
     members: list[_ListedMember]
     cluster_id: str = ""
+    settings: bytes = b""
 
 
 _UNKNOWN = MemberStatus(-1)
@@ -52,7 +54,13 @@ def encode_members(snapshot: MembershipSnapshot) -> bytes:
     """A whole snapshot as JSON."""
     members = [_list_member(member) for member in snapshot.members]
     return _encode(
-        _Listing(snapshot.version, snapshot.generation_high, members, snapshot.cluster_id)
+        _Listing(
+            snapshot.version,
+            snapshot.generation_high,
+            members,
+            snapshot.cluster_id,
+            snapshot.settings,
+        )
     )
 
 
@@ -68,7 +76,9 @@ def decode_members(data: bytes) -> MembershipSnapshot:
     """
     listing = _decode(data)
     members = tuple(_read_member(listed) for listed in listing.members)
-    return MembershipSnapshot(listing.version, listing.generation_high, members, listing.cluster_id)
+    return MembershipSnapshot(
+        listing.version, listing.generation_high, members, listing.cluster_id, listing.settings
+    )
 
 
 def _list_member(member: Member) -> _ListedMember:
@@ -82,6 +92,7 @@ def _list_member(member: Member) -> _ListedMember:
         member.votes,
         host,
         port,
+        member.manifest_digest,
     )
 
 
@@ -94,4 +105,5 @@ def _read_member(listed: _ListedMember) -> Member:
         listed.lease_counter,
         listed.metadata,
         listed.votes,
+        listed.manifest_digest,
     )
