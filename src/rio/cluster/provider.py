@@ -369,9 +369,9 @@ class ClusterProvider(ABC):
         snapshot = await self._read()
         duties = self._observer.step(snapshot, sent, self._clock())
         for act in (
+            *(partial(self._evict, member) for member in duties.evict),
             partial(self._follow_settings, snapshot),
             partial(self._read_manifests, snapshot),
-            *(partial(self._evict, member) for member in duties.evict),
             *(partial(self._purge, ended) for ended in duties.purge),
         ):
             await act()
