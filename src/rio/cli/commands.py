@@ -19,6 +19,7 @@ from rio.cli import options
 from rio.cli.options import Arguments, CommandParser
 from rio.cli.registry import load_registry
 from rio.cli.server_process import follow_parent, serve
+from rio.cli.state_check import TypeReport, check_states
 from rio.cli.supervisor import Supervisor, command_lines
 from rio.client.admin import AdminCommand
 from rio.client.client import Client
@@ -27,6 +28,7 @@ from rio.cluster.settings import change_settings, decode_row, make_new_cluster, 
 from rio.contracts.membership import Member, MembershipStorage
 from rio.errors import ConfigurationError, StorageUnavailable, WrongCluster
 from rio.objects.message import DynamicMessage
+from rio.objects.registry import Registry
 from rio.runner import run
 from rio.storage import SchemaStatus, Storage, migrate, open_storage, read_schemas
 
@@ -71,11 +73,7 @@ exit codes:
 
 
 def add_run_options(parser: CommandParser) -> None:
-    parser.add_argument(
-        "registry",
-        metavar="MODULE:REGISTRY",
-        help="where the rio.Registry is, for example shop.service:registry",
-    )
+    options.add_registry(parser)
     parser.add_option(
         "--address",
         metavar="HOST:PORT",
@@ -426,6 +424,67 @@ def _print_schema(status: SchemaStatus) -> None:
         print(f"  servers that must be stopped first: {', '.join(status.live_members)}")
 
 
+# --- rio state ------------------------------------------------------------------------------------
+
+STATE = """\
+Check whether the saved states of a storage can be loaded by the classes of a registry, for example
+before servers with newer code are started. It reads the states, runs the upcasters, and writes
+nothing. Objects that are in use go on.
+"""
+
+STATE_EXAMPLES = """\
+  rio state check bank:registry --storage sqlite:///bank.db
+  rio state check bank:registry --storage postgres://db/bank --sample 1000
+
+exit codes:
+  0   all that was looked at can be loaded
+  1   an error, or a state that cannot be loaded
+  2   wrong usage
+"""
+
+EXAMPLES_SHOWN = 3
+"""Ids of objects that are printed with a problem, at most."""
+
+
+def add_state_options(parser: CommandParser) -> None:
+    parser.add_argument("action", metavar="check", choices=["check"], help="what to do")
+    options.add_registry(parser)
+    options.add_roles(parser)
+    parser.add_option(
+        "--sample",
+        metavar="N",
+        type=options.read_count,
+        help="look at the first N objects of each type; all by default",
+    )
+
+
+def check_saved_states(arguments: Arguments) -> int:
+    """Print which saved states cannot be loaded."""
+    registry = load_registry(arguments.registry)
+    storage = open_storage(_shared_storage(arguments), **arguments.roles())
+    reports = run(_check_states(registry, storage, arguments.sample))
+    for report in reports:
+        _print_report(report)
+    return 1 if any(report.failures for report in reports) else 0
+
+
+async def _check_states(
+    registry: Registry, storage: Storage, sample: int | None
+) -> list[TypeReport]:
+    try:
+        return await check_states(registry, storage.state, sample)
+    finally:
+        await storage.close()
+
+
+def _print_report(report: TypeReport) -> None:
+    failed = len({id for ids in report.failures.values() for id in ids})
+    print(f"{report.type_name}: {report.objects} objects, {failed} cannot be loaded")
+    for problem, ids in report.failures.items():
+        examples = ", ".join(ids[:EXAMPLES_SHOWN])
+        print(f"  {problem}\n    {len(ids)} objects, for example {examples}")
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 
@@ -491,6 +550,14 @@ COMMANDS = {
             MIGRATE_EXAMPLES,
             add_migrate_options,
             migrate_databases,
+        ),
+        Command(
+            "state",
+            "check whether saved states can be loaded",
+            STATE,
+            STATE_EXAMPLES,
+            add_state_options,
+            check_saved_states,
         ),
     ]
 }

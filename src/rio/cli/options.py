@@ -38,6 +38,8 @@ class Arguments(argparse.Namespace):
     max_objects: int | None
     max_memory: int | str | None
     check: bool
+    action: str
+    sample: int | None
     log_level: str
     type_name: str
     id: str
@@ -87,6 +89,14 @@ def add_storage(parser: CommandParser) -> None:
         metavar="URL",
         required=True,
         help="the storage of the cluster, for example sqlite:///app.db",
+    )
+
+
+def add_registry(parser: CommandParser) -> None:
+    parser.add_argument(
+        "registry",
+        metavar="MODULE:REGISTRY",
+        help="where the rio.Registry is, for example shop.service:registry",
     )
 
 

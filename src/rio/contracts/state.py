@@ -90,6 +90,15 @@ class StateStorage(Role):
         :raises Unsupported: the storage cannot list.
         """
 
+    # This is no abstract method: only tools need it, which look at many objects.
+    async def read_object(self, object_id: ObjectId) -> StoredObject:
+        """Read all states of an object without a fence, so that whoever has it loaded goes on.
+
+        :raises StateCorrupt: something is stored that the storage cannot read.
+        :raises Unsupported: the storage cannot read without a fence.
+        """
+        raise Unsupported(f"{type(self).__name__} cannot read {object_id} without taking it over")
+
     # This is no abstract method: a storage without a placement beside it has nothing to do.
     def use_placement(self, placement: ObjectPlacement) -> None:
         """Learn which placement says who owns the objects of this storage.

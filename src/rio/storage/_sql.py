@@ -522,6 +522,16 @@ _SET_MORE = (
 )
 LIST = "SELECT id FROM rio_object WHERE type_name = ? AND id > ? AND id >= ? ORDER BY id LIMIT ?"
 
+READ = (
+    "SELECT version, state_name, schema, data FROM rio_object WHERE type_name = ? AND id = ?"
+    " UNION ALL"
+    " SELECT 0, state_name, schema, data FROM rio_state WHERE type_name = ? AND id = ?"
+)
+
+
+def _read_states(object_id: ObjectId) -> Operation[list[Row]]:
+    return (yield READ, (*object_id, *object_id))
+
 
 def _load(object_id: ObjectId, token: int) -> Operation[list[Row]]:
     """The anchor row and then the rows of the other states; nothing if the token is too old."""
@@ -593,6 +603,14 @@ class SqlState(_SqlRole, StateStorage):
         if not isinstance(version, int):
             raise StateCorrupt(f"the stored {object_id} is no row of rio: version {version!r}")
         return StoredObject(version, dict(_state_of(object_id, *row) for row in (anchor, *more)))
+
+    async def read_object(self, object_id: ObjectId) -> StoredObject:
+        rows = await self._read(_read_states, object_id)
+        versions = [version for version, *_ in rows]
+        if not all(isinstance(version, int) for version in versions):
+            raise StateCorrupt(f"the stored {object_id} is no row of rio: versions {versions!r}")
+        states = dict(_state_of(object_id, *row) for _, *row in rows)
+        return StoredObject(max(versions, default=0), states)
 
     async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
         if not await self._commit(object_id, token, version, batch.states):

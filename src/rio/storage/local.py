@@ -300,6 +300,11 @@ class LocalState(_Adoptable, StateStorage):
         self._objects[object_id] = token, stored
         return stored
 
+    async def read_object(self, object_id: ObjectId) -> StoredObject:
+        self._check_open()
+        _, stored = self._objects.get(object_id, (0, StoredObject(0, {})))
+        return stored
+
     async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
         self._check_open()
         fence, stored = self._objects.get(object_id) or self._first(object_id, token)

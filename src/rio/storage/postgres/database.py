@@ -14,7 +14,7 @@ from rio.errors import ConfigurationError, StorageClosed
 from rio.identity import ObjectId
 from rio.storage._connector import Connector
 from rio.storage._migrations import SchemaStatus
-from rio.storage._sql import LIST, Operation, Row, SqlDatabase, Statement
+from rio.storage._sql import LIST, READ, Operation, Row, SqlDatabase, Statement
 from rio.storage._url_form import split_url
 from rio.storage.postgres._dialer import PostgresDialer
 from rio.storage.postgres._errors import TEMPORARY, explain
@@ -173,7 +173,7 @@ class PostgresDatabase(SqlDatabase):
         if for_arrays is not None:
             lane = self._require_open().lanes[for_arrays.lane]
             return await lane.submit(for_arrays, encode_names(parameters))
-        if statement == LIST:
+        if statement in (LIST, READ):
             parameters = encode_names(parameters)
         run = self._require_open().pool.run(
             lambda connection: _fetcher(connection)(statement, parameters), repeatable=True

@@ -310,6 +310,7 @@ return answers
     many=True,
     own_keys=1,
 )
+READ = Script("return redis.call('HGETALL', KEYS[1])")
 LIST = Script("return redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], '+', 'LIMIT', 0, ARGV[2])")
 
 TELL_SETTINGS = Script("return redis.call('INFO', 'persistence') .. redis.call('INFO', 'memory')")
@@ -335,6 +336,7 @@ SCRIPTS = [
     OWNED_BY,
     LOAD,
     COMMIT,
+    READ,
     LIST,
 ]
 """All of them. A connection loads them when it is made."""

@@ -302,16 +302,12 @@ class RedisState(_RedisRole, StateStorage):
             raise Superseded(
                 f"{object_id} was fenced by token {int(answer[0])}, newer than {token}"
             )
-        fields = dict(zip(answer[::2], answer[1::2], strict=True))
-        version = fields.get(b"version", b"")
-        if not version.isdigit():
-            raise StateCorrupt(f"the stored {object_id} is none of rio: version {version!r}")
-        states = {
-            name[1:].decode(): _state_of(object_id, value)
-            for name, value in fields.items()
-            if name.startswith(b":")
-        }
-        return StoredObject(int(version), states)
+        return _object_of(object_id, answer)
+
+    async def read_object(self, object_id: ObjectId) -> StoredObject:
+        key = self._object_key + _encode_object_id(object_id)
+        answer = await self._submit(self._name, _scripts.READ, (key,), ())
+        return _object_of(object_id, answer) if answer else StoredObject(0, {})
 
     async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
         field = _encode_object_id(object_id)
@@ -340,6 +336,19 @@ class RedisState(_RedisRole, StateStorage):
             for object_id in objects
             if object_id.type_name == type_name and object_id.id.startswith(prefix)
         ]
+
+
+def _object_of(object_id: ObjectId, answer: Sequence[bytes]) -> StoredObject:
+    fields = dict(zip(answer[::2], answer[1::2], strict=True))
+    version = fields.get(b"version", b"")
+    if not version.isdigit():
+        raise StateCorrupt(f"the stored {object_id} is none of rio: version {version!r}")
+    states = {
+        name[1:].decode(): _state_of(object_id, value)
+        for name, value in fields.items()
+        if name.startswith(b":")
+    }
+    return StoredObject(int(version), states)
 
 
 def _state_of(object_id: ObjectId, value: bytes) -> StoredState:

@@ -237,6 +237,17 @@ class StateStorageTests:
             else:
                 assert data not in found
 
+    async def test_reading_an_object_does_not_take_it_over(self, state: StateStorage) -> None:
+        await _require_read(state)
+        assert await state.read_object(ADA) == StoredObject(0, {})
+        states = {"a": StoredState(b"1", 7)}
+        if state.atomic:
+            states["b"] = StoredState(b"2")
+        for version in range(3):
+            await state.commit(ADA, 5, version, Batch(states))
+            assert await state.read_object(ADA) == StoredObject(version + 1, states)
+        assert await state.load_object(ADA, 5) == StoredObject(3, states)
+
     # --- listing ----------------------------------------------------------------------------------
 
     async def test_the_ids_with_a_saved_state_are_listed_by_pages(
@@ -350,6 +361,13 @@ async def _require_list(state: StateStorage) -> None:
         await state.list_objects("Listed")
     except Unsupported:
         pytest.skip("the storage cannot list")
+
+
+async def _require_read(state: StateStorage) -> None:
+    try:
+        await state.read_object(ADA)
+    except Unsupported:
+        pytest.skip("the storage cannot read without a fence")
 
 
 async def _pages(state: StateStorage, *, prefix: str = "", limit: int) -> AsyncIterator[str]:

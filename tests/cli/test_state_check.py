@@ -1,0 +1,106 @@
+"""``rio state check``: what newer code could not load is told, and nothing is changed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from rio.cli.program import main
+from rio.contracts.state import Batch, StoredState
+from rio.identity import ObjectId
+from rio.storage import open_storage
+
+BANK = """
+import rio
+
+class Ledger(rio.State, schema=2):
+    cents: int = 0
+
+@rio.upcast(Ledger, 1)
+def in_cents(old):
+    old["cents"] = old.pop("euros") * 100
+    return old
+
+class Account(rio.ServiceObject):
+    ledger: Ledger = rio.managed_state()
+
+class Stateless(rio.ServiceObject):
+    pass
+
+registry = rio.Registry(Account, Stateless)
+"""
+
+GOOD = [StoredState(b"\x81\xa5euros\x02"), StoredState(b"\x81\xa5cents\x02", 2)]
+BAD = [
+    StoredState(b"\x81\xa5cents\xa12", 2),
+    StoredState(b"\x80", 1),
+    StoredState(b"\x80", 3),
+]
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "checked_bank.py").write_text(BANK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "checked_bank", raising=False)
+    return f"sqlite:///{tmp_path}/bank.db"
+
+
+async def save(url: str, states: list[StoredState]) -> list[int]:
+    """Commit a state for each of some accounts. Returns the tokens of those that own them."""
+    async with open_storage(url) as storage:
+
+        async def commit(number: int, state: StoredState) -> int:
+            token = (await storage.placement.claim(account(number), 1)).token
+            await storage.state.commit(account(number), token, 0, Batch({"ledger": state}))
+            return token
+
+        return await asyncio.gather(*map(commit, range(len(states)), states))
+
+
+async def save_again(url: str, tokens: list[int], state: StoredState) -> None:
+    """Commit, as those who own the accounts still."""
+    async with open_storage(url) as storage:
+        for number, token in enumerate(tokens):
+            await storage.state.commit(account(number), token, 1, Batch({"ledger": state}))
+
+
+def account(number: int) -> ObjectId:
+    return ObjectId("Account", f"a{number:04}")
+
+
+def check(url: str, *options: str) -> int:
+    return main(["state", "check", "checked_bank:registry", "--storage", url, *options])
+
+
+def test_states_that_can_be_loaded_are_counted(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(save(url, GOOD * 600))
+    assert check(url) == 0
+    assert capsys.readouterr().out == "Account: 1200 objects, 0 cannot be loaded\n"
+
+
+def test_states_that_cannot_be_loaded_are_told_by_problem_with_examples_and_left_alone(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = asyncio.run(save(url, [*GOOD, *BAD, BAD[0]]))
+    assert check(url) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("Account: 6 objects, 4 cannot be loaded\n")
+    assert "  ledger: StateCorrupt: the payload does not decode into" in out
+    assert "    2 objects, for example a0002, a0005\n" in out
+    assert "from schema 1 failed: KeyError: 'euros'\n    1 objects, for example a0003\n" in out
+    assert "StateTooNew: the state checked_bank.Ledger was saved under schema 3" in out
+    asyncio.run(save_again(url, tokens, GOOD[0]))  # nothing was taken over
+    assert check(url) == 0
+
+
+def test_a_sample_looks_at_the_first_objects(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(save(url, [*GOOD, *BAD]))
+    assert check(url, "--sample", "2") == 0
+    assert capsys.readouterr().out == "Account: 2 objects, 0 cannot be loaded\n"
