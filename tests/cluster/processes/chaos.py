@@ -39,7 +39,7 @@ from tests.cluster.processes.stores import STORAGES, Store, file_in, place_on, s
 from tests.servers import Server
 
 PRESETS = ("local", "fast", "strict")
-FAULTS = ("kill", "restart", "drain", "pause", "kill in the middle")
+FAULTS = ("kill", "restart", "drain", "pause", "kill in the middle", "versions rolled")
 TIME_TRAVELS = (
     "database restored",
     "file replaced",
@@ -156,6 +156,7 @@ class Round:
             "drain": self._drain,
             "pause": self._pause,
             "kill in the middle": self._kill_in_the_middle,
+            "versions rolled": self._roll,
             "database restored": self._restore,
             "file replaced": self._replace_file,
             "placements lost": self._lose_placements,
@@ -316,6 +317,16 @@ class Round:
         else:
             await self._ended(node, EVICTED)
             await self._start()
+
+    async def _roll(self, rng: random.Random) -> None:
+        """Replace servers one by one by servers of the other version: all of them, or some."""
+        versions = {"older": "newer", "newer": "older"}
+        self._cluster.version = versions[self._cluster.version]
+        for _ in range(rng.randint(1, NODES)):
+            await self._start()
+            leaver = self._take(rng)
+            leaver.terminate()
+            await self._ended(leaver, 0, EVICTED)
 
     async def _kill_in_the_middle(self, rng: random.Random) -> None:
         """Kill a server as soon as one of its objects comes to some point.

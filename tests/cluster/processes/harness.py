@@ -31,6 +31,7 @@ from tests.cluster.processes.objects import (
     LOG,
     PARENT,
     STORAGE,
+    VERSION,
     Add,
     Bag,
     Counter,
@@ -39,6 +40,7 @@ from tests.cluster.processes.objects import (
     Owner,
     Put,
     Read,
+    Value,
     read_log,
 )
 from tests.cluster.processes.restores import Loss, forget, noticed
@@ -217,6 +219,8 @@ class Cluster:
         self.nodes: list[Node] = []
         """All servers that were ever started."""
         self.client: rio.Client
+        self.version = "older"
+        """``older`` or ``newer``: the code of the servers that are started from now on."""
         self._directory = directory
         self._cluster = cluster
         self._numbers = count(1)
@@ -251,6 +255,7 @@ class Cluster:
                 LOG: str(log),
                 PARENT: str(os.getpid()),
                 STORAGE: self.store.name,
+                VERSION: self.version,
                 **(environ or {}),
             },
             stdout=asyncio.subprocess.PIPE,
@@ -458,11 +463,13 @@ class Load:
             outcome="unknown",
             caller=caller,
         )
-        await self._record(
-            call,
-            self._client.send(Counter, id, Add(caller, next(self._numbers))),
-            lambda reply: reply.value,
-        )
+
+        def value(reply: Value) -> int:
+            call.newer = reply.newer
+            return reply.value
+
+        message = Add(caller, next(self._numbers))
+        await self._record(call, self._client.send(Counter, id, message), value)
 
     async def _get(self, id: str) -> None:
         call = Call(

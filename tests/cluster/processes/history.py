@@ -41,6 +41,10 @@ class Call(msgspec.Struct, kw_only=True):
     value: Any = None
     """The counter's value, the element that was put, or the elements that were read."""
     caller: str = ""
+    newer: int = 0
+    """For an addition by newer code: how many of them there were, the field that older code has to
+    keep.
+    """
 
 
 class Turn(msgspec.Struct, kw_only=True):
@@ -84,7 +88,14 @@ def counter(calls: Iterable[Call], final: int) -> list[Finding]:
         Finding("lost", f"value {value} was answered, but the counter stands at {final}")
         for value in high
     ]
-    return found + _stale_answers(call for call in calls if call.outcome == "acknowledged")
+    found += _stale_answers(call for call in calls if call.outcome == "acknowledged")
+    return found + _lost_fields(call for call in acknowledged if call.newer)
+
+
+def _lost_fields(additions: Iterable[Call]) -> list[Finding]:
+    """Older code keeps the fields that only newer code knows, so that newer code counts on."""
+    counts = [msgspec.structs.replace(call, value=call.newer) for call in additions]
+    return [Finding("lost", f"a field of newer code: {text}") for _, text in _stale_answers(counts)]
 
 
 def _stale_answers(calls: Iterable[Call]) -> list[Finding]:

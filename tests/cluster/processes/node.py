@@ -19,7 +19,17 @@ from rio.contracts.placement import Placement
 from rio.contracts.state import Batch
 from rio.errors import Superseded
 from tests.cluster.processes import objects
-from tests.cluster.processes.objects import KILL_AT, PARENT, STORAGE, Asker, Bag, Counter, note
+from tests.cluster.processes.newer import NewerCounter
+from tests.cluster.processes.objects import (
+    KILL_AT,
+    PARENT,
+    STORAGE,
+    VERSION,
+    Asker,
+    Bag,
+    Counter,
+    note,
+)
 
 PR_SET_PDEATHSIG = 1
 
@@ -101,4 +111,5 @@ objects.reach = reach
 storage = import_module(f"rio.storage.{os.environ[STORAGE]}")
 watch_placement(getattr(storage, f"{os.environ[STORAGE].title()}ObjectPlacement"))
 delay_saves(getattr(storage, f"{os.environ[STORAGE].title()}State"))
-registry = rio.Registry(Counter, Bag, Asker)
+counter = NewerCounter if os.environ[VERSION] == "newer" else Counter
+registry = rio.Registry(counter, Bag, Asker)

@@ -19,6 +19,8 @@ LOG = "RIO_TEST_LOG"
 """Environment: the file in which a server process logs."""
 PARENT = "RIO_TEST_PARENT"
 """Environment: the process with which a server process dies."""
+VERSION = "RIO_TEST_VERSION"
+"""Environment: ``newer`` for a server process with newer code."""
 STORAGE = "RIO_TEST_STORAGE"
 """Environment: the scheme of the storage's URL."""
 KILL_AT = "RIO_TEST_KILL_AT"
@@ -119,6 +121,8 @@ def reach(point: str, id: str) -> None:
 
 class Value(rio.Message):
     value: int
+    newer: int = 0
+    """How many additions newer code has counted; 0 from older code, which does not know of that."""
 
 
 class Elements(rio.Message):

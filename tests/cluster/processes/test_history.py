@@ -119,6 +119,23 @@ def test_a_counter_that_lost_or_doubled_something_is_found(
     assert any(finding in found.text for found in counter(calls, final))
 
 
+def newer(began: float, value: int, count: int) -> Call:
+    """An addition by newer code, which counts its own."""
+    call = add(began, began + 0.5, value)
+    call.newer = count
+    return call
+
+
+def test_a_field_that_older_code_has_kept_is_right() -> None:
+    assert counter([newer(0, 1, 1), add(1, 2, 2), newer(3, 3, 2)], 3) == []
+
+
+def test_a_field_that_older_code_has_erased_is_found() -> None:
+    [finding] = counter([newer(0, 1, 1), add(1, 2, 2), newer(3, 3, 1)], 3)
+    assert finding.kind == "lost"
+    assert "a field of newer code" in finding.text
+
+
 def test_a_set_that_holds_what_was_acknowledged_is_right() -> None:
     calls = [
         put(0, 3, 1),
