@@ -597,12 +597,15 @@ class SqlState(_SqlRole, StateStorage):
         rows = await self._write_each(_load, object_id, token)
         if not rows:
             raise Superseded(f"{object_id} was fenced by a token newer than {token}")
-        (version, *anchor, _), *more = rows
-        if version == 0 and anchor[0] is None:
+        version, name, schema, data, _ = rows[0]
+        if name is None and version == 0:
             return StoredObject(0, {})
         if not isinstance(version, int):
             raise StateCorrupt(f"the stored {object_id} is no row of rio: version {version!r}")
-        return StoredObject(version, dict(_state_of(object_id, *row) for row in (anchor, *more)))
+        states = {_decode_name(name): _state_of(object_id, name, schema, data)}
+        for more in rows[1:]:
+            states[_decode_name(more[0])] = _state_of(object_id, *more)
+        return StoredObject(version, states)
 
     async def read_object(self, object_id: ObjectId) -> StoredObject:
         rows = await self._read(_read_states, object_id)
@@ -613,7 +616,21 @@ class SqlState(_SqlRole, StateStorage):
         return StoredObject(max(versions, default=0), states)
 
     async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
-        if not await self._commit(object_id, token, version, batch.states):
+        saved = False
+        if len(batch.states) == 1:
+            [(name, (data, schema))] = batch.states.items()
+            if version:
+                row = (schema, data, *object_id, name, token, version)
+                saved = await self._write_each(_save_one, row)
+            else:
+                first = (name, schema, data, *object_id, token)
+                saved = await self._write_each(_save_first, self._as_owner, first)
+        if not saved and (version or len(batch.states) > 1):
+            self._check_open()
+            saved = await self._database._save_several(
+                object_id, token, version, batch.states, self._as_owner
+            )
+        if not saved:
             raise Superseded(
                 f"{object_id} was not saved:"
                 f" token {token}, version {version} is no longer what is stored"
@@ -625,25 +642,11 @@ class SqlState(_SqlRole, StateStorage):
     ) -> Sequence[str]:
         return await self._read(_list, type_name, prefix, after, limit)
 
-    async def _commit(
-        self, object_id: ObjectId, token: int, version: int, states: Mapping[str, StoredState]
-    ) -> bool:
-        if len(states) == 1:
-            [(name, (data, schema))] = states.items()
-            if version == 0:
-                first = (name, schema, data, *object_id, token)
-                return await self._write_each(_save_first, self._as_owner, first)
-            row = (schema, data, *object_id, name, token, version)
-            if await self._write_each(_save_one, row):
-                return True
-        self._check_open()
-        return await self._database._save_several(object_id, token, version, states, self._as_owner)
 
-
-def _state_of(object_id: ObjectId, name: Any, schema: Any, data: Any) -> tuple[str, StoredState]:
-    if not (isinstance(name, str | bytes) and isinstance(schema, int) and isinstance(data, bytes)):
+def _state_of(object_id: ObjectId, name: Any, schema: Any, data: Any) -> StoredState:
+    if not (isinstance(schema, int) and isinstance(data, bytes)):
         raise StateCorrupt(
             f"the stored {name!r} of {object_id} is no row of rio:"
             f" schema {schema!r}, data {type(data).__name__}"
         )
-    return _decode_name(name), StoredState(data, schema)
+    return StoredState(data, schema)
