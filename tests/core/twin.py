@@ -23,6 +23,7 @@ from rio.errors import (
     Overloaded,
     ProtocolError,
     ReplyTooLarge,
+    Unavailable,
     UnknownMessage,
     UnknownType,
 )
@@ -410,7 +411,7 @@ class ServerHalf:
                 turn.method = dispatcher.runtime.find_method(turn.table, message_name)
             if turn.method is None:
                 raise UnknownMessage(dispatcher.runtime.unknown_message(turn.table, message_name))
-        except (BadIdentity, UnknownType, UnknownMessage) as error:
+        except (BadIdentity, UnknownType, UnknownMessage, Unavailable) as error:
             return turn.fail(error)
         turn.id, turn.context, turn.payload = id, context, payload
         turn.deadline = dispatcher.now() + (timeout / 1000 if timeout else DEFAULT_TIMEOUT)

@@ -70,7 +70,7 @@ async def new(cluster: Cluster) -> rio.Server:
 async def all_have_read(cluster: Cluster) -> None:
     """Every server knows what the others handle, and who is active."""
     for server in cluster.servers:
-        await server._cluster._read_manifests(await server._cluster.refresh())
+        await server._cluster.read_manifests()
 
 
 def homes(cluster: Cluster) -> Counter[str]:
@@ -127,6 +127,17 @@ async def test_an_old_server_takes_a_call_to_what_it_owns_on_to_a_new_one(
     client = await cluster.client()
     assert await client.send(Account, "ada", Audit()) == 0
     assert cluster.home(Account, "ada") is newest
+
+
+async def test_an_old_server_that_has_not_read_of_a_new_one_asks_before_it_refuses(
+    cluster: Cluster,
+) -> None:
+    first = await old(cluster)
+    await new(cluster)
+    assert not first._catalog._versions.is_handled("Account", "Audit")
+    client = await cluster.client()
+    for id in ("ada", "bob"):
+        assert await client.send(Account, id, Audit()) == 0
 
 
 async def test_a_message_that_no_version_handles_is_refused_and_moves_nothing(

@@ -37,6 +37,7 @@ from rio.errors import (
     Overloaded,
     ProtocolError,
     ReplyTooLarge,
+    Unavailable,
     UnknownMessage,
     UnknownType,
 )
@@ -495,7 +496,7 @@ cdef class ServerHalf(Connection):
         if not self._names_the_same(&request):
             try:
                 self._find(&request)
-            except (BadIdentity, UnknownType, UnknownMessage) as error:
+            except (BadIdentity, UnknownType, UnknownMessage, Unavailable) as error:
                 dispatcher.failures += 1
                 self.answer_error(request.id, error)
                 return 0
@@ -594,8 +595,8 @@ cdef class Dispatcher:
     ``answer_failure(turn, error)``, ``encode_reply(turn, value)``, ``unencodable(value, error)``,
     ``find_cycle(turn, mailbox)``, ``deactivate(mailbox)``, ``unknown_type(name)``,
     ``unknown_message(table, name)``, and before that ``find_method(table, name)``, which may have a
-    :class:`Method` that passes the message on, or ``None``. ``clock`` replaces the system's, in
-    seconds.
+    :class:`Method` that passes the message on, or ``None``; it may raise ``Unavailable``. ``clock``
+    replaces the system's, in seconds.
     """
 
     def __init__(

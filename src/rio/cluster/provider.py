@@ -157,7 +157,7 @@ class ClusterProvider(ABC):
         await self._renew()
         await self._meet_the_others()
         await self._advance(MemberStatus.ACTIVE)
-        await self._read_manifests(await self.refresh())
+        await self.read_manifests()
         logger.info("%s joined as member %d", address, self.generation)
         return self.generation
 
@@ -407,6 +407,14 @@ class ClusterProvider(ABC):
         if read.version > known:
             self.on_snapshot(read)
         return read
+
+    async def read_manifests(self) -> None:
+        """Read the membership, and what its members tell about themselves.
+
+        :raises StorageUnavailable: the storage did not answer.
+        :raises NodeEvicted: the cluster has declared this node dead.
+        """
+        await self._read_manifests(await self.refresh())
 
     async def _read_manifests(self, snapshot: MembershipSnapshot) -> None:
         """Read the manifests whose digests are new."""

@@ -114,10 +114,16 @@ class Catalog:
     def find_method(self, table: TypeTable, message_name: str) -> Method | None:
         """How a message is handled that only other members know: it waits for its turn as any
         other, then the object goes to one of them.
+
+        :raises Unavailable: it is not sure yet whether a member knows the message.
         """
         if self._versions.is_handled(table.type_name, message_name):
             return passing_row(message_name)
-        return None
+        if self._versions.is_unknown(table.type_name, message_name):
+            return None
+        raise Unavailable(
+            f"{self.address} does not handle {message_name!r}, and first asks who else does"
+        )
 
     def unknown_message(self, table: TypeTable, message_name: str) -> str:
         names = sorted(name for name in table.methods if not name.startswith(RESERVED_PREFIX))

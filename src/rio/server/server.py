@@ -118,13 +118,13 @@ class Server:
         registry.freeze()
         self._manifest = make_manifest(registry, version=version, labels=labels)
         self._manifest.encode()  # what is too long is refused at once
-        versions = Versions(self._cluster)
-        ownership = Ownership(self._storage.placement, self._cluster, versions)
+        self._versions = Versions(self._cluster)
+        ownership = Ownership(self._storage.placement, self._cluster, self._versions)
         self._catalog = Catalog(
             registry,
             config,
             ownership=ownership,
-            versions=versions,
+            versions=self._versions,
             state=self._storage.state,
             app_data=self._app_data,
             address=self._bind_address,
@@ -455,6 +455,7 @@ class Server:
         """In an order in which nothing is admitted here any more before others may admit it."""
         async with AsyncExitStack() as stack:  # the last one first, whatever fails
             stack.push_async_callback(close_roles, self._opened_roles)
+            stack.push_async_callback(self._versions.close)
             stack.push_async_callback(self._stop_listening)
             stack.push_async_callback(self._client.close)
             stack.push_async_callback(self._links.close)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping
 
 from rio._core.rendezvous import Ranking
 from rio.cluster.manifest import Manifest, current_version
 from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import Member, MembershipSnapshot
+from rio.errors import NodeEvicted, StorageError
 from rio.identity import ObjectId
 from rio.objects.system_messages import RESERVED_PREFIX
+
+logger = logging.getLogger("rio.server")
+
+LOOK_INTERVAL = 0.1
+"""Seconds between two reads of what the members handle, at least."""
+MOST_DOUBTS = 1000
+"""Unknown messages that are remembered at a time."""
 
 
 class Versions:
@@ -19,6 +29,13 @@ class Versions:
         self._cluster = cluster
         self._seen: tuple[MembershipSnapshot, Mapping[int, Manifest]] | None = None
         self._are_equal = True
+        self._doubts: dict[tuple[str, str], int] = {}
+        """Each message that seems to be unknown to all, with the number of the read that decides
+        whether it is: one that begins after the message was first asked for.
+        """
+        self._reads_begun = 0
+        self._reads_done = 0
+        self._reading: asyncio.Task[None] | None = None
 
     def choose_home(self, object_id: ObjectId, message_name: str) -> Member | None:
         """The member in which an object shall come to life to take a message; ``None``: in this
@@ -51,6 +68,48 @@ class Versions:
             self._handles(member, type_name, message_name)
             for member in self._cluster.snapshot.active
         )
+
+    def is_unknown(self, type_name: str, message_name: str) -> bool:
+        """Whether surely no member handles a message. At first nothing is sure: a member that does
+        may just have joined, so the node reads what the members handle.
+        """
+        key = (type_name, message_name)
+        deciding = self._doubts.get(key)
+        if deciding is not None and self._reads_done >= deciding:
+            del self._doubts[key]
+            return True
+        if deciding is None:
+            if len(self._doubts) >= MOST_DOUBTS:
+                self._doubts.clear()
+            self._doubts[key] = self._reads_begun + 1
+        if self._reading is None:
+            self._reads_begun += 1
+            self._reading = asyncio.get_running_loop().create_task(
+                self._read(), name="read what the members handle"
+            )
+            self._reading.add_done_callback(self._note_end)
+        return False
+
+    async def _read(self) -> None:
+        number = self._reads_begun
+        try:
+            await self._cluster.read_manifests()
+        except (StorageError, NodeEvicted) as error:
+            logger.warning("what the members handle cannot be read: %s", error)
+        else:
+            self._reads_done = number
+        await asyncio.sleep(LOOK_INTERVAL)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self._reading = None
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("%s failed", task.get_name(), exc_info=task.exception())
+
+    async def close(self) -> None:
+        """Idempotent."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait((self._reading,))
 
     def _handles(self, member: Member, type_name: str, message_name: str) -> bool:
         manifest = self._cluster.manifests.get(member.generation)
