@@ -370,13 +370,13 @@ class ClusterProvider(ABC):
         duties = self._observer.step(snapshot, sent, self._clock())
         for act in (
             *(partial(self._evict, member) for member in duties.evict),
-            partial(self._follow_settings, snapshot),
-            partial(self._read_manifests, snapshot),
             *(partial(self._purge, ended) for ended in duties.purge),
         ):
             await act()
             if self._clock() >= sent + self._config.poll_interval:
                 break
+        await self._follow_settings(snapshot)
+        await self._read_manifests(snapshot)
 
     async def _wait_for_news(self, seconds: float) -> None:
         """Return after ``seconds``, or when the storage tells of a change that was not read yet."""
