@@ -21,6 +21,7 @@ from rio.cluster import lease
 from rio.cluster.config import ClusterConfig
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider
+from rio.cluster.settings import Admission, SettingsRow, decode_row
 from rio.contracts.membership import MemberStatus, Renewal
 from rio.contracts.placement import Placement
 from rio.contracts.state import Batch, StoredObject
@@ -31,6 +32,7 @@ from rio.errors import (
     StorageUnavailable,
     Superseded,
 )
+from rio.objects.state_codec import StateCodec
 from rio.server import states
 from rio.server.activation import Activation
 from rio.server.audit import LiveObjects
@@ -300,3 +302,24 @@ def a_fence_that_forgets_a_state() -> AbstractContextManager[Any]:
         return stored
 
     return mock.patch.object(LocalState, "load_object", load_or_read)
+
+
+def a_settings_row_that_is_not_compared() -> AbstractContextManager[Any]:
+    """M18: a node joins with settings that nobody has compared with those of the others."""
+
+    compare = Admission.wait
+
+    async def wait(self: Any) -> SettingsRow:
+        row = decode_row((await self._read()).settings)
+        return row or await compare(self)
+
+    return mock.patch.object(Admission, "wait", wait)
+
+
+def a_newer_schema_that_is_not_refused() -> AbstractContextManager[Any]:
+    """M19: a node reads a state of a newer schema as if it were one of its own."""
+
+    def to_current(self: Any, data: bytes, schema: int) -> bytes:
+        return data
+
+    return mock.patch.object(StateCodec, "_to_current", to_current)

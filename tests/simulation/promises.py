@@ -18,7 +18,7 @@ from unittest import mock
 import rio
 from rio.cluster.config import ClusterConfig
 from rio.contracts.state import Batch, StoredState
-from rio.errors import SchemaMismatch, Superseded
+from rio.errors import JoinFailed, NotExecuted, SchemaMismatch, Superseded
 from rio.storage import migrate, open_storage, read_schemas
 from rio.storage._migrations import Migration
 from rio.storage.sqlite import _schema as sqlite_schema
@@ -136,3 +136,63 @@ async def a_load_fences_all_states_of_an_object() -> list[str]:
                 version = await state.commit(object_id, old, version, batch)
                 found.append(f"the superseded activation saved {batch}")
     return found
+
+
+@in_virtual_time
+async def who_differs_in_its_settings_does_not_join() -> list[str]:
+    """The lease of one must fit into the patience of the others."""
+    async with LocalCluster(rio.Registry(Thing), nodes=1, cluster=STRICT) as cluster:
+        try:
+            await cluster.start_node(cluster="fast")
+        except JoinFailed:
+            return []
+        return ["a node with the preset fast joined one with strict"]
+
+
+class Newer(rio.State, schema=2):
+    value: int = 0
+
+
+class Older(rio.State, schema=1):
+    value: int = 0
+
+
+@rio.upcast(Newer, 1)
+def _to_newer(old: dict[str, Any]) -> dict[str, Any]:
+    return old
+
+
+class Save(rio.Message[None]):
+    pass
+
+
+class NewerAccount(rio.ServiceObject, type_name="Account"):
+    state: Newer = rio.managed_state()
+
+    @rio.handler
+    async def save(self, _: Save) -> None:
+        self.state.value += 1
+        await self.save_state()
+
+
+class OlderAccount(rio.ServiceObject, type_name="Account"):
+    state: Older = rio.managed_state()
+
+    @rio.handler
+    async def save(self, _: Save) -> None:
+        self.state.value += 1
+        await self.save_state()
+
+
+@in_virtual_time
+async def an_old_node_leaves_a_newer_schema_alone() -> list[str]:
+    """It does not know what the newer one means."""
+    async with open_storage("memory://") as storage:
+        for account in (NewerAccount, OlderAccount):
+            registry = rio.Registry(account)
+            async with LocalCluster(registry, nodes=1, storage=storage) as cluster:
+                with suppress(NotExecuted):
+                    await cluster.client.send(account, "a", Save(), timeout=5.0)
+        [(_, stored)] = storage.state._objects.values()  # type: ignore[attr-defined]
+        schema = stored.states["state"].schema
+        return [] if schema == 2 else [f"the old node saved schema {schema} over it"]

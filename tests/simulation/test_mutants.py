@@ -172,6 +172,14 @@ BROKEN_PROMISES: dict[str, tuple[mutants.Mutant, promises.Scenario]] = {
         mutants.a_fence_that_forgets_a_state,
         promises.a_load_fences_all_states_of_an_object,
     ),
+    "M18 a settings row that is not compared": (
+        mutants.a_settings_row_that_is_not_compared,
+        promises.who_differs_in_its_settings_does_not_join,
+    ),
+    "M19 a newer schema that is not refused": (
+        mutants.a_newer_schema_that_is_not_refused,
+        promises.an_old_node_leaves_a_newer_schema_alone,
+    ),
 }
 """Mistakes in what a storage keeps; each shows in its scenario at once."""
 
