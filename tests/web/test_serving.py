@@ -180,14 +180,12 @@ async def test_an_http_address_that_is_taken_stops_the_server_and_gives_its_own_
 # --- a URL for each role
 
 
-async def test_each_role_of_a_server_can_have_a_url_of_its_own(
-    tmp_path: Path, storage: rio.Storage
-) -> None:
+async def test_each_role_of_a_server_can_have_a_url_of_its_own(tmp_path: Path) -> None:
     for number in range(2):
         async with rio.Server(
             rio.Registry(Counter),
-            membership=storage.membership,
-            placement="memory://",
+            membership=f"sqlite:///{tmp_path}/m.db",
+            placement=f"sqlite:///{tmp_path}/p.db",
             state=f"sqlite:///{tmp_path}/s.db",
             cluster="local",
         ) as server:

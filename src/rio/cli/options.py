@@ -38,7 +38,6 @@ class Arguments(argparse.Namespace):
     max_objects: int | None
     max_memory: int | str | None
     check: bool
-    action: str
     sample: int | None
     log_level: str
     type_name: str
