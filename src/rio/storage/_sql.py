@@ -612,7 +612,7 @@ class SqlState(_SqlRole, StateStorage):
         versions = [version for version, *_ in rows]
         if not all(isinstance(version, int) for version in versions):
             raise StateCorrupt(f"the stored {object_id} is no row of rio: versions {versions!r}")
-        states = dict(_state_of(object_id, *row) for _, *row in rows)
+        states = {_decode_name(row[1]): _state_of(object_id, *row[1:]) for row in rows}
         return StoredObject(max(versions, default=0), states)
 
     async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
