@@ -30,8 +30,9 @@ from pathlib import Path
 
 import rio
 from rio.cluster.config import ClusterConfig
+from rio.cluster.settings import change_settings
 from rio.errors import RioError
-from tests.cluster.processes.harness import Cluster, Load, Node, until
+from tests.cluster.processes.harness import PATIENCE, Cluster, Load, Node, until
 from tests.cluster.processes.history import Finding
 from tests.cluster.processes.objects import KILL_AT, POINTS
 from tests.cluster.processes.restores import Loss, fail_over, lose_placements, replace_file, restore
@@ -39,7 +40,15 @@ from tests.cluster.processes.stores import STORAGES, Store, file_in, place_on, s
 from tests.servers import Server
 
 PRESETS = ("local", "fast", "strict")
-FAULTS = ("kill", "restart", "drain", "pause", "kill in the middle", "versions rolled")
+FAULTS = (
+    "kill",
+    "restart",
+    "drain",
+    "pause",
+    "kill in the middle",
+    "versions rolled",
+    "settings changed",
+)
 TIME_TRAVELS = (
     "database restored",
     "file replaced",
@@ -157,13 +166,15 @@ class Round:
             "pause": self._pause,
             "kill in the middle": self._kill_in_the_middle,
             "versions rolled": self._roll,
+            "settings changed": self._change_settings,
             "database restored": self._restore,
             "file replaced": self._replace_file,
             "placements lost": self._lose_placements,
             "standby promoted": partial(self._fail_over, late=False),
             "late standby promoted": partial(self._fail_over, late=True),
         }
-        self._faults = faults
+        # a change waits for every member, so nothing else is broken meanwhile
+        self._faults = [name for name in faults if lanes == 1 or name != "settings changed"]
         self._touched: set[Node] = set()
         """Servers to which something was done, or is being done."""
         self.losses: list[Loss] = []
@@ -327,6 +338,19 @@ class Round:
             leaver = self._take(rng)
             leaver.terminate()
             await self._ended(leaver, 0, EVICTED)
+
+    async def _change_settings(self, rng: random.Random) -> None:
+        """Have the cluster run with another preset for a while."""
+        others = [preset for preset in PRESETS if preset != self._preset]
+        async with self._storage_is_whole:
+            await self._change_to(rng.choice(others))
+            await asyncio.sleep(rng.uniform(0.0, 2.0))
+            await self._change_to(self._preset)
+
+    async def _change_to(self, preset: str) -> None:
+        self._cluster.use(preset)
+        async with rio.open_storage(self._cluster.url).membership as membership:
+            await change_settings(membership, self._cluster.config, timeout=PATIENCE)
 
     async def _kill_in_the_middle(self, rng: random.Random) -> None:
         """Kill a server as soon as one of its objects comes to some point.

@@ -225,6 +225,11 @@ class Cluster:
         self._cluster = cluster
         self._numbers = count(1)
 
+    def use(self, preset: str) -> None:
+        """Start servers with this preset from now on."""
+        self.config = ClusterConfig.named(preset)
+        self._cluster = preset
+
     async def start(
         self,
         *,
