@@ -600,7 +600,7 @@ class SqlState(_SqlRole, StateStorage):
         version, name, schema, data, _ = rows[0]
         if name is None and version == 0:
             return StoredObject(0, {})
-        if not isinstance(version, int):
+        if not isinstance(version, int) or name is None:
             raise StateCorrupt(f"the stored {object_id} is no row of rio: version {version!r}")
         states = {_decode_name(name): _state_of(object_id, name, schema, data)}
         for more in rows[1:]:
