@@ -240,6 +240,20 @@ async def test_a_silent_server_is_waited_for_a_moment_after_the_deadline(
     assert await client.send(Sleeper, "b", Quick("after")) is None
 
 
+async def test_a_server_that_was_slow_once_is_not_waited_for_much_longer(
+    server: rio.Server, cluster: Cluster, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rio.client.deadlines.LONGEST_WAIT", 0.2)
+    client = await cluster.client()
+    await client.send(Sleeper, "a", Quick("connects"))
+    [connection] = client._router.pool.connections
+    connection.round_trip = 1000.0
+    connection.transport.pause_reading()
+    with pytest.raises(CallTimeout):
+        await client.send(Sleeper, "a", Wait("never"), timeout=0.02)
+    connection.transport.resume_reading()
+
+
 async def test_an_answer_that_comes_after_the_deadline_and_before_the_verdict_is_the_answer(
     server: rio.Server, cluster: Cluster, probe: Probe
 ) -> None:

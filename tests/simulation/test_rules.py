@@ -17,7 +17,7 @@ from rio.errors import ConnectionLost, Expired
 from rio.identity import ObjectId
 from rio.testing import Host, run
 from tests.simulation import linearizable as checker
-from tests.simulation.history import History, NotedTurn
+from tests.simulation.history import SLACK, History, NotedTurn
 from tests.simulation.linearizable import Operation, linearizable
 from tests.simulation.objects import Elements, Value
 
@@ -187,7 +187,7 @@ def test_an_answer_to_somebody_else_is_found() -> None:
 
 def test_a_call_that_outlasts_its_deadline_is_found() -> None:
     async def main() -> None:
-        history = History(patience={"me": 1.0, "you": 0.9})
+        history = History(patience={"me": 1.0, "you": 0.9 - SLACK})
         await history.call("get", "Counter/1", "me", 1, reply(Value(0, "me", 1)))
         assert history.findings({}, no_overlap=True, good_clocks=True) == []
         await history.call("get", "Counter/1", "you", 1, reply(Value(0, "you", 1)))

@@ -184,7 +184,7 @@ class World:
         self._lose_nothing()
         self.cluster.heal()
         for node in self.cluster.nodes:
-            node.storage.delay = 0.001
+            node.storage.delay, node.storage.answer_delay = 0.001, None
             self._loop.resume(node.host, at_once=True)
         began = now()
         await asyncio.gather(*self._ending)

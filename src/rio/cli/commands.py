@@ -18,8 +18,8 @@ import msgspec
 from rio.cli import options
 from rio.cli.options import Arguments, CommandParser
 from rio.cli.registry import load_registry
+from rio.cli.saved_states import TypeReport, check_states
 from rio.cli.server_process import follow_parent, serve
-from rio.cli.state_check import TypeReport, check_states
 from rio.cli.supervisor import Supervisor, command_lines
 from rio.client.admin import AdminCommand
 from rio.client.client import Client
@@ -268,7 +268,9 @@ async def _make_new_cluster(storage: Storage, *, force: bool) -> None:
     for role in storage:
         await role.prepare()
     old, new = await make_new_cluster(storage.membership, force=force)
-    for role in (storage.placement, storage.state):
+    for role in storage:
+        if role is storage.membership:
+            continue
         owner = await role.adopt(new, instead_of=old)
         if owner != new:
             raise WrongCluster(
@@ -429,12 +431,14 @@ def _print_schema(status: SchemaStatus) -> None:
 STATE = """\
 Check whether the saved states of a storage can be loaded by the classes of a registry, for example
 before servers with newer code are started. It reads the states, runs the upcasters, and writes
-nothing. Objects that are in use go on.
+nothing. Or migrate them: rewrite those of an older schema, so that their upcasters can go. Do that
+when all servers run the newer code. Objects that are in use go on.
 """
 
 STATE_EXAMPLES = """\
   rio state check bank:registry --storage sqlite:///bank.db
   rio state check bank:registry --storage postgres://db/bank --sample 1000
+  rio state migrate bank:registry --storage postgres://db/bank
 
 exit codes:
   0   all that was looked at can be loaded
@@ -447,7 +451,9 @@ EXAMPLES_SHOWN = 3
 
 
 def add_state_options(parser: CommandParser) -> None:
-    parser.add_argument("action", metavar="check", choices=["check"], help="what to do")
+    parser.add_argument(
+        "action", metavar="check|migrate", choices=["check", "migrate"], help="what to do"
+    )
     options.add_registry(parser)
     options.add_roles(parser)
     parser.add_option(
@@ -459,20 +465,23 @@ def add_state_options(parser: CommandParser) -> None:
 
 
 def check_saved_states(arguments: Arguments) -> int:
-    """Print which saved states cannot be loaded."""
+    """Print which saved states cannot be loaded; rewrite those of older schemas if asked to."""
     registry = load_registry(arguments.registry)
     storage = open_storage(_shared_storage(arguments), **arguments.roles())
-    reports = run(_check_states(registry, storage, arguments.sample))
+    migrates = arguments.action == "migrate"
+    reports = run(_check_states(registry, storage, arguments.sample, rewrite=migrates))
     for report in reports:
         _print_report(report)
+        if migrates:
+            print(f"  {report.rewritten} rewritten")
     return 1 if any(report.failures for report in reports) else 0
 
 
 async def _check_states(
-    registry: Registry, storage: Storage, sample: int | None
+    registry: Registry, storage: Storage, sample: int | None, *, rewrite: bool
 ) -> list[TypeReport]:
     try:
-        return await check_states(registry, storage.state, sample)
+        return await check_states(registry, storage.state, sample, rewrite=rewrite)
     finally:
         await storage.close()
 
@@ -553,7 +562,7 @@ COMMANDS = {
         ),
         Command(
             "state",
-            "check whether saved states can be loaded",
+            "check whether saved states can be loaded, or migrate them",
             STATE,
             STATE_EXAMPLES,
             add_state_options,

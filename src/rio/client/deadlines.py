@@ -13,8 +13,9 @@ from rio.transport.client_connection import ClientConnection
 
 SHORTEST_WAIT = 0.1
 """Seconds to wait, after its deadline, for the server's word whether a call has begun; four round
-trips if that is more.
+trips if that is more, up to ``LONGEST_WAIT``.
 """
+LONGEST_WAIT = 1.0
 
 
 class Deadlines:
@@ -65,7 +66,8 @@ class Deadlines:
         if call.overdue or not connection.answers_cancel:
             call.give_up(_timeout_of(call))
             return math.inf
-        until = moment + max(SHORTEST_WAIT, 4 * connection.round_trip)
+        patience = max(SHORTEST_WAIT, min(4 * connection.round_trip, LONGEST_WAIT))
+        until = moment + patience
         connection.cancel_overdue(call, until)
         return until
 

@@ -99,6 +99,19 @@ class StateStorage(Role):
         """
         raise Unsupported(f"{type(self).__name__} cannot read {object_id} without taking it over")
 
+    # This is no abstract method: only tools need it, which rewrite what was saved.
+    async def rewrite_object(self, object_id: ObjectId, version: int, batch: Batch) -> bool:
+        """Replace saved states by the same in a newer form, in one atomic step, if the object still
+        has this version. Returns whether it has.
+
+        Fence and version stay, so that whoever has the object loaded goes on, and saves over it.
+
+        :raises Unsupported: the storage cannot write without a fence.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} cannot rewrite {object_id} without taking it over"
+        )
+
     # This is no abstract method: a storage without a placement beside it has nothing to do.
     def use_placement(self, placement: ObjectPlacement) -> None:
         """Learn which placement says who owns the objects of this storage.

@@ -51,6 +51,11 @@ class ManagedStateField(msgspec.Struct, frozen=True):
     storage: StateStorage | None
     """The storage that keeps the state; ``None`` for the server's."""
 
+    @property
+    def schema(self) -> int:
+        """The schema under which the state is saved; 0 if its class gives none."""
+        return self.state_type.__rio_schema__
+
     def encode(self, value: Any, kept: KeptFields, limit: int) -> StoredState:
         """What the storage is to keep of a value and of the fields that were loaded with it, at
         most ``limit`` bytes.
@@ -59,7 +64,7 @@ class ManagedStateField(msgspec.Struct, frozen=True):
         :raises StateTooLarge: it takes more bytes.
         """
         data = state_codec_of(self.state_type).encode(value, kept, self.attribute, limit)
-        return StoredState(data, self.state_type.__rio_schema__)
+        return StoredState(data, self.schema)
 
     def decode(self, stored: StoredState) -> LoadedState:
         """The value that was stored, and the fields that the class does not know.

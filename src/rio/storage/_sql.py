@@ -514,11 +514,15 @@ _ADVANCE = (
     "UPDATE rio_object SET version = version + 1, has_more = TRUE"
     " WHERE type_name = ? AND id = ? AND token = ? AND version = ? RETURNING state_name"
 )
-_SET_ANCHOR = "UPDATE rio_object SET schema = ?, data = ? WHERE type_name = ? AND id = ?"
-_SET_MORE = (
+SET_ANCHOR = "UPDATE rio_object SET schema = ?, data = ? WHERE type_name = ? AND id = ?"
+SET_MORE = (
     "INSERT INTO rio_state (type_name, id, state_name, schema, data) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (type_name, id, state_name)"
     " DO UPDATE SET schema = excluded.schema, data = excluded.data"
+)
+LOCK_VERSION = (
+    "UPDATE rio_object SET version = version WHERE type_name = ? AND id = ? AND version = ?"
+    " RETURNING state_name"
 )
 LIST = "SELECT id FROM rio_object WHERE type_name = ? AND id > ? AND id >= ? ORDER BY id LIMIT ?"
 
@@ -566,9 +570,23 @@ def _save_several(
         return False
     for name, (data, schema) in states.items():
         if name != rows[0][0]:
-            yield _SET_MORE, (*object_id, name, schema, data)
+            yield SET_MORE, (*object_id, name, schema, data)
         elif version:
-            yield _SET_ANCHOR, (schema, data, *object_id)
+            yield SET_ANCHOR, (schema, data, *object_id)
+    return True
+
+
+def _rewrite(
+    object_id: ObjectId, version: int, states: Mapping[str, StoredState]
+) -> Operation[bool]:
+    rows = yield LOCK_VERSION, (*object_id, version)
+    if not rows:
+        return False
+    for name, (data, schema) in states.items():
+        if name == _decode_name(rows[0][0]):
+            yield SET_ANCHOR, (schema, data, *object_id)
+        else:
+            yield SET_MORE, (*object_id, name, schema, data)
     return True
 
 
@@ -636,6 +654,9 @@ class SqlState(_SqlRole, StateStorage):
                 f" token {token}, version {version} is no longer what is stored"
             )
         return version + 1
+
+    async def rewrite_object(self, object_id: ObjectId, version: int, batch: Batch) -> bool:
+        return await self._write(_rewrite, object_id, version, batch.states)
 
     async def list_objects(
         self, type_name: str, *, prefix: str = "", after: str = "", limit: int = 1000

@@ -317,6 +317,15 @@ class LocalState(_Adoptable, StateStorage):
         self._objects[object_id] = token, StoredObject(version + 1, states)
         return version + 1
 
+    async def rewrite_object(self, object_id: ObjectId, version: int, batch: Batch) -> bool:
+        self._check_open()
+        fence, stored = self._objects.get(object_id, (0, StoredObject(0, {})))
+        if not version or stored.version != version:
+            return False
+        states = {**stored.states, **_copied(batch.states)}
+        self._objects[object_id] = fence, StoredObject(version, states)
+        return True
+
     async def list_objects(
         self, type_name: str, *, prefix: str = "", after: str = "", limit: int = 1000
     ) -> Sequence[str]:

@@ -14,7 +14,17 @@ from rio.errors import ConfigurationError, StorageClosed
 from rio.identity import ObjectId
 from rio.storage._connector import Connector
 from rio.storage._migrations import SchemaStatus
-from rio.storage._sql import LIST, READ, Operation, Row, SqlDatabase, Statement
+from rio.storage._sql import (
+    LIST,
+    LOCK_VERSION,
+    READ,
+    SET_ANCHOR,
+    SET_MORE,
+    Operation,
+    Row,
+    SqlDatabase,
+    Statement,
+)
 from rio.storage._url_form import split_url
 from rio.storage.postgres._dialer import PostgresDialer
 from rio.storage.postgres._errors import TEMPORARY, explain
@@ -39,6 +49,9 @@ from rio.storage.postgres._statements import (
 )
 
 logger = logging.getLogger("rio.storage")
+
+_WITH_NAMES = {LIST, READ, LOCK_VERSION, SET_ANCHOR, SET_MORE}
+"""Statements for one object that are not gathered, and whose texts are all names."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -173,8 +186,6 @@ class PostgresDatabase(SqlDatabase):
         if for_arrays is not None:
             lane = self._require_open().lanes[for_arrays.lane]
             return await lane.submit(for_arrays, encode_names(parameters))
-        if statement in (LIST, READ):
-            parameters = encode_names(parameters)
         run = self._require_open().pool.run(
             lambda connection: _fetcher(connection)(statement, parameters), repeatable=True
         )
@@ -252,6 +263,8 @@ def _fetcher(connection: Any) -> Callable[[str, Sequence[Any]], Awaitable[list[R
     """What executes one statement on a connection."""
 
     async def fetch(statement: str, parameters: Sequence[Any]) -> list[Row]:
+        if statement in _WITH_NAMES:
+            parameters = encode_names(parameters)
         rows = await connection.fetch(number_placeholders(statement), *parameters)
         return [tuple(row) for row in rows]
 

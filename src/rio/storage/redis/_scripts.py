@@ -311,6 +311,11 @@ return answers
     own_keys=1,
 )
 READ = Script("return redis.call('HGETALL', KEYS[1])")
+REWRITE = Script("""
+if redis.call('HGET', KEYS[1], 'version') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+return 1
+""")
 LIST = Script("return redis.call('ZRANGEBYLEX', KEYS[1], ARGV[1], '+', 'LIMIT', 0, ARGV[2])")
 
 TELL_SETTINGS = Script("return redis.call('INFO', 'persistence') .. redis.call('INFO', 'memory')")
@@ -337,6 +342,7 @@ SCRIPTS = [
     LOAD,
     COMMIT,
     READ,
+    REWRITE,
     LIST,
 ]
 """All of them. A connection loads them when it is made."""

@@ -311,9 +311,7 @@ class RedisState(_RedisRole, StateStorage):
 
     async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
         field = _encode_object_id(object_id)
-        changes: list[bytes] = []
-        for name, (data, schema) in batch.states.items():
-            changes += b":" + name.encode(), b"%d:%s" % (schema, data)
+        changes = _fields_of(batch)
         row = (field, int(self._as_owner), token, version, version + 1, len(changes), *changes)
         keys = *self._commit_keys, self._object_key + field
         if not await self._submit(self._name, _scripts.COMMIT, keys, row):
@@ -322,6 +320,11 @@ class RedisState(_RedisRole, StateStorage):
                 f" token {token}, version {version} is no longer what is stored"
             )
         return version + 1
+
+    async def rewrite_object(self, object_id: ObjectId, version: int, batch: Batch) -> bool:
+        key = self._object_key + _encode_object_id(object_id)
+        row = (version, *_fields_of(batch))
+        return bool(await self._submit(self._name, _scripts.REWRITE, (key,), row))
 
     async def list_objects(
         self, type_name: str, *, prefix: str = "", after: str = "", limit: int = 1000
@@ -336,6 +339,14 @@ class RedisState(_RedisRole, StateStorage):
             for object_id in objects
             if object_id.type_name == type_name and object_id.id.startswith(prefix)
         ]
+
+
+def _fields_of(batch: Batch) -> list[bytes]:
+    """The fields and values of an object's hash that a batch sets."""
+    fields: list[bytes] = []
+    for name, (data, schema) in batch.states.items():
+        fields += b":" + name.encode(), b"%d:%s" % (schema, data)
+    return fields
 
 
 def _object_of(object_id: ObjectId, answer: Sequence[bytes]) -> StoredObject:

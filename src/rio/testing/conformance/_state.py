@@ -248,6 +248,31 @@ class StateStorageTests:
             assert await state.read_object(ADA) == StoredObject(version + 1, states)
         assert await state.load_object(ADA, 5) == StoredObject(3, states)
 
+    # --- rewriting --------------------------------------------------------------------------------
+
+    async def test_a_rewrite_leaves_whoever_has_the_object_loaded_alone(
+        self, state: StateStorage
+    ) -> None:
+        await _require_rewrite(state)
+        before, newer = StoredState(b"1"), StoredState(b"one", 2)
+        await state.commit(ADA, 5, 0, Batch({"a": before, "b": before}))
+        assert await state.rewrite_object(ADA, 1, Batch({"a": newer, "b": newer}))
+        assert await state.read_object(ADA) == StoredObject(1, {"a": newer, "b": newer})
+        assert await state.rewrite_object(ADA, 1, Batch({"b": before}))
+        assert await state.commit(ADA, 5, 1, Batch({"a": before})) == 2
+        assert await state.load_object(ADA, 5) == StoredObject(2, {"a": before, "b": before})
+
+    async def test_what_was_saved_meanwhile_is_not_rewritten(self, state: StateStorage) -> None:
+        await _require_rewrite(state)
+        batch, newer = Batch({"a": StoredState(b"1")}), Batch({"a": StoredState(b"one", 2)})
+        assert not await state.rewrite_object(ADA, 1, newer)
+        assert not await state.rewrite_object(ADA, 0, newer)
+        assert await state.load_object(ADA, 5) == StoredObject(0, {})
+        await state.commit(ADA, 5, 0, batch)
+        await state.commit(ADA, 5, 1, batch)
+        assert not await state.rewrite_object(ADA, 1, newer)
+        assert await state.read_object(ADA) == StoredObject(2, batch.states)
+
     # --- listing ----------------------------------------------------------------------------------
 
     async def test_the_ids_with_a_saved_state_are_listed_by_pages(
@@ -368,6 +393,13 @@ async def _require_read(state: StateStorage) -> None:
         await state.read_object(ADA)
     except Unsupported:
         pytest.skip("the storage cannot read without a fence")
+
+
+async def _require_rewrite(state: StateStorage) -> None:
+    try:
+        await state.rewrite_object(ADA, 1, Batch({}))
+    except Unsupported:
+        pytest.skip("the storage cannot rewrite without a fence")
 
 
 async def _pages(state: StateStorage, *, prefix: str = "", limit: int) -> AsyncIterator[str]:

@@ -1,4 +1,6 @@
-"""``rio state check``: what newer code could not load is told, and nothing is changed."""
+"""``rio state``: what newer code could not load is told, and what is of an older schema is
+rewritten.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,14 @@ import asyncio
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rio.cli.program import main
 from rio.contracts.state import Batch, StoredState
 from rio.identity import ObjectId
 from rio.storage import open_storage
+from rio.storage.sqlite import SqliteState
 
 BANK = """
 import rio
@@ -104,3 +108,52 @@ def test_a_sample_looks_at_the_first_objects(url: str, capsys: pytest.CaptureFix
     asyncio.run(save(url, [*GOOD, *BAD]))
     assert check(url, "--sample", "2") == 0
     assert capsys.readouterr().out == "Account: 2 objects, 0 cannot be loaded\n"
+
+
+# --- migrate --------------------------------------------------------------------------------------
+
+
+def migrate(url: str) -> int:
+    return main(["state", "migrate", "checked_bank:registry", "--storage", url])
+
+
+async def saved(url: str, count: int) -> list[StoredState]:
+    """The states of the accounts."""
+    async with open_storage(url) as storage:
+        objects = [await storage.state.read_object(account(number)) for number in range(count)]
+    return [stored.states["ledger"] for stored in objects]
+
+
+def test_states_of_an_older_schema_are_rewritten_and_no_others(
+    url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = StoredState(b"\x82\xa5euros\x02\xa5owner\xa3ada")
+    tokens = asyncio.run(save(url, [old, GOOD[1], BAD[0]]))
+    assert migrate(url) == 1  # one cannot be loaded
+    out = capsys.readouterr().out
+    assert out.startswith("Account: 3 objects, 1 cannot be loaded\n")
+    assert out.endswith("  1 rewritten\n")
+    newer, untouched, bad = asyncio.run(saved(url, 3))
+    assert newer.schema == 2
+    assert msgspec.msgpack.decode(newer.data) == {"cents": 200, "owner": "ada"}
+    assert (untouched, bad) == (GOOD[1], BAD[0])
+    asyncio.run(save_again(url, tokens, GOOD[1]))  # their servers go on
+    assert migrate(url) == 0
+    assert capsys.readouterr().out == "Account: 3 objects, 0 cannot be loaded\n  0 rewritten\n"
+
+
+def test_a_state_that_is_saved_meanwhile_is_looked_at_again(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = asyncio.run(save(url, GOOD[:1]))
+    rewrite = SqliteState.rewrite_object
+
+    async def late(state: SqliteState, object_id: ObjectId, version: int, batch: Batch) -> bool:
+        if version == 1:
+            await state.commit(object_id, tokens[0], 1, Batch({"ledger": GOOD[0]}))
+        return await rewrite(state, object_id, version, batch)
+
+    monkeypatch.setattr(SqliteState, "rewrite_object", late)
+    assert migrate(url) == 0
+    assert capsys.readouterr().out.endswith("  1 rewritten\n")
+    assert asyncio.run(saved(url, 1)) == [GOOD[1]._replace(data=b"\x81\xa5cents\xcc\xc8")]
