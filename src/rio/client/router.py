@@ -151,7 +151,7 @@ class Router:
             self._lines.join(call).advance()
         else:
             self.caller.learn(call.type_name, call.id, connection)  # the calls after it follow
-            self.submit(call, connection)
+            self._write(call, connection)
 
     def start(self, call: Call) -> None:
         """Find a server for a call that is the first of its line."""
@@ -189,6 +189,9 @@ class Router:
         if call.done:
             return  # it is about to leave
         self.waiting.withdraw(call)
+        self._write(call, connection)
+
+    def _write(self, call: Call, connection: ClientConnection) -> None:
         try:
             connection.submit(call, is_routed=True)
         except RioError as error:

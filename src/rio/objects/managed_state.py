@@ -64,7 +64,7 @@ class ManagedStateField(msgspec.Struct, frozen=True):
         :raises StateTooLarge: it takes more bytes.
         """
         data = state_codec_of(self.state_type).encode(value, kept, self.attribute, limit)
-        return StoredState(data, self.schema)
+        return StoredState(data, self.state_type.__rio_schema__)
 
     def decode(self, stored: StoredState) -> LoadedState:
         """The value that was stored, and the fields that the class does not know.

@@ -62,7 +62,7 @@ class RoundTrip:
             raise _undecodable(problem) from problem
         image = self._image
         written = data if image is self._encode else image(value)
-        if not (_is_equal(value, read) and image(read) == written):
+        if image(read) != written or not _is_equal(value, read):
             _check_parts(image, value, read, "")
 
 

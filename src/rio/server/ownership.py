@@ -55,7 +55,8 @@ class Ownership:
                 placement = await self._hand_over(object_id, placement.token, home)
         except (StorageError, NodeEvicted) as error:
             raise Unavailable(f"{object_id} could not be claimed: {text_of(error)}") from error
-        if self.history_changed:  # what another node has claimed may be free here
+        if self._placement.history != self._history:
+            # What another node has claimed may be free here.
             raise Unavailable(
                 f"{object_id} was not activated: another server of the placements has taken over,"
                 " and this node first looks which objects it still owns"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
@@ -46,6 +46,7 @@ class StateOwner(Protocol):
     object_id: ObjectId
     token: int
     saving: asyncio.Event | None
+    ended: bool
     versions: dict[StateStorage, int]
     kept: dict[str, KeptFields]
     weight: int
@@ -104,14 +105,15 @@ async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
     """
     while owner.saving is not None:
         await owner.saving.wait()
-    owner.check_use("save_state")  # which may have ended while this waited
+    if owner.ended:  # perhaps while this waited
+        owner.check_use("save_state")
     owner.saving = asyncio.Event()
     try:
-        batches = [
-            (storage, owner.versions[storage], _encode(owner, fields))
-            for storage, fields in _chosen(owner, attributes)
-        ]
-        await owner.require_lease()
+        batches = []
+        for storage, fields in _chosen(owner, attributes):
+            batches.append((storage, owner.versions[storage], _encode(owner, fields)))
+        if not owner.node.dispatcher.admits:
+            await owner.require_lease()
         for storage, version, batch in batches:
             owner.versions[storage] = await storage.commit(
                 owner.object_id, owner.token, version, batch
@@ -141,7 +143,9 @@ async def are_current(owner: StateOwner) -> bool:
 
 def _note_weight(owner: StateOwner, states: Mapping[str, StoredState]) -> None:
     """Remember how large the object is, about: as large as what was read or written together."""
-    size = sum(len(state.data) for state in states.values())
+    size = 0
+    for state in states.values():
+        size += len(state.data)
     owner.weight = (
         size if len(states) == len(owner.registered.managed_states) else max(owner.weight, size)
     )
@@ -172,26 +176,25 @@ def _value_of(field: ManagedStateField, stored: StoredObject) -> LoadedState:
 
 
 def _encode(owner: StateOwner, fields: Sequence[ManagedStateField]) -> Batch:
-    return Batch({field.state_name: _encode_field(owner, field) for field in fields})
+    states = {}
+    for field in fields:
+        name = field.state_name
+        value, kept = getattr(owner.instance, field.attribute), owner.kept.get(name, NO_FIELDS)
+        states[name] = field.encode(value, kept, owner.limits.state_limit)
+    return Batch(states)
 
 
-def _encode_field(owner: StateOwner, field: ManagedStateField) -> StoredState:
-    value = getattr(owner.instance, field.attribute)
-    kept = owner.kept.get(field.state_name, NO_FIELDS)
-    return field.encode(value, kept, owner.limits.state_limit)
-
-
-def _chosen(owner: StateOwner, attributes: tuple[str, ...]) -> Iterator[StateGroup]:
+def _chosen(owner: StateOwner, attributes: tuple[str, ...]) -> Sequence[StateGroup]:
     """The groups with these attributes, or all."""
     groups = owner.node.state_groups[owner.registered.type_name]
     if not attributes:
-        yield from groups
-        return
+        return groups
     _check_attributes(owner, attributes)
-    for storage, fields in groups:
-        chosen = [field for field in fields if field.attribute in attributes]
-        if chosen:
-            yield StateGroup(storage, chosen)
+    chosen = (
+        StateGroup(storage, [field for field in fields if field.attribute in attributes])
+        for storage, fields in groups
+    )
+    return [group for group in chosen if group.fields]
 
 
 def _check_attributes(owner: StateOwner, attributes: tuple[str, ...]) -> None:
