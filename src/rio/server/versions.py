@@ -44,7 +44,11 @@ class Versions:
         It handles the message. Of those that do, the members of the current version come first; if
         this node is one of them, the object stays here. Otherwise all nodes choose the same member.
         """
-        if self._all_are_equal():
+        snapshot, manifests = self._cluster.snapshot, self._cluster.manifests
+        seen = self._seen
+        if seen is None or seen[0] is not snapshot or seen[1] is not manifests:
+            self._look(snapshot, manifests)
+        if self._are_equal:
             return None
         able = [
             member
@@ -122,16 +126,13 @@ class Versions:
     def _version(self, member: Member, type_name: str) -> str:
         return self._cluster.manifests[member.generation].version_of(type_name)
 
-    def _all_are_equal(self) -> bool:
-        """Whether all members run one version, as far as this node has read it."""
-        snapshot, manifests = self._cluster.snapshot, self._cluster.manifests
-        if self._seen is None or self._seen[0] is not snapshot or self._seen[1] is not manifests:
-            told = [manifests.get(member.generation) for member in snapshot.active]
-            own = manifests.get(self._cluster.generation)
-            self._are_equal = all(
-                manifest is own or (manifest and own and manifest.version == own.version)
-                for manifest in told
-                if manifest is not None
-            )
-            self._seen = snapshot, manifests
-        return self._are_equal
+    def _look(self, snapshot: MembershipSnapshot, manifests: Mapping[int, Manifest]) -> None:
+        """Note whether all members run one version, as far as this node has read it."""
+        told = [manifests.get(member.generation) for member in snapshot.active]
+        own = manifests.get(self._cluster.generation)
+        self._are_equal = all(
+            manifest is own or (manifest and own and manifest.version == own.version)
+            for manifest in told
+            if manifest is not None
+        )
+        self._seen = snapshot, manifests

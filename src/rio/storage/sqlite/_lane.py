@@ -96,6 +96,8 @@ class SqliteLane:
         self._connection: sqlite3.Connection
         self.file: FileId | None = None
         """The file that is open; ``None`` while the path does not name it any more."""
+        self.history = ""
+        """The same as text, for those who compare it."""
         self._loop = asyncio.get_running_loop()
         self._waiting: list[WaitingOperation] = []
         self._idle = asyncio.Event()
@@ -175,6 +177,7 @@ class SqliteLane:
             raise explain(self._path, error) from error
         try:
             self.file = hold_name(self._path)
+            self.history = f"{self.file.device}/{self.file.inode}"
         except BaseException:
             self._connection.close()
             raise
@@ -183,7 +186,7 @@ class SqliteLane:
     def _disconnect(self) -> None:
         if self.file is not None:
             release_name(self.file)
-            self.file = None
+            self.file, self.history = None, ""
         self._connection.close()
 
     def _leave_lost_file(self) -> StorageUnavailable | None:

@@ -112,10 +112,7 @@ class SqliteDatabase(SqlDatabase):
     @property
     def _history(self) -> str:
         """Which file it is: a file that replaces it may hold something older."""
-        if self._lanes is None:
-            return ""
-        file = self._lanes[0].file
-        return "" if file is None else f"{file.device}/{file.inode}"
+        return "" if self._lanes is None else self._lanes[0].history
 
     async def _open(self) -> None:
         path, patience = self.path, self.busy_timeout
