@@ -11,7 +11,8 @@ import pytest
 import rio
 from rio.errors import UnknownMessage
 from rio.identity import ObjectId
-from tests.server.harness import Cluster, Probe, activations
+from rio.server import versions
+from tests.server.harness import Cluster, Probe, activations, until
 
 
 class Where(rio.Message[str]):
@@ -138,6 +139,34 @@ async def test_an_old_server_that_has_not_read_of_a_new_one_asks_before_it_refus
     client = await cluster.client()
     for id in ("ada", "bob"):
         assert await client.send(Account, id, Audit()) == 0
+
+
+async def test_a_connection_that_has_passed_a_message_on_asks_again_when_a_server_has_joined(
+    cluster: Cluster,
+) -> None:
+    first = await old(cluster)
+    client = await cluster.client()
+    await client.send(Account, "ada", Add())
+    for _ in range(2):
+        newest = await new(cluster)
+        assert await client.send(Account, "ada", Audit()) == 1
+        await newest.stop()
+        assert await client.send(Account, "ada", Where()) == first.address
+
+
+async def test_what_was_read_for_a_call_of_long_ago_refuses_no_other(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await old(cluster)
+    known = first._catalog._versions
+    assert not known.is_unknown("Account", "Audit")  # its caller gives up, and does not come back
+    await until(lambda: known._reads_done == 1)
+    with monkeypatch.context() as later:
+        later.setattr(versions, "FRESH", 0.0)
+        assert not known.is_unknown("Account", "Audit")
+    await new(cluster)
+    client = await cluster.client()
+    assert await client.send(Account, "ada", Audit()) == 0
 
 
 async def test_a_message_that_no_version_handles_is_refused_and_moves_nothing(

@@ -423,7 +423,8 @@ class ClusterProvider(ABC):
         if missing:
             generations = [member.generation for member in missing]
             read = await self._calls.run(self._storage.read_manifests(generations))
-        self._manifests.use(snapshot, read, missing)
+        # Another read may have brought a newer snapshot meanwhile.
+        self._manifests.use(self.snapshot, read, missing)
 
     async def _end_silent(self, member: Member) -> bool:
         """Declare a member dead that is still as silent as it was read, whatever its status."""

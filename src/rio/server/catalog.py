@@ -121,7 +121,10 @@ class Catalog:
             return passing_row(message_name)
         if self._versions.is_unknown(table.type_name, message_name):
             return None
-        raise Unavailable(
+        raise self._asks_others(message_name)
+
+    def _asks_others(self, message_name: str) -> Unavailable:
+        return Unavailable(
             f"{self.address} does not handle {message_name!r}, and first asks who else does"
         )
 
@@ -162,12 +165,14 @@ class Catalog:
         activation: Activation = turn.mailbox
         name = turn.method.name
         successor = self.ownership.find_successor(activation.object_id, name)
-        if successor is None:
-            turn.fail(UnknownMessage(self.unknown_message(turn.table, name)))
-        else:
+        if successor is not None:
             activation.leave("upgrade")
             text = f"{activation.object_id} goes to {successor.address}, which handles {name!r}"
             turn.fail(Unavailable(text))
+        elif self._versions.is_unknown(turn.type_name, name):
+            turn.fail(UnknownMessage(self.unknown_message(turn.table, name)))
+        else:  # a connection remembers how its last message was handled
+            turn.fail(self._asks_others(name))
 
     # --- objects that come into memory and leave it -----------------------------------------------
 

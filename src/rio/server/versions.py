@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping
 
 from rio._core.rendezvous import Ranking
@@ -18,6 +19,8 @@ logger = logging.getLogger("rio.server")
 
 LOOK_INTERVAL = 0.1
 """Seconds between two reads of what the members handle, at least."""
+FRESH = 0.5
+"""Seconds for which a read can decide: later a member may have joined that it did not see."""
 MOST_DOUBTS = 1000
 """Unknown messages that are remembered at a time."""
 
@@ -35,6 +38,8 @@ class Versions:
         """
         self._reads_begun = 0
         self._reads_done = 0
+        self._read_began = 0.0
+        """When the last read began that was done, by the clock of the event loop."""
         self._reading: asyncio.Task[None] | None = None
 
     def choose_home(self, object_id: ObjectId, message_name: str) -> Member | None:
@@ -68,21 +73,26 @@ class Versions:
 
     def is_handled(self, type_name: str, message_name: str) -> bool:
         """Whether an active member handles a message."""
-        return any(
+        handled = any(
             self._handles(member, type_name, message_name)
             for member in self._cluster.snapshot.active
         )
+        if handled:
+            self._doubts.pop((type_name, message_name), None)
+        return handled
 
     def is_unknown(self, type_name: str, message_name: str) -> bool:
         """Whether surely no member handles a message. At first nothing is sure: a member that does
         may just have joined, so the node reads what the members handle.
         """
         key = (type_name, message_name)
-        deciding = self._doubts.get(key)
-        if deciding is not None and self._reads_done >= deciding:
+        deciding = self._doubts.get(key, math.inf)
+        is_fresh = self._reads_done >= deciding and self._now() - self._read_began < FRESH
+        if is_fresh and self._knows_all():
             del self._doubts[key]
             return True
-        if deciding is None:
+        is_pending = self._reads_done < deciding < math.inf
+        if not is_pending:  # it is new, or its call did not come back
             if len(self._doubts) >= MOST_DOUBTS:
                 self._doubts.clear()
             self._doubts[key] = self._reads_begun + 1
@@ -94,15 +104,24 @@ class Versions:
             self._reading.add_done_callback(self._note_end)
         return False
 
+    def _knows_all(self) -> bool:
+        """Whether this node has read what each active member handles."""
+        manifests = self._cluster.manifests
+        return all(member.generation in manifests for member in self._cluster.snapshot.active)
+
     async def _read(self) -> None:
-        number = self._reads_begun
+        number, began = self._reads_begun, self._now()
         try:
             await self._cluster.read_manifests()
         except (StorageError, NodeEvicted) as error:
             logger.warning("what the members handle cannot be read: %s", error)
         else:
-            self._reads_done = number
+            self._reads_done, self._read_began = number, began
         await asyncio.sleep(LOOK_INTERVAL)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         self._reading = None
