@@ -331,8 +331,9 @@ def test_memory_is_refused_for_workers(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("logging.basicConfig", lambda **_: None)
-    assert main(["run", "counters:registry", "--storage", "memory://", "--workers", "2"]) == 1
-    assert_one_line(capsys.readouterr().err, "memory:// cannot be shared")
+    for url in ("memory://", "MEMORY://"):
+        assert main(["run", "counters:registry", "--storage", url, "--workers", "2"]) == 1
+        assert_one_line(capsys.readouterr().err, "memory:// cannot be shared")
 
 
 # --- members, send, shutdown, stop ----------------------------------------------------------------

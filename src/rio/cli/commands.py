@@ -167,7 +167,7 @@ def run_servers(arguments: Arguments) -> int:
 
 def _supervise(arguments: Arguments) -> int:
     urls = [arguments.storage, *arguments.roles().values()]
-    if any(url.startswith("memory:") for url in urls):
+    if any(url.lower().startswith("memory:") for url in urls):
         raise ConfigurationError(
             "memory:// cannot be shared by several processes: use sqlite:///FILE, or --workers 1"
         )
@@ -363,7 +363,7 @@ def _shared_storage(arguments: Arguments) -> str:
 
     :raises ConfigurationError: it is in the memory of one process.
     """
-    if arguments.storage.startswith("memory:"):
+    if arguments.storage.lower().startswith("memory:"):
         raise ConfigurationError(
             "memory:// belongs to one process, and is empty here:"
             " name the storage that the servers share"
