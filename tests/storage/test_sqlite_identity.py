@@ -12,8 +12,13 @@ import pytest
 
 from rio.errors import ConfigurationError, SchemaMismatch, StorageUnavailable
 from rio.identity import ObjectId
-from rio.storage import open_storage
-from rio.storage.sqlite import SqliteDatabase, SqliteMembershipStorage, SqliteObjectPlacement
+from rio.storage import Storage, migrate, open_storage, read_schemas
+from rio.storage.sqlite import (
+    SqliteDatabase,
+    SqliteMembershipStorage,
+    SqliteObjectPlacement,
+    _connection,
+)
 from tests.storage.steps import ADA
 
 BOB = ObjectId("Account", "bob")
@@ -25,6 +30,13 @@ async def main():
     async with open_storage("sqlite:///" + sys.argv[1]):
         print("open", flush=True)
 asyncio.run(main())
+"""
+
+MIGRATE = """
+import asyncio, sys
+from rio.storage import migrate, open_storage
+asyncio.run(migrate(open_storage("sqlite:///" + sys.argv[1])))
+print("migrated")
 """
 
 TAKE_THE_LOCK = """
@@ -101,6 +113,10 @@ def remove(path: Path, *ends: str) -> None:
         path.with_name(path.name + end).unlink(missing_ok=True)
 
 
+def bytes_of(path: Path) -> bytes:
+    return path.read_bytes()
+
+
 def execute(path: Path, statement: str) -> list[tuple[object, ...]]:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -130,6 +146,59 @@ async def test_a_file_that_is_open_under_another_name_is_refused(
             await SqliteObjectPlacement(other_name).prepare()
         assert run(OPEN, path) == "open\n"
         await storage.placement.claim(BOB, 1)
+
+
+async def test_a_file_that_is_open_under_another_name_is_not_migrated_and_not_looked_at(
+    path: Path, other_name: Path
+) -> None:
+    async with open_storage(f"sqlite:///{path}") as storage:
+        await storage.membership.register("h:1")
+        assert "this file is open under another name" in run(MIGRATE, other_name)
+        for tool in (migrate, read_schemas):
+            with pytest.raises(ConfigurationError, match=r"other\.db.*mount its directory"):
+                await tool(open_storage(f"sqlite:///{other_name}"))
+        assert run(MIGRATE, path) == "migrated\n"
+    assert run(MIGRATE, other_name) == "migrated\n"
+
+
+async def test_a_name_that_is_refused_has_written_nothing(path: Path, tmp_path: Path) -> None:
+    async with open_storage(f"sqlite:///{path}") as storage:  # the tables are in -wal alone
+        os.link(path, tmp_path / "other.db")
+        before = bytes_of(path)
+        assert "this file is open under another name" in run(OPEN, tmp_path / "other.db")
+        assert bytes_of(path) == before
+        await storage.placement.claim(ADA, 1)
+    async with open_storage(f"sqlite:///{path}") as storage:
+        assert await storage.placement.lookup(ADA) is not None
+
+
+async def test_a_file_without_tables_of_rio_is_not_changed_by_a_migration(path: Path) -> None:
+    execute(path, "CREATE TABLE theirs (id INTEGER)")
+    before = bytes_of(path)
+    await migrate(open_storage(f"sqlite:///{path}"))
+    assert bytes_of(path) == before
+
+
+async def test_a_backup_is_migrated_though_it_keeps_no_log_beside_it(
+    path: Path, tmp_path: Path
+) -> None:
+    async with open_storage(f"sqlite:///{path}"):
+        execute(path, f"VACUUM INTO '{tmp_path}/backup.db'")
+    backup = open_storage(f"sqlite:///{tmp_path}/backup.db")
+    before = bytes_of(tmp_path / "backup.db")
+    assert [status.found for status in await read_schemas(backup)] == [1]
+    assert bytes_of(tmp_path / "backup.db") == before
+    await migrate(backup)
+
+
+async def test_an_sqlite_that_is_too_old_is_refused_by_every_tool(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(OPEN, path) == "open\n"
+    monkeypatch.setattr(_connection, "OLDEST", (99, 0, 0))
+    for tool in (migrate, read_schemas, Storage.prepare):
+        with pytest.raises(ConfigurationError, match=r"needs 99\.0\.0 or newer"):
+            await tool(open_storage(f"sqlite:///{path}"))
 
 
 async def test_a_file_may_have_another_name_that_nobody_uses_at_the_same_time(

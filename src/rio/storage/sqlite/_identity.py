@@ -88,7 +88,7 @@ def hold_name(path: str) -> FileId:
     if file is None or byte is None:
         raise StorageUnavailable(f"{path}: it was deleted while it was opened")
     with _changing:
-        use = _uses.pop(file, None) or _Use(os.open(path, os.O_RDWR), byte, 0)
+        use = _uses.pop(file, None) or _Use(os.open(path, os.O_RDONLY), byte, 0)
         _uses[file] = use  # the last one
         if not use.databases:
             _lock(use.descriptor, byte)

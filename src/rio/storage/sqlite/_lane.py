@@ -17,9 +17,9 @@ import aiosqlite
 
 from rio.errors import RioError, StorageUnavailable
 from rio.storage._sql import Operation, Row
-from rio.storage.sqlite._connection import is_busy
+from rio.storage.sqlite._connection import OpenFile, is_busy
 from rio.storage.sqlite._errors import explain
-from rio.storage.sqlite._identity import FileId, check_name, hold_name, release_name
+from rio.storage.sqlite._identity import FileId
 from rio.storage.sqlite._statements import MAX_ROWS, MULTI_ROW_STATEMENTS, MultiRowStatement
 
 logger = logging.getLogger("rio.storage")
@@ -87,17 +87,17 @@ class SqliteLane:
         path: str,
         begin: str,
         patience: float,
-        connect: Callable[[bool], sqlite3.Connection],
+        connect: Callable[[bool], OpenFile],
     ) -> None:
         self._path = path
         self._begin = begin
         self._patience = patience
         self._connect = connect
+        self._opened: OpenFile | None = None
+        """``None`` while the path does not name the file any more."""
         self._connection: sqlite3.Connection
-        self.file: FileId | None = None
-        """The file that is open; ``None`` while the path does not name it any more."""
         self.history = ""
-        """The same as text, for those who compare it."""
+        """The file that is open, for those who compare it."""
         self._loop = asyncio.get_running_loop()
         self._waiting: list[WaitingOperation] = []
         self._idle = asyncio.Event()
@@ -170,28 +170,22 @@ class SqliteLane:
     # --- on the connection's thread ---------------------------------------------------------------
 
     def _connect_and_keep(self, create: bool = True) -> sqlite3.Connection:
-        check_name(self._path)
         try:
-            self._connection = self._connect(create)
+            self._opened = self._connect(create)
         except sqlite3.Error as error:
             raise explain(self._path, error) from error
-        try:
-            self.file = hold_name(self._path)
-            self.history = f"{self.file.device}/{self.file.inode}"
-        except BaseException:
-            self._connection.close()
-            raise
+        self._connection, file = self._opened
+        self.history = "" if file is None else f"{file.device}/{file.inode}"
         return self._connection
 
     def _disconnect(self) -> None:
-        if self.file is not None:
-            release_name(self.file)
-            self.file, self.history = None, ""
-        self._connection.close()
+        opened, self._opened, self.history = self._opened, None, ""
+        if opened is not None:
+            opened.close()
 
     def _leave_lost_file(self) -> StorageUnavailable | None:
         """Disconnect if the path does not name the file any more, and say so."""
-        if self.file is None or FileId.of(self._path) == self.file:
+        if self._opened is None or FileId.of(self._path) == self._opened.file:
             return None
         self._disconnect()
         lost = StorageUnavailable(
@@ -203,7 +197,7 @@ class SqliteLane:
 
     def _serve(self, batch: list[WaitingOperation]) -> None:
         try:
-            if self.file is None:
+            if self._opened is None:
                 self._connect_and_keep(create=False)
             outcomes = self._transact(batch)
             lost = self._leave_lost_file()

@@ -92,9 +92,9 @@ def prepare_schema(connection: sqlite3.Connection, path: str, create: bool) -> N
 
     :raises SchemaMismatch: another version of ``rio`` made them, or there are none.
     """
-    if create and not _has_schema(connection):
+    if create and not has_schema(connection):
         connection.execute("BEGIN IMMEDIATE")
-        if not _has_schema(connection):  # another process may have been faster
+        if not has_schema(connection):  # another process may have been faster
             for statement in _SCHEMA_1:
                 connection.execute(statement)
             _apply(connection, MIGRATIONS)
@@ -105,7 +105,7 @@ def prepare_schema(connection: sqlite3.Connection, path: str, create: bool) -> N
 def read_status(connection: sqlite3.Connection, path: str) -> SchemaStatus:
     """How the tables stand to those of this ``rio``."""
     found, live = 0, []
-    if _has_schema(connection):
+    if has_schema(connection):
         found, live = _read_schema(connection), connection.execute(LIVE_MEMBERS).fetchall()
     return SchemaStatus(
         path,
@@ -143,7 +143,8 @@ def _read_schema(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
-def _has_schema(connection: sqlite3.Connection) -> bool:
+def has_schema(connection: sqlite3.Connection) -> bool:
+    """Whether ``rio`` has tables in the file."""
     return bool(
         connection.execute(
             "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'rio_cluster'"

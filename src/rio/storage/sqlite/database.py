@@ -15,6 +15,7 @@ from rio.errors import ConfigurationError, StorageClosed, StorageUnavailable
 from rio.storage._migrations import SchemaStatus
 from rio.storage._sql import Operation, SqlDatabase
 from rio.storage.sqlite._connection import (
+    OpenFile,
     connect_reader,
     connect_to_migrate,
     connect_writer,
@@ -129,18 +130,22 @@ class SqliteDatabase(SqlDatabase):
         self._lanes = writer, reader
 
     async def _read_schema_status(self) -> SchemaStatus:
-        return await asyncio.to_thread(self._run_alone, read_status)
+        reader = partial(connect_reader, self.path, self.busy_timeout, False)
+        return await asyncio.to_thread(self._run_alone, reader, read_status)
 
     async def _migrate(self) -> None:
-        await asyncio.to_thread(self._run_alone, migrate)
+        writer = partial(connect_to_migrate, self.path, self.busy_timeout)
+        await asyncio.to_thread(self._run_alone, writer, migrate)
 
-    def _run_alone(self, run: Callable[[sqlite3.Connection, str], T]) -> T:
+    def _run_alone(
+        self, connect: Callable[[], OpenFile], run: Callable[[sqlite3.Connection, str], T]
+    ) -> T:
         """Run something on a connection of its own, which a failure rolls back."""
         if not os.path.exists(self.path):
             raise StorageUnavailable(f"{self.path}: there is no such file")
         try:
-            with closing(connect_to_migrate(self.path, self.busy_timeout)) as connection:
-                return run(connection, self.path)
+            with closing(connect()) as opened:
+                return run(opened.connection, self.path)
         except sqlite3.Error as error:
             raise explain(self.path, error) from error
 
