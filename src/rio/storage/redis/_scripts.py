@@ -73,8 +73,8 @@ REGISTER = Script(
     _MEMBERS
     + """
 local address, about, no_votes, new_id, manifest, digest, schema = unpack(ARGV)
-local found = redis.call('HGET', KEYS[#KEYS], 'version')
-if found and found ~= schema then return found end  -- it was migrated meanwhile
+local row = redis.call('HMGET', KEYS[#KEYS], 'version', 'migrating')
+if row[2] or (row[1] and row[1] ~= schema) then return {row} end  -- migrated meanwhile
 redis.call('HSETNX', cluster, 'id', new_id)  -- if somebody has emptied the database meanwhile
 end_members(address)
 local generation = text(next_after(tonumber(redis.call('HGET', cluster, 'generation') or 0)))
@@ -87,7 +87,7 @@ redis.call('HSET', votes, generation, no_votes)
 redis.call('HSET', manifests, generation, manifest)
 redis.call('HSET', digests, generation, digest)
 raise_version()
-return {generation, snapshot()}
+return {row, generation, snapshot()}
 """
 )
 RENEW = Script(

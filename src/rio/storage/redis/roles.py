@@ -27,10 +27,9 @@ from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
 from rio.errors import StateCorrupt, Superseded
 from rio.identity import ObjectId
-from rio.storage._migrations import check_schema
 from rio.storage._shared import DatabaseRole
 from rio.storage.redis import _scripts
-from rio.storage.redis._schema import current_schema, schema_key
+from rio.storage.redis._schema import check_row, current_schema, schema_key
 from rio.storage.redis._scripts import Script
 from rio.storage.redis.database import LEASE_LANE, RedisDatabase
 
@@ -147,10 +146,10 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
             schema,
         )
         keys = (*self._keys, schema_key(namespace))
-        answer = await self._submit(self._name, _scripts.REGISTER, keys, row)
-        if isinstance(answer, bytes):
-            check_schema(repr(self._database), int(answer), schema)
-        generation, snapshot = answer
+        stored, *registered = await self._submit(self._name, _scripts.REGISTER, keys, row)
+        if not registered:
+            check_row(repr(self._database), stored, schema)
+        generation, snapshot = registered
         return Registered(int(generation), _snapshot_of(snapshot))
 
     async def renew(self, generation: int) -> Renewal | None:
