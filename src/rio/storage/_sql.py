@@ -45,7 +45,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 Row = tuple[Any, ...]
-Statement = tuple[str, Sequence[Any]]
+Statement = tuple[str, tuple[Any, ...]]
 """The text of a statement, and the values of its placeholders."""
 Operation = Generator[Statement, list[Row], T]
 """The statements of one transaction: it yields them, is sent their rows, and returns a result."""
@@ -136,19 +136,23 @@ class _SqlRole(DatabaseRole):
         return await self._write(_adopt, cluster_id, instead_of)
 
     def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        self._check_open()
+        if not self._is_open:
+            self._check_open()
         return self._database._write(operation, *args)
 
     def _write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        self._check_open()
+        if not self._is_open:
+            self._check_open()
         return self._database._write_each(operation, *args)
 
     def _write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        self._check_open()
+        if not self._is_open:
+            self._check_open()
         return self._database._write_apart(operation, *args)
 
     def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        self._check_open()
+        if not self._is_open:
+            self._check_open()
         return self._database._read(operation, *args)
 
 
@@ -545,11 +549,11 @@ def _load(object_id: ObjectId, token: int) -> Operation[list[Row]]:
     return rows
 
 
-def _save_one(parameters: Sequence[Any]) -> Operation[bool]:
+def _save_one(parameters: tuple[Any, ...]) -> Operation[bool]:
     return bool((yield SAVE_ONE, parameters))
 
 
-def _save_first(as_owner: bool, parameters: Sequence[Any]) -> Operation[bool]:
+def _save_first(as_owner: bool, parameters: tuple[Any, ...]) -> Operation[bool]:
     return bool((yield SAVE_FIRST_AS_OWNER if as_owner else SAVE_FIRST, parameters))
 
 

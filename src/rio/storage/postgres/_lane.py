@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from rio.errors import StorageUnavailable
 from rio.storage._connector import WAIT_TIMEOUT
@@ -20,7 +22,7 @@ MAX_BATCH_BYTES = 1 << 22
 """Bytes of the states of one statement, if it is for more than one row."""
 
 
-class WaitingRow(NamedTuple):
+class WaitingRow(msgspec.Struct, eq=False):
     """One row for a statement, and the future of the caller who waits for its outcome."""
 
     statement: ArrayStatement
@@ -29,12 +31,8 @@ class WaitingRow(NamedTuple):
     since: float
     """When it was submitted, by the clock of the event loop."""
 
-    def settle(self, rows: list[Row]) -> None:
-        if not self.future.done():  # it is if the caller was cancelled meanwhile
-            self.future.set_result(rows)
-
     def fail(self, error: Exception) -> None:
-        if not self.future.done():
+        if not self.future.done():  # it is if the caller was cancelled meanwhile
             self.future.set_exception(error)
 
 
@@ -65,7 +63,7 @@ class PostgresLane:
         self, statement: ArrayStatement, parameters: tuple[Any, ...]
     ) -> asyncio.Future[list[Row]]:
         """What the statement returns for one row."""
-        future: asyncio.Future[list[Row]] = self._loop.create_future()
+        future: asyncio.Future[list[Row]] = asyncio.Future(loop=self._loop)
         waiting = WaitingRow(statement, parameters, future, self._loop.time())
         self._waiting.setdefault(parameters[statement.key], deque()).append(waiting)
         if self._serving is None:
@@ -118,7 +116,8 @@ class PostgresLane:
         )
         for group in groups:
             for waiting in group.values():
-                waiting.fail(unknown)
+                if not waiting.future.done():
+                    waiting.fail(unknown)
 
     def _take(self) -> list[Group]:
         """The next round, up to the limits."""
@@ -137,7 +136,9 @@ class PostgresLane:
             elif not waiting.future.done():
                 groups.setdefault(waiting.statement, {})[key] = waiting
                 rows += 1
-                size += sum(len(value) for value in waiting.parameters if isinstance(value, bytes))
+                for value in waiting.parameters:
+                    if type(value) is bytes:
+                        size += len(value)
                 if rows == MAX_BATCH or size > MAX_BATCH_BYTES:
                     break
         return list(groups.values())
@@ -163,7 +164,8 @@ class PostgresLane:
                     waiting.fail(error)
         else:
             for key, waiting in group.items():
-                waiting.settle(found.get(key, []))
+                if not waiting.future.done():
+                    waiting.future.set_result(found.get(key, []))
 
     async def _fetch(self, group: Group) -> dict[Key, list[Row]]:
         """The rows that the server returns, by their keys."""

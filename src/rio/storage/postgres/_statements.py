@@ -37,7 +37,7 @@ def number_placeholders(statement: str) -> str:
 
 def encode_names(parameters: Sequence[Any]) -> tuple[Any, ...]:
     """The parameters, with texts as the bytes that the tables hold."""
-    return tuple(value.encode() if isinstance(value, str) else value for value in parameters)
+    return tuple([value.encode() if isinstance(value, str) else value for value in parameters])
 
 
 # The new token of a row that exists is drawn under the row's lock, so that a claim which had to

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from itertools import groupby
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any
 
+import msgspec
 from redis import exceptions
 
 from rio.errors import StorageUnavailable
@@ -21,8 +23,10 @@ MAX_BATCH = 512
 MAX_BATCH_BYTES = 1 << 22
 """Bytes of one write, if it is more than one row."""
 
+_script = attrgetter("script")
 
-class WaitingScript(NamedTuple):
+
+class WaitingScript(msgspec.Struct, eq=False):
     """A script for one row, and the future of the caller who waits for its answer."""
 
     script: Script
@@ -69,7 +73,7 @@ class RedisLane:
         self, script: Script, keys: tuple[bytes, ...], row: tuple[Any, ...]
     ) -> asyncio.Future[Any]:
         """The answer of a script to one row."""
-        future = self._loop.create_future()
+        future: asyncio.Future[Any] = asyncio.Future(loop=self._loop)
         self._waiting.append(WaitingScript(script, keys, row, future, self._loop.time()))
         if self._serving is None:
             self._start_serving()
@@ -135,10 +139,12 @@ class RedisLane:
                 )
             elif not waiting.future.done():
                 taken.append(waiting)
-                size += sum(len(value) for value in waiting.row if isinstance(value, bytes))
+                for value in waiting.row:
+                    if type(value) is bytes:
+                        size += len(value)
         del self._waiting[:count]
         commands: list[Command] = []
-        for script, group in groupby(taken, lambda waiting: waiting.script):
+        for script, group in groupby(taken, _script):
             rows = list(group)
             commands += [rows] if script.many else [[row] for row in rows]
         return commands
@@ -189,7 +195,10 @@ class RedisLane:
         if isinstance(answer, Exception) or not command[0].script.many:
             answer = [answer] * len(command)
         for waiting, own in zip(command, answer, strict=True):
-            waiting.settle(self._explain(own) if isinstance(own, Exception) else own)
+            if isinstance(own, Exception):
+                waiting.settle(self._explain(own))
+            elif not waiting.future.done():
+                waiting.future.set_result(own)
 
     def _explain(self, error: Exception) -> Exception:
         explained = explain(self._server, error)

@@ -77,8 +77,10 @@ class _RedisRole(DatabaseRole):
     def _submit(
         self, lane: str, script: Script, keys: tuple[bytes, ...], row: tuple[Any, ...]
     ) -> Awaitable[Any]:
-        self._check_open()
-        return self._database._require_lanes()[lane].submit(script, keys, row)
+        if not self._is_open:
+            self._check_open()
+        lanes = self._database._lanes or self._database._require_lanes()
+        return lanes[lane].submit(script, keys, row)
 
 
 # --- membership -----------------------------------------------------------------------------------

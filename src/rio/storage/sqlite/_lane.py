@@ -7,13 +7,14 @@ import logging
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiosqlite
+import msgspec
 
 from rio.errors import RioError, StorageUnavailable
 from rio.storage._sql import Operation, Row
@@ -27,13 +28,16 @@ logger = logging.getLogger("rio.storage")
 MAX_BATCH = 1024
 """Operations of one transaction at most, so that other processes get their turn."""
 
+_kind = attrgetter("operation.__name__")
+_statement = attrgetter("statement")
 
-class StartedOperation(NamedTuple):
+
+class StartedOperation(msgspec.Struct, eq=False):
     """An operation whose first statement is to be executed."""
 
     steps: Operation[Any]
     statement: str
-    parameters: Sequence[Any]
+    parameters: tuple[Any, ...]
 
     def finish(self, fetch: Callable[[str, Sequence[Any]], list[Row]], rows: list[Row]) -> Any:
         """The result of the operation. ``rows``: what its first statement returned. ``fetch``
@@ -46,7 +50,7 @@ class StartedOperation(NamedTuple):
             return end.value
 
 
-class WaitingOperation(NamedTuple):
+class WaitingOperation(msgspec.Struct, eq=False):
     """An operation, and the future of the caller who waits for its result."""
 
     operation: Callable[..., Operation[Any]]
@@ -56,14 +60,6 @@ class WaitingOperation(NamedTuple):
     def start(self) -> StartedOperation:
         steps = self.operation(*self.args)
         return StartedOperation(steps, *next(steps))
-
-    def settle(self, outcome: Any) -> None:
-        if self.future.done():  # the caller was cancelled meanwhile
-            return
-        if isinstance(outcome, BaseException):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
 
 
 class SqliteLane:
@@ -100,8 +96,8 @@ class SqliteLane:
         """The file that is open, for those who compare it."""
         self._loop = asyncio.get_running_loop()
         self._waiting: list[WaitingOperation] = []
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._serving: asyncio.Future[None] | None = None
+        """Done once no operation waits."""
         self._owner = aiosqlite.Connection(self._connect_and_keep, iter_chunk_size=64)
         # This attribute is private, but a thread that is not a daemon would keep a program that
         # forgets close() from ending.
@@ -121,7 +117,8 @@ class SqliteLane:
 
     async def close(self) -> None:
         """Serve all operations that wait, then disconnect."""
-        await self._idle.wait()
+        while self._serving is not None:
+            await asyncio.wait((self._serving,))
         self._call(self._disconnect)
         await self._owner.close()
 
@@ -134,10 +131,10 @@ class SqliteLane:
         self, operation: Callable[..., Operation[Any]], args: tuple[Any, ...]
     ) -> asyncio.Future[Any]:
         """The result of ``operation(*args)``, or its error."""
-        future = self._loop.create_future()
+        future: asyncio.Future[Any] = asyncio.Future(loop=self._loop)
         self._waiting.append(WaitingOperation(operation, args, future))
-        if self._idle.is_set():
-            self._idle.clear()
+        if self._serving is None:
+            self._serving = self._loop.create_future()
             self._loop.call_soon(self._send)
         return future
 
@@ -148,18 +145,26 @@ class SqliteLane:
         Operations of one kind stand one after the other.
         """
         taken, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-        taken.sort(key=lambda waiting: waiting.operation.__name__)
+        taken.sort(key=_kind)
         batch = [waiting for waiting in taken if not waiting.future.done()]
         self._call(partial(self._serve, batch))
 
     def _settle(self, batch: list[WaitingOperation], outcomes: list[Any]) -> None:
         for waiting, outcome in zip(batch, outcomes, strict=True):
-            waiting.settle(outcome)
+            future = waiting.future
+            if future.done():  # the caller was cancelled meanwhile
+                continue
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
         if self._waiting:
             # The callers that were just answered run first: they may submit more.
             self._loop.call_soon(self._send)
         else:
-            self._idle.set()
+            assert self._serving is not None
+            self._serving.set_result(None)
+            self._serving = None
 
     def _call(self, function: Callable[[], object]) -> None:
         # The queue of the connection's thread is private, but aiosqlite has no public way to run
@@ -282,14 +287,17 @@ class SqliteLane:
         results: list[Any] = []
         try:
             for first in range(0, len(batch), MAX_ROWS):
-                for started, rows in self._start(batch[first : first + MAX_ROWS]):
-                    results.append(started.finish(self._fetch, rows))
+                for chunk, answers in self._start(batch[first : first + MAX_ROWS]):
+                    for started, rows in zip(chunk, answers, strict=True):
+                        results.append(started.finish(self._fetch, rows))
         except Exception as error:
             return results, explain(self._path, error)
         return results, None
 
-    def _start(self, batch: list[WaitingOperation]) -> Iterator[tuple[StartedOperation, list[Row]]]:
-        """Each operation, with the rows that its first statement returned.
+    def _start(
+        self, batch: list[WaitingOperation]
+    ) -> Iterator[tuple[Sequence[StartedOperation], Iterable[list[Row]]]]:
+        """Chunks of the operations, with the rows that the first statement of each returned.
 
         Raises the error of the first operation that cannot be started, after all before it.
         """
@@ -300,16 +308,16 @@ class SqliteLane:
                 started.append(waiting.start())
         except Exception as error:
             failure = error
-        for statement, same in groupby(started, attrgetter("statement")):
+        for statement, same in groupby(started, _statement):
             for_many = MULTI_ROW_STATEMENTS.get(statement)
             for chunk in _split(for_many, list(same)):
-                yield from zip(chunk, self._fetch_chunk(for_many, chunk), strict=True)
+                yield chunk, self._fetch_chunk(for_many, chunk)
         if failure is not None:
             raise failure
 
     def _fetch_chunk(
         self, for_many: MultiRowStatement | None, chunk: Sequence[StartedOperation]
-    ) -> Iterator[list[Row]]:
+    ) -> Iterable[list[Row]]:
         """The rows that the first statement of each operation returns.
 
         If the statement for all of them fails, each is executed alone, so that the operation that
@@ -318,13 +326,11 @@ class SqliteLane:
         if for_many is not None and len(chunk) > 1:
             try:
                 parameters = [started.parameters for started in chunk]
-                yield from for_many.execute(self._connection, parameters)
-                return
+                return for_many.execute(self._connection, parameters)
             except Exception:
                 if not self._connection.in_transaction:  # SQLite has rolled it back
                     raise
-        for started in chunk:
-            yield self._fetch(started.statement, started.parameters)
+        return (self._fetch(started.statement, started.parameters) for started in chunk)
 
     def _fetch(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
         return self._connection.execute(statement, parameters).fetchall()
@@ -340,16 +346,24 @@ def _split(
     """Split operations of one statement into chunks of which each is one statement: no key is twice
     in a chunk.
     """
-    if for_many is None or not all(for_many.takes(each.parameters) for each in started):
+    if for_many is None or not for_many.takes([each.parameters for each in started]):
         yield from ([each] for each in started)
         return
-    while started:
-        keys: set[tuple[Any, ...]] = set()
-        for each in started:
-            key = for_many.key_of(each.parameters)
-            if key in keys:
-                break
-            keys.add(key)
-        size = 1 << (len(keys).bit_length() - 1)
-        yield started[:size]
-        started = started[size:]
+    keys = [each.parameters[for_many.key] for each in started]
+    first = 0
+    while first < len(keys):
+        size = 1 << (_count_different(keys[first:]).bit_length() - 1)
+        yield started[first : first + size]
+        first += size
+
+
+def _count_different(keys: Sequence[tuple[Any, ...]]) -> int:
+    """How many keys come before the first that is there twice."""
+    if len(set(keys)) == len(keys):
+        return len(keys)
+    seen: set[tuple[Any, ...]] = set()
+    for key in keys:
+        if key in seen:
+            break
+        seen.add(key)
+    return len(seen)

@@ -36,27 +36,26 @@ class MultiRowStatement:
 
     def __init__(self, text: str, key: slice, empty: int | None = None) -> None:
         self._template = text
-        self._key = key
+        self.key = key
         self._empty = empty
         self._texts: dict[int, str] = {}
         """The finished statements, by their number of rows."""
 
-    def takes(self, parameters: Sequence[Any]) -> bool:
-        """Whether a row with these parameters can be part of the statement."""
-        return self._empty is None or parameters[self._empty] is None
-
-    def key_of(self, parameters: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(parameters[self._key])
+    def takes(self, rows: Sequence[tuple[Any, ...]]) -> bool:
+        """Whether rows with these parameters can be part of the statement."""
+        empty = self._empty
+        return empty is None or not [row for row in rows if row[empty] is not None]
 
     def execute(
-        self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]
+        self, connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]
     ) -> list[list[Row]]:
         """For the parameters of each row, what the statement for one row would have returned."""
         text = self._texts.get(len(rows)) or self._text(len(rows), len(rows[0]))
         answers = connection.execute(text, list(chain.from_iterable(rows))).fetchall()
-        width = self._key.stop - self._key.start
+        key = self.key
+        width = key.stop - key.start
         found = {answer[:width]: [answer[width:]] for answer in answers}
-        return [found.get(self.key_of(parameters), []) for parameters in rows]
+        return [found.get(parameters[key], []) for parameters in rows]
 
     def _text(self, rows: int, parameters: int) -> str:
         marks = "?, " * parameters

@@ -98,12 +98,14 @@ class SqliteDatabase(SqlDatabase):
         )
 
     def _write(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        writer, _ = self._require_lanes()
-        return writer.submit(operation, args)
+        lanes = self._lanes or self._require_lanes()
+        return lanes[0].submit(operation, args)
+
+    _write_each = _write_apart = _write
 
     def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
-        _, reader = self._require_lanes()
-        return reader.submit(operation, args)
+        lanes = self._lanes or self._require_lanes()
+        return lanes[1].submit(operation, args)
 
     def _require_lanes(self) -> tuple[SqliteLane, SqliteLane]:
         if self._lanes is None:
