@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 import rio
+from rio.server.activation import Activation
 
 PACKAGE = Path(rio.__file__).parent
+_activate = Activation.activate
 OURS = tuple(str(PACKAGE / room) for room in ("server", "client", "cluster", "storage"))
 
 
@@ -33,12 +35,21 @@ class Canceller:
     def make(self, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
         task = self._create_task(coroutine, **options)
         if coroutine.cr_code.co_filename.startswith(OURS):
-            name = coroutine.__qualname__
-            self.seen[name] += 1
-            if name == self._name and self.seen[name] == self._nth:
-                self.hit = True
-                self._cancel_in(self._delay, task)
+            self._note(coroutine.__qualname__, task)
         return task
+
+    async def activate(self, activation: Activation) -> None:
+        """An activation makes its first step before anybody can cancel it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._note("Activation.activate", task)
+        await _activate(activation)
+
+    def _note(self, name: str, task: asyncio.Task[Any]) -> None:
+        self.seen[name] += 1
+        if name == self._name and self.seen[name] == self._nth:
+            self.hit = True
+            self._cancel_in(self._delay, task)
 
     def _cancel_in(self, delay: int, task: asyncio.Task[Any]) -> None:
         if delay == 0:
@@ -54,4 +65,5 @@ def cancelled(name: str, delay: int = 0, nth: int = 1) -> Iterator[Canceller]:
     canceller = Canceller(loop, name, delay, nth)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "create_task", canceller.make)
+        patch.setattr(Activation, "activate", lambda activation: canceller.activate(activation))
         yield canceller

@@ -338,6 +338,7 @@ async def test_a_member_that_was_declared_dead_stops_and_its_objects_live_elsewh
     await cluster.storage.membership.set_status(
         first.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
     )
+    await second._cluster.refresh()
     assert await second.client.send(Holder, "a", Add(save=True)) == 6, "what was saved"
     with pytest.raises(NodeEvicted):
         await running

@@ -557,3 +557,25 @@ async def test_saves_of_one_object_never_overlap(
     assert await call == 3
     await probe.noted("saved: None", 2)
     assert [version for _, version in state.saves] == [1, 2, 3]
+
+
+class Careless(rio.ServiceObject):
+    total: Total = rio.managed_state()
+
+    async def load(self) -> None:
+        self.total = Total()
+
+    @rio.handler
+    async def get(self, message: Get) -> int:
+        await self.save_state()
+        return self.total.value
+
+
+async def test_a_state_that_was_never_loaded_is_not_saved(
+    cluster: Cluster, state: FlakyState
+) -> None:
+    await cluster.server(Careless)
+    client = await cluster.client()
+    with pytest.raises(HandlerFailed, match=r"Careless\.total was not loaded"):
+        await client.send(Careless, "a", Get())
+    assert state.saves == []

@@ -136,7 +136,7 @@ def default_after_a_failed_load() -> AbstractContextManager[Any]:
             await load(owner, attributes)
         except StorageUnavailable:
             for storage, fields in states._chosen(owner, attributes):
-                owner.versions[storage] = 0
+                owner.versions = {**(owner.versions or {}), storage: 0}
                 for field in fields:
                     setattr(owner.instance, field.attribute, field.state_type())
 

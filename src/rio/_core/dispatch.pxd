@@ -43,6 +43,19 @@ cdef class Mailbox:
     cdef public double used_at
     cdef readonly bint used_again    # there was more than one
 
+    # What the runtime notes of the object. It stands here because it takes less time and memory so.
+    cdef public uint64_t token       # the fencing token of the claim; 0 before it
+    # its memory may be wrong: the node drops it and runs no shutdown hook
+    cdef public bint failed
+    # another activation owns the object: there is no placement to release
+    cdef public bint superseded
+    cdef public bint shutting_down   # its shutdown hook runs
+    # its deactivation has begun, or it was dropped: it can own no timers and tasks
+    cdef public bint ended
+    cdef public double keep_until    # until when it stays in memory, idle or not
+    # bytes of its managed states, as they were last loaded or saved
+    cdef public uint64_t weight
+
     cdef inline bint _is_free(self) noexcept:
         # Whether a turn may start now, before all others.
         return self.turn is None and self.open and self._waiting is None and not self.closing

@@ -1,7 +1,7 @@
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol, final
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, Protocol, TypeVar, final
 
 from typing_extensions import disjoint_base
 
@@ -9,6 +9,8 @@ from rio._core.connection import Connection
 from rio.errors import RioError
 
 __pyx_capi__: dict[str, object]  # what rio._core.calls uses in C
+
+_T = TypeVar("_T")
 
 class _Runtime(Protocol):
     # The owner of a dispatcher. What it is handed is always a request's turn, never a lifecycle
@@ -67,6 +69,13 @@ class Mailbox:
     instance: Any
     closing: bool
     used_at: float
+    token: int
+    failed: bool
+    superseded: bool
+    shutting_down: bool
+    ended: bool
+    keep_until: float
+    weight: int
     def __init__(self, table: TypeTable, id: str) -> None: ...
     @property
     def table(self) -> TypeTable: ...
@@ -198,6 +207,9 @@ class Dispatcher:
         timeout: float = ...,
     ) -> Turn: ...
     def mailboxes(self) -> list[Any]: ...
+    def start_task(
+        self, coroutine: Coroutine[Any, Any, _T], name: str, context: contextvars.Context
+    ) -> asyncio.Task[_T]: ...
     def set_lease(self, until: float) -> None: ...
     def sweep(self) -> None: ...
     def pump(self, mailbox: Mailbox) -> None: ...

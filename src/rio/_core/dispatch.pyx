@@ -26,7 +26,7 @@ from rio._core.clock cimport system_clock
 from rio._core.connection cimport Connection
 from rio._core.frame cimport ReceiveBuffer
 from rio._core.msgpack cimport bytes_of
-from rio._core.task cimport options_of_task, start
+from rio._core.task cimport options_of_task, start, start_in
 from rio._core.wire cimport Frame, Kind, Request, Text, take_request
 
 from rio.errors import (
@@ -152,6 +152,9 @@ cdef class Mailbox:
         self.closing = False
         self.used_at = -INFINITY
         self.used_again = False
+        self.token = self.weight = 0
+        self.failed = self.superseded = self.shutting_down = self.ended = False
+        self.keep_until = -INFINITY
         table.mailboxes[id] = self
 
     @property
@@ -700,6 +703,12 @@ cdef class Dispatcher:
         finally:
             PyContextVar_Set(current_turn, outer)
         return turn
+
+    def start_task(self, coroutine, str name not None, context not None):
+        """Have a coroutine make its first step at once, in ``context``, and return its task, which
+        may have ended.
+        """
+        return start_in(coroutine, self._loop, name, context)
 
     def set_lease(self, double until):
         """Move the moment until which turns may start; what waited for it goes on."""

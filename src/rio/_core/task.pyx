@@ -52,15 +52,27 @@ cdef object start(object coroutine, object loop, dict options, bint* has_ended):
     # else its task. It raises what the coroutine raised.
     cdef Guard guard = Guard.__new__(Guard)
     guard._coroutine = coroutine
-    if EAGER:
-        task = PyObject_Call(Task, (guard,), options)
-    else:
-        task = start_task(guard, loop, options)
+    task = start_task(guard, loop, options)
     if guard._result is not NOTHING:
         has_ended[0] = True
         return guard._result
     has_ended[0] = task.done()
     return task.result() if has_ended[0] else task
+
+
+cdef object start_in(object coroutine, object loop, str name, object context):
+    # The same in a context of its own. Returns the task, which may have ended.
+    cdef Guard guard = Guard.__new__(Guard)
+    guard._coroutine = coroutine
+    cdef dict options = options_of_task(loop, name)
+    options["context"] = context
+    return start_task(guard, loop, options)
+
+
+cdef object start_task(Guard guard, loop, dict options):
+    if EAGER:
+        return PyObject_Call(Task, (guard,), options)
+    return start_eagerly(guard, loop, options)
 
 
 # --- a handler's coroutine ------------------------------------------------------------------------
@@ -144,7 +156,7 @@ cdef class FirstStep:
         self.context = context
 
 
-cdef object start_task(Guard guard, loop, dict options):
+cdef object start_eagerly(Guard guard, loop, dict options):
     # An ordinary task whose first step is made now and not in the loop's next turn.
     cdef FirstStep first_step = FirstStep.__new__(FirstStep)
     try:

@@ -45,17 +45,15 @@ class RoundTrip:
         """What it encodes differs wherever two values do, but for their classes."""
 
     def encode(self, value: Any) -> bytes:
-        """:raises Unreadable: the value holds something that MessagePack cannot carry."""
+        """What will be read as ``value``.
+
+        :raises Unreadable: the value holds something that MessagePack cannot carry, or that would
+            be read as something else.
+        """
         try:
-            return self._encode(value)
+            data = self._encode(value)
         except Exception as problem:
             raise _find_unencodable(self._encode, value, "", problem) from problem
-
-    def check(self, value: Any, data: bytes) -> None:
-        """Make sure that ``data``, which is ``value`` encoded, will be read as ``value``.
-
-        :raises Unreadable: it will not.
-        """
         try:
             read = self._decode(data)
         except Exception as problem:
@@ -64,6 +62,7 @@ class RoundTrip:
         written = data if image is self._encode else image(value)
         if image(read) != written or not _is_equal(value, read):
             _check_parts(image, value, read, "")
+        return data
 
 
 @functools.lru_cache(maxsize=2048)

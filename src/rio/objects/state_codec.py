@@ -61,7 +61,6 @@ class StateCodec:
                     f"{name} was not saved: it takes {len(data)} bytes, and the state_limit of the"
                     f" server is {limit}: divide it among several objects, or raise the limit"
                 )
-            self._trip.check(value, own)
         except Unreadable as problem:
             raise BadState(
                 f"{name}{problem.path} was not saved: {problem.problem}", name + problem.path

@@ -91,9 +91,6 @@ class Activation(Mailbox):
     __slots__ = (
         "_tasks",
         "_timers",
-        "ended",
-        "failed",
-        "keep_until",
         "kept",
         "leaving",
         "limits",
@@ -103,12 +100,8 @@ class Activation(Mailbox):
         "running_hooks",
         "saving",
         "send",
-        "shutting_down",
         "slot",
-        "superseded",
-        "token",
         "versions",
-        "weight",
     )
 
     def __init__(
@@ -123,33 +116,19 @@ class Activation(Mailbox):
         self.registered = registered
         self.limits = limits
         self.object_id = ObjectId(table.type_name, id)
-        self.token = 0
-        """The fencing token of the claim; 0 before it."""
-        self.failed = False
-        """Its memory may be wrong: the node drops it and runs no shutdown hook."""
-        self.superseded = False
-        """Another activation owns the object: there is no placement to release."""
-        self.shutting_down = False
-        """Its shutdown hook runs."""
         self.leaving: LeavingReason | None = None
         """Why it leaves, once somebody has asked for that."""
-        self.ended = False
-        """Its deactivation has begun, or it was dropped: it can own no timers and tasks."""
         self.running_hooks: RunningHooks | None = None
-        self.keep_until = -math.inf
-        """Until when it stays in memory, idle or not."""
         self.slot: Slot | None = None
         """Where the node looks for idle objects, and finds this one."""
-        self.weight = 0
-        """Bytes of its managed states, as they were last loaded or saved."""
         self.send = node.send
         """How the object sends: without a Python frame of the node's."""
         self.node = node
-        self.saving: asyncio.Event | None = None
-        """The end of the save that runs; there is one at a time."""
-        self.versions: dict[StateStorage, int] = {}
-        """The version of the object in each storage of its states."""
-        self.kept: dict[str, KeptFields] = {}
+        self.saving: list[asyncio.Future[None]] | None = None
+        """Who waits for the end of the save that runs; ``None`` if none does."""
+        self.versions: dict[StateStorage, int] | None = None
+        """The version of the object in each storage that was loaded."""
+        self.kept: dict[str, KeptFields] | None = None
         """By the names of the states: what newer code has saved with them."""
         self._tasks: Tasks | None = None
         self._timers: Timers | None = None
@@ -171,6 +150,7 @@ class Activation(Mailbox):
         except RioError as error:
             self.refuse(error)
         else:
+            self.running_hooks = None
             self.node.idle.add(self)
             self.start(self.node.dispatcher)
 
@@ -417,11 +397,11 @@ class Activation(Mailbox):
 
     # --- state ------------------------------------------------------------------------------------
 
-    async def load_state(self, *attributes: str) -> None:
-        await states.load(self, attributes)
+    def load_state(self, *attributes: str) -> Coroutine[Any, Any, None]:
+        return states.load(self, attributes)
 
-    async def save_state(self, *attributes: str) -> None:
-        await states.save(self, attributes)
+    def save_state(self, *attributes: str) -> Coroutine[Any, Any, None]:
+        return states.save(self, attributes)
 
     def check_use(self, what: str) -> None:
         """:raises Deactivated: the running code cannot use the object any more."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from operator import attrgetter
 
 from rio.cluster.doubt import Audit
 from rio.cluster.storage_calls import StorageCalls
@@ -25,6 +26,8 @@ SAMPLE = 64
 """Claims that are looked at of those that came since the last look. Also the objects of a type that
 are compared to find the newest of the older claims: so many may be activated at the same time.
 """
+
+_token = attrgetter("token")
 
 
 class LiveObjects(Audit):
@@ -80,8 +83,9 @@ class LiveObjects(Audit):
         newer: list[Activation] = []
         for table in self._catalog.dispatcher.tables.values():
             seen = len(older)
-            for activation in filter(_is_live, reversed(table.mailboxes.values())):
-                (newer if activation.token > self._looked_at else older).append(activation)
+            for activation in reversed(table.mailboxes.values()):
+                if activation.open and not activation.closing:
+                    (newer if activation.token > self._looked_at else older).append(activation)
                 if len(older) == seen + SAMPLE:
                     break
         newer.sort(key=_token)
@@ -102,10 +106,6 @@ class LiveObjects(Audit):
         token = activation.token
         standing = await self._calls.run(self._ownership.still_owns(activation.object_id, token))
         return standing or not (_is_live(activation) and activation.token == token)
-
-
-def _token(activation: Activation) -> int:
-    return activation.token
 
 
 def _is_live(activation: Activation) -> bool:

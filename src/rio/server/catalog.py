@@ -182,17 +182,13 @@ class Catalog:
             turn.fail(Draining(f"{self.address} is about to stop"))
         elif not self.dispatcher.admits:
             turn.fail(Unavailable(f"{self.address} does not hold its lease at present"))
-        else:
-            self._activate(turn)
-
-    def _activate(self, turn: Turn) -> None:
-        if self.idle.max_objects is not None and not self.idle.make_room():
+        elif self.idle.max_objects is not None and not self.idle.make_room():
             live = self.dispatcher.live
             turn.fail(Overloaded(f"{self.address} holds {live} objects, and none can leave now"))
-            return
-        registered, limits = self._hosted[turn.type_name]
-        activation = Activation(turn.table, turn.id, registered, limits, self)
-        self._begin(activation, activation.activate, activation.give_up, turn)
+        else:
+            registered, limits = self._hosted[turn.type_name]
+            activation = Activation(turn.table, turn.id, registered, limits, self)
+            self._begin(activation, activation.activate, activation.give_up, turn)
 
     def deactivate(self, mailbox: Mailbox) -> None:
         """No turn of an object runs and none may start: the object leaves."""
@@ -211,13 +207,18 @@ class Catalog:
         ``settle``: decides what becomes of the object, unless the steps did. The task's callback
         calls it, and not the task's own code: a task that is cancelled before its first step runs
         none of that, and the object would stay between two states for ever. ``first``: the turn
-        that asks for the object, and waits for it.
+        that asks for the object, and waits for it. The first of these steps is made at once; an
+        object that leaves and is called again must not do so, or they would nest without an end.
         """
         context = contextvars.copy_context()
         context.run(activation.begin, self.dispatcher, first)
+        lifecycle = Lifecycle(activation, activation.turn, settle)
         name = f"{steps.__name__} {activation.table.type_name}/{activation.id}"
-        task = self.dispatcher.loop.create_task(steps(), name=name, context=context)
-        self._lifecycles[task] = Lifecycle(activation, activation.turn, settle)
+        if first is None:
+            task = self.dispatcher.loop.create_task(steps(), name=name, context=context)
+        else:
+            task = self.dispatcher.start_task(steps(), name, context)
+        self._lifecycles[task] = lifecycle
         task.add_done_callback(self._note_end, context=context)
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
@@ -243,6 +244,7 @@ class Catalog:
                 self.activate(turn)
             else:
                 turn.wait_for(standing)
+                self.dispatcher.pump(standing)
 
     def _note_use(self, object_id: ObjectId) -> None:
         """The last subscriber of an object has left: until now the object was in use."""

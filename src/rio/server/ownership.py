@@ -49,7 +49,9 @@ class Ownership:
         """
         self._successors.pop(object_id, None)
         try:
-            placement = await self._claim_or_supersede(object_id)
+            placement = await self._placement.claim(object_id, self._cluster.generation)
+            if placement.generation != self._cluster.generation:
+                placement = await self._supersede(object_id, placement)
             home = self._versions.choose_home(object_id, message_name)
             if home is not None and placement.generation == self._cluster.generation:
                 placement = await self._hand_over(object_id, placement.token, home)
@@ -109,10 +111,11 @@ class Ownership:
         """
         return await self._placement.claim(object_id, member.generation, supersede=token)
 
-    async def _claim_or_supersede(self, object_id: ObjectId) -> Placement:
-        """The placement that stands: ours, or that of a member which is not known to be gone."""
+    async def _supersede(self, object_id: ObjectId, placement: Placement) -> Placement:
+        """Claim an object of a member that is known to be gone. Returns the placement that stands
+        at the end.
+        """
         own = self._cluster.generation
-        placement = await self._placement.claim(object_id, own)
         while placement.generation != own and await self._is_gone(placement.generation):
             standing = placement
             placement = await self._placement.claim(object_id, own, supersede=standing.token)

@@ -45,10 +45,10 @@ class StateOwner(Protocol):
     limits: Limits
     object_id: ObjectId
     token: int
-    saving: asyncio.Event | None
+    saving: list[asyncio.Future[None]] | None
     ended: bool
-    versions: dict[StateStorage, int]
-    kept: dict[str, KeptFields]
+    versions: dict[StateStorage, int] | None
+    kept: dict[str, KeptFields] | None
     weight: int
 
     @property
@@ -87,14 +87,23 @@ async def load(owner: StateOwner, attributes: tuple[str, ...]) -> None:
             stored = await storage.load_object(owner.object_id, owner.token)
             _check_names(owner, storage, stored)
             loaded = [_value_of(field, stored) for field in fields]
+            if owner.versions is None:
+                owner.versions = {}
             owner.versions[storage] = stored.version
             _note_weight(owner, stored.states)
             for field, (value, kept) in zip(fields, loaded, strict=True):
                 setattr(owner.instance, field.attribute, value)
-                owner.kept[field.state_name] = kept
+                _keep(owner, field.state_name, kept)
     except Superseded:
         owner.drop(superseded=True)
         raise
+
+
+def _keep(owner: StateOwner, name: str, kept: KeptFields) -> None:
+    if owner.kept is not None:
+        owner.kept.pop(name, None)
+    if kept:
+        owner.kept = {**(owner.kept or {}), name: kept}
 
 
 async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
@@ -104,27 +113,32 @@ async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
     dropped after this turn, and the next call loads the object again.
     """
     while owner.saving is not None:
-        await owner.saving.wait()
+        end = asyncio.get_running_loop().create_future()
+        owner.saving.append(end)
+        await end
     if owner.ended:  # perhaps while this waited
         owner.check_use("save_state")
-    owner.saving = asyncio.Event()
+    waiting: list[asyncio.Future[None]] = []
+    owner.saving = waiting
     try:
-        batches = []
+        versions, batches = owner.versions or {}, []
         for storage, fields in _chosen(owner, attributes):
-            batches.append((storage, owner.versions[storage], _encode(owner, fields)))
+            if storage not in versions:
+                raise _not_loaded(owner, fields)
+            batches.append((storage, versions[storage], _encode(owner, fields)))
         if not owner.node.dispatcher.admits:
             await owner.require_lease()
         for storage, version, batch in batches:
-            owner.versions[storage] = await storage.commit(
-                owner.object_id, owner.token, version, batch
-            )
+            versions[storage] = await storage.commit(owner.object_id, owner.token, version, batch)
             _note_weight(owner, batch.states)
     except (StorageError, Superseded, asyncio.CancelledError) as error:
         owner.drop(superseded=isinstance(error, Superseded))
         raise
     finally:
-        owner.saving.set()
         owner.saving = None
+        for end in waiting:
+            if not end.done():  # it is if its caller was cancelled
+                end.set_result(None)
 
 
 async def are_current(owner: StateOwner) -> bool:
@@ -133,7 +147,7 @@ async def are_current(owner: StateOwner) -> bool:
     :raises StorageUnavailable: a storage did not answer.
     """
     try:
-        for storage, version in list(owner.versions.items()):
+        for storage, version in list((owner.versions or {}).items()):
             if version != (await storage.load_object(owner.object_id, owner.token)).version:
                 return False
     except Superseded:
@@ -175,11 +189,19 @@ def _value_of(field: ManagedStateField, stored: StoredObject) -> LoadedState:
     return field.decode(state)
 
 
+def _not_loaded(owner: StateOwner, fields: Sequence[ManagedStateField]) -> AttributeError:
+    return AttributeError(
+        f"{owner.table.type_name}.{fields[0].attribute} was not loaded, so it cannot be saved:"
+        " await self.load_state() in your load() before you give it a value"
+    )
+
+
 def _encode(owner: StateOwner, fields: Sequence[ManagedStateField]) -> Batch:
     states = {}
     for field in fields:
         name = field.state_name
-        value, kept = getattr(owner.instance, field.attribute), owner.kept.get(name, NO_FIELDS)
+        value = getattr(owner.instance, field.attribute)
+        kept = NO_FIELDS if owner.kept is None else owner.kept.get(name, NO_FIELDS)
         states[name] = field.encode(value, kept, owner.limits.state_limit)
     return Batch(states)
 
