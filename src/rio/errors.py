@@ -401,6 +401,14 @@ class StateCorrupt(StorageError):
     """The stored bytes do not decode into the state's class. The storage keeps them as they are."""
 
 
+class RowCorrupt(StorageError):
+    """A row or key of a database holds what ``rio`` has not written, or a part of it is missing.
+
+    The text names it. Members and placements are read again until they are right; the storage keeps
+    the row as it is. A damaged state is :class:`StateCorrupt` instead.
+    """
+
+
 class SchemaMismatch(StorageError):
     """Another version of ``rio`` made the tables or keys of this database."""
 

@@ -181,7 +181,8 @@ class MembershipStorage(Role):
     where ``now`` is the storage's clock in microseconds: so a number that is given out after a
     restore is larger than the lost ones.
 
-    Every method may raise :class:`rio.errors.StorageUnavailable`. That says nothing about any
+    Every method may raise :class:`rio.errors.StorageUnavailable`, or
+    :class:`rio.errors.RowCorrupt` where something stored is damaged. That says nothing about any
     member, and after a write it is not known whether the write happened.
     """
 

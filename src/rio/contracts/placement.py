@@ -34,7 +34,8 @@ class ObjectPlacement(Role):
     larger. So a placement that is not needed is deleted, and a storage that was restored to an
     older state still gives out tokens that are larger than those that it has forgotten.
 
-    Every method may raise :class:`rio.errors.StorageUnavailable`. That never means "not placed",
+    Every method may raise :class:`rio.errors.StorageUnavailable`, or
+    :class:`rio.errors.RowCorrupt` where something stored is damaged. That never means "not placed",
     and after a write it is not known whether the write happened.
     """
 

@@ -30,15 +30,23 @@ from rio.contracts.membership import (
     check_forward,
     check_manifest,
     check_metadata,
-    decode_votes,
     digest_manifest,
     encode_votes,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
-from rio.errors import StateCorrupt, Superseded
+from rio.errors import RowCorrupt, StateCorrupt, Superseded
 from rio.identity import ObjectId
 from rio.storage._migrations import check_schema
+from rio.storage._rows import (
+    check_row,
+    member_of,
+    placement_of,
+    renewal_of,
+    row_corrupt,
+    snapshot_of,
+    votes_of,
+)
 from rio.storage._shared import DatabaseRole, SharedDatabase
 
 T = TypeVar("T")
@@ -120,7 +128,7 @@ _ADOPTED_BY = "SELECT adopted_by FROM rio_cluster"
 
 def _adopt(cluster_id: str, instead_of: str) -> Operation[str]:
     yield _ADOPT, (cluster_id, instead_of)
-    [(recorded,)] = yield _ADOPTED_BY, ()
+    (recorded,) = _only((yield _ADOPTED_BY, ()))
     return str(recorded)
 
 
@@ -210,6 +218,10 @@ _PURGE = (
 _NO_VOTES = encode_votes(())
 
 
+class _SchemaRow(NamedTuple):
+    schema_version: int
+
+
 class _MemberStatements(NamedTuple):
     """The statements that are not the same for every database."""
 
@@ -229,17 +241,22 @@ class _MemberStatements(NamedTuple):
         )
 
 
+_CLUSTER_ROW = "the row of rio_cluster"
+
+
 def _member_of(row: Row) -> Member:
-    generation, address, status, lease_counter, metadata, votes, manifest_digest = row
-    return Member(
-        generation,
-        address,
-        MemberStatus(status),
-        lease_counter,
-        metadata,
-        decode_votes(votes),
-        manifest_digest,
-    )
+    return member_of(_name_member(row[0]), row)
+
+
+def _name_member(generation: int) -> str:
+    return f"the row of member {generation} in rio_member"
+
+
+def _only(rows: list[Row]) -> Row:
+    """The one row of ``rio_cluster``."""
+    if len(rows) != 1:
+        raise row_corrupt(_CLUSTER_ROW, f"there are {len(rows)} such rows")
+    return rows[0]
 
 
 def _find(generation: int) -> Operation[Member | None]:
@@ -249,18 +266,18 @@ def _find(generation: int) -> Operation[Member | None]:
 
 def _read_snapshot() -> Operation[MembershipSnapshot]:
     rows = yield _SNAPSHOT, ()
-    version, generation_high, cluster_id, settings = rows[0][:4]
-    members = tuple(_member_of(row[4:]) for row in rows if row[4] is not None)
-    return MembershipSnapshot(version, generation_high, members, cluster_id, settings)
+    cluster = _only(rows[:1])[:4]
+    members = [_member_of(row[4:]) for row in rows if row[4] is not None]
+    return snapshot_of(_CLUSTER_ROW, cluster, members)
 
 
 def _register(
     statements: _MemberStatements, schema: int, address: str, metadata: bytes, manifest: bytes
 ) -> Operation[Registered | int]:
     """The schema of the tables if it is not ``schema``: they were migrated meanwhile."""
-    [(found,)] = yield _READ_SCHEMA, ()
+    (found,) = _only((yield _READ_SCHEMA, ()))
     if found != schema:
-        return int(found)
+        return check_row(_CLUSTER_ROW, _SchemaRow, (found,)).schema_version
     yield _END_OLDER, (address,)
     [(generation,)] = yield statements.next_generation, ()
     status, digest = int(MemberStatus.JOINING), digest_manifest(manifest)
@@ -270,7 +287,7 @@ def _register(
 
 def _renew(generation: int) -> Operation[Renewal | None]:
     rows = yield _RENEW, (generation,)
-    return Renewal(*rows[0]) if rows else None
+    return renewal_of(f"{_CLUSTER_ROW}, or {_name_member(generation)},", rows[0]) if rows else None
 
 
 def _set_status(
@@ -290,7 +307,7 @@ def _vote(generation: int, vote: Vote) -> Operation[StatusChange]:
     applied = False
     while not applied and (rows := (yield _VOTES_IF_ALLOWED, (generation, vote.voter))):
         [(before,)] = rows
-        after = encode_votes(add_vote(decode_votes(before), vote))
+        after = encode_votes(add_vote(votes_of(_name_member(generation), before), vote))
         applied = bool((yield _SET_VOTES, (after, generation, before)))
     return StatusChange(applied, (yield from _find(generation)))
 
@@ -309,7 +326,9 @@ def _read_manifests(generations: Sequence[int]) -> Operation[dict[int, bytes]]:
     found: dict[int, bytes] = {}
     for generation in generations:
         for (manifest,) in (yield _READ_MANIFEST, (generation,)):
-            found[generation] = bytes(manifest)
+            if not isinstance(manifest, bytes):
+                raise row_corrupt(_name_member(generation), f"manifest {manifest!r}")
+            found[generation] = manifest
     return found
 
 
@@ -425,13 +444,17 @@ def _claim(
     while True:
         rows = (yield statement, (*object_id, generation, supersede)) or (yield LOOKUP, object_id)
         if rows:
-            return Placement(*rows[0])
+            return _placement_of(object_id, rows[0])
         # The claim was refused because of an owner that has released the object since.
 
 
 def _lookup(object_id: ObjectId) -> Operation[Placement | None]:
     rows = yield LOOKUP, object_id
-    return Placement(*rows[0]) if rows else None
+    return _placement_of(object_id, rows[0]) if rows else None
+
+
+def _placement_of(object_id: ObjectId, row: Row) -> Placement:
+    return placement_of(f"the row of {object_id} in rio_placement", row)
 
 
 def _release(object_id: ObjectId, token: int) -> Operation[bool]:
@@ -444,12 +467,18 @@ def _release_some(generation: int) -> Operation[int]:
 
 def _owned_by(generation: int) -> Operation[list[ObjectId]]:
     rows = yield _OWNED_BY, (generation,)
-    return [ObjectId(*map(_decode_name, row)) for row in rows]
+    return [ObjectId(*(_decode_name("rio_placement", name) for name in row)) for row in rows]
 
 
-def _decode_name(name: str | bytes) -> str:
+def _decode_name(table: str, name: Any) -> str:
     """A database whose text cannot hold NUL keeps names as bytes."""
-    return name.decode() if isinstance(name, bytes) else name
+    try:
+        text = name.decode() if isinstance(name, bytes) else name
+    except UnicodeDecodeError:
+        text = None
+    if isinstance(text, str):
+        return text
+    raise row_corrupt(f"a row of {table}", f"it is named {name!r}")
 
 
 class SqlObjectPlacement(_SqlRole, ObjectPlacement):
@@ -587,7 +616,7 @@ def _rewrite(
     if not rows:
         return False
     for name, (data, schema) in states.items():
-        if name == _decode_name(rows[0][0]):
+        if name == _decode_name("rio_object", rows[0][0]):
             yield SET_ANCHOR, (schema, data, *object_id)
         else:
             yield SET_MORE, (*object_id, name, schema, data)
@@ -596,7 +625,11 @@ def _rewrite(
 
 def _list(type_name: str, prefix: str, after: str, limit: int) -> Operation[list[str]]:
     rows = yield LIST, (type_name, after, prefix, limit)
-    return list(takewhile(lambda id: id.startswith(prefix), (_decode_name(id) for (id,) in rows)))
+    return list(
+        takewhile(
+            lambda id: id.startswith(prefix), (_decode_name("rio_object", id) for (id,) in rows)
+        )
+    )
 
 
 class SqlState(_SqlRole, StateStorage):
@@ -619,23 +652,21 @@ class SqlState(_SqlRole, StateStorage):
         rows = await self._write_each(_load, object_id, token)
         if not rows:
             raise Superseded(f"{object_id} was fenced by a token newer than {token}")
-        version, name, schema, data, _ = rows[0]
+        version, name, *_ = rows[0]
         if name is None and version == 0:
             return StoredObject(0, {})
         if not isinstance(version, int) or name is None:
             raise StateCorrupt(f"the stored {object_id} is no row of rio: version {version!r}")
-        states = {_decode_name(name): _state_of(object_id, name, schema, data)}
-        for more in rows[1:]:
-            states[_decode_name(more[0])] = _state_of(object_id, *more)
-        return StoredObject(version, states)
+        return StoredObject(version, _states_of(object_id, [rows[0][1:4], *rows[1:]]))
 
     async def read_object(self, object_id: ObjectId) -> StoredObject:
         rows = await self._read(_read_states, object_id)
         versions = [version for version, *_ in rows]
         if not all(isinstance(version, int) for version in versions):
             raise StateCorrupt(f"the stored {object_id} is no row of rio: versions {versions!r}")
-        states = {_decode_name(row[1]): _state_of(object_id, *row[1:]) for row in rows}
-        return StoredObject(max(versions, default=0), states)
+        return StoredObject(
+            max(versions, default=0), _states_of(object_id, [row[1:] for row in rows])
+        )
 
     async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
         saved = False
@@ -666,6 +697,13 @@ class SqlState(_SqlRole, StateStorage):
         self, type_name: str, *, prefix: str = "", after: str = "", limit: int = 1000
     ) -> Sequence[str]:
         return await self._read(_list, type_name, prefix, after, limit)
+
+
+def _states_of(object_id: ObjectId, rows: Sequence[Row]) -> dict[str, StoredState]:
+    try:
+        return {_decode_name("its states", row[0]): _state_of(object_id, *row) for row in rows}
+    except RowCorrupt as error:
+        raise StateCorrupt(f"the stored {object_id}: {error.message}") from error
 
 
 def _state_of(object_id: ObjectId, name: Any, schema: Any, data: Any) -> StoredState:

@@ -125,7 +125,7 @@ async def read_status(connection: Any, server: str) -> SchemaStatus:
         server,
         found,
         current_schema(),
-        tuple(address for (address,) in live),
+        tuple(str(address) for (address,) in live),
         tuple(migration.summary for migration in pending(MIGRATIONS, found)),
     )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from redis import exceptions
 
 from rio.errors import SchemaMismatch, StorageUnavailable
+from rio.storage._rows import row_corrupt
 
 TEMPORARY = (OSError, exceptions.ConnectionError, exceptions.TimeoutError)
 """Errors of an attempt to connect while a server restarts or another one takes over."""
@@ -49,6 +52,9 @@ def explain(server: str, error: Exception) -> Exception:
     are.
     """
     if isinstance(error, exceptions.ResponseError) and not isinstance(error, TEMPORARY):
+        damaged = re.search("<damaged (.*?)>", str(error))
+        if damaged is not None:
+            return row_corrupt(f"{server}: {damaged[1]}", "it is no number")
         word = _first_word(error)
         if word == "WRONGTYPE":
             return SchemaMismatch(

@@ -30,6 +30,13 @@ local function next_after(high)  -- larger than any number before, even if those
     return math.max(high + 1, time[1] * 1000000 + time[2])
 end
 local function text(number) return string.format('%.0f', number) end
+local function number(key, field)  -- nil if it is not there
+    local value = redis.call('HGET', key, field)
+    if value and not string.match(value, '^-?%d+$') then
+        error('<damaged ' .. key .. ', field ' .. field .. '>')
+    end
+    return value and tonumber(value)
+end
 """
 
 _MEMBERS = (
@@ -37,11 +44,10 @@ _MEMBERS = (
     + """
 local cluster, addresses, statuses, leases, metadata, votes, manifests, digests = unpack(KEYS)
 local function raise_version()
-    local version = redis.call('HGET', cluster, 'version') or 0
-    redis.call('HSET', cluster, 'version', text(next_after(tonumber(version))))
+    redis.call('HSET', cluster, 'version', text(next_after(number(cluster, 'version') or 0)))
 end
 local function status_of(generation)  -- 9 if it is not there
-    return tonumber(redis.call('HGET', statuses, generation) or 9)
+    return number(statuses, generation) or 9
 end
 local function member(generation)
     local status = redis.call('HGET', statuses, generation)
@@ -54,7 +60,7 @@ local function snapshot()
     local all = redis.call('HKEYS', statuses)
     for index, generation in ipairs(all) do all[index] = member(generation) end
     local row = redis.call('HMGET', cluster, 'version', 'generation', 'id', 'settings')
-    return {row[1] or '0', row[2] or '0', row[3] or '', row[4] or '', all}
+    return {row[1] or '0', row[2] or '0', row[3], row[4] or '', all}
 end
 local function end_members(address)  -- of one address, or all
     for _, generation in ipairs(redis.call('HKEYS', statuses)) do
@@ -77,7 +83,7 @@ local row = redis.call('HMGET', KEYS[#KEYS], 'version', 'migrating')
 if row[2] or (row[1] and row[1] ~= schema) then return {row} end  -- migrated meanwhile
 redis.call('HSETNX', cluster, 'id', new_id)  -- if somebody has emptied the database meanwhile
 end_members(address)
-local generation = text(next_after(tonumber(redis.call('HGET', cluster, 'generation') or 0)))
+local generation = text(next_after(number(cluster, 'generation') or 0))
 redis.call('HSET', cluster, 'generation', generation)
 redis.call('HSET', addresses, generation, address)
 redis.call('HSET', statuses, generation, 0)
@@ -94,7 +100,8 @@ RENEW = Script(
     _MEMBERS
     + """
 if status_of(ARGV[1]) > 2 then return {} end
-return {redis.call('HINCRBY', leases, ARGV[1], 1), redis.call('HGET', cluster, 'id') or ''}
+number(leases, ARGV[1])
+return {redis.call('HINCRBY', leases, ARGV[1], 1), redis.call('HGET', cluster, 'id')}
 """
 )
 SNAPSHOT = Script(_MEMBERS + "return snapshot()")
@@ -189,7 +196,7 @@ CLAIM = Script(
     _NUMBERS
     + _PLACEMENTS
     + """
-local high = tonumber(redis.call('HGET', placements, '') or 0)
+local high = number(placements, '') or 0
 local before = high
 for index = 1, #ARGV, 3 do
     local object, generation, supersede = ARGV[index], ARGV[index + 1], ARGV[index + 2]
@@ -259,7 +266,7 @@ for index, key in ipairs(KEYS) do
         answers[index] = fence
     elseif not fence then
         answers[index] = {}
-    elseif tonumber(fence) > tonumber(ARGV[index]) then
+    elseif not tonumber(fence) or tonumber(fence) > tonumber(ARGV[index]) then
         answers[index] = {fence}
     else
         redis.call('HSET', key, 'token', ARGV[index])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from rio.contracts.membership import (
     Member,
@@ -18,15 +18,21 @@ from rio.contracts.membership import (
     check_forward,
     check_manifest,
     check_metadata,
-    decode_votes,
     digest_manifest,
     encode_votes,
     make_cluster_id,
 )
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
-from rio.errors import StateCorrupt, Superseded
+from rio.errors import RowCorrupt, StateCorrupt, Superseded
 from rio.identity import ObjectId
+from rio.storage._rows import (
+    member_of,
+    placement_of,
+    renewal_of,
+    row_corrupt,
+    snapshot_of,
+)
 from rio.storage._shared import DatabaseRole
 from rio.storage.redis import _scripts
 from rio.storage.redis._schema import check_row, current_schema, schema_key
@@ -63,7 +69,9 @@ class _RedisRole(DatabaseRole):
         answer: bytes = await self._submit(
             self._name, _scripts.ADOPT, (key,), (cluster_id, instead_of)
         )
-        return answer.decode()
+        if not isinstance(recorded := _text(answer), str):
+            raise row_corrupt(f"the field adopted_by of {key.decode()}", repr(answer))
+        return recorded
 
     def _key(self, name: str) -> bytes:
         """A key of this role. All keys of a namespace have one hash tag: a script that saves an
@@ -86,31 +94,8 @@ class _RedisRole(DatabaseRole):
 # --- membership -----------------------------------------------------------------------------------
 
 
-def _member_of(answer: Sequence[bytes]) -> Member | None:
-    if not answer:
-        return None
-    generation, address, status, lease, metadata, votes, manifest_digest = answer
-    return Member(
-        int(generation),
-        address.decode(),
-        MemberStatus(int(status)),
-        int(lease),
-        metadata,
-        decode_votes(votes),
-        manifest_digest,
-    )
-
-
-def _snapshot_of(answer: Any) -> MembershipSnapshot:
-    version, generation_high, cluster_id, settings, answers = answer
-    members = [member for member in map(_member_of, answers) if member is not None]
-    return MembershipSnapshot(
-        int(version),
-        int(generation_high),
-        tuple(sorted(members, key=lambda member: member.generation)),
-        cluster_id.decode(),
-        settings,
-    )
+_COLUMNS = ("address", "status", "lease", "metadata", "votes", "digest")
+"""The keys of the values with which a script answers for a member, after its generation."""
 
 
 class RedisMembershipStorage(_RedisRole, MembershipStorage):
@@ -152,15 +137,19 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
         if not registered:
             check_row(repr(self._database), stored, schema)
         generation, snapshot = registered
-        return Registered(int(generation), _snapshot_of(snapshot))
+        return Registered(int(generation), self._snapshot_of(snapshot))
 
     async def renew(self, generation: int) -> Renewal | None:
         self._database._check_durability_again()
         answer = await self._submit(LEASE_LANE, _scripts.RENEW, self._keys, (generation,))
-        return Renewal(answer[0], answer[1].decode()) if answer else None
+        if not answer:
+            return None
+        counter, cluster_id = answer
+        where = f"the field id of {self._key('cluster').decode()}"
+        return renewal_of(where, (counter, _text(cluster_id)))
 
     async def snapshot(self) -> MembershipSnapshot:
-        return _snapshot_of(await self._run(_scripts.SNAPSHOT))
+        return self._snapshot_of(await self._run(_scripts.SNAPSHOT))
 
     async def set_status(
         self,
@@ -175,7 +164,7 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
         applied, member = await self._run(
             _scripts.SET_STATUS, generation, int(expected), int(status), counter
         )
-        return StatusChange(bool(applied), _member_of(member))
+        return StatusChange(bool(applied), self._member_of(member))
 
     async def vote(self, generation: int, vote: Vote) -> StatusChange:
         before: tuple[Vote, ...] = ()
@@ -184,7 +173,7 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
             fate, answer = await self._run(
                 _scripts.VOTE, generation, vote.voter, encode_votes(before), after
             )
-            member = _member_of(answer)
+            member = self._member_of(answer)
             if fate != b"changed" or member is None:
                 return StatusChange(fate == b"counted", member)
             before = member.votes
@@ -205,10 +194,38 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
         return bool(await self._run(_scripts.SET_SETTINGS, settings, version))
 
     async def change_cluster_id(self, cluster_id: str) -> MembershipSnapshot:
-        return _snapshot_of(await self._run(_scripts.CHANGE_CLUSTER_ID, cluster_id))
+        return self._snapshot_of(await self._run(_scripts.CHANGE_CLUSTER_ID, cluster_id))
 
     async def purge(self, generation: int) -> bool:
         return bool(await self._run(_scripts.PURGE, generation))
+
+    def _snapshot_of(self, answer: Any) -> MembershipSnapshot:
+        version, generation_high, cluster_id, settings, answers = answer
+        members = [member for member in map(self._member_of, answers) if member is not None]
+        members.sort(key=lambda member: member.generation)
+        if cluster_id is None and not members:
+            cluster_id = b""  # somebody has emptied the database
+        row = _number(version), _number(generation_high), _text(cluster_id), settings
+        return snapshot_of(f"the key {self._key('cluster').decode()}", row, members)
+
+    def _member_of(self, answer: Any) -> Member | None:
+        if not answer:
+            return None
+        generation, *values = answer
+        if None in values:
+            self._refuse_missing(_COLUMNS[values.index(None)], generation)
+        address, status, lease, *others = values
+        row = _number(generation), _text(address), _number(status), _number(lease), *others
+        keys = self._key(f"{{{','.join(_COLUMNS)}}}").decode()
+        return member_of(f"the field {generation.decode(errors='replace')} of {keys}", row)
+
+    def _refuse_missing(self, column: str, generation: bytes) -> NoReturn:
+        name, field = self._key(column).decode(), generation.decode(errors="replace")
+        raise RowCorrupt(
+            f"{name} has no field {field}: the key was evicted or deleted. Set 'maxmemory-policy"
+            f" noeviction'; then restore a backup, or stop the server of member {field} and"
+            f" 'HDEL {self._key('status').decode()} {field}'"
+        )
 
 
 # --- placement ------------------------------------------------------------------------------------
@@ -220,14 +237,31 @@ def _encode_object_id(object_id: ObjectId) -> bytes:
     return b"%d:%s%s" % (len(type_name), type_name, id)
 
 
-def _decode_object_id(field: bytes) -> ObjectId:
+def _decode_object_id(key: bytes, field: bytes) -> ObjectId:
     length, _, rest = field.partition(b":")
-    return ObjectId(rest[: int(length)].decode(), rest[int(length) :].decode())
+    try:
+        return ObjectId(rest[: int(length)].decode(), rest[int(length) :].decode())
+    except ValueError as error:
+        raise row_corrupt(f"{field!r} in {key.decode()}", error) from error
 
 
-def _placement_of(row: bytes) -> Placement:
+def _placement_of(key: bytes, object_id: ObjectId, row: bytes) -> Placement:
     generation, _, token = row.partition(b":")
-    return Placement(int(generation), int(token))
+    where = f"the field of {object_id} in {key.decode()}"
+    return placement_of(where, (_number(generation), _number(token)))
+
+
+def _number(value: bytes) -> Any:
+    """A number; or what it is instead, for the check of its row to refuse."""
+    return int(value) if value.removeprefix(b"-").isdigit() else value
+
+
+def _text(value: bytes | None) -> Any:
+    """A text; or what it is instead, for the check of its row to refuse."""
+    try:
+        return value and value.decode()
+    except UnicodeDecodeError:
+        return value
 
 
 class RedisObjectPlacement(_RedisRole, ObjectPlacement):
@@ -246,13 +280,12 @@ class RedisObjectPlacement(_RedisRole, ObjectPlacement):
         self, object_id: ObjectId, generation: int, *, supersede: int | None = None
     ) -> Placement:
         token = b"" if supersede is None else supersede
-        return _placement_of(
-            await self._run(_scripts.CLAIM, _encode_object_id(object_id), generation, token)
-        )
+        row = await self._run(_scripts.CLAIM, _encode_object_id(object_id), generation, token)
+        return _placement_of(self._keys[0], object_id, row)
 
     async def lookup(self, object_id: ObjectId) -> Placement | None:
         row = await self._run(_scripts.LOOKUP, _encode_object_id(object_id))
-        return None if row is None else _placement_of(row)
+        return None if row is None else _placement_of(self._keys[0], object_id, row)
 
     async def release(self, object_id: ObjectId, token: int) -> bool:
         return bool(await self._run(_scripts.RELEASE, _encode_object_id(object_id), token))
@@ -265,7 +298,7 @@ class RedisObjectPlacement(_RedisRole, ObjectPlacement):
 
     async def owned_by(self, generation: int) -> Sequence[ObjectId]:
         fields = await self._run(_scripts.OWNED_BY, generation)
-        return [_decode_object_id(field) for field in fields]
+        return [_decode_object_id(self._keys[1], field) for field in fields]
 
 
 # --- state ----------------------------------------------------------------------------------------
@@ -300,9 +333,10 @@ class RedisState(_RedisRole, StateStorage):
         if not answer:
             return StoredObject(0, {})
         if len(answer) == 1:
-            raise Superseded(
-                f"{object_id} was fenced by token {int(answer[0])}, newer than {token}"
-            )
+            [fence] = answer
+            if not fence.isdigit():
+                raise StateCorrupt(f"the stored {object_id} is none of rio: token {fence!r}")
+            raise Superseded(f"{object_id} was fenced by token {int(fence)}, newer than {token}")
         return _object_of(object_id, answer)
 
     async def read_object(self, object_id: ObjectId) -> StoredObject:
@@ -334,7 +368,7 @@ class RedisState(_RedisRole, StateStorage):
         if after >= prefix:
             first = b"(" + _encode_object_id(ObjectId(type_name, after))
         fields = await self._submit(self._name, _scripts.LIST, (self._ids,), (first, limit))
-        objects = map(_decode_object_id, fields)
+        objects = [_decode_object_id(self._ids, field) for field in fields]
         return [
             object_id.id
             for object_id in objects
@@ -356,10 +390,13 @@ def _object_of(object_id: ObjectId, answer: Sequence[bytes]) -> StoredObject:
     if not version.isdigit():
         raise StateCorrupt(f"the stored {object_id} is none of rio: version {version!r}")
     states = {
-        name[1:].decode(): _state_of(object_id, value)
+        _text(name[1:]): _state_of(object_id, value)
         for name, value in fields.items()
         if name.startswith(b":")
     }
+    for name in states:
+        if not isinstance(name, str):
+            raise StateCorrupt(f"the stored {object_id} is none of rio: it has a state {name!r}")
     return StoredObject(int(version), states)
 
 

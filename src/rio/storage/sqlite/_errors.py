@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from rio.errors import SchemaMismatch, StorageUnavailable
+from rio.storage._rows import row_corrupt
 
 _WHAT_TO_DO = {
     sqlite3.SQLITE_BUSY: (
@@ -40,6 +41,10 @@ def explain(path: str, error: Exception) -> Exception:
     are.
     """
     code = getattr(error, "sqlite_errorcode", None)
+    if code is None and isinstance(error, sqlite3.OperationalError):
+        explained: Exception = row_corrupt(f"{path}: a row", error)  # a text that is no UTF-8
+        explained.__cause__ = error
+        return explained
     if code is None:
         return error
     code &= 0xFF  # the primary code

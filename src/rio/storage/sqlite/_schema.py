@@ -12,6 +12,7 @@ from rio.storage._migrations import (
     newest_schema,
     pending,
 )
+from rio.storage._rows import row_corrupt
 from rio.storage._sql import LIVE_MEMBERS
 
 NEXT_AFTER = "max({high} + 1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER))"
@@ -111,7 +112,7 @@ def read_status(connection: sqlite3.Connection, path: str) -> SchemaStatus:
         path,
         found,
         current_schema(),
-        tuple(address for (address,) in live),
+        tuple(str(address) for (address,) in live),
         tuple(migration.summary for migration in pending(MIGRATIONS, found)),
     )
 
@@ -140,7 +141,9 @@ def _apply(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> N
 
 def _read_schema(connection: sqlite3.Connection) -> int:
     [(version,)] = connection.execute("SELECT coalesce(max(schema_version), 0) FROM rio_cluster")
-    return int(version)
+    if not isinstance(version, int):
+        raise row_corrupt("the row of rio_cluster", f"schema_version {version!r}")
+    return version
 
 
 def has_schema(connection: sqlite3.Connection) -> bool:
