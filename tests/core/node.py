@@ -7,6 +7,7 @@ test's word.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -181,7 +182,7 @@ class Node:
 
     def activate(self, turn: Any) -> None:
         mailbox = self.core.Mailbox(turn.table, turn.id)
-        mailbox.begin(self.dispatcher, turn)
+        contextvars.copy_context().run(mailbox.begin, self.dispatcher, turn)
         self.opening.append(mailbox)
         if not self.slow:
             self.activated()

@@ -131,6 +131,7 @@ cdef class Dispatcher:
     # the Python owner: every slow case leaves through one of its methods
     cdef readonly object runtime
     cdef object _loop
+    cdef object _context             # that of the node; each turn has a copy of it
     cdef public object app_data
     cdef readonly double lease_until  # turns start, and replies leave, only before this moment
     cdef public Py_ssize_t waiting_limit      # for each object

@@ -13,7 +13,13 @@ from asyncio import CancelledError
 from collections import deque
 
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.contextvars cimport PyContextVar_Set, get_value
+from cpython.contextvars cimport (
+    PyContext_Copy,
+    PyContext_Enter,
+    PyContext_Exit,
+    PyContextVar_Set,
+    get_value,
+)
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.math cimport INFINITY
 from libc.stdint cimport uint64_t
@@ -464,8 +470,6 @@ cdef class ServerHalf(Connection):
             Connection._read(self)
         finally:
             self._reading = False
-            if get_value(current_turn, None) is not None:
-                PyContextVar_Set(current_turn, None)
             self._flush()
         return 0
 
@@ -614,6 +618,7 @@ cdef class Dispatcher:
         self.runtime = runtime
         self.tables = {table.type_name: table for table in tables}
         self._loop = None
+        self._context = outside_of_turns()
         self.app_data = None
         self.lease_until = 0.0
         self.waiting_limit = waiting_limit
@@ -636,6 +641,7 @@ cdef class Dispatcher:
         cdef TypeTable table
         cdef Method method
         self._loop = loop
+        self._context = outside_of_turns()
         for found in self.tables.values():
             table = <TypeTable>found
             for found_method in table._methods.values():
@@ -697,12 +703,14 @@ cdef class Dispatcher:
         turn._payload = payload
         turn.deadline = self._now() + timeout
         self.calls += 1
-        outer = get_value(current_turn, None)
-        try:
-            self._admit(turn)
-        finally:
-            PyContextVar_Set(current_turn, outer)
+        self._admit(turn)
         return turn
+
+    def new_context(self):
+        """A context of its own for what belongs to no turn: a copy of that in which the node was
+        started.
+        """
+        return PyContext_Copy(self._context)
 
     def start_task(self, coroutine, str name not None, context not None):
         """Have a coroutine make its first step at once, in ``context``, and return its task, which
@@ -717,7 +725,6 @@ cdef class Dispatcher:
             paused, self._paused = self._paused, {}
             for mailbox in paused:
                 self._pump(mailbox)
-            PyContextVar_Set(current_turn, None)
 
     def sweep(self):
         """Cancel the handlers and answer the turns whose deadline has passed; have idle connections
@@ -851,22 +858,29 @@ cdef class Dispatcher:
         global plain_turn
         cdef Method method = turn.method
         cdef bint has_ended = True
+        # Nothing that a handler sets is there for the next one, whoever asked for this turn.
+        context = PyContext_Copy(self._context)
         # that of a handler that has sent this request to a neighbour and is still running
         cdef PyObject* outer = plain_turn
         # The tasks of an async handler inherit their turn, whenever they run. Those that a def
         # handler starts run when its turn is over.
-        if method._is_async:
-            plain_turn = NULL
-            PyContextVar_Set(current_turn, turn)
-        else:
-            plain_turn = <PyObject*>turn
+        plain_turn = NULL if method._is_async else <PyObject*>turn
+        PyContext_Enter(context)
         try:
+            if method._is_async:
+                PyContextVar_Set(current_turn, turn)
             if method._takes_app_data:
                 result = method._function(turn.mailbox.instance, message, self.app_data)
             else:
                 result = method._function(turn.mailbox.instance, message)
-            if method._is_async:
-                result = start(result, self._loop, method._task_options, &has_ended)
+        finally:
+            PyContext_Exit(context)
+            if not method._is_async:
+                plain_turn = outer
+        if not method._is_async:
+            return result
+        try:
+            result = start(result, self._loop, method._task_options, context, &has_ended)
         finally:
             plain_turn = outer
         if has_ended:

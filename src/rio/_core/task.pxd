@@ -2,5 +2,7 @@
 """How the dispatcher runs a coroutine."""
 
 cdef dict options_of_task(object loop, str name)
-cdef object start(object coroutine, object loop, dict options, bint* has_ended)
+cdef object start(
+    object coroutine, object loop, dict options, object context, bint* has_ended
+)
 cdef object start_in(object coroutine, object loop, str name, object context)

@@ -47,12 +47,14 @@ cdef dict options_of_task(object loop, str name):
     return options
 
 
-cdef object start(object coroutine, object loop, dict options, bint* has_ended):
+cdef object start(
+    object coroutine, object loop, dict options, object context, bint* has_ended
+):
     # Run a coroutine up to the first thing that it waits for. Returns its result if it has ended,
     # else its task. It raises what the coroutine raised.
     cdef Guard guard = Guard.__new__(Guard)
     guard._coroutine = coroutine
-    task = start_task(guard, loop, options)
+    task = start_task(guard, loop, options, context)
     if guard._result is not NOTHING:
         has_ended[0] = True
         return guard._result
@@ -64,15 +66,17 @@ cdef object start_in(object coroutine, object loop, str name, object context):
     # The same in a context of its own. Returns the task, which may have ended.
     cdef Guard guard = Guard.__new__(Guard)
     guard._coroutine = coroutine
-    cdef dict options = options_of_task(loop, name)
-    options["context"] = context
-    return start_task(guard, loop, options)
+    return start_task(guard, loop, options_of_task(loop, name), context)
 
 
-cdef object start_task(Guard guard, loop, dict options):
-    if EAGER:
-        return PyObject_Call(Task, (guard,), options)
-    return start_eagerly(guard, loop, options)
+cdef object start_task(Guard guard, loop, dict options, context):
+    options["context"] = context    # read before anything runs that may start another task
+    try:
+        if EAGER:
+            return PyObject_Call(Task, (guard,), options)
+        return start_eagerly(guard, loop, options, context)
+    finally:
+        options["context"] = None
 
 
 # --- a handler's coroutine ------------------------------------------------------------------------
@@ -149,14 +153,12 @@ cdef class FirstStep:
     """
 
     cdef object step
-    cdef object context
 
     def __call__(self, step, *, context=None):
         self.step = step
-        self.context = context
 
 
-cdef object start_eagerly(Guard guard, loop, dict options):
+cdef object start_eagerly(Guard guard, loop, dict options, context):
     # An ordinary task whose first step is made now and not in the loop's next turn.
     cdef FirstStep first_step = FirstStep.__new__(FirstStep)
     try:
@@ -167,7 +169,7 @@ cdef object start_eagerly(Guard guard, loop, dict options):
         task = PyObject_Call(Task, (guard,), options)
     finally:
         del loop.call_soon
-    step, context = first_step.step, first_step.context
+    step = first_step.step
     outer = current_tasks.get(loop)
     if outer is not None:
         leave_task(loop, outer)

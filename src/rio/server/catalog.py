@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -210,7 +209,7 @@ class Catalog:
         that asks for the object, and waits for it. The first of these steps is made at once; an
         object that leaves and is called again must not do so, or they would nest without an end.
         """
-        context = contextvars.copy_context()
+        context = self.dispatcher.new_context()
         context.run(activation.begin, self.dispatcher, first)
         lifecycle = Lifecycle(activation, activation.turn, settle)
         name = f"{steps.__name__} {activation.table.type_name}/{activation.id}"
