@@ -107,8 +107,10 @@ class Server(ABC):
     def kill(self) -> None:
         """Send SIGKILL to the server and all its children."""
         assert self._process is not None
-        for pid in [self._process.pid, *children(self._process.pid)]:
+        self.pause()
+        for pid in self._stopped:
             signal_if_alive(pid, signal.SIGKILL)
+        self._stopped = []
         self._wait()
 
     def pause(self) -> None:
@@ -117,9 +119,14 @@ class Server(ABC):
         Connections stay open, and nothing is answered.
         """
         assert self._process is not None
-        self._stopped = [self._process.pid, *children(self._process.pid)]
-        for pid in self._stopped:
-            signal_if_alive(pid, signal.SIGSTOP)
+        # It may make a child before it stands still. That would serve on: a busy child of PostgreSQL
+        # does so for seconds after its parent was killed.
+        found = [self._process.pid]
+        while found:
+            for pid in found:
+                signal_if_alive(pid, signal.SIGSTOP)
+            self._stopped += found
+            found = [pid for pid in children(self._process.pid) if pid not in self._stopped]
 
     def resume(self) -> None:
         """Send SIGCONT to what was paused. Idempotent."""

@@ -385,7 +385,9 @@ LOCK = {
     # the locks of readers, writers, checkpoints and recovery are bytes 120 to 127 of the file that
     # all connections share
     "reading and writing": textwrap.dedent("""
-        import fcntl, sys
+        import fcntl, os, sys, time
+        while not os.path.exists(sys.argv[1] + "-shm"):  # whoever opens the database makes it
+            time.sleep(0.01)
         shared = open(sys.argv[1] + "-shm", "r+b")
         fcntl.lockf(shared, fcntl.LOCK_EX, 8, 120)
     """)
