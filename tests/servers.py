@@ -119,8 +119,8 @@ class Server(ABC):
         Connections stay open, and nothing is answered.
         """
         assert self._process is not None
-        # It may make a child before it stands still. That would serve on: a busy child of PostgreSQL
-        # does so for seconds after its parent was killed.
+        # It may make a child before it stands still. A busy child of PostgreSQL would serve on for
+        # seconds after its parent was killed.
         found = [self._process.pid]
         while found:
             for pid in found:
