@@ -12,7 +12,7 @@ import msgspec
 
 import rio
 from rio._core.wire import Kind
-from rio.errors import CallTimeout, NodeEvicted, NotExecuted
+from rio.errors import CallTimeout, NotExecuted
 from rio.storage import Storage
 from rio.transport.protocol import VERSION, Hello, write_hello
 
@@ -156,10 +156,9 @@ async def crash(server: rio.Server) -> None:
 
     async def tell_nobody() -> None: ...
 
-    server._evicted = NodeEvicted("crashed by the test")  # skips the draining
     server._cluster.leave = tell_nobody  # type: ignore[method-assign]
     sever(server)
-    await server.stop()
+    await server.stop(drain=False)
 
 
 # --- a peer that speaks bytes ---------------------------------------------------------------------

@@ -9,7 +9,6 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +80,7 @@ class ClusterProvider(ABC):
         self._clock = clock
         self._rng = rng or make_rng()
         self._calls = StorageCalls(self._config.storage_timeout)
+        self._waits = StorageCalls(self._config.storage_timeout)
         self._lease = Lease(self._lease_duration())
         self._leaving = asyncio.Event()
         self._observer = Observer(0, self._config)
@@ -240,6 +240,7 @@ class ClusterProvider(ABC):
             await run_until_one_ends(self._wait_for_leave, *self._loops())
         finally:
             await self._calls.settle()
+            await self._waits.settle()
 
     async def drain(self) -> None:
         """Tell the cluster that this node activates nothing new. It stays a member, and
@@ -379,19 +380,18 @@ class ClusterProvider(ABC):
         await self._read_manifests(snapshot)
 
     async def _wait_for_news(self, seconds: float) -> None:
-        """Return after ``seconds``, or when the storage tells of a change that was not read yet."""
+        """Return after ``seconds``, or when the storage tells of a change that was not read yet.
+        However the storage fails at that, it costs nothing but the news.
+        """
         due = self._clock() + seconds
         await asyncio.sleep(min(seconds, SHORTEST_POLL))
         left = max(0.0, due - self._clock())
-        with suppress(TimeoutError):  # a storage may wait for longer than it was told
-            async with asyncio.timeout(left):
-                try:
-                    await self._storage.wait_for_change(self.snapshot.version, left)
-                except StorageError as error:
-                    logger.debug(
-                        "member %d: the storage tells of no changes: %r", self.generation, error
-                    )
-                    await asyncio.sleep(left)
+        try:
+            change = self._storage.wait_for_change(self.snapshot.version, left)
+            await self._waits.run(change, left + SHORTEST_POLL)
+        except Exception as error:
+            logger.debug("member %d: the storage tells of no changes: %r", self.generation, error)
+            await asyncio.sleep(max(0.0, due - self._clock()))
 
     async def _read(self) -> MembershipSnapshot:
         """Return one read as it came; :attr:`snapshot` is set to it unless a newer read has

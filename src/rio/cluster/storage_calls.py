@@ -27,9 +27,9 @@ class StorageCalls:
         """Seconds that a call may take."""
         self._abandoned: set[asyncio.Task[Any]] = set()
 
-    async def run(self, call: Coroutine[Any, Any, T]) -> T:
+    async def run(self, call: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Return the call's result. A call that outlasts the timeout, or its caller, is cancelled
-        and left to end: its outcome is unknown.
+        and left to end: its outcome is unknown. ``timeout``: :attr:`timeout` by default.
 
         :raises StorageUnavailable: no answer came in time, or too many earlier calls still hang.
         """
@@ -38,16 +38,17 @@ class StorageCalls:
             raise StorageUnavailable(
                 f"{len(self._abandoned)} earlier calls of the storage still hang"
             )
+        patience = self.timeout if timeout is None else timeout
         task = asyncio.create_task(call)
         try:
-            await asyncio.wait((task,), timeout=self.timeout)
+            await asyncio.wait((task,), timeout=patience)
         finally:
             if not task.done():
                 self._abandon(task)
             elif not task.cancelled():
                 task.exception()  # a caller that is cancelled at this moment does not ask for it
         if not task.done() or task.cancelled():
-            raise StorageUnavailable(f"the storage did not answer within {self.timeout:g} s")
+            raise StorageUnavailable(f"the storage did not answer within {patience:g} s")
         return task.result()
 
     async def settle(self) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, nullcontext
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Self
 
 from rio._core.clock import Clock
 from rio._core.clock import now as system_now
@@ -30,6 +31,7 @@ from rio.server.audit import LiveObjects
 from rio.server.catalog import Catalog
 from rio.server.config import ServerConfig
 from rio.server.connections import Connections
+from rio.server.ending import Ending, Step, take
 from rio.server.fence import Fence
 from rio.server.node_access import NodeAccess
 from rio.server.ownership import Ownership
@@ -51,11 +53,17 @@ TICK_INTERVAL = 0.1
 """Seconds between two looks for calls that are past their deadline."""
 
 
+class StoppedWhileStarting(RuntimeError):
+    """A server was stopped before it had started."""
+
+
 class Server:
     """One node: it hosts the objects of a registry and belongs to a cluster. ::
 
         async with rio.Server(registry, storage="sqlite:///app.db") as server:
             await server.run()
+
+    A server starts once: to come back, make another one.
 
     ``storage``: a URL or a :class:`rio.Storage`, for membership, placement and state. Each of
     ``membership``, ``placement`` and ``state`` may have a URL or a back end of its own. The server
@@ -161,13 +169,13 @@ class Server:
         self._bound_http = ""
         self._listener: asyncio.Server | None = None
         self._http: HttpListener | None = None
+        self._starting: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._asked_to_stop = asyncio.Event()
-        self._stopped = False
-        self._ended = asyncio.Event()
+        self._ending = Ending(self._end)
+        self._hurried = False
         self._patience: asyncio.Timeout | None = None
-        self._evicted: NodeEvicted | None = None
 
     # --- what a node shows ------------------------------------------------------------------------
 
@@ -211,6 +219,21 @@ class Server:
             raise RuntimeError("the server is not bound yet")
         return self._client
 
+    @property
+    def ready(self) -> bool:
+        """Whether this node takes new objects now: it has joined, holds its lease, and does not
+        stop.
+        """
+        return not self._why_not_ready()
+
+    @property
+    def closed(self) -> asyncio.Future[None]:
+        """A future of your own that is done when the server has stopped and closed everything: by
+        :meth:`stop`, by a signal, or by itself, because the cluster has declared this node dead.
+        Then awaiting it raises :class:`rio.errors.NodeEvicted`. It may be cancelled.
+        """
+        return self._ending.future()
+
     def statistics(self) -> ServerStatistics:
         """The counters of this node now."""
         return ServerStatistics.of(self._catalog.dispatcher, self._catalog.router)
@@ -221,14 +244,52 @@ class Server:
     # --- beginning --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        self._refuse_second_start()
         try:
             await self.prepare()
             await self.bind()
         except BaseException:
-            self._stopped = True
-            await self._release_resources()
+            await self.stop(drain=False)
             raise
         return self
+
+    async def _start(self, *steps: Step) -> None:
+        """Take steps of the start, until they are taken or the server is stopped.
+
+        :raises StoppedWhileStarting: it was stopped.
+        """
+        task = self._starting = asyncio.ensure_future(self._take(steps))
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait((task,))
+            raise
+        if self._ending.begun:
+            raise StoppedWhileStarting(f"{self!r} was stopped while it started")
+        task.result()
+
+    def _refuse_second_start(self) -> None:
+        if not self._is_new():
+            raise RuntimeError(f"{self!r} cannot start again: make another rio.Server")
+
+    def _is_new(self) -> bool:
+        """Whether nobody has begun to start or to stop this server; it may be prepared."""
+        return self._listener is None and not self._ending.begun and not self._is_starting()
+
+    def _is_starting(self) -> bool:
+        return self._starting is not None and not self._starting.done()
+
+    async def _take(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            await step()
+            if self._ending.begun:  # and the step took no notice of its cancellation
+                return
+
+    async def _give_up_start(self) -> None:
+        if self._starting is not None and not self._starting.done():
+            self._starting.cancel()
+            await asyncio.wait((self._starting,))
 
     async def prepare(self) -> None:
         """Open the storages.
@@ -237,7 +298,12 @@ class Server:
         :raises ConfigurationError: a storage may forget what it has acknowledged, and the settings
         of the cluster demand that none does; or a class has several states in a storage that cannot
         save them together.
+        :raises RuntimeError: the server has started or stopped before.
         """
+        self._refuse_second_start()
+        await self._start(self._open_storages)
+
+    async def _open_storages(self) -> None:
         for type_name, groups in self._catalog.state_groups.items():
             check_atomic(type_name, groups)
         for role in (*self._storage, *self._own_states):
@@ -259,23 +325,33 @@ class Server:
         :raises StorageError: the membership cannot be written.
         :raises WrongCluster: placements or states belong to another cluster.
         :raises JoinFailed: the other nodes and this one cannot talk to each other.
+        :raises RuntimeError: the server has started before, or is stopped meanwhile.
         """
-        loop = self._catalog.dispatcher.loop = asyncio.get_running_loop()
-        self._listener = await self._listen(loop)
-        self._address = str(self._advertised(self._listener))
-        if self._http_address is not None:
-            self._bound_http = await self._start_http(self._http_address)
+        self._refuse_second_start()
+        try:
+            await self._start(
+                self._listen,
+                self._show_pages,
+                self._claim_storages,
+                self._join,
+                self._client.start,
+                self._begin_to_serve,
+            )
+        except BaseException:
+            await self.stop(drain=False)
+            raise
+
+    async def _join(self) -> None:
         self._catalog.address = Address.parse(self._address)
         self._catalog.send = self._router.caller.send
         self._cluster.on_lease = self._fence.move
         self._cluster.before_purge = self._storage.placement.release_all
         self._cluster.transport = self._links
         self._cluster.audit = self._audit
-        self._audit.accept_histories()
-        await self._claim_storages()
         await self._cluster.join(self._address, manifest=self._manifest)
         self._connections.hello = self._introduction()
-        await self._client.start()
+
+    async def _begin_to_serve(self) -> None:
         self._cluster.on_snapshot = self._router.members.use
         self._hold_lease()
         self._tick()
@@ -283,6 +359,7 @@ class Server:
 
     async def _claim_storages(self) -> None:
         """Refuse placements and states of another cluster, before anything is registered."""
+        self._audit.accept_histories()
         cluster_id = (await self._cluster.refresh()).cluster_id
         for role in (self._storage.placement, self._storage.state, *self._own_states):
             owner = await role.adopt(cluster_id)
@@ -293,10 +370,15 @@ class Server:
                     " run `rio settings new-id` on all of them"
                 )
 
-    async def _listen(self, loop: asyncio.AbstractEventLoop) -> asyncio.Server:
+    async def _listen(self) -> None:
+        loop = self._catalog.dispatcher.loop = asyncio.get_running_loop()
         host, port = self._bind_address
         try:
-            return await loop.create_server(self._connections.make, host, port)
+            self._listener = await loop.create_server(
+                self._connections.make, host, port, start_serving=False
+            )
+            self._address = str(self._advertised(self._listener))
+            await self._listener.start_serving()
         except OSError as error:
             reason = error.strerror or error
             raise BindFailed(
@@ -315,12 +397,14 @@ class Server:
             )
         return Address(self._bind_address.host, port)
 
-    async def _start_http(self, address: Address) -> str:
+    async def _show_pages(self) -> None:
+        if self._http_address is None:
+            return
         from rio.web.listener import HttpListener
         from rio.web.pages import NodePages
 
         self._http = HttpListener(NodePages(lambda: self.members, self._why_not_ready))
-        return str(await self._http.start(address))
+        self._bound_http = str(await self._http.start(self._http_address))
 
     def _why_not_ready(self) -> str:
         """Why the node takes no new objects now; empty if it does."""
@@ -345,7 +429,8 @@ class Server:
     # --- running ----------------------------------------------------------------------------------
 
     async def run(self, *, handle_signals: bool = True) -> None:
-        """Serve until :meth:`stop` is called or a signal arrives; then drain, and return.
+        """Serve until :meth:`stop` is called or a signal arrives; then drain, and return. A server
+        that was not started begins with :meth:`prepare` and :meth:`bind`.
 
         ``handle_signals``: SIGTERM and SIGINT stop the server; a second signal ends the process at
         once. Where the event loop cannot handle signals, the program has to.
@@ -353,10 +438,13 @@ class Server:
         :raises NodeEvicted: the cluster has declared this node dead, and the node has stopped.
         """
         with self._stop_signals() if handle_signals else nullcontext():
+            if self._is_new():
+                with suppress(StoppedWhileStarting):
+                    await self.__aenter__()
             await self._asked_to_stop.wait()
             await self.stop()
-        if self._evicted is not None:
-            raise self._evicted
+        if self._ending.error is not None:
+            raise self._ending.error
 
     def _stop_signals(self) -> AbstractContextManager[None]:
         from rio.server.signals import stop_signals  # not every server handles them
@@ -364,8 +452,12 @@ class Server:
         return stop_signals(self.request_stop, self._address)
 
     def request_stop(self) -> None:
-        """Have :meth:`run` drain and return. A signal handler of the event loop may call this."""
+        """Have :meth:`run` drain and return. A signal handler of the event loop may call this. A
+        server that still starts gives that up.
+        """
         self._asked_to_stop.set()
+        if self._is_starting():
+            self._ending.begin()
 
     def _hold_lease(self) -> None:
         self._serving = asyncio.get_running_loop().create_task(
@@ -377,26 +469,25 @@ class Server:
             await self._cluster.serve()
         except NodeEvicted as error:
             logger.error("%s stops: %s", self._address, error)
-            self._evicted = error
-            try:
-                await self._catalog.abort()
-                await self._connections.close()
-            finally:
-                self.request_stop()
+            self._ending.error = error
+            self._asked_to_stop.set()
+            self._hurry()
+            self._ending.begin()
 
     def _tick(self) -> None:
         """End what is overdue. A timer does it and not a task, because a task can be cancelled."""
         self._ticking = asyncio.get_running_loop().call_later(TICK_INTERVAL, self._tick)
+        if self._serving is not None and self._serving.done() and not self._ending.begun:
+            self._hold_lease_again(self._serving)
         self._catalog.sweep()
         self._catalog.idle.tick(may_evict=self._cluster.renewed and not self._catalog.draining)
-        if self._serving is not None and self._serving.done() and self._evicted is None:
-            error = None if self._serving.cancelled() else self._serving.exception()
-            logger.error(
-                "%s holds its lease again: the task that did so ended",
-                self._address,
-                exc_info=error,
-            )
-            self._hold_lease()
+
+    def _hold_lease_again(self, ended: asyncio.Task[None]) -> None:
+        error = None if ended.cancelled() else ended.exception()
+        logger.error(
+            "%s holds its lease again: the task that did so ended", self._address, exc_info=error
+        )
+        self._hold_lease()
 
     # --- stopping ---------------------------------------------------------------------------------
 
@@ -410,29 +501,51 @@ class Server:
         for other nodes. Objects that are still busy after ``ServerConfig.drain_timeout`` seconds
         are dropped: their handlers are cancelled, no shutdown hook runs, and nothing is saved.
         ``drain=False`` drops all objects at once, also while the node drains already.
+
+        If the caller is cancelled, the node drops its objects at once and closes all the same.
+        Nothing that a storage or a driver raises meanwhile keeps it from that: it is logged.
         """
-        if self._stopped:
-            if not drain and self._patience is not None:
-                self._patience.reschedule(0.0)
-            await self._ended.wait()
-            return
-        self._stopped = True
         self._asked_to_stop.set()
+        if not drain:
+            self._hurry()
+        self._ending.begin()
         try:
-            if drain and self._evicted is None and self._listener is not None:
+            await self._ending.wait()
+        except asyncio.CancelledError:
+            self._hurry()
+            await self._ending.wait()  # whoever is cancelled once more does not wait for the end
+            raise
+
+    def _hurry(self) -> None:
+        """Drain no longer."""
+        self._hurried = True
+        if self._patience is not None and not self._patience.expired():
+            self._patience.reschedule(0.0)
+
+    async def _end(self) -> None:
+        """In an order in which nothing is admitted here any more before others may admit it."""
+        await take("giving up the start", self._give_up_start)
+        if self._serving is not None and not self._hurried:
+            try:
                 await self._drain()
-        finally:
-            await self._release_resources()
+            except (Exception, asyncio.CancelledError):
+                logger.exception("%s stops without draining any longer", self._address)
+        await take("dropping the objects", self._catalog.abort)
+        await take("leaving the cluster", self._leave_cluster)
+        await take("closing the connections to other nodes", self._links.close)
+        await take("closing the client of the objects", self._client.close)
+        await take("closing the connections", self._stop_listening)
+        await take("closing the HTTP pages", self._stop_showing_pages)
+        await take("ending the search for versions", self._versions.close)
+        await take("closing the storages", partial(close_roles, self._opened_roles))
 
     async def _drain(self) -> None:
         self._catalog.draining = True
         self._connections.announce_stop()
+        await take("telling the cluster that it drains", self._tell_that_it_drains)
         try:
-            await self._cluster.drain()
-        except (StorageError, NodeEvicted) as error:
-            logger.warning("the cluster could not be told that %s drains: %s", self._address, error)
-        try:
-            async with asyncio.timeout(self._drain_timeout) as self._patience:
+            patience = 0.0 if self._hurried else self._drain_timeout
+            async with asyncio.timeout(patience) as self._patience:
                 await self._catalog.deactivate_all()
         except TimeoutError:
             logger.warning(
@@ -441,26 +554,16 @@ class Server:
         finally:
             self._patience = None
 
-    async def _release_resources(self) -> None:
-        """Leave the cluster and close everything, even if the caller is cancelled."""
+    async def _tell_that_it_drains(self) -> None:
         try:
-            leaving = await _run_to_its_end(self._leave())
-            while leaving.cancelled():  # by others, so it may not even have begun
-                leaving = await _run_to_its_end(self._leave())
-            leaving.result()
-        finally:
-            self._ended.set()
-
-    async def _leave(self) -> None:
-        """In an order in which nothing is admitted here any more before others may admit it."""
-        async with AsyncExitStack() as stack:  # the last one first, whatever fails
-            stack.push_async_callback(close_roles, self._opened_roles)
-            stack.push_async_callback(self._versions.close)
-            stack.push_async_callback(self._stop_listening)
-            stack.push_async_callback(self._client.close)
-            stack.push_async_callback(self._links.close)
-            stack.push_async_callback(self._leave_cluster)
-            await self._catalog.abort()
+            await self._cluster.drain()
+        except Exception as error:
+            logger.warning(
+                "the cluster could not be told that %s drains: %r",
+                self._address,
+                error,
+                exc_info=_unexpected(error),
+            )
 
     def _stop_ticking(self) -> asyncio.Task[None] | None:
         """Begin nothing more by itself. Returns the task that holds the lease, if there is one."""
@@ -474,9 +577,12 @@ class Server:
         try:
             if self.generation:
                 await self._cluster.leave()
-        except (StorageError, NodeEvicted) as error:
+        except Exception as error:
             logger.warning(
-                "%s could not tell the cluster that it has left: %s", self._address, error
+                "%s could not tell the cluster that it has left: %r",
+                self._address,
+                error,
+                exc_info=_unexpected(error),
             )
         finally:
             self._fence.disarm()
@@ -489,11 +595,13 @@ class Server:
             self._listener.close()
             await self._connections.close()
             await self._listener.wait_closed()
+
+    async def _stop_showing_pages(self) -> None:
         if self._http is not None:
             await self._http.close()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "_listener", None) is not None and not self._stopped:
+        if getattr(self, "_listener", None) is not None and not self._ending.begun:
             _warn(
                 f"{self!r} was never stopped: use it as `async with`, or await its stop()",
                 ResourceWarning,
@@ -513,15 +621,9 @@ def _require_config(config: ServerConfig | None) -> ServerConfig:
     return config
 
 
-async def _run_to_its_end(steps: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Run the steps in a task that goes on if the caller is cancelled, and wait for it."""
-    task = asyncio.ensure_future(steps)
-    try:
-        await asyncio.wait((task,))
-    finally:
-        if not task.done():
-            await asyncio.wait((task,))
-    return task
+def _unexpected(error: Exception) -> Exception | None:
+    """What the log shows with its traceback: no storage and no cluster promises to raise that."""
+    return None if isinstance(error, StorageError | NodeEvicted) else error
 
 
 def _own_states(registry: Registry) -> list[StateStorage]:

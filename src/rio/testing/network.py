@@ -242,6 +242,9 @@ class _Listener:
     def is_serving(self) -> bool:
         return bool(self.sockets)
 
+    async def start_serving(self) -> None:
+        """It has listened since it was made."""
+
     def close(self) -> None:
         self.sockets = ()  # type: ignore[assignment]  # of another length than before
         self._network._note_closed(self)
