@@ -164,6 +164,30 @@ async def test_a_repeatable_call_ends_at_its_deadline_all_the_same(
     assert isinstance(caught.value, CallTimeout | Expired)
 
 
+@pytest.mark.parametrize("message", [CountOften, Look])
+@pytest.mark.parametrize("later", ["overloaded", "gone", "closed"])
+async def test_once_an_attempt_may_have_run_the_outcome_is_unknown_whatever_later_ones_met(
+    cluster: Cluster, probe: Probe, message: type[Count], later: str
+) -> None:
+    server = await cluster.server(Counter)
+    client = await cluster.client()
+    call = asyncio.ensure_future(client.send(Counter, "a", message("never"), timeout=0.5))
+    await probe.noted("a counts")
+    if later == "overloaded":
+        server._catalog.dispatcher.in_flight_limit = 0
+    if later == "gone":
+        await crash(server)
+    else:
+        sever(server)
+    if later == "closed":
+        await until(lambda: client._router.waiting)
+        await client.close()
+    with pytest.raises(OutcomeUnknown) as caught:
+        await call
+    assert isinstance(caught.value.__cause__, NotExecuted)
+    assert "an earlier attempt ended with: the connection broke" in str(caught.value)
+
+
 async def test_a_call_that_was_not_sent_when_the_connection_broke_is_sent_on_the_next_one(
     cluster: Cluster, probe: Probe
 ) -> None:

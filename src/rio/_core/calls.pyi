@@ -32,6 +32,7 @@ class Call:
     attempts: int
     hops: int
     last_error: BaseException | None
+    doubt: BaseException | None
     refusals: Any
     @property
     def future(self) -> asyncio.Future[Any]: ...

@@ -22,7 +22,16 @@ from rio._core.frame cimport ReceiveBuffer
 from rio._core.msgpack cimport bytes_of
 from rio._core.wire cimport Frame, Kind, Request, Text, put_cancel, put_request, room_for_request
 
-from rio.errors import BadIdentity, FrameTooLarge, Overloaded
+from rio.errors import (
+    BadIdentity,
+    CallRefused,
+    CallTimeout,
+    Expired,
+    FrameTooLarge,
+    NotExecuted,
+    OutcomeUnknown,
+    Overloaded,
+)
 
 
 cdef extern from "Python.h":
@@ -84,6 +93,7 @@ cdef class Call:
     cdef public int attempts          # how often it was sent again after it had not been executed
     cdef public int hops              # redirects followed
     cdef public object last_error     # why it is not sent yet; None at first
+    cdef public object doubt          # what an attempt that may have run met; None: none may have
     # what the owner notes about nodes that refused it; None at first
     cdef public object refusals
     # the calls among which it has its place while that of its object is not sure; None: no matter
@@ -115,8 +125,19 @@ cdef class Call:
         """Give the caller an error."""
         if not self.future.done():
             self.future.remove_done_callback(self)
-            self.future.set_exception(error)
+            self.future.set_exception(self._outcome(error))
             self._leave_line()
+
+    cdef _outcome(self, error):
+        # That the last attempt did not run says nothing of an earlier one.
+        if self.doubt is None or not isinstance(error, (NotExecuted, CallRefused)):
+            return error
+        unknown = (CallTimeout if isinstance(error, Expired) else OutcomeUnknown)(
+            f"{self.message_name} to {self.type_name}/{self.id} may have run: an earlier attempt"
+            f" ended with: {self.doubt}; the last one: {error}"
+        )
+        unknown.__cause__ = error
+        return unknown
 
     def give_up(self, error):
         """Fail, and tell the server that nobody waits any more."""

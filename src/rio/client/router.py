@@ -33,6 +33,7 @@ from rio.errors import (
     Expired,
     NoServersAvailable,
     NotExecuted,
+    OutcomeUnknown,
     Redirected,
     RioError,
     WrongServer,
@@ -247,6 +248,8 @@ class Router:
         if self.caller.loop is None or not _returns(call, error):
             call.fail(_end_of(call, error))
             return
+        if isinstance(error, OutcomeUnknown):
+            call.doubt = error
         self._note_return(call, error, connection)
         line = self._lines.take_back(call, connection)
         line.last_error = error
