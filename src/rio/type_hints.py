@@ -7,6 +7,7 @@ in which its class was written.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -66,6 +67,15 @@ def of_class(cls: type) -> dict[str, Any]:
 
         return annotationlib.get_annotations(cls, format=annotationlib.Format.FORWARDREF)
     return inspect.get_annotations(cls)
+
+
+def is_class_variable(annotation: Any) -> bool:
+    """Whether an annotation, which may not be read as a type yet, says ``ClassVar``."""
+    if isinstance(annotation, typing.ForwardRef):
+        annotation = annotation.__forward_arg__
+    if isinstance(annotation, str):
+        return re.match(r"([\w.]+\.)?ClassVar\b", annotation) is not None
+    return annotation is typing.ClassVar or typing.get_origin(annotation) is typing.ClassVar
 
 
 def names_around(cls: type) -> dict[str, Any]:

@@ -579,3 +579,35 @@ async def test_a_state_that_was_never_loaded_is_not_saved(
     with pytest.raises(HandlerFailed, match=r"Careless\.total was not loaded"):
         await client.send(Careless, "a", Get())
     assert state.saves == []
+
+
+class Forgetful(rio.ServiceObject):
+    total: Total = rio.managed_state()
+
+    async def load(self) -> None:
+        """Loads nothing."""
+
+    @rio.handler
+    def get(self, message: Get) -> int:
+        return self.total.value
+
+
+class Stateless(rio.ServiceObject):
+    @rio.handler
+    async def get(self, message: Get) -> int:
+        await self.save_state()
+        return 1
+
+
+async def test_a_load_that_forgets_the_states_is_told_what_to_write(cluster: Cluster) -> None:
+    await cluster.server(Forgetful)
+    client = await cluster.client()
+    with pytest.raises(HandlerFailed, match=r"Forgetful\.total .* await self\.load_state\(\)"):
+        await client.send(Forgetful, "a", Get())
+
+
+async def test_saving_an_object_without_states_is_an_error(cluster: Cluster) -> None:
+    await cluster.server(Stateless)
+    client = await cluster.client()
+    with pytest.raises(HandlerFailed, match=r"Stateless has no managed state"):
+        await client.send(Stateless, "a", Get())

@@ -61,7 +61,7 @@ def check_parts(wanted: Any) -> None:
 
 
 def _find_problem(cls: type, name: str, default: Any) -> str:
-    changeable = _find_changeable(default)
+    changeable = find_changeable(default)
     if changeable is None:
         return ""
     return (
@@ -71,14 +71,14 @@ def _find_problem(cls: type, name: str, default: Any) -> str:
     )
 
 
-def _find_changeable(value: Any) -> Any:
+def find_changeable(value: Any) -> Any:
     """The first part of a default that can change, or ``None``."""
     if isinstance(value, _CONSTANT) or _is_marker(value):
         return None
     parts = _parts_of_unchangeable(value)
     if parts is None:
         return value
-    return next((found for part in parts if (found := _find_changeable(part)) is not None), None)
+    return next((found for part in parts if (found := find_changeable(part)) is not None), None)
 
 
 def _is_marker(value: Any) -> bool:

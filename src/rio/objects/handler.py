@@ -110,6 +110,11 @@ class Handler(Generic[S_co, M_contra, R_co]):
         self._owner = owner
         self._where = f"{type_hints.short_name(owner)}.{name} ({type_hints.line_of(self.function)})"
 
+    @property
+    def has_owner(self) -> bool:
+        """Whether it is an attribute of a class."""
+        return self._owner is not None
+
     # --- the annotations --------------------------------------------------------------------------
 
     @property

@@ -97,7 +97,8 @@ class ManagedState:
             return self
         raise AttributeError(
             f"{type(instance).__name__}.{self._attribute} is not loaded yet:"
-            " a managed state has its value once load() has run"
+            " load() gives a managed state its value. A load() of your own has to"
+            " await self.load_state()"
         )
 
     def field(self, local_names: Iterable[type_hints.Namespace] = ()) -> ManagedStateField:

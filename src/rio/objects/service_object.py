@@ -14,6 +14,7 @@ from rio import type_hints
 from rio.errors import BadRegistration, NotAttached
 from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name
 from rio.objects.app_data import AppData
+from rio.objects.attributes import check_attributes
 from rio.objects.handler import Handler, collect_handlers
 from rio.objects.lifecycle import (
     LeavingReason,
@@ -98,7 +99,8 @@ class ServiceObject(Sender):
     Subclasses inherit these.
 
     :raises BadRegistration: (when the class is made) a handler, a managed state, a hook, a limit or
-        the type name breaks a rule; the text says what to change.
+        the type name breaks a rule, a decorator covers a handler, or an attribute can change and
+        would be shared by all objects; the text says what to change.
     """
 
     id: str
@@ -134,6 +136,7 @@ class ServiceObject(Sender):
         cls.__rio_handlers__ = collect_handlers(cls)
         cls.__rio_managed_states__ = collect_managed_states(cls)
         _check_names(cls)
+        check_attributes(cls)
         check_hooks(cls)
         check_task_failed(cls)
         _read_annotations_early(cls)
@@ -152,8 +155,9 @@ class ServiceObject(Sender):
     async def load(self, *args: Any, **kwargs: Any) -> None:
         """The hook that loads all managed states.
 
-        Override it, with the parameters of :meth:`before_load`, to load them in another way or to
-        load other things as well. An exception fails the activation.
+        Override it, with the parameters of :meth:`before_load`, to load other things as well, and
+        ``await self.load_state()`` in it: nothing else loads the states. An exception fails the
+        activation.
         """
         await self.load_state()
 
@@ -319,7 +323,8 @@ class ServiceObject(Sender):
             one. It was not written.
         :raises StateTooLarge: a state takes more bytes than the ``state_limit`` of the server. It
             was not written.
-        :raises AttributeError: the class has no managed state of this name.
+        :raises AttributeError: the class has no managed state, or none of this name, or the state
+            was not loaded.
         :raises NotAttached: no server has activated this instance.
         """
         await self._context().save_state(*attributes)

@@ -118,6 +118,8 @@ async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
         await end
     if owner.ended:  # perhaps while this waited
         owner.check_use("save_state")
+    if not owner.registered.managed_states:
+        raise _nothing_to_save(owner)
     waiting: list[asyncio.Future[None]] = []
     owner.saving = waiting
     try:
@@ -193,6 +195,13 @@ def _not_loaded(owner: StateOwner, fields: Sequence[ManagedStateField]) -> Attri
     return AttributeError(
         f"{owner.table.type_name}.{fields[0].attribute} was not loaded, so it cannot be saved:"
         " await self.load_state() in your load() before you give it a value"
+    )
+
+
+def _nothing_to_save(owner: StateOwner) -> AttributeError:
+    return AttributeError(
+        f"{owner.table.type_name} has no managed state, so nothing would be saved:"
+        " declare one, data: YourState = rio.managed_state(), with class YourState(rio.State)"
     )
 
 
