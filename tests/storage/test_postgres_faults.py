@@ -100,7 +100,7 @@ async def test_the_password_is_never_shown(unused_port: int) -> None:
     with pytest.raises(StorageUnavailable) as failed:
         await PostgresState(database).prepare()
     assert "s3cret" not in f"{database!r} {failed.value} {failed.value.__cause__}"
-    assert f"postgres://ada@127.0.0.1:{unused_port}/d" in repr(database)
+    assert f"postgres://ada:***@127.0.0.1:{unused_port}/d" in repr(database)
 
 
 async def test_a_server_that_was_not_there_a_moment_ago_is_not_waited_for_again(

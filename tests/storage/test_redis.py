@@ -4,7 +4,10 @@ The other tests are about what Redis adds: gathering, keys, forgetting, and repl
 """
 
 import asyncio
+import ssl
+import subprocess
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -380,6 +383,11 @@ async def test_a_server_with_an_append_only_file_is_accepted_by_all(redis_url: s
         ("redis://h/0?namespace=", "braces"),
         ("redis://h:port/0", "port"),
         ("redis://h/0?socket_connect_timeout=soon", "socket_connect_timeout"),
+        ("redis://h/0?decode_responses=yes", "unknown option decode_responses; there are"),
+        ("redis://h/0?sokcet_timeout=1", "unknown option sokcet_timeout; there are"),
+        ("redis://h/0?ssl_ca_certs=/missing", "rediss://"),
+        ("rediss://h/0?ssl_cert_reqs=perhaps", "perhaps"),
+        ("rediss://h/0?ssl_ca_certs=/missing", "No such file"),
     ],
 )
 async def test_a_url_that_cannot_work_is_refused(url: str, text: str) -> None:
@@ -396,6 +404,42 @@ async def test_a_login_that_is_refused_says_so_and_never_shows_the_password() ->
             assert "s3cret" not in f"{database!r} {failed.value} {failed.value.__cause__}"
         async with RedisState(server.url.replace("//", "//:open@")) as state:
             await load_nothing(state)
+
+
+def certificate_of_nobody(folder: Path) -> ssl.SSLContext:
+    """A certificate that no authority has signed."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=nobody"),
+            *("-keyout", key, "-out", certificate),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+async def test_a_server_that_cannot_be_reached_says_why(
+    unused_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_connector, "WAIT_TIMEOUT", 0.05)
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # the broken handshake
+    server = await asyncio.start_server(
+        lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=certificate_of_nobody(tmp_path)
+    )
+    tls = server.sockets[0].getsockname()[1]
+    async with server:
+        for url, text in (
+            (f"redis://127.0.0.1:{unused_port}/0", "Connect call failed|Connection refused"),
+            ("redis://no-such-host.invalid/0", "no-such-host.invalid.*[nN]ame|unknown node"),
+            (f"rediss://127.0.0.1:{tls}/0", "certificate verify failed"),
+        ):
+            with pytest.raises(StorageUnavailable, match=text):
+                await RedisState(url).prepare()
 
 
 async def test_a_server_that_is_not_there_is_unavailable_and_not_waited_for_again(

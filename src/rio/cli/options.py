@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -56,6 +57,10 @@ class CommandParser(argparse.ArgumentParser):
     """A parser whose options can come from the environment too, under ``RIO_`` and their name."""
 
     environ: Mapping[str, str] = {}
+
+    def error(self, message: str) -> NoReturn:
+        """As in the base, without the password of a URL that stands where none belongs."""
+        super().error(re.sub(r"://.*@", "://***@", message, flags=re.DOTALL))
 
     def add_option(
         self,

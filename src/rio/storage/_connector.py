@@ -19,6 +19,13 @@ FIRST_RETRY = 0.02
 LONGEST_RETRY = 0.25
 
 
+def in_words(error: BaseException) -> str:
+    """What an error says, without its class: drivers hide the cause behind classes of theirs."""
+    if isinstance(error, TimeoutError) and not error.errno:
+        return "no answer in time"
+    return str(error).rstrip(".") or type(error).__name__
+
+
 class Connector:
     """Makes connections to one server.
 
@@ -54,7 +61,7 @@ class Connector:
                 if now() + pause > deadline:
                     self._paused_until = now() + PAUSE
                     raise StorageUnavailable(
-                        f"{self._name}: it cannot be reached, nothing was done ({error!r})"
+                        f"{self._name}: it cannot be reached, nothing was done ({in_words(error)})"
                     ) from error
             await asyncio.sleep(pause)
             longest = min(2 * longest, LONGEST_RETRY)

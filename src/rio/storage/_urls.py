@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote
 
 from rio.contracts.roles import ROLES, RoleRow, make_stand_in
 from rio.errors import ConfigurationError
-from rio.storage._url_form import split_url
+from rio.storage._url_form import show_url, split_url
 
 
 def open_roles(url: str) -> dict[str, Any]:
@@ -26,7 +26,9 @@ def open_roles(url: str) -> dict[str, Any]:
     opener = _OPENERS.get(scheme)
     if opener is None:
         known = ", ".join(f"{scheme}://" for scheme in _OPENERS)
-        raise ConfigurationError(f"{url!r} is no storage URL: it must begin with one of {known}")
+        raise ConfigurationError(
+            f"{show_url(url)!r} is no storage URL: it must begin with one of {known}"
+        )
     return opener(url)
 
 
@@ -35,7 +37,7 @@ def _open_memory(url: str) -> dict[str, Any]:
 
     parts = split_url(url, "memory://")
     if parts.netloc or parts.path or parts.query:
-        raise ConfigurationError(f"{url!r}: nothing may follow memory://")
+        raise ConfigurationError(f"{show_url(url)!r}: nothing may follow memory://")
     return _roles_of(local, url)
 
 
@@ -45,7 +47,7 @@ def _open_sqlite(url: str) -> dict[str, Any]:
     right = "sqlite:///relative.db or sqlite:////absolute.db"
     parts = split_url(url, right)
     if parts.netloc or len(parts.path) < 2:
-        raise ConfigurationError(f"{url!r} names no file: write {right}")
+        raise ConfigurationError(f"{show_url(url)!r} names no file: write {right}")
     options = _seconds(url, parts, {"busy_timeout"})
     return _roles_of(sqlite, url, sqlite.SqliteDatabase(unquote(parts.path[1:]), **options))
 
@@ -84,13 +86,13 @@ def _seconds(url: str, parts: SplitResult, known: set[str]) -> dict[str, float]:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := options.keys() - known:
         raise ConfigurationError(
-            f"{url!r}: unknown option {', '.join(sorted(unknown))};"
+            f"{show_url(url)!r}: unknown option {', '.join(sorted(unknown))};"
             f" there is {', '.join(sorted(known))}"
         )
     try:
         return {name: float(value) for name, value in options.items()}
     except ValueError as error:
-        raise ConfigurationError(f"{url!r}: options are seconds: {error}") from error
+        raise ConfigurationError(f"{show_url(url)!r}: options are seconds: {error}") from error
 
 
 def _roles_of(module: ModuleType, url: str, *arguments: Any) -> dict[str, Any]:
@@ -118,8 +120,8 @@ def _make_missing_role(role: RoleRow, url: str) -> Any:
 
     async def refuse(*_: Any, **__: Any) -> NoReturn:
         raise ConfigurationError(
-            f"{url} has no {role.name} ({role.holds}): it is for clients, a server needs the"
-            " storage itself"
+            f"{show_url(url)} has no {role.name} ({role.holds}): it is for clients,"
+            " a server needs the storage itself"
         )
 
     return make_stand_in(role.contract, refuse)

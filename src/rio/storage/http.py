@@ -22,7 +22,7 @@ from rio.contracts.membership import (
 )
 from rio.errors import ConfigurationError, StorageUnavailable
 from rio.storage._openable import Openable
-from rio.storage._url_form import split_url
+from rio.storage._url_form import show_url, split_url
 
 __all__ = ["HttpMembershipStorage"]
 
@@ -49,7 +49,7 @@ class HttpMembershipStorage(Openable, MembershipStorage):
         self._bases = [
             _check_base(url, parts._replace(netloc=netloc)) for netloc in parts.netloc.split(",")
         ]
-        self._url = url
+        self._shown = show_url(url)
         self._timeout = timeout
 
     async def snapshot(self) -> MembershipSnapshot:
@@ -110,7 +110,7 @@ class HttpMembershipStorage(Openable, MembershipStorage):
 
     def _refuse(self) -> NoReturn:
         raise ConfigurationError(
-            f"{self._url} only shows the members, to clients: a server needs the storage itself"
+            f"{self._shown} only shows the members, to clients: a server needs the storage itself"
         )
 
 
@@ -122,7 +122,7 @@ def _check_base(url: str, parts: SplitResult) -> SplitResult:
         usable = False
     if not usable or parts.username or parts.query:
         raise ConfigurationError(
-            f"{url!r} names no HTTP server: write http://host:port,"
+            f"{show_url(url)!r} names no HTTP server: write http://host:port,"
             " several hosts with commas between them"
         )
     return parts

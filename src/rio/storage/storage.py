@@ -88,7 +88,7 @@ def open_storage(
     ``sqlite``    ``?busy_timeout=SECONDS`` (5): how long to wait for another process's transaction
     ``postgres``  options of libpq and settings of the session; ``?search_path=app`` keeps the
                   tables in a schema
-    ``redis``     options of redis-py, and
+    ``redis``     options of redis-py for the connection, and
 
                   * ``?namespace=NAME`` (``rio``): the beginning of all keys
                   * ``?durable=yes`` refuses a server without an append-only file, which forgets

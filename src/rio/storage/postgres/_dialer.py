@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import asyncpg
 
 from rio.errors import ConfigurationError
+from rio.storage._url_form import show_url
 from rio.storage.postgres._errors import TEMPORARY, explain, sqlstate_of
 
 CONNECT_TIMEOUT = 3
@@ -68,8 +69,7 @@ class PostgresDialer:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        login, at, hosts = parts.netloc.rpartition("@")
-        self.server = f"postgres://{login.partition(':')[0]}{at}{hosts}{parts.path}"
+        self.server = show_url(url)
         """The URL without its password and options, for error texts."""
         self.history = ""
         """The system and the timeline of the server that was dialled last; empty where the server

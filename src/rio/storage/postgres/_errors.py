@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 from rio.errors import ConfigurationError, RioError, SchemaMismatch, StorageUnavailable
+from rio.storage._connector import in_words
 
 _WHAT_TO_DO = {
     "08": "the connection was lost: it may have been done or not",
@@ -58,7 +59,7 @@ def explain(server: str, error: Exception) -> Exception:
     if isinstance(error, _CONNECTION_LOST):
         return StorageUnavailable(
             f"{server}: the connection was lost or too slow:"
-            f" it may have been done or not ({error!r})"
+            f" it may have been done or not ({in_words(error)})"
         )
     return error
 

@@ -25,7 +25,7 @@ from rio.storage._sql import (
     SqlDatabase,
     Statement,
 )
-from rio.storage._url_form import split_url
+from rio.storage._url_form import show_url, split_url
 from rio.storage.postgres._dialer import PostgresDialer
 from rio.storage.postgres._errors import TEMPORARY, explain
 from rio.storage.postgres._lane import PostgresLane
@@ -103,7 +103,7 @@ class PostgresDatabase(SqlDatabase):
         super().__init__()
         right = "postgres://user:password@host:port/database"
         if split_url(url, right).scheme not in ("postgres", "postgresql"):
-            raise ConfigurationError(f"{url!r} is no URL of PostgreSQL: write {right}")
+            raise ConfigurationError(f"{show_url(url)!r} is no URL of PostgreSQL: write {right}")
         if pool_size < 1:
             raise ConfigurationError(f"pool_size must be at least 1, got {pool_size}")
         self._dialer = PostgresDialer(url)

@@ -7,6 +7,7 @@ import re
 from redis import exceptions
 
 from rio.errors import SchemaMismatch, StorageUnavailable
+from rio.storage._connector import in_words
 from rio.storage._rows import row_corrupt
 
 TEMPORARY = (OSError, exceptions.ConnectionError, exceptions.TimeoutError)
@@ -66,7 +67,7 @@ def explain(server: str, error: Exception) -> Exception:
     if isinstance(error, (*TEMPORARY, exceptions.RedisError)):
         return StorageUnavailable(
             f"{server}: the connection was lost or too slow;"
-            f" it may have been done or not ({error!r})"
+            f" it may have been done or not ({in_words(error)})"
         )
     return error
 

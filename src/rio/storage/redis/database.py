@@ -15,7 +15,7 @@ from rio.contracts.roles import ROLES
 from rio.errors import ConfigurationError, StorageClosed
 from rio.storage._migrations import SchemaStatus
 from rio.storage._shared import SharedDatabase
-from rio.storage._url_form import split_url
+from rio.storage._url_form import show_url, split_url
 from rio.storage.redis._dialer import RedisDialer
 from rio.storage.redis._lane import RedisLane
 from rio.storage.redis._schema import migrate, prepare_schema, read_status
@@ -42,7 +42,7 @@ class RedisStatistics(NamedTuple):
 class RedisDatabase(SharedDatabase):
     """One database of a Redis server, for roles to share.
 
-    ``url``: ``redis://user:password@host:port/0``, or ``rediss://`` for TLS, with the options of
+    ``url``: ``redis://user:password@host:port/0``, or ``rediss://`` for TLS, with options of
     redis-py. ``namespace``: the beginning of all keys; clusters that share a server need one each.
     ``durable``: whether to refuse a server without an append-only file, which forgets everything
     when it is restarted, and one that removes keys when its memory is full; with ``None``,
@@ -64,11 +64,11 @@ class RedisDatabase(SharedDatabase):
         super().__init__()
         parts = split_url(url, _RIGHT)
         if parts.scheme not in ("redis", "rediss"):
-            raise ConfigurationError(f"{url!r} is no URL of Redis: write {_RIGHT}")
+            raise ConfigurationError(f"{show_url(url)!r} is no URL of Redis: write {_RIGHT}")
         if not re.fullmatch(r"/?|/\d+", parts.path, re.ASCII):
             raise ConfigurationError(
-                f"{url!r}: the databases of Redis are numbers, not {parts.path!r}: write {_RIGHT};"
-                " to keep clusters apart give each a ?namespace="
+                f"{show_url(url)!r}: the databases of Redis are numbers, not {parts.path!r}:"
+                f" write {_RIGHT}; to keep clusters apart give each a ?namespace="
             )
         if not namespace or set(namespace) & set("{}"):
             raise ConfigurationError(
@@ -82,7 +82,7 @@ class RedisDatabase(SharedDatabase):
     @classmethod
     def from_url(cls, url: str, /) -> Self:
         """The database that a URL names. ``?namespace=`` and ``?durable=yes`` or ``no`` stand for
-        the keywords; all other options are those of redis-py.
+        the keywords; all other options are those of redis-py that concern the connection.
 
         :raises ConfigurationError: the URL is none of Redis, or an option is not known.
         """
