@@ -52,7 +52,7 @@ class Command(NamedTuple):
 
 RUN = """\
 Serve the objects of a registry until SIGTERM or SIGINT. Then let the objects finish, hand them over
-to other servers, and end. A second signal ends the server at once.
+to other servers, and end. A second signal, of either kind, ends the server at once.
 
 The module is looked for in the current directory first. When the server is ready, it prints a line:
   listening on HOST:PORT (member N)
@@ -120,6 +120,13 @@ def add_run_options(parser: CommandParser) -> None:
         default="1",
         type=options.read_count,
         help="how many server processes to run; each listens on the port after the one before",
+    )
+    parser.add_option(
+        "--wait",
+        metavar="SECONDS",
+        default="0",
+        type=options.read_patience,
+        help="how long to wait at the start for a storage that is not up yet",
     )
     parser.add_option(
         "--idle-after",

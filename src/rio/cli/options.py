@@ -35,6 +35,7 @@ class Arguments(argparse.Namespace):
     version: str | None
     label: dict[str, str]
     workers: int
+    wait: float
     idle_after: float | None
     max_objects: int | None
     max_memory: int | str | None
@@ -186,6 +187,11 @@ def read_seconds(text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
+
+
+def read_patience(text: str) -> float:
+    """:raises argparse.ArgumentTypeError: the text is no finite number of at least 0."""
+    return 0.0 if text == "0" else read_seconds(text)
 
 
 def read_idle_after(text: str) -> float | None:

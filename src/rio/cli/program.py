@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The code is 0 for success, 1 for an error, 2 for wrong usage, 70 for a server that the cluster
     declared dead, and 130 after Ctrl-C. ``arguments`` are those of the process by default.
     """
+    _open_standard_files()
     parsed = parse(list(sys.argv[1:] if arguments is None else arguments), os.environ)
     try:
         return COMMANDS[parsed.command].execute(parsed) or 0
@@ -56,6 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _open_standard_files() -> None:
+    """Open what the parent has closed of stdin, stdout and stderr: the null device. Otherwise the
+    next file or socket would get one of their numbers, and the event loop would take it for them.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 def parse(arguments: list[str], environ: Mapping[str, str]) -> Arguments:

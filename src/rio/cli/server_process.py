@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import faulthandler
 import gc
+import logging
 import os
 import signal
 import sys
 from collections.abc import Mapping
 
+from rio._core.clock import now
+from rio.backoff import backoff, make_rng
 from rio.cli.options import Arguments
+from rio.errors import StorageUnavailable
 from rio.objects.registry import Registry
 from rio.server.config import ServerConfig
 from rio.server.server import Server
+from rio.server.signals import stop_signals
+
+logger = logging.getLogger("rio.cli")
 
 EVICTED = 70
 """The exit code of a server that the cluster declared dead (``EX_SOFTWARE``)."""
 PARENT = "RIO_PARENT_PID"
 """The variable that tells a server process which process is its parent."""
+STOP_TIMEOUT = 45.0
+"""Seconds after which a server process that was asked to stop and has not ended is killed: longer
+than it drains, and leaves a cluster whose storage is slow.
+"""
+RETRY_INTERVAL = 1.0
+"""Seconds between two attempts to open a storage that is not up yet, at most."""
 PR_SET_PDEATHSIG = 1
 """Of ``prctl``: the signal to send when the parent ends."""
 
@@ -29,7 +43,6 @@ async def serve(registry: Registry, arguments: Arguments) -> None:
     :raises NodeEvicted: the cluster declared it dead.
     :raises asyncio.CancelledError: a signal came before the server was ready.
     """
-    _stop_while_starting()
     server = Server(
         registry,
         storage=arguments.storage,
@@ -46,12 +59,50 @@ async def serve(registry: Registry, arguments: Arguments) -> None:
         ),
         **arguments.roles(),
     )
-    async with server:
-        # What is in memory now stays until the end: the garbage collector need not look at it.
-        gc.freeze()
-        # run() will have its signal handlers when this is called.
-        asyncio.get_running_loop().call_soon(_announce, server)
-        await server.run()
+    task = asyncio.current_task()
+    assert task is not None
+    serves = False
+
+    def stop() -> None:
+        if serves:
+            server.request_stop()
+        else:
+            task.cancel()
+
+    with stop_signals(stop, end_in_time if PARENT in os.environ else None):
+        try:
+            await _open_storages(server, arguments.wait)
+            await server.bind()
+            # What is in memory now stays until the end: the garbage collector need not look at it.
+            gc.freeze()
+            serves = True
+            _announce(server)
+            await server.run(handle_signals=False)
+        finally:
+            await server.stop()
+
+
+async def _open_storages(server: Server, patience: float) -> None:
+    """Prepare the server, and wait so many seconds for a storage that does not answer yet."""
+    end, failures, rng = now() + patience, 0, make_rng()
+    while True:
+        try:
+            return await server.prepare()
+        except StorageUnavailable as error:
+            failures += 1
+            pause = backoff(failures, 0.1, RETRY_INTERVAL, rng)
+            if now() + pause > end:
+                raise
+            if failures == 1:
+                logger.warning("waiting up to %g s for the storage: %s", patience, error)
+        await asyncio.sleep(pause)
+
+
+def end_in_time() -> None:
+    """End this process after :data:`STOP_TIMEOUT` even if its loop is blocked, with the stacks of
+    its threads on stderr. A thread of the interpreter's own does that, without its lock.
+    """
+    faulthandler.dump_traceback_later(STOP_TIMEOUT, exit=True, file=sys.__stderr__ or sys.stderr)
 
 
 def follow_parent(environ: Mapping[str, str]) -> None:
@@ -65,17 +116,6 @@ def follow_parent(environ: Mapping[str, str]) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != int(parent):
         sys.exit("rio: the parent process has ended")
-
-
-def _stop_while_starting() -> None:
-    """Have signals cancel the start, until the server handles them itself."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            loop.add_signal_handler(number, task.cancel)
-        except NotImplementedError:
-            return  # Windows
 
 
 def _announce(server: Server) -> None:

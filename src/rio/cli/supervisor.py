@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ from contextlib import suppress
 
 from rio._core.clock import now
 from rio.cli.options import NEVER, Arguments
-from rio.cli.server_process import EVICTED, PARENT
+from rio.cli.server_process import EVICTED, PARENT, STOP_TIMEOUT
+from rio.errors import ConfigurationError
 from rio.identity import Address
 
 logger = logging.getLogger("rio.cli")
@@ -24,10 +26,16 @@ LONGEST_DELAY = 15.0
 """Seconds before a crashed server starts again, at most."""
 STEADY = 30.0
 """Seconds after which a crash is not in a row with the crash before."""
+LAST_PORT = 65535
+WRONG_USAGE = 2
+"""The exit code of a command line that cannot be used: another attempt would end alike."""
 
 
 def command_lines(arguments: Arguments) -> list[list[str]]:
-    """The command line of each server process."""
+    """The command line of each server process.
+
+    :raises ConfigurationError: there are not enough ports after the given one.
+    """
     return [_command_line(arguments, number) for number in range(arguments.workers)]
 
 
@@ -41,6 +49,7 @@ def _command_line(arguments: Arguments, number: int) -> list[str]:
         "--http": arguments.http and _shift_port(arguments.http, number),
         "--cluster": arguments.cluster,
         "--version": arguments.version,
+        "--wait": f"{arguments.wait:g}",
         "--idle-after": NEVER if arguments.idle_after is None else f"{arguments.idle_after:g}",
         "--max-objects": arguments.max_objects and str(arguments.max_objects),
         "--max-memory": arguments.max_memory and str(arguments.max_memory),
@@ -48,54 +57,91 @@ def _command_line(arguments: Arguments, number: int) -> list[str]:
     }
     given = [word for name, value in options.items() if value is not None for word in (name, value)]
     given += [word for label in arguments.label.items() for word in ("--label", "=".join(label))]
-    return [sys.executable, "-m", "rio", "run", arguments.registry, *given]
+    return [*_python(), "-m", "rio", "run", arguments.registry, *given]
+
+
+def _python() -> list[str]:
+    """This interpreter, with its flags. With ``-P`` no file of the current directory takes the
+    place of a module of the interpreter, or of ``rio`` itself.
+    """
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *flags, *([] if sys.flags.safe_path else ["-P"])]
 
 
 def _shift_port(address: str, number: int) -> str:
     host, port = Address.parse(address)
+    if port + number > LAST_PORT:
+        raise ConfigurationError(
+            f"{address} has no {number} ports after it for more workers: {LAST_PORT} is the last"
+        )
     return str(Address(host, port + number if port else 0))
 
 
 class Supervisor:
     """Keeps a process for each command line alive, until the process ends on its own or a signal
-    asks for the end.
+    asks for the end. What has not ended ``patience`` seconds after that is killed.
     """
 
-    def __init__(self, command_lines: Sequence[Sequence[str]], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        command_lines: Sequence[Sequence[str]],
+        environ: Mapping[str, str],
+        *,
+        patience: float = STOP_TIMEOUT,
+    ) -> None:
         self._command_lines = command_lines
         self._environ = {**environ, PARENT: str(os.getpid())}
+        self._patience = patience
         self._children: dict[int, Process] = {}
         self._stopping = asyncio.Event()
-        self._signal = signal.SIGTERM
+        self._is_hurried = False
 
     async def run(self) -> int:
         """Return when all processes have ended: 0, or the first exit code that is not 0."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._forward, number)
+            loop.add_signal_handler(number, self._stop)
         codes = await asyncio.gather(
             *(self._keep(number, line) for number, line in enumerate(self._command_lines, 1))
         )
         return next((code for code in codes if code), 0)
 
-    def _forward(self, number: signal.Signals) -> None:
-        self._signal = number
-        self._stopping.set()
+    def _stop(self) -> None:
+        """Have the servers drain. If that was done before, end them at once."""
+        if self._stopping.is_set():
+            self._is_hurried = True
+        else:
+            self._stopping.set()
+            asyncio.get_running_loop().call_later(self._patience, self._kill)
         for child in self._children.values():
-            _send_signal(child, number)
+            _send_signal(child, signal.SIGTERM)
+
+    def _kill(self) -> None:
+        for number, child in self._children.items():
+            logger.error("server %d did not end within %g s", number, self._patience)
+            _send_signal(child, signal.SIGKILL)
 
     async def _keep(self, number: int, command_line: Sequence[str]) -> int:
-        """Run one server, and start it again whenever it crashes. Returns its last exit code."""
+        """Run one server, and start it again whenever it crashes. Returns its last exit code.
+
+        A server that has failed at its very first start is not started again: most likely its
+        settings are wrong. Later only wrong usage is final.
+        """
         delay = FIRST_DELAY
+        final: tuple[int, ...] = (0, 1, WRONG_USAGE)
         while not self._stopping.is_set():
             began = now()
-            code = await self._run_once(number, command_line)
-            if self._stopping.is_set() or not _is_crash(code):
-                return self._report_end(number, code)
+            try:
+                code = await self._run_once(number, command_line)
+            except OSError as error:
+                end = f"could not be started: {error}"
+            else:
+                if self._stopping.is_set() or code in final:
+                    return self._report_end(number, code)
+                end = _describe_end(code)
+            final = (0, WRONG_USAGE)
             delay = FIRST_DELAY if now() - began > STEADY else delay
-            logger.warning(
-                "server %d %s; it starts again in %g seconds", number, _describe_end(code), delay
-            )
+            logger.warning("server %d %s; it starts again in %g seconds", number, end, delay)
             await self._pause(delay)
             delay = min(2 * delay, LONGEST_DELAY)
         return 0
@@ -108,7 +154,7 @@ class Supervisor:
         )
         self._children[number] = child
         if self._stopping.is_set():
-            _send_signal(child, self._signal)
+            _send_signal(child, signal.SIGTERM)
         try:
             return await child.wait()
         finally:
@@ -117,9 +163,10 @@ class Supervisor:
     def _report_end(self, number: int, code: int) -> int:
         """The exit code of a server that is not started again.
 
-        A server that was stopped before it could handle signals has ended well.
+        A server that was stopped before it could handle signals has ended well; one that a second
+        signal has cut off has not.
         """
-        if self._stopping.is_set() and code == -self._signal:
+        if self._stopping.is_set() and code == -signal.SIGTERM and not self._is_hurried:
             return 0
         if code:
             logger.error("server %d %s", number, _describe_end(code))
@@ -129,10 +176,6 @@ class Supervisor:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
-
-
-def _is_crash(code: int) -> bool:
-    return code == EVICTED or code < 0
 
 
 def _describe_end(code: int) -> str:

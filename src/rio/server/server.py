@@ -433,7 +433,8 @@ class Server:
         that was not started begins with :meth:`prepare` and :meth:`bind`.
 
         ``handle_signals``: SIGTERM and SIGINT stop the server; a second signal ends the process at
-        once. Where the event loop cannot handle signals, the program has to.
+        once, also while the event loop is blocked. In another thread than the main one, the
+        program has to handle the signals.
 
         :raises NodeEvicted: the cluster has declared this node dead, and the node has stopped.
         """
@@ -449,7 +450,7 @@ class Server:
     def _stop_signals(self) -> AbstractContextManager[None]:
         from rio.server.signals import stop_signals  # not every server handles them
 
-        return stop_signals(self.request_stop, self._address)
+        return stop_signals(self.request_stop)
 
     def request_stop(self) -> None:
         """Have :meth:`run` drain and return. A signal handler of the event loop may call this. A

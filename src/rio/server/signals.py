@@ -7,35 +7,45 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 logger = logging.getLogger("rio.server")
 
+STOP = (signal.SIGTERM, signal.SIGINT)
+
 
 @contextmanager
-def stop_signals(request_stop: Callable[[], None], address: str) -> Iterator[None]:
-    """Have SIGTERM and SIGINT ask the server at ``address`` to stop. A second signal ends the
-    process at once.
+def stop_signals(
+    stop: Callable[[], object], at_once: Callable[[], object] | None = None
+) -> Iterator[None]:
+    """Have the first SIGTERM or SIGINT call ``stop`` in a turn of the event loop. A second one, of
+    either kind, ends the process, also while its loop is blocked: the system does that.
 
-    Where a loop cannot handle signals, in another thread or on another platform, the program that
-    runs it handles them.
+    ``at_once``: called by the first signal itself, also while the loop is blocked.
+
+    In another thread than the main one, the program that runs the loop handles the signals.
     """
     loop = asyncio.get_running_loop()
 
-    def stop(number: int) -> None:
-        logger.info("%s received: %s drains", signal.Signals(number).name, address)
-        request_stop()
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_DFL)
+    def note(number: int) -> None:
+        logger.info("%s received", signal.Signals(number).name)
+        stop()
 
-    installed = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            loop.add_signal_handler(number, stop, number)
-        except (NotImplementedError, RuntimeError, ValueError):
-            continue
-        installed.append(number)
+    def take_first(number: int, frame: FrameType | None) -> None:
+        for each in STOP:
+            signal.signal(each, signal.SIG_DFL)
+        if at_once is not None:
+            at_once()
+        loop.call_soon_threadsafe(note, number)
+
+    before = {}
+    try:
+        for number in STOP:
+            before[number] = signal.signal(number, take_first)
+    except ValueError:  # this is not the main thread
+        pass
     try:
         yield
     finally:
-        for number in installed:
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            signal.signal(number, handler)
