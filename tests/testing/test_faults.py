@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 
 from rio.contracts.placement import ObjectPlacement
+from rio.contracts.roles import ROLES
 from rio.contracts.state import Batch, StateStorage, StoredState
 from rio.errors import StorageUnavailable, Superseded
 from rio.identity import ObjectId
 from rio.storage import Storage, open_storage
+from rio.storage.local import LocalMembershipStorage
 from rio.testing import StorageFaults, conformance, run
 
 ADA = ObjectId("Account", "ada")
@@ -133,6 +136,52 @@ def test_a_node_that_was_cut_off_hears_nothing_more_not_even_after_healing() -> 
         assert await storage.placement.lookup(ADA) is not None
 
     with_faults(test)
+
+
+class Told(LocalMembershipStorage):
+    """Hears of changes, forgets, and is the second of its kind."""
+
+    why_not_durable = "it forgets"
+    history = "the second"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed = asyncio.Event()
+
+    async def wait_for_change(self, version: int, timeout: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.changed.wait()
+
+
+def test_what_a_storage_says_and_hears_passes_through() -> None:
+    async def main() -> None:
+        faults, told = StorageFaults(random.Random(1)), Told()
+        async with open_storage("memory://", membership=told) as storage:
+            membership = faults.wrap(storage).membership
+            assert membership.why_not_durable == "it forgets"
+            assert membership.history == "the second"
+            assert membership.volatile is True
+            asyncio.get_running_loop().call_later(30.0, told.changed.set)
+            await membership.wait_for_change(0, 100.0)
+            assert asyncio.get_running_loop().time() == 30.0
+            faults.unavailable = True
+            await membership.wait_for_change(0, 100.0)
+            assert asyncio.get_running_loop().time() == 130.0
+
+    run(main())
+
+
+def test_each_method_and_property_of_a_contract_passes_through() -> None:
+    async def main() -> None:
+        async with open_storage("memory://") as storage:
+            faulty = StorageFaults(random.Random(1)).wrap(storage)
+            for role in ROLES:
+                passing = vars(type(getattr(faulty, role.name)))
+                members = {name for name in dir(role.contract) if not name.startswith("_")}
+                assert members <= passing.keys()
+
+    run(main())
 
 
 def test_errors_of_the_storage_itself_arrive_as_they_are() -> None:

@@ -6,8 +6,9 @@ It does so in real and in virtual time.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -18,7 +19,9 @@ from rio import ServerConfig
 from rio.cluster.config import ClusterConfig
 from rio.contracts.membership import MemberStatus
 from rio.errors import JoinFailed, NotExecuted, OutcomeUnknown, StorageUnavailable
+from rio.identity import ObjectId
 from rio.storage import open_storage
+from rio.storage.local import LocalState
 from rio.testing import LocalCluster, LocalNode, run
 from tests.simulation.replay import run_noted
 
@@ -43,6 +46,16 @@ class Ask(rio.Message[Balance], readonly=True):
     """Ask another account for its balance."""
 
     id: str
+
+
+class WaitThere(rio.Message[None]):
+    """Let another account wait for a long time."""
+
+    id: str
+
+
+class Greet(rio.Message[str]):
+    pass
 
 
 class Ledger(rio.State):
@@ -78,6 +91,10 @@ class Account(rio.ServiceObject):
             data.get(Notes).append("cancelled")
             raise
 
+    @rio.handler
+    async def wait_there(self, message: WaitThere) -> None:
+        await self.send(Account, message.id, Wait())
+
     async def shutdown(self) -> None:
         if Notes in self.app_data:
             self.app_data.get(Notes).append(f"{self.id} was shut down")
@@ -91,6 +108,12 @@ async def bank(**options: Any) -> AsyncIterator[LocalCluster]:
 
 async def deposit(cluster: LocalCluster, id: str = "ada") -> int:
     return (await cluster.client.send(Account, id, Deposit(1))).amount
+
+
+def notes_data() -> rio.AppData:
+    data = rio.AppData()
+    data.set(Notes())
+    return data
 
 
 async def time() -> float:
@@ -290,6 +313,143 @@ def test_an_object_that_is_nowhere_has_no_home() -> None:
             await cluster.kill(0)
             with pytest.raises(LookupError):
                 await cluster.home(Account, "ada")
+
+    run(main())
+
+
+def test_a_node_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    async def main() -> None:
+        async with bank(nodes=2) as cluster:
+            with pytest.raises(LookupError, match="'A', only client, node-0, node-1"):
+                cluster.cut("A", 0)
+            with pytest.raises(LookupError, match="'nod-0'"):
+                cluster.partition(["nod-0"], [1])
+            for missing in (lambda: cluster.cut(0, 2), lambda: cluster.partition([0], [7])):
+                with pytest.raises(LookupError):
+                    missing()
+            async with bank(nodes=1) as other:
+                with pytest.raises(LookupError, match="no node of this cluster"):
+                    cluster.partition([0], [other.nodes[0]])
+            assert await deposit(cluster) == 1
+
+    run(main())
+
+
+user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
+
+
+class Greeter(rio.ServiceObject):
+    @rio.handler
+    async def greet(self, message: Greet) -> str:
+        return user.get()
+
+
+def test_the_nodes_do_not_see_the_context_variables_of_the_test() -> None:
+    async def main() -> None:
+        user.set("the test")
+        async with LocalCluster(rio.Registry(Greeter), nodes=1) as cluster:
+            assert await cluster.client.send(Greeter, "g", Greet()) == "nobody"
+
+    run(main())
+
+
+@pytest.mark.parametrize("loop", [run, asyncio.run])
+def test_two_clusters_live_on_one_event_loop(loop: Callable[[Any], None]) -> None:
+    async def main() -> None:
+        async with bank(nodes=2) as one:
+            async with bank(nodes=2) as other:
+                assert [await deposit(one), await deposit(other), await deposit(one)] == [1, 1, 2]
+                assert {node.address for node in one.nodes}.isdisjoint(
+                    node.address for node in other.nodes
+                )
+            assert await deposit(one) == 3
+
+    loop(main())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_clusters_on_one_loop_close_in_any_order(first: int) -> None:
+    async def main() -> None:
+        clusters = [LocalCluster(rio.Registry(Account), nodes=1) for _ in range(2)]
+        for cluster in clusters:
+            await cluster.__aenter__()
+        await clusters.pop(first).__aexit__(None, None, None)
+        assert await deposit(clusters[0]) == 1
+        await clusters[0].__aexit__(None, None, None)
+        assert "create_server" not in vars(asyncio.get_running_loop())
+
+    run(main())
+
+
+def test_a_cluster_that_is_entered_again_has_new_nodes() -> None:
+    async def main() -> None:
+        cluster = LocalCluster(rio.Registry(Account), nodes=2)
+        for amount in (1, 2):  # its storage is the same
+            async with cluster:
+                assert [node.name for node in cluster.nodes] == ["node-0", "node-1"]
+                assert await deposit(cluster) == amount
+            with pytest.raises(RuntimeError, match="not open"):
+                _ = cluster.client
+
+    run(main())
+
+
+def test_a_failing_test_ends_a_busy_call_between_nodes_at_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        with suppress(ZeroDivisionError):
+            async with bank(nodes=3, app_data=notes_data()) as cluster:
+                ids = [str(number) for number in range(6)]
+                calls = [cluster.client.send(Account, id, WaitThere(id + "0")) for id in ids]
+                await asyncio.sleep(0.1)
+                raise ZeroDivisionError
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert await time() < 0.2
+
+    run(main())
+    assert all("this node was killed" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.slow
+async def test_a_busy_call_between_nodes_does_not_keep_a_cluster_that_closes() -> None:
+    async with bank(nodes=2, app_data=notes_data()) as cluster:
+        ids = [str(number) for number in range(6)]
+        calls = [cluster.client.send(Account, id, WaitThere(id + "0")) for id in ids]
+        await asyncio.sleep(0.1)
+        began = await time()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert await time() - began < 5.0
+
+
+class OwnKept(rio.State):
+    value: int = 0
+
+
+OWN = LocalState()
+
+
+class Owner(rio.ServiceObject):
+    kept: OwnKept = rio.managed_state(storage=OWN)
+
+    @rio.handler
+    async def wait(self, message: Wait) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.kept.value = 7
+            await self.save_state()
+
+
+def test_what_a_killed_node_saves_into_a_storage_of_its_own_is_not_saved() -> None:
+    async def main() -> None:
+        async with OWN, LocalCluster(rio.Registry(Owner), nodes=1) as cluster:
+            calling = asyncio.ensure_future(cluster.client.send(Owner, "o", Wait(), timeout=1.0))
+            await asyncio.sleep(0.1)
+            await cluster.kill(0)
+            with pytest.raises(OutcomeUnknown):
+                await calling
+            assert (await OWN.read_object(ObjectId("Owner", "o"))).version == 0
 
     run(main())
 

@@ -277,13 +277,18 @@ def test_a_name_belongs_to_one_host_that_is_up() -> None:
     network.add(Host("a"))
 
 
-def test_a_loop_has_one_network() -> None:
+def test_hosts_of_one_name_in_two_networks_do_not_hear_each_other() -> None:
     async def main() -> None:
-        async with Wire().on(), Wire().on():
-            pass
+        async with Wire().on() as one, Wire().on() as other:
+            for wire in (one, other):
+                a, b = await connect(wire)
+                a.transport.write(b"to this one")
+                await asyncio.sleep(0.1)
+                assert [message for _, message in b.heard] == [b"to this one"]
+            one.network.break_connections()
+            assert other.network.break_connections() == 1
 
-    with pytest.raises(RuntimeError, match="one at a time"):
-        run(main())
+    run(main())
 
 
 def test_a_host_that_goes_down_resets_its_connections_and_listens_no_more() -> None:
@@ -362,6 +367,19 @@ def test_groups_are_parted_from_each_other_and_from_nobody_else() -> None:
     assert [pair for pair in ("ab", "ac", "ba", "ca") if heard(*pair)] == ["ab", "ac"]
     network.heal(target="a")
     assert all(heard(*pair) for pair in ("ba", "ca"))
+
+
+def test_a_name_that_no_host_has_is_refused() -> None:
+    network = Network()
+    network.add(Host("a"))
+    for mistake in (
+        lambda: network.cut("a", "b"),
+        lambda: network.partition(["a"], ["b"]),
+        lambda: network.heal("b"),
+        lambda: network.heal(target="b"),
+    ):
+        with pytest.raises(LookupError, match="no host 'b', only client, a"):
+            mistake()
 
 
 def test_broken_connections_are_reset_at_both_ends_and_nothing_more_arrives() -> None:

@@ -8,6 +8,7 @@ know it (a test compares them with the table).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -38,9 +39,10 @@ ROLES = (
 )
 
 
-def make_stand_in(contract: type[Any], call: Callable[..., Awaitable[Any]]) -> Any:
-    """A role without a back end: ``call(method, *args, **keywords)`` answers ``adopt`` and each
-    abstract method of the contract, by its name. Closing it does nothing.
+def make_stand_in(contract: type[Any], call: Callable[..., Awaitable[Any]], **members: Any) -> Any:
+    """A role without a back end: ``call(method, *args, **keywords)`` answers each coroutine method
+    of the contract, by its name. ``members`` are further members of its class. Closing it does
+    nothing.
     """
 
     def make_method(name: str) -> Callable[..., Any]:
@@ -51,5 +53,10 @@ def make_stand_in(contract: type[Any], call: Callable[..., Awaitable[Any]]) -> A
 
     async def close(_: Any) -> None: ...
 
-    methods = {name: make_method(name) for name in contract.__abstractmethods__ | {"adopt"}}
-    return type(f"StandIn{contract.__name__}", (contract,), methods | {"close": close})()
+    methods = {
+        name: make_method(name)
+        for name, _ in inspect.getmembers(contract, inspect.iscoroutinefunction)
+        if not name.startswith("_")
+    }
+    members = methods | {"close": close} | members
+    return type(f"StandIn{contract.__name__}", (contract,), members)()

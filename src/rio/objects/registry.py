@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from rio import type_hints
+from rio.contracts.state import StateStorage
 from rio.errors import BadRegistration
 from rio.identity import type_name_of
 from rio.objects.handler import Handler, index_by_message_name
@@ -158,6 +159,24 @@ class Registry:
                 f"{type_hints.full_name(cls)} comes too late, because a server already uses this"
                 " registry: add it before the server starts"
             )
+
+
+def replace_storages(
+    registry: Registry, change: Callable[[StateStorage], StateStorage]
+) -> Registry:
+    """A registry of the same classes in which ``change`` has replaced the storages of their own
+    that managed states have. It is for one server of a test; nothing can be added to ``registry``
+    any more.
+    """
+    registry.freeze()
+    changed = Registry()
+    for record in registry:
+        states = tuple(
+            field if field.storage is None else replace(field, storage=change(field.storage))
+            for field in record.managed_states
+        )
+        changed._keep(replace(record, managed_states=states))
+    return changed
 
 
 def _read_class(cls: type[ServiceObject]) -> RegisteredType:

@@ -8,11 +8,15 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from rio.contracts.roles import ROLES, RoleRow, make_stand_in
+from rio.contracts.roles import ROLES, make_stand_in
+from rio.contracts.state import StateStorage
 from rio.errors import StorageUnavailable
 from rio.storage import Storage
 
 _T = TypeVar("_T")
+
+_WAITS = {"wait_for_change"}
+"""Methods that wait on purpose, for a time that their caller gives."""
 
 
 class StorageFaults:
@@ -58,6 +62,7 @@ class StorageFaults:
         self._is_cut_off = False
         self._under_way: dict[asyncio.Future[Any], None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._states: dict[StateStorage, StateStorage] = {}
 
     @property
     def silent(self) -> bool:
@@ -75,15 +80,32 @@ class StorageFaults:
 
     def wrap(self, storage: Storage) -> Storage:
         """Return ``storage`` with the faults. Closing the result closes nothing."""
-        return Storage(**{role.name: self._wrap_role(role, storage) for role in ROLES})
+        roles = {role.name: getattr(storage, role.name) for role in ROLES}
+        return Storage(
+            **{role.name: self._wrap_role(role.contract, roles[role.name]) for role in ROLES}
+        )
 
-    def _wrap_role(self, role: RoleRow, storage: Storage) -> Any:
-        back_end = getattr(storage, role.name)
+    def wrap_state(self, state: StateStorage) -> StateStorage:
+        """Return a storage of states, that of ``rio.managed_state(storage=...)`` with them."""
+        known = self._states.get(state)
+        if known is None:
+            known = self._states[state] = self._wrap_role(StateStorage, state)
+        return known
 
+    def _wrap_role(self, contract: type[Any], back_end: Any) -> Any:
         def call(method: str, *args: Any, **keywords: Any) -> Awaitable[Any]:
-            return self.call(getattr(back_end, method)(*args, **keywords))
+            request = getattr(back_end, method)(*args, **keywords)
+            return self._wait(request, args[1]) if method in _WAITS else self.call(request)
 
-        return make_stand_in(role.contract, call)
+        def use_placement(_: Any, placement: Any) -> None:
+            back_end.use_placement(getattr(placement, "back_end", placement))
+
+        members: dict[str, Any] = {"back_end": back_end, "volatile": back_end.volatile}
+        for name in ("why_not_durable", "history"):
+            members[name] = property(lambda _, name=name: getattr(back_end, name))
+        if contract is StateStorage:
+            members |= {"atomic": back_end.atomic, "use_placement": use_placement}
+        return make_stand_in(contract, call, **members)
 
     def heal(self) -> None:
         """End :attr:`unavailable`, :attr:`silent` and :attr:`lost_answers`. The delays stay, and so
@@ -100,7 +122,11 @@ class StorageFaults:
         self._is_cut_off = True
         for answer in list(self._under_way):
             if not answer.done():
-                answer.set_exception(StorageUnavailable("the connection to the storage is gone"))
+                answer.set_exception(
+                    StorageUnavailable(
+                        "the connection to the storage is gone: this node was killed"
+                    )
+                )
 
     async def settle(self) -> None:
         """End :attr:`silent`, and wait until all requests that were sent have been carried out."""
@@ -117,7 +143,8 @@ class StorageFaults:
         self.requests += 1
         if self.unavailable or self._is_cut_off:
             request.close()
-            raise StorageUnavailable("the storage is unavailable")
+            why = ": this node was killed" if self._is_cut_off else ""
+            raise StorageUnavailable(f"the storage is unavailable{why}")
         answer: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._under_way[answer] = None
         self._send(request, answer)
@@ -130,6 +157,14 @@ class StorageFaults:
         if answer.cancelled():
             raise StorageUnavailable(f"the storage did not answer within {self.timeout:g} s")
         return answer.result()
+
+    async def _wait(self, hint: Coroutine[Any, Any, None], timeout: float) -> None:
+        """Wait for a hint of the storage. Nothing is asked for: what cannot be heard is missed."""
+        if self.unavailable or self.silent or self._is_cut_off:
+            hint.close()
+            await asyncio.sleep(timeout)
+        else:
+            await hint
 
     def _send(self, request: Coroutine[Any, Any, _T], answer: asyncio.Future[_T]) -> None:
         """Carry the request out in a task that is no part of the node, whatever happens to the

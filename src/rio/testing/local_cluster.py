@@ -12,7 +12,7 @@ from rio.client.client import Client
 from rio.cluster.config import ClusterConfig
 from rio.identity import ObjectId, type_name_of
 from rio.objects.app_data import AppData
-from rio.objects.registry import Registry
+from rio.objects.registry import Registry, replace_storages
 from rio.objects.service_object import ServiceObject
 from rio.server.server import Server
 from rio.storage import Storage, open_storage
@@ -20,6 +20,9 @@ from rio.testing.faults import StorageFaults
 from rio.testing.local_node import LocalNode
 from rio.testing.network import Network
 from rio.testing.virtual_time import Host, VirtualTimeLoop
+
+_PATIENCE = 1.0
+"""Seconds for which a node may drain when its cluster closes, in real time."""
 
 
 class LocalCluster:
@@ -76,11 +79,14 @@ class LocalCluster:
         self._client: Client | None = None
         self._names = 0
         self._stack = AsyncExitStack()
+        self._expect_node()
 
     # --- opening and closing ----------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
+            self.nodes.clear()  # those of the time when it was open before
+            self._names = 0
             stack.enter_context(self.network.on(asyncio.get_running_loop()))
             await self.storage.prepare()
             if self._owns_storage:
@@ -96,13 +102,17 @@ class LocalCluster:
     async def __aexit__(self, *error: Any) -> None:
         self.network.loss = 0.0
         self.heal()
+        self._client = None
         await self._stack.__aexit__(*error)
 
     async def _stop_nodes(self, failure: type[BaseException] | None, *_: object) -> None:
-        """Let the nodes leave, one after the other; end them at once if the test has failed."""
+        """Let the nodes leave, one after the other; end them at once if the test has failed. What
+        is busy does not keep a test for long in real time.
+        """
+        patience = None if isinstance(asyncio.get_running_loop(), VirtualTimeLoop) else _PATIENCE
         for node in self.nodes:
             if node.alive:
-                await (node.stop() if failure is None else node.kill())
+                await (node.stop(patience) if failure is None else node.kill())
 
     async def _settle(self) -> None:
         for node in self.nodes:
@@ -146,10 +156,17 @@ class LocalCluster:
         """
         host = Host(f"node-{self._names}", rate=rate, offset=offset)
         self._names += 1
+        self._expect_node()
         node = self._new_node(host, f"{host.name}:0", options)
         self.nodes.append(node)
         await node.start()
         return node
+
+    def _expect_node(self) -> None:
+        """Let the network know the name of the next node: a test may cut it off beforehand."""
+        host = Host(f"node-{self._names}")
+        host.down = True
+        self.network.add(host)
 
     async def restart(
         self,
@@ -189,16 +206,18 @@ class LocalCluster:
             **self._options,
             **options,
         }
-        server = Server(
-            self._registry, storage=faults.wrap(self.storage), address=address, **options
-        )
+        registry = replace_storages(self._registry, faults.wrap_state)
+        server = Server(registry, storage=faults.wrap(self.storage), address=address, **options)
         return LocalNode(server, address, host, faults, self.network)
 
     def _clock_of(self, host: Host) -> Callable[[], float] | None:
         return host.clock if isinstance(asyncio.get_running_loop(), VirtualTimeLoop) else None
 
     def _node(self, node: LocalNode | int) -> LocalNode:
-        return self.nodes[node] if isinstance(node, int) else node
+        found = self.nodes[node] if isinstance(node, int) else node
+        if found not in self.nodes:
+            raise LookupError(f"{found!r} is no node of this cluster: {self.nodes}")
+        return found
 
     def _name(self, node: LocalNode | int | str) -> str:
         return node if isinstance(node, str) else self._node(node).name
@@ -210,19 +229,26 @@ class LocalCluster:
         await self._node(node).stop()
 
     async def kill(self, node: LocalNode | int) -> None:
-        """End a node as by SIGKILL: no hook runs, nothing is saved, and no other node is told."""
+        """End a node as by SIGKILL: no hook runs, nothing is saved, also not in the storages of
+        their own that states have, and no other node is told.
+        """
         await self._node(node).kill()
 
     def partition(self, *groups: list[LocalNode | int | str]) -> None:
         """Let no two nodes of different groups hear each other, until :meth:`heal`. The client is
-        ``"client"``. A node in no group hears all others. All nodes still reach the storage;
+        ``"client"``, and the next node to start has a name already: with two nodes, ``"node-2"``. A
+        node in no group hears all others. All nodes still reach the storage;
         :attr:`LocalNode.storage` changes that.
+
+        :raises LookupError: there is no such node.
         """
         self.network.partition(*([self._name(node) for node in group] for group in groups))
 
     def cut(self, source: LocalNode | int | str, target: LocalNode | int | str) -> None:
         """Let nothing that ``source`` sends arrive at ``target``, until :meth:`heal`. The way back
         stays open.
+
+        :raises LookupError: there is no such node.
         """
         self.network.cut(self._name(source), self._name(target))
 

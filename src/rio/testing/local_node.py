@@ -94,9 +94,16 @@ class LocalNode:
         finally:
             self._network.take_down(self.host)
 
-    async def stop(self) -> None:
-        """Let the server drain and leave, as after SIGTERM."""
-        await self.host.run(self.server.stop())
+    async def stop(self, patience: float | None = None) -> None:
+        """Let the server drain and leave, as after SIGTERM. After ``patience`` seconds it drains no
+        longer.
+        """
+        loop = asyncio.get_running_loop()
+        stopping = loop.create_task(self.server.stop(), context=self.host.context())
+        await asyncio.wait((stopping,), timeout=patience)
+        if not stopping.done():
+            await self.host.run(self.server.stop(drain=False))
+        await stopping
         await self._wait_for_end()
 
     async def kill(self) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import contextvars
 import itertools
 import random
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -50,7 +51,9 @@ class Network:
         self._carrier = Carrier(self._delay, self._draws_loss, self.is_cut, self._note_end)
         self._cuts: set[tuple[str, str]] = set()
         self._healed = asyncio.Event()
-        self._ports = itertools.count(49152)
+        self._addresses: set[tuple[str, int]] = set()
+        """Where somebody has ever listened."""
+        self._ports = itertools.count(_FIRST_PORT)
 
     # --- hosts ------------------------------------------------------------------------------------
 
@@ -82,20 +85,31 @@ class Network:
     # --- what goes wrong --------------------------------------------------------------------------
 
     def cut(self, source: str, target: str) -> None:
-        """Let nothing that ``source`` sends arrive at ``target``, until :meth:`heal`."""
+        """Let nothing that ``source`` sends arrive at ``target``, until :meth:`heal`.
+
+        :raises LookupError: the network has no host of this name.
+        """
+        self._check_known(source, target)
         self._cuts.add((source, target))
 
     def partition(self, *groups: Iterable[str]) -> None:
         """Let no two hosts of different groups hear each other, until :meth:`heal`. Hosts in no
         group go on hearing all others.
+
+        :raises LookupError: the network has no host of this name.
         """
-        for one, other in itertools.permutations([list(group) for group in groups], 2):
+        sides = [list(group) for group in groups]
+        self._check_known(*itertools.chain(*sides))
+        for one, other in itertools.permutations(sides, 2):
             self._cuts.update(itertools.product(one, other))
 
     def heal(self, source: str | None = None, target: str | None = None) -> None:
         """Undo every :meth:`cut` and :meth:`partition`, or only those from ``source`` and to
         ``target``, where given. What was held back arrives.
+
+        :raises LookupError: the network has no host of this name.
         """
+        self._check_known(source, target)
         self._cuts = {
             (one, other)
             for one, other in self._cuts
@@ -120,6 +134,11 @@ class Network:
             connection.reset()
         return len(broken)
 
+    def _check_known(self, *names: str | None) -> None:
+        for name in names:
+            if name is not None and name not in self._hosts:
+                raise LookupError(f"there is no host {name!r}, only {', '.join(self._hosts)}")
+
     def is_cut(self, source: Host, target: Host) -> bool:
         """Whether nothing that ``source`` sends arrives at ``target``."""
         return (source.name, target.name) in self._cuts
@@ -137,34 +156,30 @@ class Network:
     @contextmanager
     def on(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         """Let a loop listen and connect here where an address names a host of this network. Other
-        addresses lead where they led before.
-
-        :raises RuntimeError: the loop has a network already.
+        addresses lead where they led before. A loop may have several networks; hosts of different
+        networks do not hear each other, also if they have one name.
         """
-        if "create_server" in vars(loop):
-            raise RuntimeError("this event loop has a network already: one at a time")
-        known_server, known_connection = loop.create_server, loop.create_connection
-
-        async def create_server(
-            factory: ProtocolFactory, host: Any = None, port: Any = None, **options: Any
-        ) -> Any:
-            if host not in self._hosts:
-                return await known_server(factory, host, port, **options)
-            return self._listen(factory, host, port)
-
-        async def create_connection(
-            factory: ProtocolFactory, host: Any = None, port: Any = None, **options: Any
-        ) -> Any:
-            if host not in self._hosts:
-                return await known_connection(factory, host, port, **options)
-            return await self._connect(factory, host, port)
-
-        vars(loop).update(create_server=create_server, create_connection=create_connection)
+        networks = _networks.get(loop)
+        if networks is None:
+            networks = _networks[loop] = []
+            _redirect(loop, networks)
+        self._ports = itertools.count(_FIRST_PORT + len(networks) * _PORTS)
+        networks.append(self)
         try:
             yield
         finally:
-            for name in ("create_server", "create_connection"):
-                delattr(loop, name)
+            networks.remove(self)
+            if not networks:
+                del _networks[loop]
+                for name in ("create_server", "create_connection"):
+                    delattr(loop, name)
+
+    def _suits(self, host: Any, port: Any) -> int:
+        """How likely it is that code which runs here means an address of this network; 0 for no."""
+        if host not in self._hosts:
+            return 0
+        here = current_host()
+        return 1 + ((host, port) in self._addresses) + (here in self._hosts.values())
 
     def _listen(self, factory: ProtocolFactory, host: str, port: int) -> asyncio.Server:
         """What ``loop.create_server`` does at an address of this network.
@@ -177,6 +192,7 @@ class Network:
         address = (host, port or next(self._ports))
         if address in self._listeners:
             raise OSError(f"{host}:{port} is in use")
+        self._addresses.add(address)
         listener = self._listeners[address] = _Listener(self, here, address, factory)
         return cast(asyncio.Server, listener)  # by its methods
 
@@ -222,6 +238,43 @@ class Network:
     def _note_end(self, connection: Connection) -> None:
         """Both ends of a connection have finished."""
         self._connections.pop(connection, None)
+
+
+_FIRST_PORT = 49152
+_PORTS = 1000
+"""How many ports each network of a loop has for itself."""
+
+_networks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, list[Network]] = (
+    weakref.WeakKeyDictionary()
+)
+"""The networks of each loop that has one."""
+
+
+def _redirect(loop: asyncio.AbstractEventLoop, networks: list[Network]) -> None:
+    """Let a loop listen and connect in one of these networks, if an address names a host there."""
+    known_server, known_connection = loop.create_server, loop.create_connection
+
+    def find(host: Any, port: Any) -> Network | None:
+        best = max(networks, key=lambda network: network._suits(host, port))
+        return best if best._suits(host, port) else None
+
+    async def create_server(
+        factory: ProtocolFactory, host: Any = None, port: Any = None, **options: Any
+    ) -> Any:
+        network = find(host, port)
+        if network is None:
+            return await known_server(factory, host, port, **options)
+        return network._listen(factory, host, port)
+
+    async def create_connection(
+        factory: ProtocolFactory, host: Any = None, port: Any = None, **options: Any
+    ) -> Any:
+        network = find(host, port)
+        if network is None:
+            return await known_connection(factory, host, port, **options)
+        return await network._connect(factory, host, port)
+
+    vars(loop).update(create_server=create_server, create_connection=create_connection)
 
 
 class _Listener:

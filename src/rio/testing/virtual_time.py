@@ -41,8 +41,10 @@ class Host:
         """The time of the loop until which no code of this host runs."""
 
     def context(self) -> contextvars.Context:
-        """Return a new context: code that runs in it runs on this host."""
-        context = contextvars.copy_context()
+        """Return a new context: code that runs in it runs on this host. It has none of the
+        variables of the code that asks for it, as if the host were another machine.
+        """
+        context = contextvars.Context()
         context.run(_here.set, self)
         return context
 
