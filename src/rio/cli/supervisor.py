@@ -64,7 +64,8 @@ def _python() -> list[str]:
     """This interpreter, with its flags. With ``-P`` no file of the current directory takes the
     place of a module of the interpreter, or of ``rio`` itself.
     """
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    # What multiprocessing gives its children; subprocess.pyi does not list it.
+    flags = vars(subprocess)["_args_from_interpreter_flags"]()
     return [sys.executable, *flags, *([] if sys.flags.safe_path else ["-P"])]
 
 
