@@ -95,6 +95,26 @@ async def test_a_schema_that_is_not_there_and_an_unknown_option_are_configuratio
         await PostgresState(f"{postgres_server.url}?colour=red").prepare()
 
 
+async def test_tables_behind_the_first_schema_of_the_path_are_those_of_another_cluster(
+    postgres_url: str, session: Any
+) -> None:
+    async with PostgresMembershipStorage(postgres_url) as other:
+        await other.register("h:1")
+        first = f"{await session.fetchval('SELECT current_schema()')}_first"
+        await session.execute(f"CREATE SCHEMA {first}")
+        url = postgres_url.replace("search_path=", f"search_path={first},")
+        async with PostgresMembershipStorage(url) as own:
+            before = await own.snapshot()
+            assert before.members == ()
+            assert before.cluster_id != (await other.snapshot()).cluster_id
+            change = asyncio.create_task(own.wait_for_change(before.version, 10.0))
+            await asyncio.sleep(0.5)  # until it listens
+            async with asyncio.timeout(2.0):
+                await own.register("h:2")
+                await change
+        assert [member.address for member in (await other.snapshot()).members] == ["h:1"]
+
+
 async def test_the_password_is_never_shown(unused_port: int) -> None:
     database = PostgresDatabase(f"postgres://ada:s3cret@127.0.0.1:{unused_port}/d?password=s3cret")
     with pytest.raises(StorageUnavailable) as failed:

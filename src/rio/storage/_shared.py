@@ -77,8 +77,12 @@ class SharedDatabase(ABC):
     async def _open_or_close(self) -> None:
         async with self._changing:
             while bool(self._users) != self._is_open:
-                await (self._close() if self._is_open else self._open())
-                self._is_open = not self._is_open
+                if self._is_open:
+                    self._is_open = False  # also if closing it fails: it cannot be used any more
+                    await self._close()
+                else:
+                    await self._open()
+                    self._is_open = True
 
 
 class DatabaseRole(Openable):

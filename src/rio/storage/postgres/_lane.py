@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from rio.storage._sql import Row
 from rio.storage.postgres._errors import concerns_one_row
 from rio.storage.postgres._pool import PostgresPool
 from rio.storage.postgres._statements import ArrayStatement
+
+logger = logging.getLogger("rio.storage")
 
 MAX_BATCH = 256
 """Rows of one statement."""
@@ -77,16 +80,27 @@ class PostgresLane:
 
     def _start_serving(self) -> None:
         self._serving = self._loop.create_task(self._serve())
-        self._serving.add_done_callback(self._go_on_if_cancelled)
+        self._serving.add_done_callback(self._go_on)
 
-    def _go_on_if_cancelled(self, task: asyncio.Task[None]) -> None:
+    def _go_on(self, task: asyncio.Task[None]) -> None:
         """Serve on if somebody else cancelled the task: callers wait. This is a callback, because a
         task that is cancelled before its first step runs none of its code.
         """
-        if task.cancelled():
-            self._serving = None
-            if self._waiting:
-                self._start_serving()
+        if self._serving is not task:
+            return  # it ended because nobody waited
+        self._serving = None
+        if not task.cancelled():
+            self._give_up(task.exception())
+        if self._waiting:
+            self._start_serving()
+
+    def _give_up(self, error: BaseException | None) -> None:
+        """Answer all who wait after an error that nobody expected. The next caller begins anew."""
+        logger.error("PostgreSQL: serving failed", exc_info=error)
+        left, self._waiting = self._waiting, {}
+        for line in left.values():
+            for waiting in line:
+                waiting.fail(StorageUnavailable(f"PostgreSQL: {error!r}, nothing was done"))
 
     async def _serve(self) -> None:
         """A task begins one turn of the loop after it is made, so other callers can join the first

@@ -93,10 +93,12 @@ def current_schema() -> int:
     return newest_schema(MIGRATIONS)
 
 
-# to_regclass() may be stale
-_HAS_SCHEMA = (
-    "SELECT count(*) FROM pg_class WHERE relname = 'rio_cluster' AND pg_table_is_visible(oid)"
-)
+# to_regclass() may be stale. Tables of another cluster, in a schema behind the first one of the
+# search_path, are visible too.
+_HAS_SCHEMA = """
+    SELECT count(*) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.relname = 'rio_cluster' AND n.nspname = current_schema()
+"""
 _LOCK = "SELECT pg_advisory_xact_lock(hashtext('rio'))"
 
 

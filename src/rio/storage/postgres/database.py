@@ -243,11 +243,13 @@ class PostgresDatabase(SqlDatabase):
 
     async def _close(self) -> None:
         opened, self._opened = self._require_open(), None
-        await opened.listener.close()
-        await asyncio.gather(*(lane.wait_until_idle() for lane in opened.lanes.values()))
-        if opened.tasks:
-            await asyncio.wait(opened.tasks)
-        await asyncio.gather(opened.pool.close(), opened.lease.close())
+        try:
+            await opened.listener.close()
+            await asyncio.gather(*(lane.wait_until_idle() for lane in opened.lanes.values()))
+            if opened.tasks:
+                await asyncio.wait(opened.tasks)
+        finally:
+            await asyncio.gather(opened.pool.close(), opened.lease.close())
 
     def __del__(self) -> None:
         if self._opened is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -22,6 +23,8 @@ MAX_BATCH = 512
 """Rows of one write."""
 MAX_BATCH_BYTES = 1 << 22
 """Bytes of one write, if it is more than one row."""
+
+logger = logging.getLogger("rio.storage")
 
 _script = attrgetter("script")
 
@@ -100,16 +103,26 @@ class RedisLane:
 
     def _start_serving(self) -> None:
         self._serving = self._loop.create_task(self._serve())
-        self._serving.add_done_callback(self._go_on_if_cancelled)
+        self._serving.add_done_callback(self._go_on)
 
-    def _go_on_if_cancelled(self, task: asyncio.Task[None]) -> None:
+    def _go_on(self, task: asyncio.Task[None]) -> None:
         """Serve on if somebody else cancelled the task: callers wait. This is a callback, because a
         task that is cancelled before its first step runs none of its code.
         """
-        if task.cancelled():
-            self._serving = None
-            if self._waiting:
-                self._start_serving()
+        if self._serving is not task:
+            return  # it ended because nobody waited
+        self._serving = None
+        if not task.cancelled():
+            self._give_up(task.exception())
+        if self._waiting:
+            self._start_serving()
+
+    def _give_up(self, error: BaseException | None) -> None:
+        """Answer all who wait after an error that nobody expected. The next caller begins anew."""
+        logger.error("%s: serving failed", self._server, exc_info=error)
+        left, self._waiting = self._waiting, []
+        for waiting in left:
+            waiting.settle(StorageUnavailable(f"{self._server}: {error!r}, nothing was done"))
 
     async def _serve(self) -> None:
         """A task begins one turn of the loop after it is made, so other callers can join the first
@@ -192,6 +205,11 @@ class RedisLane:
     def _settle(self, command: Command, answer: Any) -> None:
         if isinstance(answer, Exception):
             answer = self._explain(answer)
+        elif command[0].script.many and not (type(answer) is list and len(answer) == len(command)):
+            answer = StorageUnavailable(
+                f"{self._server}: it answered {answer!r} to {len(command)} rows,"
+                " it is not known what was done"
+            )
         if isinstance(answer, Exception) or not command[0].script.many:
             answer = [answer] * len(command)
         for waiting, own in zip(command, answer, strict=True):
