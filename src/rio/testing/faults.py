@@ -102,7 +102,7 @@ class StorageFaults:
 
         members: dict[str, Any] = {"back_end": back_end, "volatile": back_end.volatile}
         for name in ("why_not_durable", "history"):
-            members[name] = property(lambda _, name=name: getattr(back_end, name))
+            members[name] = _pass_on(back_end, name)
         if contract is StateStorage:
             members |= {"atomic": back_end.atomic, "use_placement": use_placement}
         return make_stand_in(contract, call, **members)
@@ -207,3 +207,8 @@ class StorageFaults:
         if seconds:
             await asyncio.sleep(seconds)
         await self._way.wait()
+
+
+def _pass_on(back_end: Any, name: str) -> property:
+    """A property with the value that ``back_end`` has at the moment."""
+    return property(lambda _: getattr(back_end, name))
