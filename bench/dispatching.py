@@ -45,6 +45,7 @@ class Dispatching:
         node.dispatcher = core.Dispatcher(node, node.dispatcher.tables.values(), **clock)
         node.dispatcher.loop = asyncio.get_running_loop()
         node.dispatcher.set_lease(math.inf)
+        node.dispatcher.loop_budget = math.inf
         self._connection = node.connect()
         self._connection.transport = Discard()
         self._dispatcher = node.dispatcher

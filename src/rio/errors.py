@@ -17,6 +17,7 @@ class. A code that this version does not know arrives as :class:`UnknownCode`, w
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 APPLICATION_ERROR = "application_error"
@@ -114,11 +115,21 @@ class Unavailable(NotExecuted):
 class Overloaded(NotExecuted):
     """A server has reached a limit, or the connection to it has. The text says which.
 
-    The limits are for calls in flight on a node, for calls that wait for one object, and for bytes
-    that wait to be sent to a server.
+    The limits are for calls in flight on a node, for calls that wait for one object, for bytes that
+    wait to be sent to a server, and for the time that a call would have to wait for a busy server.
+    In that case ``detail`` is ``[seconds]``, after which it is worth to come again. The client does
+    that, and raises this error at once where the deadline comes first.
     """
 
     code = "overloaded"
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which it is worth to come again, at most a minute; 0 if nobody knows."""
+        match self.detail:
+            case [int() | float() as seconds] if 0 <= seconds < math.inf:
+                return min(float(seconds), 60.0)
+        return 0.0
 
 
 class NotActivated(NotExecuted):

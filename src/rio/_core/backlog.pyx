@@ -19,7 +19,7 @@ cdef class Backlog:
     little waits little; yet after some newcomers one of the others has its turn.
     """
 
-    def __init__(self):
+    def __cinit__(self):
         self.size = 0
         self._lines = {}
         self._newcomers = deque()

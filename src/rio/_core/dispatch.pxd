@@ -5,6 +5,7 @@ which a nested call is made.
 
 from libc.stdint cimport uint64_t
 
+from rio._core.backlog cimport Backlog
 from rio._core.connection cimport Connection
 from rio._core.frame cimport ReceiveBuffer
 from rio._core.wire cimport Frame, Request
@@ -42,6 +43,7 @@ cdef class Mailbox:
     # when the last turn that is a use of the object started; -inf: none has
     cdef public double used_at
     cdef readonly bint used_again    # there was more than one
+    cdef bint _is_put_off            # the turns that wait go on when the loop has time
 
     # What the runtime notes of the object. It stands here because it takes less time and memory so.
     cdef public uint64_t token       # the fencing token of the claim; 0 before it
@@ -91,6 +93,7 @@ cdef class Turn:
     cdef readonly uint64_t number
     cdef object _task                # the handler's task once it had to wait
     cdef readonly bint finished
+    cdef double _since               # when it was put off
     cdef bint _is_in_flight          # it did not end at once: dispatcher and caller hold it
     cdef bint _abandoned             # nobody waits for the answer
     cdef bint _expired               # cancelled because the deadline passed
@@ -144,6 +147,17 @@ cdef class Dispatcher:
     cdef dict _paused
     cdef object _clock               # None: the system's; else a callable
     cdef ReceiveBuffer _receive_buffer  # of all connections
+    # Seconds for which requests run as they are read, one after the other. While they do, nothing
+    # else runs: no renewal of the lease, no answer of a storage, no CANCEL.
+    cdef public double loop_budget
+    cdef Backlog _backlog
+    cdef bint _is_serving            # a turn of the loop will take requests from there
+    # since when, and until when, requests have run without a pause for the loop, and how many
+    cdef double _busy_since
+    cdef double _busy_until
+    cdef Py_ssize_t _ran
+    cdef bint _is_new_read           # no request of this read was seen yet
+    cdef double _cost                # seconds for which a request keeps the loop, about
     cdef uint64_t _last_turn
     # connections with answers to write at the end of the loop's turn
     cdef list _unflushed
@@ -156,6 +170,14 @@ cdef class Dispatcher:
     cdef Method _method(self, TypeTable table, str name)
     cdef int _flush_soon(self, ServerHalf connection) except -1
     cdef int _keep(self, Turn turn) except -1
+    cdef bint _has_time(self, double now) noexcept
+    cdef int _put_off(self, Turn turn, double now) except -1
+    cdef void _note_gap(self, double now) noexcept
+    cdef int _put_off_rest(self, Mailbox mailbox) except -1
+    cdef int _serve_soon(self) except -1
+    cdef int _serve(self, object waiting, double now) except -1
+    cdef int _note_cost(self, double now) except -1
+    cdef object _full_error(self)
     cdef int _admit(self, Turn turn) except -1
     cdef int _start(self, Turn turn) except -1
     cdef int _begin(self, Turn turn, double now) except -1

@@ -28,6 +28,7 @@ from libc.string cimport memcmp
 cimport cython
 
 from rio._core cimport limits
+from rio._core.backlog cimport Backlog
 from rio._core.clock cimport system_clock
 from rio._core.connection cimport Connection
 from rio._core.frame cimport ReceiveBuffer
@@ -65,6 +66,13 @@ cdef extern from "Python.h":
 
 WAITING_LIMIT = limits.WAITING_LIMIT
 IN_FLIGHT_LIMIT = limits.IN_FLIGHT_LIMIT
+
+# Seconds.
+cdef double LOOP_GAP = 0.0002       # a pause in which the loop has served everything else
+# A request that would wait longer is refused at once, and one that has waited longer than that,
+# because others took more time than they seemed to, is not run any more.
+cdef double MOST_WAIT = 1.0
+cdef double LONGEST_WAIT = 2.0
 
 cdef object UNDER_WAY = object()    # instead of the result of a handler that waits for something
 
@@ -158,6 +166,7 @@ cdef class Mailbox:
         self.closing = False
         self.used_at = -INFINITY
         self.used_again = False
+        self._is_put_off = False
         self.token = self.weight = 0
         self.failed = self.superseded = self.shutting_down = self.ended = False
         self.keep_until = -INFINITY
@@ -466,10 +475,13 @@ cdef class ServerHalf(Connection):
     cdef int _read(self) except -1:
         self._reading = True
         self._frames = 0
+        self.dispatcher._is_new_read = True
         try:
             Connection._read(self)
         finally:
             self._reading = False
+            if not self.dispatcher._is_new_read:    # it has brought requests
+                self.dispatcher._busy_until = self.dispatcher._now()
             self._flush()
         return 0
 
@@ -492,6 +504,7 @@ cdef class ServerHalf(Connection):
         cdef Dispatcher dispatcher = self.dispatcher
         cdef Request request
         cdef Turn turn
+        cdef double now
         take_request(frame, &request)
         if self._caller is None:
             self._caller = RemoteCaller(self)
@@ -517,10 +530,13 @@ cdef class ServerHalf(Connection):
         if request.context.data is not NULL:
             turn.context = PyBytes_FromStringAndSize(request.context.data, request.context.size)
         turn._payload = bytes_of(&frame.rest)
-        turn.deadline = dispatcher._now() + (
+        now = dispatcher._now()
+        turn.deadline = now + (
             <double>request.timeout / 1000.0 if request.timeout else limits.DEFAULT_TIMEOUT
         )
-        return dispatcher._admit(turn)
+        if dispatcher._has_time(now):
+            return dispatcher._admit(turn)
+        return dispatcher._put_off(turn, now)
 
     @cython.final
     cdef bint _names_the_same(self, const Request* request) except -1:
@@ -594,6 +610,12 @@ cdef int refuse(Turn turn, error) except -1:
     return 0
 
 
+cdef object busy_error(double wait):
+    return Overloaded(
+        f"the node is busy: the call would have to wait for about {wait:.2g} seconds", [wait]
+    )
+
+
 @cython.final
 cdef class Dispatcher:
     """The dispatch table of one node, and the rules by which turns are taken.
@@ -628,6 +650,8 @@ cdef class Dispatcher:
         self._paused = {}
         self._clock = clock
         self._receive_buffer = ReceiveBuffer()
+        self.loop_budget = 0.005
+        self._backlog = Backlog()
         self._last_turn = int.from_bytes(os.urandom(8), "big") >> 1
         self._unflushed = []
 
@@ -793,15 +817,100 @@ cdef class Dispatcher:
             turn.caller._keep(turn)
         return 0
 
+    # --- requests that wait for the loop ----------------------------------------------------------
+
+    cdef bint _has_time(self, double now) noexcept:
+        # Whether a request may run as it is read: nothing waits before it, and the loop was not
+        # kept from everything else for too long.
+        if self._backlog.size:
+            return False
+        if self._is_new_read:
+            self._is_new_read = False
+            self._note_gap(now)
+        return now - self._busy_since < self.loop_budget
+
+    cdef void _note_gap(self, double now) noexcept:
+        if now - self._busy_until > LOOP_GAP:
+            self._busy_since = now
+            self._ran = 0
+
+    cdef int _put_off(self, Turn turn, double now) except -1:
+        # The request waits until the loop has served everything else, or is refused because that
+        # would take too long.
+        cdef double wait, left = turn.deadline - now
+        cdef Py_ssize_t own, senders = len(self._backlog._lines)
+        if self._backlog.size == 0:
+            self._note_cost(now)
+        own = self._backlog.waiting_of(turn.caller)
+        wait = (own + 1) * (senders if own else senders + 1) * self._cost
+        if wait > MOST_WAIT or wait > left:
+            return refuse(turn, busy_error(wait))
+        if len(self._in_flight) >= self.in_flight_limit:
+            return refuse(turn, self._full_error())
+        turn._since = now
+        self._backlog.put(turn.caller, turn)
+        self._keep(turn)
+        return self._serve_soon()
+
+    cdef int _put_off_rest(self, Mailbox mailbox) except -1:
+        # The turns that wait for an object go on when the loop has served everything else.
+        mailbox._is_put_off = True
+        self._backlog.put(mailbox, mailbox)
+        return self._serve_soon()
+
+    cdef int _serve_soon(self) except -1:
+        if not self._is_serving:
+            self._is_serving = True
+            self._loop.call_soon(self.serve_backlog)
+        return 0
+
+    def serve_backlog(self):
+        """Run requests that wait, for as long as a turn of the loop may take."""
+        cdef double now = self._now()
+        self._busy_since = now
+        self._ran = 0
+        try:
+            while self._backlog.size and now - self._busy_since < self.loop_budget:
+                self._serve(self._backlog.take(), now)
+                now = self._now()
+        finally:
+            self._note_cost(now)
+            self._busy_until = now
+            self._is_serving = False
+            if self._backlog.size:
+                self._serve_soon()
+
+    cdef int _serve(self, waiting, double now) except -1:
+        cdef Turn turn
+        if isinstance(waiting, Mailbox):
+            (<Mailbox>waiting)._is_put_off = False
+            return self._pump(<Mailbox>waiting)
+        turn = <Turn>waiting
+        if turn.finished:
+            return 0    # its caller has given up
+        if now - turn._since > LONGEST_WAIT:
+            return refuse(turn, busy_error(self._backlog.size * self._cost))
+        return self._admit(turn)
+
+    cdef int _note_cost(self, double now) except -1:
+        # How long a request keeps the loop, about.
+        if self._ran:
+            cost = (now - self._busy_since) / self._ran
+            self._cost = cost if self._cost == 0 else (self._cost + cost) / 2
+        return 0
+
+    cdef object _full_error(self):
+        return Overloaded(
+            f"{self.in_flight_limit} calls are waiting or running on this node already"
+        )
+
     # --- a turn, step by step ---------------------------------------------------------------------
 
     cdef int _admit(self, Turn turn) except -1:
         # A request has arrived whole: start it, queue it, or have its object activated.
         cdef Mailbox mailbox = <Mailbox>turn.table.mailboxes.get(turn.id)
-        if len(self._in_flight) >= self.in_flight_limit:
-            return refuse(turn, Overloaded(
-                f"{self.in_flight_limit} calls are waiting or running on this node already"
-            ))
+        if len(self._in_flight) >= self.in_flight_limit and not turn._is_in_flight:
+            return refuse(turn, self._full_error())
         if mailbox is None:
             self.runtime.activate(turn)
             return 0
@@ -845,6 +954,7 @@ cdef class Dispatcher:
         if timeout != 0 and now + timeout < turn.deadline:
             turn.deadline = now + timeout
         turn._payload = None
+        self._ran += 1
         self._last_turn += 1
         turn.number = self._last_turn
         if turn.caller.uses:
@@ -931,12 +1041,19 @@ cdef class Dispatcher:
 
     cdef int _pump(self, Mailbox mailbox) except -1:
         cdef Turn turn
+        cdef double now
+        if mailbox._waiting is not None:
+            now = self._now()
+            self._note_gap(now)
         while mailbox.turn is None and mailbox.open and not mailbox.closing:
-            if mailbox._waiting is None:
+            if mailbox._waiting is None or mailbox._is_put_off:
                 return 0
+            if now - self._busy_since >= self.loop_budget:
+                return self._put_off_rest(mailbox)
             turn = mailbox._next()
             if not turn._abandoned and not turn.finished:
                 self._start(turn)
+                self._busy_until = now = self._now()
                 if mailbox in self._paused:
                     return 0
         if mailbox.closing and mailbox.turn is None and mailbox.open:

@@ -34,6 +34,7 @@ from rio.errors import (
     NoServersAvailable,
     NotExecuted,
     OutcomeUnknown,
+    Overloaded,
     Redirected,
     RioError,
     WrongServer,
@@ -303,10 +304,14 @@ class Router:
 
     def _try_later(self, call: Call, error: RioError) -> None:
         """Try again after a while; the deadline ends it."""
+        pause = error.retry_after if isinstance(error, Overloaded) else 0.0
+        if pause and self.now() + pause > call.deadline:
+            call.fail(_end_of(call, error))
+            return
         call.attempts += 1
         call.hops = 0
         call.last_error = call.line.last_error = error
-        delay = retry.delay(call.attempts, self._rng)
+        delay = max(pause, retry.delay(call.attempts, self._rng))
         self.waiting.add(call, self.caller.loop.call_later(delay, self.start, call))
 
     def _find(self, type_name: str, id: str) -> ClientConnection | None:
