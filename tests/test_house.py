@@ -9,6 +9,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +23,7 @@ PACKAGE = Path(rio.__file__).parent
 # A module imports from lower floors and from its own folder. A folder stands for all that it holds;
 # "" is the face of the package. docs/architecture.md shows the same list.
 FLOORS = [
-    ["errors"],
+    ["errors", "_version"],
     ["_core"],
     ["identity", "type_hints", "backoff", "runner"],
     ["transport", "contracts"],
@@ -158,3 +159,8 @@ print("policy untouched" if asyncio.events._event_loop_policy is before else "po
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert run.stdout.splitlines() == ["no driver", "policy untouched"]
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text())["project"]
+    assert rio.__version__ == project["version"]

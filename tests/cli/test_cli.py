@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -20,9 +21,10 @@ import pytest
 import rio as package
 from rio.cli import main
 from rio.cli.program import parse
+from rio.cli.registry import load_registry
 from rio.cli.supervisor import command_lines
 from rio.contracts.membership import MemberStatus
-from tests.cli.processes import ROOT, Running, rio, until
+from tests.cli.processes import ROOT, Running, environment, rio, until
 
 COUNTERS = """
 import os
@@ -62,7 +64,16 @@ class Counter(rio.ServiceObject):
     async def crash(self, message: Crash) -> None:
         raise ValueError("on purpose")
 
-registry = rio.Registry(Counter)
+class Parrot(rio.ServiceObject):
+    @rio.handler("Say")
+    def say(self, value):
+        return value
+
+    @rio.handler("SayBytes")
+    def say_bytes(self, value):
+        return b"bytes"
+
+registry = rio.Registry(Counter, Parrot)
 not_a_registry = 7
 """
 BROKEN = "import a_module_that_is_not_installed"
@@ -174,7 +185,7 @@ def test_an_address_in_use_is_one_clear_line(shop: Path) -> None:
             "counters:not_a_registry is no rio.Registry but of type int; did you mean"
             " counters:registry?",
         ),
-        ("counters.py", "there is no module 'counters.py'"),
+        ("counters.py", "'counters.py' is a file: write its module, counters"),
         ("counters-registry", "write MODULE:REGISTRY"),
         (
             "broken:registry",
@@ -370,6 +381,39 @@ def test_the_reply_to_a_message_is_printed_as_json(cluster: Path) -> None:
     assert sent.returncode == 0
 
 
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+STORAGE = ("--storage", "sqlite:///shared.db")
+
+
+def test_a_reply_that_the_terminal_cannot_show_is_escaped(cluster: Path) -> None:
+    shown = rio("send", "Parrot", "p", "Say", r'"\ud83d\ude00"', *STORAGE, cwd=cluster)
+    assert (shown.stdout, shown.returncode) == ('"\N{GRINNING FACE}"\n', 0)
+    escaped = rio(
+        "send", "Parrot", "p", "Say", r'"\ud83d\ude00"', *STORAGE, cwd=cluster, environ=ASCII
+    )
+    assert (escaped.stdout, escaped.returncode) == (r'"\ud83d\ude00"' + "\n", 0)
+
+
+def test_a_call_whose_reply_cannot_be_printed_has_an_exit_code_of_its_own(cluster: Path) -> None:
+    with open("/dev/full", "w") as full:
+        sent = subprocess.run(
+            [sys.executable, "-m", "rio", "send", "Parrot", "p", "Say", "1", *STORAGE],
+            cwd=cluster,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert sent.returncode == 3
+    assert_one_line(sent.stderr, "rio: the call succeeded, but its reply cannot be printed: ")
+
+
+def test_bytes_in_a_reply_are_printed_as_base64(cluster: Path) -> None:
+    shown = rio("send", "Parrot", "p", "SayBytes", *STORAGE, cwd=cluster)
+    assert (json.loads(shown.stdout), shown.returncode) == ("Ynl0ZXM=", 0)
+
+
 def test_a_message_without_fields_needs_no_payload(cluster: Path) -> None:
     sent = rio(
         "send",
@@ -553,6 +597,25 @@ def test_an_empty_variable_counts_as_none() -> None:
 def test_the_installed_command_is_this_one() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"rio": "rio.cli:main"}
+
+
+def test_rio_alone_shows_the_help_and_rio_version_the_version(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for arguments, text in ([], "rio run bank:registry"), (["--version"], package.__version__):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert ended.value.code == 0
+        assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("reference", "right"),
+    [("bank.py", "bank"), ("bank.py:objects", "bank:objects"), ("./shop/bank.py", "shop.bank")],
+)
+def test_a_file_in_place_of_a_module_is_told_what_to_write(reference: str, right: str) -> None:
+    with pytest.raises(package.errors.ConfigurationError, match=f"write its module, {right}$"):
+        load_registry(reference)
 
 
 # --- helpers --------------------------------------------------------------------------------------

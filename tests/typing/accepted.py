@@ -228,3 +228,14 @@ registry = rio.Registry(Account, Savings)
 registry.add_handler(Account, from_outside)
 assert_type(registry.add_type(Account), type[Account])
 plain: Callable[[Deposit], Awaitable[Balance]] = Account().deposit
+
+
+# --- modules that are public ----------------------------------------------------------------------
+
+
+async def errors_are_known_without_an_import_of_their_own(client: rio.Client) -> None:
+    try:
+        await client.send("Account", "ada", Peek())
+    except rio.errors.NotExecuted as error:
+        assert_type(error, rio.errors.NotExecuted)
+    assert_type(rio.__version__, str)

@@ -6,12 +6,13 @@ To add a command, add a row to ``COMMANDS``.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -320,16 +321,52 @@ def add_send_options(parser: CommandParser) -> None:
     options.add_timeout(parser)
 
 
-def send_message(arguments: Arguments) -> None:
+SEND = """\
+Send a message to an object, and print the reply as JSON.
+
+JSON has no bytes and only strings as keys: bytes are printed as base64, numbers that are keys as
+strings. What a terminal cannot show is printed as \\uXXXX.
+"""
+
+SEND_EXAMPLES = """\
+  rio send Account ada Deposit '{"amount": 100}' --storage sqlite:///bank.db
+
+exit codes:
+  0   the reply was printed
+  1   an error
+  2   wrong usage
+  3   the call succeeded, and the reply could not be printed
+"""
+
+NOT_PRINTED = 3
+
+
+def send_message(arguments: Arguments) -> int:
     """Send a message to an object, and print the reply."""
-    print(run(_send(arguments)))
+    reply = run(_send(arguments))
+    try:
+        print(_as_json(reply, sys.stdout.encoding), flush=True)
+    except (OSError, TypeError, ValueError) as error:
+        print(f"rio: the call succeeded, but its reply cannot be printed: {error}", file=sys.stderr)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # else the interpreter tries again
+        return NOT_PRINTED
+    return 0
 
 
-async def _send(arguments: Arguments) -> str:
+def _as_json(reply: Any, encoding: str) -> str:
+    """A reply as JSON that can be written in this encoding."""
+    text = msgspec.json.encode(reply).decode()
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text), separators=(",", ":"))
+    return text
+
+
+async def _send(arguments: Arguments) -> Any:
     message = DynamicMessage(arguments.message, arguments.payload)
     async with Client(_shared_storage(arguments), timeout=arguments.timeout) as client:
-        reply = await client.send(arguments.type_name, arguments.id, message)
-    return msgspec.json.encode(reply).decode()
+        return await client.send(arguments.type_name, arguments.id, message)
 
 
 # --- rio shutdown, rio stop -----------------------------------------------------------------------
@@ -537,8 +574,8 @@ COMMANDS = {
         Command(
             "send",
             "send a message to an object",
-            "Send a message to an object, and print the reply as JSON.",
-            "  rio send Account ada Deposit '{\"amount\": 100}' --storage sqlite:///bank.db",
+            SEND,
+            SEND_EXAMPLES,
             add_send_options,
             send_message,
         ),

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from rio._version import __version__
 from rio.cli import options
 from rio.cli.commands import COMMANDS, Command
 from rio.cli.options import Arguments, CommandParser
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     declared dead, and 130 after Ctrl-C. ``arguments`` are those of the process by default.
     """
     _open_standard_files()
-    parsed = parse(list(sys.argv[1:] if arguments is None else arguments), os.environ)
+    line = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    parsed = parse(line, os.environ)
     try:
         return COMMANDS[parsed.command].execute(parsed) or 0
     except NodeEvicted as error:
@@ -87,6 +89,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"rio {__version__}")
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", title="commands"
     )

@@ -32,6 +32,12 @@ def load_registry(reference: str) -> Registry:
 
 def _import(module_name: str, reference: str) -> ModuleType:
     _search_current_directory_first()
+    if module_name.endswith(".py"):
+        as_module = module_name[:-3].removeprefix("./").replace("/", ".")
+        raise ConfigurationError(
+            f"{module_name!r} is a file: write its module,"
+            f" {reference.replace(module_name, as_module, 1)}"
+        )
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise ConfigurationError(
             f"{reference!r} names no registry:"
