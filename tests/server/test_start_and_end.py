@@ -11,7 +11,7 @@ import pytest
 
 import rio
 from rio.contracts.membership import MemberStatus
-from rio.errors import NodeEvicted, StorageUnavailable
+from rio.errors import JoinFailed, NodeEvicted, StorageUnavailable
 from rio.storage.local import LocalMembershipStorage
 from tests.server.harness import Cluster, Probe, until
 
@@ -239,6 +239,46 @@ async def test_a_stop_at_any_turn_of_the_start_leaves_no_zombie(
     assert all(member.status in (MemberStatus.JOINING, MemberStatus.LEFT) for member in members)
     if server.address:
         assert not await is_listening(server)
+
+
+async def test_a_wrong_advertised_address_is_an_error_of_the_server_that_advertises_it(
+    cluster: Cluster,
+) -> None:
+    with pytest.raises(JoinFailed, match=r"does not reach itself at 127\.0\.0\.1:9, which it adv"):
+        await cluster.server(Sleeper, advertise="127.0.0.1:9")
+    assert (await cluster.storage.membership.snapshot()).members == ()
+    right = await cluster.server(Sleeper, advertise="localhost:0")
+    assert right.address.startswith("localhost:")
+
+
+async def test_an_address_at_which_another_server_answers_does_not_end_that_one(
+    cluster: Cluster,
+) -> None:
+    first = await cluster.server(Sleeper)
+    with pytest.raises(JoinFailed, match=f"member {first.generation} answers at {first.address}"):
+        await cluster.server(Sleeper, advertise=first.address)
+    assert first.ready
+    assert await status(cluster, first) is MemberStatus.ACTIVE
+
+
+async def test_a_server_whose_address_another_one_took_names_it(cluster: Cluster) -> None:
+    server = await cluster.server(Sleeper)
+    other = await cluster.storage.membership.register(server.address)
+    text = f"member {other.generation} has registered at the same address; give each server an"
+    with pytest.raises(NodeEvicted, match=text):
+        await server.closed
+
+
+async def test_a_restart_after_a_kill_says_for_whom_it_waits(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "rio.cluster")
+    registered = await cluster.storage.membership.register("127.0.0.1:9")
+    await cluster.storage.membership.set_status(
+        registered.generation, MemberStatus.JOINING, MemberStatus.ACTIVE
+    )
+    await cluster.server(Sleeper, cluster=rio.ClusterConfig.local())
+    assert f"no answer yet from member {registered.generation} (127.0.0.1:9)" in caplog.text
 
 
 async def test_a_request_to_stop_gives_up_the_start(

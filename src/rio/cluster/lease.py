@@ -177,13 +177,14 @@ class LiveMembers:
     """
 
     def __init__(self, patience: float) -> None:
-        self._patience = patience
+        self.patience = patience
+        """Seconds of silence after which a member does not count as alive."""
         self._looked = -math.inf
         self._seen: dict[int, _Seen] = {}
 
     def read(self, snapshot: MembershipSnapshot, now: float) -> None:
         """Take in one read of the membership, whose answer came at ``now``."""
-        before = self._seen if now - self._looked <= self._patience else {}
+        before = self._seen if now - self._looked <= self.patience else {}
         self._looked, self._seen = now, {}
         for member in snapshot.active:
             known = before.get(member.generation)
@@ -199,7 +200,7 @@ class LiveMembers:
         silent = {
             generation
             for generation, seen in self._seen.items()
-            if self._looked - seen.since >= self._patience
+            if self._looked - seen.since >= self.patience
         }
         return active - silent
 

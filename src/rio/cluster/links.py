@@ -84,6 +84,17 @@ class GossipLinks:
         self._links[address] = link  # the last one used comes last
         link.send(protocol.write_gossip(payload))
 
+    async def introduction_of(self, address: str) -> Hello:
+        """How the node introduces itself that answers at ``address``.
+
+        :raises OSError: nobody answers, or not in time.
+        :raises RioError: who answers is no node of this cluster.
+        """
+        async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+            connection = await self._open(GossipLink(address, self._open))
+        connection.close()
+        return connection.ready.result()
+
     def reset(self, address: str) -> None:
         """Close the connection to ``address``. The next message makes a new one."""
         link = self._links.get(address)

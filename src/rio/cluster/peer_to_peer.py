@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
     from rio.cluster.gossip.transport import GossipTransport
 
 logger = logging.getLogger("rio.cluster")
+
+LAST_LOOK = 0.05
+"""Seconds in which an evicted node may read why."""
+NEWS_OF_SILENCE = 0.5
+"""Seconds that a node greets the others before its log says for whom it waits."""
 
 
 class RioRsSettings(TypedDict, total=False):
@@ -151,6 +157,10 @@ class PeerToPeerClusterProvider(ClusterProvider):
             raise
         self.renewed = renewal is not None
         if renewal is None:
+            self._fence()
+            with suppress(StorageError, TimeoutError):
+                async with asyncio.timeout(LAST_LOOK):
+                    await self._read()  # which knows more, and raises it
             self._raise_evicted("is not live any more")
         elif renewal.lease_counter <= known:
             self._raise_evicted("is older than this node has left it")
@@ -251,8 +261,15 @@ class PeerToPeerClusterProvider(ClusterProvider):
             raise JoinFailed(
                 f"{self.address} could not exchange probes with a majority of the other members "
                 f"within {settings.join_timeout:g} s: make sure that they reach it under this "
-                "address, and that it reaches them under theirs"
+                "address, and that it reaches them under theirs; no answer from "
+                f"{self._names_of(gossip.silent(gossip.active - {self.generation}))}"
             ) from None
+
+    def _names_of(self, generations: Iterable[int]) -> str:
+        """Which members these are, as last read."""
+        members = [self.snapshot.find(generation) for generation in sorted(generations)]
+        known = [f"member {each.generation} ({each.address})" for each in members if each]
+        return ", ".join(known) or "anybody"
 
     def _new_gossip(self, transport: GossipTransport) -> GossipRunner:
         # Only a node that joins needs these modules: `import rio` does not wait for them.
@@ -280,7 +297,17 @@ class PeerToPeerClusterProvider(ClusterProvider):
         live.read(self.snapshot, self._clock())
         gossip.note_read(self.snapshot, self._clock())
         next_read = next_greeting = self._clock()
-        while not gossip.reached_majority_of(live.of(gossip.active - {self.generation})):
+        silence_is_news_at = self._clock() + NEWS_OF_SILENCE
+        while not gossip.reached_majority_of(awaited := live.of(gossip.active - {self.generation})):
+            if self._clock() >= silence_is_news_at:
+                silence_is_news_at = math.inf
+                logger.info(
+                    "%s waits until most members answer, or have been silent for %g s: no answer"
+                    " yet from %s",
+                    self.address,
+                    live.patience,
+                    self._names_of(gossip.silent(awaited)),
+                )
             if self._clock() >= next_read:
                 next_read = self._clock() + config.poll_interval
                 with suppress(StorageError):

@@ -400,7 +400,7 @@ class ClusterProvider(ABC):
         read = await self._calls.run(self._storage.snapshot())
         status = read.status_of(self.generation)
         if self.generation and status is not None and status >= MemberStatus.CONDEMNED:
-            self._raise_evicted(f"is {status.name}")
+            self._raise_evicted(f"is {status.name}", self._find_successor(read))
         known = self.snapshot.version
         if read.version >= known:
             self.snapshot = read
@@ -486,17 +486,24 @@ class ClusterProvider(ABC):
         self._lease.fence(self._clock())
         self.on_lease(-math.inf)
 
-    def _raise_evicted(self, why: str) -> None:
+    def _find_successor(self, read: MembershipSnapshot) -> Member | None:
+        """The member that has registered at this node's address since."""
+        since = [member for member in read.members if member.generation > self.generation]
+        return next((member for member in since if member.address == self.address), None)
+
+    def _raise_evicted(self, why: str, successor: Member | None = None) -> None:
         """Fence, and raise what ends the node. A node that leaves has nothing to end."""
-        if not self._leaving.is_set():
-            self._fence()
-            logger.error(
-                "member %d (%s) %s in the membership: it is fenced and stops",
-                self.generation,
-                self.address,
-                why,
+        if self._leaving.is_set():
+            return
+        self._fence()
+        text = f"member {self.generation} ({self.address}) {why} in the membership"
+        if successor is not None:
+            text += (
+                f": member {successor.generation} has registered at the same address;"
+                " give each server an address of its own"
             )
-            raise NodeEvicted(f"member {self.generation} ({self.address}) {why} in the membership")
+        logger.error("%s; it is fenced and stops", text)
+        raise NodeEvicted(text)
 
 
 class LocalClusterProvider(ClusterProvider):

@@ -23,7 +23,15 @@ from rio.contracts.membership import MembershipSnapshot, MembershipStorage
 from rio.contracts.placement import ObjectPlacement
 from rio.contracts.roles import ROLES
 from rio.contracts.state import StateStorage
-from rio.errors import BindFailed, ConfigurationError, NodeEvicted, StorageError, WrongCluster
+from rio.errors import (
+    BindFailed,
+    ConfigurationError,
+    JoinFailed,
+    NodeEvicted,
+    RioError,
+    StorageError,
+    WrongCluster,
+)
 from rio.identity import Address
 from rio.objects.app_data import AppData
 from rio.objects.registry import Registry
@@ -324,7 +332,8 @@ class Server:
         :raises BindFailed: the address is taken or is not one of this machine.
         :raises StorageError: the membership cannot be written.
         :raises WrongCluster: placements or states belong to another cluster.
-        :raises JoinFailed: the other nodes and this one cannot talk to each other.
+        :raises JoinFailed: the other nodes and this one cannot talk to each other, or the address
+        that this one advertises does not lead to it.
         :raises RuntimeError: the server has started before, or is stopped meanwhile.
         """
         self._refuse_second_start()
@@ -333,6 +342,7 @@ class Server:
                 self._listen,
                 self._show_pages,
                 self._claim_storages,
+                self._try_advertised_address,
                 self._join,
                 self._client.start,
                 self._begin_to_serve,
@@ -369,6 +379,25 @@ class Server:
                     " all roles storages of one cluster; if these are copies of such storages,"
                     " run `rio settings new-id` on all of them"
                 )
+
+    async def _try_advertised_address(self) -> None:
+        """Who answers there is who the others would talk to. To register at the address of another
+        server would end that one.
+        """
+        if self._advertise is None:
+            return
+        try:
+            answer = await self._links.introduction_of(self._address)
+        except (OSError, RioError) as error:
+            raise JoinFailed(
+                f"this server does not reach itself at {self._address}, which it advertises:"
+                f" {error or 'no answer'}; say with advertise= under which address others reach it"
+            ) from error
+        if answer.generation:
+            raise JoinFailed(
+                f"member {answer.generation} answers at {self._address}, which this server"
+                " advertises: give each server an address of its own"
+            )
 
     async def _listen(self) -> None:
         loop = self._catalog.dispatcher.loop = asyncio.get_running_loop()

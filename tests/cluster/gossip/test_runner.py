@@ -116,7 +116,9 @@ async def test_a_node_that_cannot_exchange_probes_with_the_others_does_not_join(
     network.attach(lonely)
     network.down.add(lonely)
     with pytest.raises(
-        JoinFailed, match=r"lonely:1 could not exchange probes with a majority .* within 60 s"
+        JoinFailed,
+        match=r"lonely:1 could not exchange probes with a majority .* within 60 s.* no answer from"
+        r" member 1 \(.*\), member 2 \(.*\), member \d+ \(10\.0\.0\.3:5000\)",
     ):
         await lonely.provider.join("lonely:1")
     assert (await cluster.statuses())[

@@ -37,6 +37,10 @@ class Greeting:
         """Whether more than half of these have answered; true where there are none."""
         return not members or 2 * len(self._answered & members) > len(members)
 
+    def silent(self, members: frozenset[int]) -> frozenset[int]:
+        """Those of these members that have not answered yet."""
+        return members - self._answered
+
     def forget(self, gone: Iterable[int]) -> None:
         """Forget members that have ended."""
         self._answered.difference_update(gone)

@@ -109,6 +109,10 @@ class GossipRunner:
         """Whether more than half of these have answered a greeting; true where there are none."""
         return self._gossip.greeting.reached_majority_of(members)
 
+    def silent(self, members: frozenset[int]) -> frozenset[int]:
+        """Those of these members that have not answered a greeting yet."""
+        return self._gossip.greeting.silent(members)
+
     async def wait_for_message(self, seconds: float) -> None:
         """Return after so many seconds, or when a message has arrived."""
         self._heard.clear()
