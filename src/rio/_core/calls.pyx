@@ -26,6 +26,7 @@ from rio.errors import (
     BadIdentity,
     CallRefused,
     CallTimeout,
+    ConfigurationError,
     Expired,
     FrameTooLarge,
     NotExecuted,
@@ -41,6 +42,7 @@ cdef extern from "Python.h":
 
 
 cdef object Future = asyncio.Future
+cdef object get_running_loop = asyncio._get_running_loop      # None where none runs
 # Called as functions, these save a look-up of the attribute in each call.
 cdef object is_done = Future.done
 cdef object set_result = Future.set_result
@@ -50,6 +52,11 @@ cdef double INFINITY = float("inf")
 cdef str NOT_OPEN = (
     "this client is not open: use it as `async with rio.Client(...) as client`,"
     " or await client.start()"
+)
+cdef str ELSEWHERE = (
+    "this client is used outside the event loop in which it was started, so nothing was done:"
+    " open a client in each event loop, and from another thread use"
+    " asyncio.run_coroutine_threadsafe()"
 )
 
 
@@ -474,6 +481,7 @@ cdef class Caller:
     cdef object _owner
     cdef object _codecs
     cdef object _loop
+    cdef public str why_not_open             # what a call is told while there is no loop
     cdef object _clock                       # None: the system's; else a callable
     cdef dict _future_options                # the keywords with which a call's future is made
     cdef readonly double default_timeout     # seconds
@@ -494,6 +502,7 @@ cdef class Caller:
         self._owner = owner
         self._codecs = codecs
         self._loop = None
+        self.why_not_open = NOT_OPEN
         self._clock = clock
         self.default_timeout = default_timeout
         self.armed_for = INFINITY
@@ -516,27 +525,31 @@ cdef class Caller:
         self._loop = loop
         self._future_options = {"loop": loop}
 
+    def check_loop(self):
+        """Make sure that the client is open, and used where it was opened. Elsewhere a call would
+        run, and its reply be lost.
+
+        :raises RuntimeError: it is not.
+        """
+        if self._loop is None:
+            raise RuntimeError(self.why_not_open)
+        if get_running_loop() is not self._loop:
+            raise RuntimeError(ELSEWHERE)
+
     def send(self, object_type, str id not None, message, /, *, timeout=None, returns=None):
         """Send a message to an object, and await the reply: see :meth:`rio.Client.send`."""
-        cdef Call call = Call.__new__(Call)
-        cdef double now
-        if self._loop is None:
-            raise RuntimeError(NOT_OPEN)
-        type_name = self._type_names.get(object_type)
+        cdef Call call
+        if self._loop is None or get_running_loop() is not self._loop:
+            self.check_loop()
+        call = Call.__new__(Call)
         call.caller = self
-        call.type_name = <str>(self._new_name(object_type) if type_name is None else type_name)
-        check_id(id)
         call.id = id
-        self._encode(call, object_type, message, returns)
-        now = self._now()
-        call.deadline = now + (self.default_timeout if timeout is None else <double>timeout)
-        self._nest(call)
         call.future = PyObject_Call(Future, (), self._future_options)
         add_done_callback(call.future, call)
-        if call.deadline < self.armed_for:
-            self.armed_for = call.deadline
-            self._owner.arm(call.deadline)
-        self._send(call, now)
+        try:
+            self._begin(call, object_type, message, timeout, returns)
+        except Exception as error:
+            call.fail(error)  # raised here, it would part the caller from the calls before
         return call.future
 
     def learn(self, str type_name not None, str id not None, ClientHalf connection not None):
@@ -558,6 +571,22 @@ cdef class Caller:
     def rearm(self, double deadline):
         """The owner's timer now watches ``deadline``; ``inf``: nothing."""
         self.armed_for = deadline
+
+    cdef int _begin(self, Call call, object_type, message, timeout, returns) except -1:
+        cdef double now
+        type_name = self._type_names.get(object_type)
+        call.type_name = <str>(self._new_name(object_type) if type_name is None else type_name)
+        check_id(call.id)
+        self._encode(call, object_type, message, returns)
+        now = self._now()
+        call.deadline = now + (self.default_timeout if timeout is None else <double>timeout)
+        self._nest(call)
+        if not call.deadline > now:
+            raise too_late(call)
+        if call.deadline < self.armed_for:
+            self.armed_for = call.deadline
+            self._owner.arm(call.deadline)
+        return self._send(call, now)
 
     cdef double _now(self) except? -1:
         return system_clock() if self._clock is None else <double>self._clock()
@@ -612,6 +641,16 @@ cdef inline uint64_t milliseconds(double seconds) noexcept nogil:
     if not seconds >= 0.001:
         return 1
     return <uint64_t>(seconds * 1000.0 + 0.5) if seconds < 1e12 else <uint64_t>1000000000000000u
+
+
+cdef object too_late(Call call):
+    # The error of a call without any time.
+    if call.deadline != call.deadline:
+        return ConfigurationError("timeout= takes a number of seconds, got nan")
+    return Expired(
+        f"the time for {call.message_name} to {call.type_name}/{call.id} was over before it was"
+        " sent"
+    )
 
 
 cdef inline int check_id(str id) except -1:

@@ -34,7 +34,8 @@ E = TypeVar("E", bound=Message[Any])
 
 class Client(Sender):
     """Sends messages to objects. All tasks of one event loop can share a client; use it as
-    ``async with rio.Client(storage) as client``.
+    ``async with rio.Client(storage) as client``. In another thread or event loop, and in the child
+    of a fork, its methods raise :class:`RuntimeError`, and do nothing.
 
     ``storage`` says where the members of the cluster are listed: a URL, a
     :class:`rio.storage.Storage`, or a :class:`rio.contracts.MembershipStorage` of your own. The
@@ -45,7 +46,7 @@ class Client(Sender):
     bytes that a message or a reply may have. ``clock`` and ``rng`` replace the system's clock and
     the random delays in tests.
 
-    :raises ConfigurationError: the URL names no storage.
+    :raises ConfigurationError: the URL names no storage, or a time is not above 0.
     """
 
     def __init__(
@@ -94,14 +95,17 @@ class Client(Sender):
         """Read the membership. Servers are connected when they are first needed.
 
         :raises StorageError: the membership cannot be read.
+        :raises RuntimeError: the client is open already, or was closed meanwhile.
         """
         await self._router.open()
 
     async def close(self) -> None:
-        """Close all connections. Idempotent.
+        """Close all connections. Idempotent; afterwards the client can be started again.
 
         Calls that wait for a reply end with :class:`rio.errors.ConnectionLost`, calls that wait for
         a server with :class:`rio.errors.NotExecuted`.
+
+        :raises RuntimeError: the client was started in another thread or event loop.
         """
         await self._router.close()
 
@@ -186,11 +190,9 @@ class Client(Sender):
 
         :raises NotExecuted: the server cannot be reached.
         :raises ConnectionLost: the connection broke before the answer came.
+        :raises CallTimeout: the answer did not come within :attr:`timeout`.
         """
-        connection = await self._router.pool.peer(address).connect()
-        began = self._router.now()
-        await connection.request(Kind.PING)
-        return self._router.now() - began
+        return await self._router.request(address, Kind.PING)
 
     async def admin(self, command: AdminCommand) -> None:
         """Carry out a command to the cluster, as ``AdminCommand.shutdown(Account, "ada")``.
@@ -199,14 +201,14 @@ class Client(Sender):
 
         :raises NotExecuted: the server cannot be reached.
         :raises ConnectionLost: the connection broke before the answer came.
+        :raises CallTimeout: the answer did not come within :attr:`timeout`.
         :raises TypeError: ``command`` is none.
         """
         match command:
             case Shutdown(object_type, id):
                 await self.send(object_type, id, system_messages.Shutdown())
             case ServerExit(address):
-                connection = await self._router.pool.peer(address).connect()
-                await connection.request(Kind.GOAWAY)
+                await self._router.request(address, Kind.GOAWAY)
             case _:
                 raise TypeError(f"admin() takes a rio.AdminCommand, got {command!r:.200}")
 

@@ -56,11 +56,15 @@ class Members:
     def is_followed(self) -> bool:
         return self._timer is not None
 
-    async def close(self) -> None:
-        """Idempotent."""
+    def rest(self) -> None:
+        """Read the membership no more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    async def close(self) -> None:
+        """Idempotent."""
+        self.rest()
         refreshing, self._refreshing = self._refreshing, None
         if refreshing is not None:
             refreshing.cancel()

@@ -127,9 +127,9 @@ class Pool:
 
     async def close(self) -> None:
         """Close all connections. Idempotent."""
-        for peer in self._peers.values():
+        peers, self._peers = self._peers, {}
+        for peer in peers.values():
             await peer.close()
-        self._peers.clear()
 
 
 class Peer:
@@ -220,13 +220,13 @@ class Peer:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.gather(self._connecting, return_exceptions=True)
-        if self.connection is not None:
-            self.connection.close()
-            await self.connection.wait_closed()
-            self.connection = None
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
+            await connection.wait_closed()
 
     def _start_connecting(self) -> asyncio.Task[None]:
-        if self._connecting is None:
+        if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.get_running_loop().create_task(
                 self._connect(), name=f"connect to {self.address}"
             )

@@ -6,6 +6,7 @@ The compiled caller sends a call without the router while it knows where the obj
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
@@ -13,8 +14,9 @@ from msgspec.structs import replace
 from rio._core.calls import Call, Caller
 from rio._core.clock import Clock
 from rio._core.frame import DEFAULT_FRAME_LIMIT
+from rio._core.wire import Kind
 from rio.backoff import make_rng
-from rio.client import retry
+from rio.client import forks, retry
 from rio.client.access import ClusterAccess
 from rio.client.deadlines import Deadlines, expiry_of
 from rio.client.lines import Line, Lines
@@ -28,6 +30,8 @@ from rio.client.waiting_calls import WaitingCalls
 from rio.contracts.membership import Member, MembershipSnapshot
 from rio.errors import (
     APPLICATION_ERROR,
+    CallTimeout,
+    ConfigurationError,
     ConnectionLost,
     Draining,
     Expired,
@@ -65,6 +69,9 @@ class Router:
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
+        for name, seconds in (("timeout", timeout), ("refresh_interval", refresh_interval)):
+            if not seconds > 0:
+                raise ConfigurationError(f"{name}= takes seconds above 0, got {seconds!r}")
         self.caller = Caller(
             self, MessageCodecs(), default_timeout=timeout, route_limit=route_limit, clock=clock
         )
@@ -77,6 +84,8 @@ class Router:
         self._choice = ServerChoice(access, self.pool, self.members, self.now)
         self._deadlines = Deadlines(self.caller, self.pool, self.waiting)
         self._rng = rng or make_rng()
+        self._use: object | None = None
+        """Stands for the time from one :meth:`open` to the next :meth:`close`."""
         # The caller and the connections ask their owner for these; the parts answer themselves.
         self.arm = self._deadlines.arm
         self.withdraw = self.waiting.withdraw
@@ -88,22 +97,39 @@ class Router:
         """Read the membership. Servers are connected when they are first needed.
 
         :raises StorageError: the membership cannot be read.
+        :raises RuntimeError: the client is open already, or was closed meanwhile.
         """
+        if self._use is not None:
+            raise RuntimeError("this client is open already: open it once, or make another one")
+        use = self._use = object()
         try:
             await self._access.open()
             await self.members.open()
+            if self._use is not use:
+                raise RuntimeError("this client was closed while it was being opened")
         except BaseException:
+            if self._use is use:
+                self._use = None
+            await self.members.close()
             await self._access.close()
             raise
         self.caller.loop = asyncio.get_running_loop()
+        forks.watch(self)
 
     @property
     def is_open(self) -> bool:
         return self.members.is_followed
 
     async def close(self) -> None:
-        """End all calls, and close all connections. Idempotent."""
-        self.caller.loop = None
+        """End all calls, and close all connections. Idempotent; afterwards it can be opened again.
+
+        :raises RuntimeError: the client was opened in another thread or event loop.
+        """
+        if self.caller.why_not_open == forks.FORKED:
+            return  # there is nothing left here
+        if self.caller.loop is not None:
+            self.caller.check_loop()
+        self.caller.loop = self._use = None
         for call in list(self.waiting):
             self.waiting.withdraw(call)
             call.fail(NotExecuted("the client was closed before the call was sent"))
@@ -111,11 +137,41 @@ class Router:
         await self.members.close()
         await self.pool.close()
         self._deadlines.close()
+        self.caller.rearm(math.inf)
+        self._choice.reconsider()  # it remembers servers whose connections are closed
         await self._access.close()
+
+    def disown(self) -> None:
+        """This is the child of a fork: touch nothing that the parent uses."""
+        if self.caller.loop is None:
+            return
+        self.caller.loop = None
+        self.caller.why_not_open = forks.FORKED
+        self.members.rest()
+        self._deadlines.close()
+        forks.cut_off(self.pool.connections)
 
     def now(self) -> float:
         """Seconds on the clock of deadlines."""
         return self.caller.now()
+
+    async def request(self, address: str, kind: Kind) -> float:
+        """Ask a server itself, and no object. Returns how many seconds the answer took.
+
+        :raises NotExecuted: the server cannot be reached.
+        :raises ConnectionLost: the connection broke before the answer came.
+        :raises CallTimeout: the answer did not come in time.
+        """
+        self.caller.check_loop()
+        try:
+            async with asyncio.timeout(self.caller.default_timeout):
+                connection = await self.pool.peer(address).connect()
+                began = self.now()
+                await connection.request(kind)
+        except TimeoutError as error:
+            text = f"{address} did not answer within {self.caller.default_timeout} seconds"
+            raise CallTimeout(text) from error
+        return self.now() - began
 
     # --- whom this is -----------------------------------------------------------------------------
 
@@ -194,6 +250,9 @@ class Router:
         self._write(call, connection)
 
     def _write(self, call: Call, connection: ClientConnection) -> None:
+        if call.deadline <= self.now():
+            call.fail(expiry_of(call))
+            return
         try:
             connection.submit(call, is_routed=True)
         except RioError as error:

@@ -44,6 +44,7 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         self._closed = loop.create_future()
         self.ready: asyncio.Future[Hello] = loop.create_future()
         """The server's introduction, or the error because of which there is none."""
+        self.ready.add_done_callback(_take_note)
         self.on_goaway: Callable[[], None] = _nothing
         self.answers_cancel = False
         """Whether the server answers a CANCEL, and so tells whether the call has begun."""
@@ -157,6 +158,12 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
 
 
 def _nothing() -> None: ...
+
+
+def _take_note(ready: asyncio.Future[Hello]) -> None:
+    """Whoever connects may have been cancelled, and not ask for the error any more."""
+    if not ready.cancelled():
+        ready.exception()
 
 
 async def open_connection(address: str, make: Callable[[], ClientConnection]) -> ClientConnection:
