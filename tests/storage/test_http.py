@@ -109,6 +109,36 @@ async def test_an_answer_that_is_no_membership_is_unavailable(
             await shown.snapshot()
 
 
+@pytest.fixture
+async def unready(membership: MembershipStorage) -> AsyncIterator[list[str]]:
+    """Hosts that are not ready: one that joins, one with older news, and one with all of them."""
+    known = await membership.snapshot()
+    old = MembershipSnapshot(1, 1, known.members[:1])
+    pages = [
+        NodePages(lambda each=each: each, lambda: "fenced")
+        for each in (MembershipSnapshot(0, 0), old, known)
+    ]
+    listeners = [HttpListener(each) for each in pages]
+    yield [str(await each.start(Address("127.0.0.1", 0))) for each in listeners]
+    for each in listeners:
+        await each.close()
+
+
+async def test_a_server_that_is_not_ready_is_believed_only_if_none_is(
+    membership: MembershipStorage, url: str, unready: list[str]
+) -> None:
+    known = await membership.snapshot()
+    hosts = [*unready[:2], url.removeprefix("http://"), unready[2]]
+    async with HttpMembershipStorage(f"http://{','.join(hosts)}") as shown:
+        assert await shown.snapshot() == known
+        assert str(shown._bases[0].netloc) == hosts[2], "it is asked first from then on"
+    async with HttpMembershipStorage(f"http://{','.join(unready)}") as shown:
+        assert await shown.snapshot() == known, "the newest"
+    async with HttpMembershipStorage(f"http://{unready[0]}") as shown:
+        with pytest.raises(StorageUnavailable, match="it is not ready"):
+            await shown.snapshot()
+
+
 async def test_fields_of_a_newer_version_are_ignored(serve: Serve) -> None:
     where = await serve(
         response(b'{"version": 3, "generation_high": 2, "members": [], "colour": "red"}')

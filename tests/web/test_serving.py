@@ -295,3 +295,15 @@ def tokens_given_out_by(path: Path) -> bool:
     with closing(sqlite3.connect(path)) as connection:
         [(high,)] = connection.execute("SELECT token_high FROM rio_cluster")
     return bool(high)
+
+
+async def test_a_server_that_is_not_ready_says_so_with_its_members(storage: rio.Storage) -> None:
+    server = rio.Server(rio.Registry(Counter), storage=storage, cluster="local", http="127.0.0.1:0")
+    async with server:
+        assert (await page(server, "/members"))[0] == 200
+        server._cluster._fence()
+        status, body = await page(server, "/members")
+        assert status == 503
+        assert [member["generation"] for member in json.loads(body)["members"]] == [
+            server.generation
+        ]

@@ -26,6 +26,7 @@ from rio.storage._url_form import show_url, split_url
 
 __all__ = ["HttpMembershipStorage"]
 
+OK, NOT_READY = HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE
 MAX_HEAD = 1 << 14
 """Bytes of the status line and the headers of an answer."""
 MAX_BODY = 1 << 22
@@ -33,7 +34,9 @@ MAX_BODY = 1 << 22
 
 
 class HttpMembershipStorage(Openable, MembershipStorage):
-    """Reads ``/members`` from the first server that answers.
+    """Reads ``/members`` from the first server that answers and is ready. If none is ready, the
+    newest that they know counts: one that joins knows nobody yet, and one that is fenced may know
+    what is not true any more.
 
     It is for :class:`rio.Client`: every method that would write raises
     :class:`rio.errors.ConfigurationError`.
@@ -54,21 +57,29 @@ class HttpMembershipStorage(Openable, MembershipStorage):
 
     async def snapshot(self) -> MembershipSnapshot:
         self._check_open()
-        problems = []
+        problems, second_best = [], []
         for base in list(self._bases):
             try:
-                snapshot = await self._read(base)
+                is_ready, snapshot = await self._read(base)
             except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
                 problems.append(f"{base.netloc}: {str(error) or 'no answer in time'}")
             else:
-                self._bases.remove(base)
-                self._bases.insert(0, base)
-                return snapshot
+                if is_ready:
+                    self._bases.remove(base)
+                    self._bases.insert(0, base)
+                    return snapshot
+                problems.append(f"{base.netloc}: it is not ready")
+                if snapshot.members:
+                    second_best.append(snapshot)
+        if second_best:
+            return max(second_best, key=lambda snapshot: snapshot.version)
         raise StorageUnavailable(f"no server showed its members: {'; '.join(problems)}")
 
-    async def _read(self, base: SplitResult) -> MembershipSnapshot:
+    async def _read(self, base: SplitResult) -> tuple[bool, MembershipSnapshot]:
+        """Whether a server is ready, and what it shows."""
         async with asyncio.timeout(self._timeout):
-            return decode_members(await _get(base))
+            status, body = await _get(base)
+        return status == OK, decode_members(body)
 
     async def register(
         self, address: str, metadata: bytes = b"", manifest: bytes = b""
@@ -128,8 +139,8 @@ def _check_base(url: str, parts: SplitResult) -> SplitResult:
     return parts
 
 
-async def _get(base: SplitResult) -> bytes:
-    """The body of ``/members``.
+async def _get(base: SplitResult) -> tuple[int, bytes]:
+    """The status and the body of ``/members``.
 
     :raises OSError: there is no connection.
     :raises EOFError: the connection broke.
@@ -143,8 +154,8 @@ async def _get(base: SplitResult) -> bytes:
     try:
         writer.write(_request(base))
         status, *headers = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-        _check_status(status)
-        return await reader.readexactly(_length(headers))
+        code = _read_status(status)
+        return code, await reader.readexactly(_length(headers))
     finally:
         writer.transport.abort()
 
@@ -159,11 +170,13 @@ def _request(base: SplitResult) -> bytes:
     return "\r\n".join([*head, "", ""]).encode()
 
 
-def _check_status(line: str) -> None:
-    """:raises ValueError: the answer is no HTTP, or not OK."""
+def _read_status(line: str) -> int:
+    """:raises ValueError: the answer is no HTTP, and neither OK nor that of a server not ready."""
     words = line.split(" ", 2)
-    if len(words) < 2 or not words[0].startswith("HTTP/1.") or words[1] != str(HTTPStatus.OK.value):
+    known = {str(status.value): status.value for status in (OK, NOT_READY)}
+    if len(words) < 2 or not words[0].startswith("HTTP/1.") or words[1] not in known:
         raise ValueError(f"it answered {line[:80]!r}")
+    return known[words[1]]
 
 
 def _length(headers: list[str]) -> int:

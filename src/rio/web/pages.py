@@ -2,7 +2,8 @@
 
 ==========================  ====================================================================
 ``/members``                the membership as this server knows it, as JSON
-                            (:mod:`rio.contracts.listing`)
+                            (:mod:`rio.contracts.listing`); with 503 while the server is not ready,
+                            because it may know less than others then
 ``/members/{ip}/{port}``    the newest member at an address, or 404
 ``/livez``                  200 while the event loop turns
 ``/readyz``                 200 while the server takes new objects; otherwise 503 and the reason
@@ -45,11 +46,14 @@ class NodePages:
             case ["readyz"]:
                 return self._ready()
             case ["members"]:
-                return Answer(HTTPStatus.OK, encode_members(self._snapshot()), JSON)
+                return Answer(self._status(), encode_members(self._snapshot()), JSON)
             case ["members", host, port]:
                 return self._member(host, port)
             case _:
                 return Answer(HTTPStatus.NOT_FOUND, INDEX)
+
+    def _status(self) -> HTTPStatus:
+        return HTTPStatus.SERVICE_UNAVAILABLE if self._why_not_ready() else HTTPStatus.OK
 
     def _ready(self) -> Answer:
         reason = self._why_not_ready()
