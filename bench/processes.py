@@ -79,6 +79,10 @@ class ServerProcess:
         self.address: str = said[1]
         self.pid = self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def stop(self) -> None:
         self._process.communicate(timeout=30)
 

@@ -80,6 +80,38 @@ class Counter(rio.ServiceObject):
         return self.count.value
 
 
+class Grind(rio.Message[None]):
+    """Keeps the server busy for so many seconds."""
+
+    seconds: float
+
+
+class AsyncGrind(Grind):
+    """The same in an ``async def`` handler."""
+
+
+class Mill(rio.ServiceObject):
+    """An object that takes its time."""
+
+    @rio.handler
+    def grind(self, message: Grind) -> None:
+        grind(message.seconds)
+
+    @rio.handler
+    async def grind_async(self, message: AsyncGrind) -> None:
+        grind(message.seconds)
+
+    @rio.handler
+    def touch(self, _: Touch) -> int:
+        return 0
+
+
+def grind(seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
 class Driven(rio.Message):
     seconds: float
 
@@ -174,7 +206,7 @@ class Nurse(rio.ServiceObject):
         return Health(len(asyncio.all_tasks()), seen.live_objects, seen.subscriptions)
 
 
-TYPES: Sequence[type[rio.ServiceObject]] = (Room, Counter, Driver, Bell, Guest, Nurse)
+TYPES: Sequence[type[rio.ServiceObject]] = (Room, Mill, Counter, Driver, Bell, Guest, Nurse)
 
 
 def more_types(count: int) -> list[type[rio.ServiceObject]]:

@@ -611,8 +611,10 @@ cdef int refuse(Turn turn, error) except -1:
 
 
 cdef object busy_error(double wait):
+    # Who comes again before what waits now is done is refused once more.
     return Overloaded(
-        f"the node is busy: the call would have to wait for about {wait:.2g} seconds", [wait]
+        f"the node is busy: the call would have to wait for about {wait:.2g} seconds",
+        [max(wait, MOST_WAIT)],
     )
 
 
