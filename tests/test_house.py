@@ -164,3 +164,11 @@ print("policy untouched" if asyncio.events._event_loop_policy is before else "po
 def test_the_version_is_that_of_the_project() -> None:
     project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text())["project"]
     assert rio.__version__ == project["version"]
+
+
+def test_tools_that_freeze_a_program_see_the_import_of_each_back_end() -> None:
+    imported = imports_of(PACKAGE / "storage" / "_urls.py")
+    for back_end in ("local", "sqlite", "postgres", "redis", "http"):
+        assert f"rio.storage.{back_end}" in imported
+    by_name = {name for name, path in FILES.items() if "import_module" in path.read_text()}
+    assert by_name == {"cli.registry", "testing._shared_storage"}  # which a user names

@@ -7,7 +7,7 @@ They live somewhere in a cluster, are found by their type and id, and keep state
 """
 
 from rio import errors
-from rio._version import __version__
+from rio._version import __version__ as __version__
 from rio.client.admin import AdminCommand
 from rio.client.client import Client
 from rio.client.subscription import Subscription
@@ -62,7 +62,6 @@ __all__ = [
     "Storage",
     "Subscription",
     "UnknownApplicationError",
-    "__version__",
     "errors",
     "handler",
     "managed_state",

@@ -124,6 +124,22 @@ def short_name(annotation: Any) -> str:
     return str(annotation).replace("typing.", "")
 
 
+def are_same(one: Any, other: Any) -> bool:
+    """Whether two types are the same, however they are written: ``Dict[str, int]`` and
+    ``dict[str, int]`` are.
+    """
+    if one == other:
+        return True
+    origin, arguments = typing.get_origin(one), typing.get_args(one)
+    others = typing.get_args(other)
+    return (
+        origin is not None
+        and origin is typing.get_origin(other)
+        and len(arguments) == len(others)
+        and all(map(are_same, arguments, others))
+    )
+
+
 def line_of(function: Callable[..., Any]) -> str:
     """``file:line`` of a function, which editors and terminals turn into a link.
 

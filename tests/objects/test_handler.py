@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Dict, Generic, List, TypeVar  # noqa: UP035
 
 import pytest
 
@@ -119,6 +119,15 @@ def test_a_dynamic_handler_has_a_name_and_no_message_type() -> None:
 
 def test_a_message_without_a_reply_may_be_answered_with_anything() -> None:
     assert Account.undeclared.reply_type == list[str]
+
+
+def test_one_type_may_be_written_in_two_ways() -> None:
+    class Look(Message[dict[str, list[int]]]):
+        pass
+
+    def look(self: Any, message: Look) -> Dict[str, List[int]]: ...  # type: ignore[empty-body]  # noqa: UP006
+
+    assert Handler(look).try_resolve(({"Look": Look},)).message_type is Look
 
 
 def test_a_reply_may_be_defined_after_the_class() -> None:

@@ -19,6 +19,7 @@ from rio.objects.message import (
     NO_REPLY_DECLARED,
     DynamicMessage,
     Message,
+    encode_event,
     reply_type_of,
 )
 from rio.transport.codec import (
@@ -194,3 +195,9 @@ def test_a_reply_that_does_not_exist_is_a_name_error_when_it_is_asked_for() -> N
 
 def test_a_dynamic_message_compares_by_its_name_and_value() -> None:
     assert DynamicMessage("a.B", [1]) == DynamicMessage("a.B", [1]) != DynamicMessage("a.B")
+
+
+@pytest.mark.parametrize("event", [{"a": 1}, DynamicMessage("a.B"), Balance])
+def test_what_is_no_message_is_no_event(event: Any) -> None:
+    with pytest.raises(TypeError, match=r"an event is a rio\.Message"):
+        encode_event(event)

@@ -253,6 +253,13 @@ def test_settings_that_make_no_sense_are_refused(bad: dict[str, Any]) -> None:
         client.subscribe(Room, "lobby", Said, **bad)
 
 
+@pytest.mark.parametrize("wanted", [dict, "Said", rio.Message, rio.DynamicMessage])
+def test_events_that_nobody_can_publish_cannot_be_subscribed_to(wanted: Any) -> None:
+    client = rio.Client("memory://")
+    with pytest.raises(TypeError, match=r"an event is a subclass of rio\.Message"):
+        client.subscribe(Room, "lobby", wanted)
+
+
 # --- slow readers ---------------------------------------------------------------------------------
 
 

@@ -176,6 +176,7 @@ class Client(Sender):
 
         :raises BadIdentity: ``object_type`` or ``id`` is empty, too long or not valid text.
         :raises ConfigurationError: ``limit`` is below 1, or ``overflow`` is none of the three.
+        :raises TypeError: one of ``events`` is no subclass of :class:`rio.Message`.
         """
         type_name = object_type if isinstance(object_type, str) else type_name_of(object_type)
         queue: EventQueue[Any] = EventQueue(events, limit, overflow)

@@ -21,6 +21,7 @@ class EventQueue(Generic[E_co]):
     """Holds at most ``limit`` events, only those of the classes ``events`` if there are any.
 
     :raises ConfigurationError: ``limit`` is below 1, or ``overflow`` is no policy.
+    :raises TypeError: a class of ``events`` is no subclass of :class:`rio.Message`.
     """
 
     def __init__(
@@ -34,6 +35,9 @@ class EventQueue(Generic[E_co]):
             raise ConfigurationError(
                 f"overflow must be 'raise', 'drop_oldest' or 'drop_newest', got {overflow!r}"
             )
+        for cls in events:
+            if not (isinstance(cls, type) and issubclass(cls, Message)) or cls is Message:
+                raise TypeError(f"an event is a subclass of rio.Message, got {cls!r:.200}")
         self.missed = 0
         """Events that were dropped since the start."""
         self._decoders: dict[str, Callable[[bytes], Any]] = {

@@ -172,7 +172,8 @@ class Handler(Generic[S_co, M_contra, R_co]):
             name = self._parameters[2]
             raise self._refusal(
                 "its third parameter is the application's data:"
-                f" write {name}: rio.AppData, or remove it"
+                f" write {name}: rio.AppData, or remove it. A handler takes one message, so further"
+                " values are fields of the message"
             )
         annotation = hints.get(self._parameters[1], inspect.Parameter.empty)
         if self._dynamic_name is not None:
@@ -225,7 +226,7 @@ class Handler(Generic[S_co, M_contra, R_co]):
         if "return" not in hints:
             raise self._refusal(f"it has no return annotation: write -> {wanted}")
         returned = hints["return"]
-        if declared is not NO_REPLY_DECLARED and returned != declared:
+        if declared is not NO_REPLY_DECLARED and not type_hints.are_same(returned, declared):
             message, written = type_hints.short_name(message_type), type_hints.short_name(returned)
             raise self._refusal(
                 f"it returns {written}, but {message} declares the reply {wanted}:"

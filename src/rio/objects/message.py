@@ -242,8 +242,13 @@ def encode_event(event: Message[Any]) -> bytes:
 
     :raises BadMessage: it holds a value that MessagePack cannot carry, or that would be read as
         another one.
+    :raises TypeError: it is no :class:`rio.Message`, so no subscriber could ask for it.
     """
     cls = type(event)
+    if not isinstance(event, Message):
+        raise TypeError(
+            f"an event is a rio.Message, got {type_hints.full_name(cls)}: define a class for it"
+        )
     try:
         return round_trip_of(cls).encode(event)
     except (Unreadable, TypeError, NameError) as problem:

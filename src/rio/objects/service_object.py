@@ -303,6 +303,7 @@ class ServiceObject(Sender):
 
         :raises BadMessage: the event holds a value that MessagePack cannot carry, or that
             subscribers would read as another one. The text names the field.
+        :raises TypeError: the event is no :class:`rio.Message`.
         :raises FrameTooLarge: the event is larger than the frame limit.
         :raises NotAttached: no server has activated this instance.
         """

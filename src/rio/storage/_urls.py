@@ -6,7 +6,6 @@ Back ends are imported when a URL names them, and with them their drivers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from types import ModuleType
 from typing import Any, NoReturn
 from urllib.parse import SplitResult, parse_qsl, unquote
@@ -53,12 +52,18 @@ def _open_sqlite(url: str) -> dict[str, Any]:
 
 
 def _open_postgres(url: str) -> dict[str, Any]:
-    postgres = _driver("rio.storage.postgres", "postgres")
+    try:
+        from rio.storage import postgres
+    except ImportError as error:
+        raise _missing_driver("postgres", error) from error
     return _roles_of(postgres, url, postgres.PostgresDatabase(url))
 
 
 def _open_redis(url: str) -> dict[str, Any]:
-    redis = _driver("rio.storage.redis", "redis")
+    try:
+        from rio.storage import redis
+    except ImportError as error:
+        raise _missing_driver("redis", error) from error
     return _roles_of(redis, url, redis.RedisDatabase.from_url(url))
 
 
@@ -68,17 +73,10 @@ def _open_http(url: str) -> dict[str, Any]:
     return _roles_of(http, url, url)
 
 
-def _driver(module: str, extra: str) -> Any:
-    """The module of a back end.
-
-    :raises ConfigurationError: its driver is not installed.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"{extra}:// needs its driver ({error}): pip install 'rio-actors[{extra}]'"
-        ) from error
+def _missing_driver(extra: str, error: ImportError) -> ConfigurationError:
+    return ConfigurationError(
+        f"{extra}:// needs its driver ({error}): pip install 'rio-actors[{extra}]'"
+    )
 
 
 def _seconds(url: str, parts: SplitResult, known: set[str]) -> dict[str, float]:
