@@ -90,7 +90,7 @@ def test_the_smallest_eviction_window_that_clocks_allow_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("settings", "renew_interval", "lease_local", "lease_evict", "storage_timeout"),
     [
-        ({}, 5.0, 15.0, 19.5, 2.0),
+        ({}, 10.0, 30.0, 39.0, 2.0),
         ({"interval_secs": 1, "num_failures_threshold": 5}, 1.0, 5.0, 6.5, 2.0),
         ({"interval_secs": 3, "num_failures_threshold": 1}, 1.0, 3.0, 3.9, 1.5),
         ({"interval_secs": 0.1, "num_failures_threshold": 3}, 0.1, 0.3, 0.39, 0.15),
@@ -110,6 +110,13 @@ def test_the_settings_of_rio_rs_keep_their_meaning(
     assert config.lease_local == pytest.approx(lease_local)
     assert config.lease_evict == pytest.approx(lease_evict)
     assert config.storage_timeout == pytest.approx(storage_timeout)
+
+
+def test_the_defaults_are_those_of_rio_rs() -> None:
+    given = ClusterConfig.from_rio_rs(
+        interval_secs=10.0, num_failures_threshold=3, interval_secs_threshold=60.0
+    )
+    assert ClusterConfig.from_rio_rs() == given
 
 
 def test_the_limits_of_rio_rs_are_taken_as_they_are() -> None:
@@ -163,4 +170,4 @@ def test_settings_of_gossip_that_cannot_work_are_refused() -> None:
 def test_the_settings_of_gossip_follow_those_of_the_lease() -> None:
     assert ClusterConfig.strict().gossip == GossipConfig() == GossipConfig.every(1.0)
     assert ClusterConfig.local().gossip == GossipConfig.every(0.3)
-    assert ClusterConfig.from_rio_rs().gossip == GossipConfig.every(5.0)
+    assert ClusterConfig.from_rio_rs().gossip == GossipConfig.every(10.0)

@@ -53,6 +53,7 @@ async def state(postgres_url: str) -> AsyncIterator[StateStorage]:
         ("sqlite:///x", "no URL of PostgreSQL"),
         ("postgres://h/d?sslmode=never", "sslmode"),
         ("postgres://h:port/d", "port"),
+        ("postgres://h/d?ssl=true", "sslmode=require"),
     ],
 )
 async def test_a_url_that_cannot_work_is_refused(url: str, text: str) -> None:
@@ -93,6 +94,67 @@ async def test_a_schema_that_is_not_there_and_an_unknown_option_are_configuratio
         await PostgresState(f"{postgres_server.url}?search_path=nowhere").prepare()
     with pytest.raises(ConfigurationError, match="unrecognized"):
         await PostgresState(f"{postgres_server.url}?colour=red").prepare()
+
+
+@pytest.mark.parametrize("option", ["shared_buffers=1GB", "work_mem=much"])
+async def test_an_option_that_cannot_be_set_is_a_configuration_error(
+    postgres_server: Server, option: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"an option.*{option.partition('=')[0]}"):
+        await PostgresState(f"{postgres_server.url}?{option}").prepare()
+
+
+async def test_options_of_libpq_are_taken_or_ignored_with_a_warning(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ignored = "channel_binding=prefer&connect_timeout=10&keepalives=1&keepalives_idle=30"
+    url = f"{postgres_url}&sslmode=prefer&application_name=shop&work_mem=8MB&{ignored}"
+    connection = await PostgresDialer(url).dial()
+    assert await connection.fetchval("SHOW application_name") == "shop"
+    assert await connection.fetchval("SHOW work_mem") == "8MB"
+    await connection.close()
+    assert (
+        "rio ignores channel_binding, connect_timeout, keepalives, keepalives_idle" in caplog.text
+    )
+
+
+async def test_the_login_names_no_settings_which_poolers_refuse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_connector, "WAIT_TIMEOUT", 0.05)
+    logins = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length = int.from_bytes(await reader.readexactly(4), "big")
+        logins.append(await reader.readexactly(length - 4))
+        writer.close()
+
+    pooler = await asyncio.start_server(take, "127.0.0.1", 0)
+    async with pooler:
+        place = f"rio@127.0.0.1:{pooler.sockets[0].getsockname()[1]}"
+        url = f"postgres://{place}/d?search_path=a&sslmode=disable"
+        with pytest.raises(StorageUnavailable):
+            await PostgresState(url).prepare()
+    words = logins[0][4:].rstrip(b"\0").split(b"\0")
+    assert set(words[::2]) == {b"client_encoding", b"user", b"database"}
+
+
+async def test_a_server_that_is_read_only_says_so(
+    postgres_url: str, session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_connector, "WAIT_TIMEOUT", 0.05)
+    async with PostgresMembershipStorage(postgres_url) as membership:
+        before = await membership.snapshot()
+    await session.execute("ALTER ROLE rio SET default_transaction_read_only = on")
+    try:
+        with pytest.raises(StorageUnavailable, match=r"read-only.*target_session_attrs=any"):
+            await PostgresMembershipStorage(postgres_url).prepare()
+        url = f"{postgres_url}&target_session_attrs=any"
+        async with PostgresMembershipStorage(url) as membership:
+            assert await membership.snapshot() == before
+    finally:
+        await session.execute("SET default_transaction_read_only = off")
+        await session.execute("ALTER ROLE rio RESET default_transaction_read_only")
 
 
 async def test_tables_behind_the_first_schema_of_the_path_are_those_of_another_cluster(

@@ -11,14 +11,17 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
 
 from rio.contracts.membership import MembershipStorage
 from rio.contracts.placement import ObjectPlacement, Placement
@@ -38,6 +41,7 @@ from rio.storage.sqlite import (
     SqliteObjectPlacement,
     SqliteState,
 )
+from rio.storage.sqlite._connection import connect_writer
 from rio.testing.conformance import (
     FirstCommitTests,
     MembershipStorageTests,
@@ -50,6 +54,7 @@ from tests.storage.steps import ADA, load_nothing
 
 pytestmark = pytest.mark.both_loops
 
+ROOT = Path(__file__).parents[2]
 BOB = ObjectId("Account", "bob")
 TOO_LARGE_FOR_SQLITE = 1 << 63
 
@@ -133,6 +138,26 @@ def run(
 
 
 # --- group commit
+
+
+def test_no_release_of_the_driver_is_taken_whose_inside_nobody_has_looked_at() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    [bounds] = [
+        requirement.specifier
+        for requirement in map(Requirement, project["dependencies"])
+        if requirement.name == "aiosqlite"
+    ]
+    major, minor, *_ = version("aiosqlite").split(".")
+    assert f"{major}.{minor}.99" in bounds
+    assert f"{major}.{int(minor) + 1}" not in bounds
+    assert f"{int(major) + 1}.0" not in bounds
+
+
+async def test_a_commit_survives_a_power_cut_on_macos_too(tmp_path: Path) -> None:
+    opened = connect_writer(str(tmp_path / "a.db"), 1.0, True)
+    for name, expected in ("synchronous", 2), ("fullfsync", 1), ("checkpoint_fullfsync", 1):
+        assert opened.connection.execute(f"PRAGMA {name}").fetchone() == (expected,)
+    opened.close()
 
 
 async def test_writes_that_wait_together_share_a_transaction(

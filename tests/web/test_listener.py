@@ -164,6 +164,21 @@ async def test_more_clients_than_it_serves_are_disconnected(
     assert (await get(address, "/livez"))[0] == 200
 
 
+async def test_clients_that_were_answered_and_stay_lock_nobody_out(
+    address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "MAX_CONNECTIONS", 4)
+    stay = []
+    for _ in range(10):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /livez HTTP/1.1\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        stay.append(writer)
+    assert (await get(address, "/livez"))[0] == 200
+    for writer in stay:
+        writer.close()
+
+
 async def test_a_page_that_fails_is_an_error_and_no_more() -> None:
     def fail(path: str) -> Answer:
         if path == "/":

@@ -305,7 +305,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     def from_rio_rs(
         cls,
         *,
-        interval_secs: float = 5.0,
+        interval_secs: float = 10.0,
         num_failures_threshold: int = 3,
         interval_secs_threshold: float = 60.0,
         limit_monitored_members: int | None = None,

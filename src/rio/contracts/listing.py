@@ -74,7 +74,10 @@ def decode_members(data: bytes) -> MembershipSnapshot:
 
     :raises ValueError: the data is no such listing.
     """
-    listing = _decode(data)
+    try:
+        listing = _decode(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     members = tuple(_read_member(listed) for listed in listing.members)
     return MembershipSnapshot(
         listing.version, listing.generation_high, members, listing.cluster_id, listing.settings

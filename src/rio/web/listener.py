@@ -19,7 +19,9 @@ logger = logging.getLogger("rio.web")
 MAX_HEAD = 8192
 """Bytes of a request line and its headers, at most."""
 MAX_CONNECTIONS = 64
-"""Clients that are served at a time. Further clients are disconnected."""
+"""Clients that are served at a time. A further client takes the place of one that has its answer
+and stays; if there is none, it is disconnected.
+"""
 TIMEOUT = 5.0
 """Seconds that a client has to send its request and to take the answer."""
 
@@ -42,7 +44,8 @@ class HttpListener:
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._connections: dict[asyncio.StreamWriter, bool] = {}
+        """The clients, the oldest first, and whether they were answered."""
 
     async def start(self, address: Address) -> Address:
         """Listen, and return the address. Port 0 takes a free port.
@@ -71,16 +74,26 @@ class HttpListener:
             self._server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections.add(writer)
+        has_place = len(self._connections) < MAX_CONNECTIONS or self._drop_answered()
+        self._connections[writer] = False
         try:
-            if len(self._connections) <= MAX_CONNECTIONS:
+            if has_place:
                 async with asyncio.timeout(TIMEOUT):
                     await self._converse(reader, writer)
         except OSError as error:  # a TimeoutError is one
             logger.debug("an HTTP client went away: %r", error)
         finally:
             writer.transport.abort()
-            self._connections.discard(writer)
+            self._connections.pop(writer, None)
+
+    def _drop_answered(self) -> bool:
+        """Disconnect the oldest client that has its answer. Returns whether there was one."""
+        for writer, answered in self._connections.items():
+            if answered and not writer.transport.get_write_buffer_size():
+                writer.transport.abort()
+                del self._connections[writer]
+                return True
+        return False
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -93,6 +106,7 @@ class HttpListener:
             return  # the client went away without a request
         writer.write(answer)
         writer.write_eof()
+        self._connections[writer] = True
         # If the connection were closed with something unread, the client would lose the answer.
         while await reader.read(MAX_HEAD):
             pass

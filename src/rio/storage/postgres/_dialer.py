@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -11,6 +12,8 @@ import asyncpg
 from rio.errors import ConfigurationError
 from rio.storage._url_form import show_url
 from rio.storage.postgres._errors import TEMPORARY, explain, sqlstate_of
+
+logger = logging.getLogger("rio.storage")
 
 CONNECT_TIMEOUT = 3
 """Seconds for one attempt to connect."""
@@ -36,6 +39,30 @@ _SETTINGS = {
     # Planning a statement for its values takes longer than running it.
     "plan_cache_mode": "force_generic_plan",
 }
+
+_OF_DRIVER = {
+    *("dbname", "host", "passfile", "password", "port", "service", "servicefile", "user"),
+    *("gsslib", "krbsrvname", "options", "target_session_attrs"),
+    *("ssl_max_protocol_version", "ssl_min_protocol_version", "sslmode", "sslnegotiation"),
+    *("sslcert", "sslcrl", "sslkey", "sslpassword", "sslrootcert"),
+}
+"""Options of libpq that the driver knows."""
+_IGNORED = {
+    *("channel_binding", "client_encoding", "connect_timeout", "fallback_application_name"),
+    *("gssdelegation", "gssencmode", "load_balance_hosts", "require_auth", "requirepeer"),
+    *("keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval"),
+    *("sslcertmode", "sslcompression", "sslcrldir", "sslsni"),
+}
+"""Options of libpq that the driver does not know, or that ``rio`` decides. Hosted services put some
+of them into their URLs.
+"""
+# After the login, because poolers refuse them before it. Only the URL may say
+# synchronous_commit=off, whatever the default of the server is.
+_SET = """
+    SELECT set_config(name, value, false)
+    FROM unnest($1::text[], $2::text[]) AS setting(name, value)
+    WHERE name <> 'synchronous_commit' OR $3 OR current_setting(name) = 'off'
+"""
 
 
 # Those of the system and of its timeline, which a promotion changes. A standby has none of its own.
@@ -75,10 +102,19 @@ class PostgresDialer:
         """The system and the timeline of the server that was dialled last; empty where the server
         does not tell.
         """
-        self._dsn = parts._replace(scheme="postgresql", query=urlencode(options)).geturl()
-        self._settings = {name: value for name, value in _SETTINGS.items() if name not in options}
+        if "ssl" in options:
+            raise ConfigurationError(
+                f"{self.server}: libpq has no option ssl: write sslmode=require"
+            )
+        for_driver = {name: value for name, value in options.items() if name in _OF_DRIVER}
+        ignored = options.keys() & _IGNORED
+        if ignored:
+            logger.warning("%s: rio ignores %s", self.server, ", ".join(sorted(ignored)))
+        self._dsn = parts._replace(scheme="postgresql", query=urlencode(for_driver)).geturl()
         self._attributes = None if "target_session_attrs" in options else "read-write"
-        self._keep_commit = "synchronous_commit" in options
+        self._own_commit = "synchronous_commit" in options
+        own = {name: options[name] for name in options.keys() - _OF_DRIVER - _IGNORED}
+        self._settings = {"synchronous_commit": "on", **_SETTINGS, **own}
 
     async def dial(self) -> Any:
         """A new connection.
@@ -93,36 +129,41 @@ class PostgresDialer:
                 timeout=CONNECT_TIMEOUT,
                 command_timeout=COMMAND_TIMEOUT,
                 connection_class=PostgresConnection,
-                server_settings=self._settings,
                 target_session_attrs=self._attributes,
             )
+        except asyncpg.exceptions.TargetServerAttributeNotMatched as error:
+            raise ConnectionError(
+                "it is a standby, or read-only for this user: have the URL name the primary;"
+                " the URL of a client may have ?target_session_attrs=any"
+            ) from error
         except TEMPORARY:
             raise
         except (asyncpg.InterfaceError, ValueError) as error:
             raise ConfigurationError(f"{self.server}: {error}") from error
         except asyncpg.PostgresError as error:
-            if sqlstate_of(error).startswith("42"):
-                raise ConfigurationError(
-                    f"{self.server}: the server does not know an option of the URL: {error}"
-                ) from error
             raise explain(self.server, error) from error
         try:
-            if not self._keep_commit:
-                await self._insist_on_commit(connection)
+            await self._set_up(connection)
             self.history = await self._read_history(connection)
         except BaseException:
             connection.terminate()
             raise
         return connection
 
-    async def _insist_on_commit(self, connection: Any) -> None:
-        """Make writes durable before they return, even if the default of the server is otherwise.
-        Only the URL may say ``synchronous_commit=off``.
+    async def _set_up(self, connection: Any) -> None:
+        """Make the settings of the session.
+
+        :raises ConfigurationError: the server does not know one, or refuses its value.
         """
-        await connection.execute(
-            "SELECT set_config('synchronous_commit', 'on', false)"
-            " WHERE current_setting('synchronous_commit') = 'off'"
-        )
+        names, values = zip(*self._settings.items(), strict=True)
+        try:
+            await connection.execute(_SET, names, values, self._own_commit)
+        except asyncpg.PostgresError as error:
+            if not sqlstate_of(error).startswith(("22", "42", "55")):
+                raise explain(self.server, error) from error
+            raise ConfigurationError(
+                f"{self.server}: an option of the URL cannot be set: {error}"
+            ) from error
 
     async def _read_history(self, connection: Any) -> str:
         try:

@@ -18,6 +18,11 @@ from rio.storage.sqlite._schema import has_schema, prepare_schema
 OLDEST = (3, 35, 0)
 """The version of SQLite that has ``RETURNING``."""
 
+LOG_LIMIT = 8 << 20
+"""Bytes that the write-ahead log keeps once all of it is in the file. While somebody reads, it can
+only grow.
+"""
+
 
 def check_version(path: str) -> None:
     """:raises ConfigurationError: SQLite is too old."""
@@ -51,7 +56,8 @@ def connect_writer(path: str, busy_timeout: float, create: bool) -> OpenFile:
 
     def set_up(connection: sqlite3.Connection) -> None:
         _switch_to_wal(path, connection, time.monotonic() + busy_timeout)
-        connection.execute("PRAGMA synchronous = FULL")
+        _write_durably(connection)
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_LIMIT}")
 
     opened = _open_alone(path, busy_timeout, set_up, create=create)
     try:
@@ -72,11 +78,18 @@ def connect_to_migrate(path: str, busy_timeout: float) -> OpenFile:
     """A connection that writes durably, and that neither creates nor checks tables."""
 
     def set_up(connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA synchronous = FULL")
+        _write_durably(connection)
         if has_schema(connection):  # a file of somebody else is left as it is
             _switch_to_wal(path, connection, time.monotonic() + busy_timeout)
 
     return _open_alone(path, busy_timeout, set_up)
+
+
+def _write_durably(connection: sqlite3.Connection) -> None:
+    """A commit survives a power cut; on macOS the drive itself has to be told."""
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA fullfsync = ON")
+    connection.execute("PRAGMA checkpoint_fullfsync = ON")
 
 
 def _forbid_writing(connection: sqlite3.Connection) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import sqlite3
 import time
@@ -25,6 +26,10 @@ from rio.storage.sqlite._statements import MAX_ROWS, MULTI_ROW_STATEMENTS, Multi
 
 logger = logging.getLogger("rio.storage")
 
+LONG_LOG = 64 << 20
+"""Bytes of the write-ahead log at which a reader must be standing in the way of emptying it."""
+LOOK_INTERVAL = 10.0
+"""Seconds between two looks at the size of the log."""
 MAX_BATCH = 1024
 """Operations of one transaction at most, so that other processes get their turn."""
 
@@ -102,6 +107,7 @@ class SqliteLane:
         # This attribute is private, but a thread that is not a daemon would keep a program that
         # forgets close() from ending.
         self._owner._thread.daemon = True
+        self._looked_at = 0.0
         self.operations = 0
         """Operations that were committed."""
         self.transactions = 0
@@ -188,6 +194,24 @@ class SqliteLane:
         if opened is not None:
             opened.close()
 
+    def _look_at_log(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_INTERVAL:
+            return
+        self._looked_at = now
+        log = f"{self._path}-wal"
+        try:
+            size = os.stat(log).st_size
+        except OSError:  # its database is gone
+            return
+        if size > LONG_LOG and self._begin != "BEGIN":  # the connection that writes says it
+            logger.warning(
+                "%s has grown to %d MiB: a process reads the database for long, so what is written"
+                " cannot leave the log. Look for an open transaction, a backup for instance",
+                log,
+                size >> 20,
+            )
+
     def _leave_lost_file(self) -> StorageUnavailable | None:
         """Disconnect if the path does not name the file any more, and say so."""
         if self._opened is None or FileId.of(self._path) == self._opened.file:
@@ -205,6 +229,7 @@ class SqliteLane:
             if self._opened is None:
                 self._connect_and_keep(create=False)
             outcomes = self._transact(batch)
+            self._look_at_log()
             lost = self._leave_lost_file()
             if lost is not None:
                 outcomes = [lost for _ in batch]
