@@ -114,3 +114,25 @@ async def test_a_closed_queue_is_read_to_its_end() -> None:
 def test_settings_that_cannot_work_are_refused(limit: int, overflow: Any) -> None:
     with pytest.raises(ConfigurationError):
         EventQueue((), limit, overflow)
+
+
+async def test_after_an_event_that_does_not_decode_the_next_one_is_read() -> None:
+    queue = queue_of(Said)
+    put(queue, 1)
+    queue.put(2, "Said", b"\xc1")
+    put(queue, 3)
+    assert await read(queue, 1) == [1]
+    with pytest.raises(BadReply, match="does not decode into Said"):
+        await queue.get()
+    assert await read(queue, 1) == [3]
+
+
+async def test_a_failure_is_raised_once() -> None:
+    queue = queue_of(Said)
+    queue.fail(ConnectionLost("gone"))
+    with pytest.raises(ConnectionLost, match="gone"):
+        await queue.get()
+    reading = asyncio.ensure_future(queue.get())
+    await asyncio.sleep(0)
+    assert not reading.done(), "a loop that tries again gives others a turn"
+    reading.cancel()

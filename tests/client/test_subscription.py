@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 import rio
-from rio.errors import NoServersAvailable
-from tests.server.harness import Cluster, until
+from rio.errors import NoServersAvailable, RioError
+from tests.server.harness import Cluster, sever, until
 
 
 class Say(rio.Message[None]):
@@ -51,3 +51,35 @@ async def _say_when_subscribed(server: rio.Server, events: rio.Subscription[Said
     await server.client.send(Room, "lobby", Say("hello"))
     assert await reading == Said("hello")
     await events.close()
+
+
+async def test_a_reader_who_tries_again_after_an_error_reads_on(cluster: Cluster) -> None:
+    server = await cluster.server(Room)
+    client = await cluster.client(timeout=0.3)
+    events = client.subscribe(Room, "lobby", Said)
+    async with events:
+        server._catalog.dispatcher.in_flight_limit = 0
+        sever(server)
+        with pytest.raises(RioError):
+            await anext(events)
+        server._catalog.dispatcher.in_flight_limit = 1000
+        await _say_when_subscribed(server, events)
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_subscriptions_that_were_given_up_are_not_left_on_the_server(
+    cluster: Cluster, turns: int
+) -> None:
+    server = await cluster.server(Room)
+    client = await cluster.client()
+    reading = [
+        asyncio.ensure_future(anext(client.subscribe(Room, f"room{n}", Said))) for n in range(100)
+    ]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    for reader in reading:
+        reader.cancel()
+    await asyncio.wait(reading)
+    await client.ping(server.address)  # behind all that was sent
+    await until(lambda: server.statistics().in_flight == 0)
+    assert server.statistics().subscriptions == 0

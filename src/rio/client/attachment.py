@@ -6,7 +6,6 @@ import asyncio
 from typing import Any, Protocol
 
 from rio.client.event_queue import EventQueue
-from rio.errors import RioError
 from rio.identity import ObjectId
 from rio.transport.client_connection import ClientConnection
 
@@ -68,7 +67,7 @@ class Attachment:
                 connection = await self._owner.attach(self)
                 self._was_attached = True
                 self.connection = None if self._has_ended else connection
-        except asyncio.CancelledError:
+        except BaseException:
             self._was_attached = False  # so the next read looks for it
             raise
         finally:
@@ -97,7 +96,8 @@ class Attachment:
     async def _attach_in_task(self) -> None:
         try:
             await self.attach()
-        except RioError as error:
+        except Exception as error:
+            self._was_attached = False  # so the next read looks for it
             self.queue.fail(error)
 
     def _repeat_if_cancelled(self, task: asyncio.Task[None]) -> None:

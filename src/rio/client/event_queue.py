@@ -46,6 +46,7 @@ class EventQueue(Generic[E_co]):
         self._limit = limit
         self._overflow = overflow
         self._events: deque[Any] = deque()
+        """An exception among them stands for an event that did not decode."""
         self._unreported = 0
         """Dropped events that the reader has not been told of."""
         self._sequence = 0
@@ -63,7 +64,8 @@ class EventQueue(Generic[E_co]):
         """
         while not self._events and not self._unreported:
             if self._failure is not None:
-                raise self._failure
+                failure, self._failure = self._failure, None
+                raise failure
             if self._closed:
                 raise StopAsyncIteration
             self._arrived.clear()
@@ -71,7 +73,10 @@ class EventQueue(Generic[E_co]):
         if self._unreported:
             missed, self._unreported = self._unreported, 0
             raise Lagged(missed)
-        return cast(E_co, self._events.popleft())
+        event = self._events.popleft()
+        if isinstance(event, BadReply):
+            raise event
+        return cast(E_co, event)
 
     # --- writing ----------------------------------------------------------------------------------
 
@@ -87,10 +92,7 @@ class EventQueue(Generic[E_co]):
             if self._overflow == "drop_newest":
                 return
             self._events.popleft()
-        try:
-            self._events.append(self._decode(type_name, payload))
-        except Exception as error:
-            self._failure = error
+        self._events.append(self._decode(type_name, payload))
         self._arrived.set()
 
     def restart(self) -> None:
@@ -114,9 +116,14 @@ class EventQueue(Generic[E_co]):
             self._arrived.set()
 
     def _decode(self, type_name: str, payload: bytes) -> Any:
-        if not self._decoders:
-            return DynamicMessage(type_name, codec.decode_dynamic(payload, failure=BadReply))
+        """The event, or the error that its reader gets in its place."""
         try:
+            if not self._decoders:
+                return DynamicMessage(type_name, codec.decode_dynamic(payload, failure=BadReply))
             return self._decoders[type_name](payload)
+        except BadReply as error:
+            return error
         except Exception as error:
-            raise codec.decoding_error(error, type_name, BadReply) from error
+            unreadable = codec.decoding_error(error, type_name, BadReply)
+            unreadable.__cause__ = error
+            return unreadable

@@ -8,12 +8,16 @@ from typing import Protocol
 
 from rio.client.access import ClusterAccess
 from rio.contracts.membership import MembershipSnapshot
-from rio.errors import RioError
+from rio.errors import RioError, StorageUnavailable
 
 logger = logging.getLogger("rio.client")
 
 REPEAT_DELAY = 0.1
 """Seconds after which the membership is read again if the task that read it was cancelled."""
+
+
+READ_TIMEOUT = 15.0
+"""Seconds after which a read counts as failed; a storage has a shorter limit of its own."""
 
 
 class MembersOwner(Protocol):
@@ -49,7 +53,7 @@ class Members:
 
         :raises StorageError: it cannot be read.
         """
-        self.use(await self._access.read_members())
+        self.use(await self._read())
         self._read_in(self._refresh_interval)
 
     @property
@@ -101,12 +105,22 @@ class Members:
         self._owner.relax()
         self.refresh_soon()
 
+    async def _read(self) -> MembershipSnapshot:
+        try:
+            async with asyncio.timeout(READ_TIMEOUT):
+                return await self._access.read_members()
+        except TimeoutError as error:
+            raise StorageUnavailable(f"no answer within {READ_TIMEOUT} seconds") from error
+
     async def _refresh(self) -> None:
         try:
-            self.use(await self._access.read_members())
+            self.use(await self._read())
         except RioError as error:
             logger.warning("the membership cannot be read: %s", error)
             self._owner.send_waiting(error)
+        except Exception as error:  # a storage may raise anything, and calls wait for the news
+            logger.exception("the membership cannot be read")
+            self._owner.send_waiting(StorageUnavailable(f"{type(error).__name__}: {error}"))
         else:
             self._owner.send_waiting(None)
 

@@ -240,6 +240,9 @@ class Peer:
         except (OSError, RioError) as error:
             reason = str(error) or type(error).__name__
             self._use_failure(NotExecuted(f"{self.address} cannot be reached: {reason}"))
+        except Exception as error:  # an address that is no name of a host raises a UnicodeError
+            reason = f"{type(error).__name__}: {error}"
+            self._use_failure(NotExecuted(f"{self.address} cannot be reached: {reason}"))
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}"
             self._use_failure(NotExecuted(f"{self.address} was not connected to: {reason}"))

@@ -78,7 +78,7 @@ class Router:
         self.members = Members(access, self, refresh_interval)
         self.pool = Pool(access, self, frame_limit)
         self.waiting = WaitingCalls()
-        self.subscriptions = Subscriptions(self.caller, self._find)
+        self.subscriptions = Subscriptions(self.caller, self._find, lambda: self.pool.connections)
         self._lines = Lines(self)
         self._access = access
         self._choice = ServerChoice(access, self.pool, self.members, self.now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rio._core.calls import Caller, ClientHalf
 from rio._core.wire import Kind
@@ -11,6 +11,8 @@ from rio.objects.system_messages import Subscribe
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection
 
+Connections = Callable[[], Iterable[ClientConnection]]
+"""All connections of the client."""
 FindConnection = Callable[[str, str], ClientConnection | None]
 """By type name and id: the connection behind which an object has answered."""
 
@@ -18,9 +20,10 @@ FindConnection = Callable[[str, str], ClientConnection | None]
 class Subscriptions:
     """Attaches subscriptions to objects, and gives each event to its own."""
 
-    def __init__(self, caller: Caller, find: FindConnection) -> None:
+    def __init__(self, caller: Caller, find: FindConnection, connections: Connections) -> None:
         self._caller = caller
         self._find = find
+        self._connections = connections
         self._attachments: dict[int, Attachment] = {}
         self._last_number = 0
 
@@ -63,7 +66,7 @@ class Subscriptions:
         try:
             await self._caller.send(type_name, id, Subscribe(attachment.number))
         except BaseException:
-            self._forget(attachment.number, self._find(type_name, id))
+            self._give_up(attachment.number)
             raise
         return self._find(type_name, id)
 
@@ -78,6 +81,14 @@ class Subscriptions:
 
     def __len__(self) -> int:
         return len(self._attachments)
+
+    def _give_up(self, number: int) -> None:
+        """The call was not answered. It may be on any connection, and servers do not mind to hear
+        of the end of what they do not have.
+        """
+        self._attachments.pop(number, None)
+        for connection in self._connections():
+            self._end(number, connection)
 
     def _forget(self, number: int, connection: ClientHalf | None) -> None:
         self._attachments.pop(number, None)
