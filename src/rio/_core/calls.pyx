@@ -303,11 +303,8 @@ cdef class ClientHalf(Connection):
                 f"{call.message_name} to {call.type_name}/{call.id} takes {payload_size} bytes, "
                 f"the frame limit is {self.reader.limit}"
             )
-        if self.congested and self.transport.get_write_buffer_size() > self.unsent_limit:
-            raise Overloaded(
-                f"{self.transport.get_write_buffer_size()} bytes wait to be sent to this server "
-                "already"
-            )
+        if self.congested or self.writer._count() > limits.HIGH_WATER:
+            self._check_unsent()
         self._last_id += 1
         request.id = call._request_id = self._last_id
         call._connection = self
@@ -317,6 +314,14 @@ cdef class ClientHalf(Connection):
         if self._hands_over():
             return self._hand_over()
         return self._flush_soon()
+
+    cdef int _check_unsent(self) except -1:
+        cdef Py_ssize_t unsent = self.writer._count()
+        if self.transport is not None:
+            unsent += self.transport.get_write_buffer_size()
+        if unsent > self.unsent_limit:
+            raise Overloaded(f"{unsent} bytes wait to be sent to this server already")
+        return 0
 
     cdef bint _hands_over(self) noexcept:
         # Whether a server in this process takes the next call now, and not in the loop's next turn.

@@ -1,6 +1,8 @@
 # cython: language_level=3
 """What the two halves of a connection share, for the modules that hold them."""
 
+from libc.stdint cimport uint64_t
+
 from rio._core.frame cimport FrameReader, FrameWriter
 from rio._core.wire cimport Frame
 
@@ -9,6 +11,8 @@ cdef class Connection:
     cdef readonly FrameReader reader
     cdef readonly FrameWriter writer
     cdef public object transport    # anything with write(bytes); None once it is gone
+    cdef public bint held           # what arrives waits; the owner calls take_rest() afterwards
+    cdef readonly uint64_t written  # bytes that the transport was given
     cdef bint _flush_is_due
 
     cdef int _read(self) except -1

@@ -28,6 +28,7 @@ cdef class Connection:
         self.reader = FrameReader(frame_limit, receive_buffer)
         self.writer = FrameWriter()
         self.transport = None
+        self.held = False
         self._flush_is_due = False
 
     def get_buffer(self, Py_ssize_t sizehint):
@@ -64,7 +65,7 @@ cdef class Connection:
     cdef int _read(self) except -1:
         cdef Frame frame
         try:
-            while self.reader._next(&frame.whole):
+            while not self.held and self.reader._next(&frame.whole):
                 take_head(&frame)
                 self._frame(&frame)
         except (ProtocolError, FrameTooLarge) as error:
@@ -87,5 +88,6 @@ cdef class Connection:
     cdef int _flush(self) except -1:
         self._flush_is_due = False
         if self.writer._waits() and self.transport is not None:
+            self.written += self.writer._count()
             self.writer._send_to(self.transport)
         return 0

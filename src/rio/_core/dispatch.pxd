@@ -67,15 +67,18 @@ cdef class Mailbox:
     cdef int _wait_first(self, Turn turn) except -1
     cdef Turn _next(self)
     cdef int _leave(self, Turn turn) except -1
+    cdef list _take_of(self, TurnCaller caller)
 
 
 cdef class TurnCaller:
     cdef public bint uses            # whether its turns count as a use of their object
+    cdef bint _is_full               # it does not take its answers: none of its turns starts
 
     cdef int _reply(self, Turn turn, bytes payload) except -1
     cdef int _fail(self, Turn turn, object error) except -1
     cdef int _keep(self, Turn turn) except -1
     cdef int _forget(self, Turn turn) except -1
+    cdef int _hold(self, Turn turn) except -1
 
 
 cdef class Turn:
@@ -110,6 +113,10 @@ cdef class Turn:
 cdef class RemoteCaller(TurnCaller):
     cdef readonly ServerHalf connection
     cdef dict _turns                 # request id -> Turn, for those that did not end at once
+    cdef dict _held                  # those of them that start once the client takes its answers
+
+    cdef int _set_aside(self, Turn turn) except -1
+    cdef int _go_on(self) except -1
 
 
 cdef class ServerHalf(Connection):
@@ -119,8 +126,11 @@ cdef class ServerHalf(Connection):
     cdef readonly uint64_t last_request  # the highest request id that was read
     cdef TypeTable _table            # what the last request named; None: nothing yet
     cdef Method _method
-    cdef public bint watched         # tell data_flushed() after each write
     cdef bint _reading
+    # seconds: what is read now may have arrived so much earlier
+    cdef double _late
+    cdef double _held_at             # when it began to be held
+    cdef bint _is_remote             # its bytes wait somewhere before they are read
     cdef int _frames                 # how many this read has brought so far
 
     cdef int _take(self, Frame* frame) except -1
@@ -128,6 +138,7 @@ cdef class ServerHalf(Connection):
     cdef bint _names_the_same(self, const Request* request) except -1
     cdef int _find(self, const Request* request) except -1
     cdef int _cancel(self, uint64_t request_id) except -1
+    cdef int _note_delay(self, double now) except -1
 
 
 cdef class Dispatcher:
@@ -158,6 +169,9 @@ cdef class Dispatcher:
     cdef Py_ssize_t _ran
     cdef bint _is_new_read           # no request of this read was seen yet
     cdef double _cost                # seconds for which a request keeps the loop, about
+    cdef double _swept_at            # inf: never
+    # for how long the loop stood still before this turn and the last one; 0: it did not
+    cdef double _stall
     cdef uint64_t _last_turn
     # connections with answers to write at the end of the loop's turn
     cdef list _unflushed
@@ -166,9 +180,11 @@ cdef class Dispatcher:
     cdef readonly uint64_t fenced    # turns or replies held back by the lease
 
     cdef double _now(self) except? -1
+    cdef double _loop_time(self, double now) noexcept
     cdef TypeTable _type_table(self, str type_name)
     cdef Method _method(self, TypeTable table, str name)
     cdef int _flush_soon(self, ServerHalf connection) except -1
+    cdef double _note_stall(self, double now) except? -1
     cdef int _keep(self, Turn turn) except -1
     cdef bint _has_time(self, double now) noexcept
     cdef int _put_off(self, Turn turn, double now) except -1

@@ -66,6 +66,11 @@ cdef extern from "Python.h":
 
 WAITING_LIMIT = limits.WAITING_LIMIT
 IN_FLIGHT_LIMIT = limits.IN_FLIGHT_LIMIT
+HIGH_WATER = limits.HIGH_WATER
+
+# Seconds since the last sweep, which is due each tenth of a second, after which the loop has stood
+# still: it was blocked, or its process stopped.
+cdef double STALL = 0.25
 
 # Seconds.
 cdef double LOOP_GAP = 0.0002       # a pause in which the loop has served everything else
@@ -252,6 +257,16 @@ cdef class Mailbox:
                 self._waiting = None
         return 0
 
+    cdef list _take_of(self, TurnCaller caller):
+        # The turns of one caller that wait leave the queue.
+        if self._waiting is None:
+            return []
+        taken = [turn for turn in self._waiting if (<Turn>turn).caller is caller]
+        if taken:
+            rest = [turn for turn in self._waiting if (<Turn>turn).caller is not caller]
+            self._waiting = deque(rest) if rest else None
+        return taken
+
 
 # --- one turn, and who asked for it ---------------------------------------------------------------
 
@@ -285,6 +300,9 @@ cdef class TurnCaller:
 
     cdef int _forget(self, Turn turn) except -1:
         return 0
+
+    cdef int _hold(self, Turn turn) except -1:
+        raise NotImplementedError    # only one that is full
 
 
 @cython.final
@@ -414,6 +432,7 @@ cdef class RemoteCaller(TurnCaller):
     def __init__(self, ServerHalf connection not None):
         self.connection = connection
         self._turns = {}
+        self._held = {}
 
     cdef int _reply(self, Turn turn, bytes payload) except -1:
         cdef ServerHalf connection = self.connection
@@ -436,6 +455,35 @@ cdef class RemoteCaller(TurnCaller):
 
     cdef int _forget(self, Turn turn) except -1:
         del self._turns[turn._request_id]
+        self._held.pop(turn._request_id, None)
+        return 0
+
+    cdef int _hold(self, Turn turn) except -1:
+        # The turn leaves its object to others. With it go the client's turns behind it, which
+        # would be before it otherwise when it comes back.
+        cdef Mailbox mailbox = turn.mailbox
+        self._set_aside(turn)
+        if mailbox is not None:
+            for other in mailbox._take_of(self):
+                self._set_aside(<Turn>other)
+        return 0
+
+    cdef int _set_aside(self, Turn turn) except -1:
+        turn.mailbox = None
+        turn.dispatcher._keep(turn)
+        self._held[turn._request_id] = turn
+        return 0
+
+    cdef int _go_on(self) except -1:
+        # Admit what was held, in the order in which it came.
+        cdef Turn turn
+        self._is_full = False
+        for request_id in sorted(self._held):
+            if self._is_full:
+                break
+            turn = <Turn>self._held.pop(request_id, None)
+            if turn is not None:
+                turn.dispatcher._admit(turn)
         return 0
 
 
@@ -444,8 +492,8 @@ cdef class ServerHalf(Connection):
     answers leave in one write for each read.
 
     Besides what :class:`Connection` asks of it, the owner answers what is rare:
-    ``answer_error(id, error)`` writes an error, ``data_flushed()`` hears of each write while
-    ``watched``.
+    ``answer_error(id, error)`` writes an error. It calls ``hold()`` when the client does not take
+    its answers, and ``take_rest()`` when it does so again.
     """
 
     def __init__(
@@ -457,10 +505,38 @@ cdef class ServerHalf(Connection):
         self.dispatcher = dispatcher
         self._caller = None
         self.accepted = False
-        self.watched = False
         self._table = None
         self._method = None
         self._reading = False
+        self._late = 0
+        self._is_remote = False
+
+    def buffer_updated(self, Py_ssize_t nbytes):
+        """Handle all whole frames that have arrived."""
+        cdef bint is_last
+        self._is_remote = True
+        self.reader.advance(nbytes)
+        is_last = self.reader._end < self.reader._capacity    # no more has arrived
+        self._read()
+        if self._late != 0 and is_last and not self.held:
+            self._late = 0
+
+    def hold(self):
+        """Take no more requests of what has arrived, and start no more turns of this client."""
+        if not self.held:
+            self._held_at = self.dispatcher._now()
+        self.held = True
+        if self._caller is not None:
+            self._caller._is_full = True
+
+    def take_rest(self):
+        """Go on: start what was held, then take the requests that have arrived meanwhile."""
+        self.held = False
+        self._late = max(self._late, self.dispatcher._now() - self._held_at)
+        if self._caller is not None:
+            self._caller._go_on()
+        if self.transport is not None and not self.held:
+            self._read()
 
     def abandon(self):
         """The peer is gone: nobody waits for the turns any more, so those that run are cancelled
@@ -534,9 +610,24 @@ cdef class ServerHalf(Connection):
         turn.deadline = now + (
             <double>request.timeout / 1000.0 if request.timeout else limits.DEFAULT_TIMEOUT
         )
+        if self._is_remote:
+            self._note_delay(dispatcher._loop_time(now))
+        if self._late != 0:
+            turn.deadline -= self._late
+            if now > turn.deadline:
+                return dispatcher._expire(turn)
         if dispatcher._has_time(now):
             return dispatcher._admit(turn)
         return dispatcher._put_off(turn, now)
+
+    @cython.final
+    cdef int _note_delay(self, double now) except -1:
+        # If the loop stood still, what is read now may have waited since then.
+        if now - self.dispatcher._swept_at > STALL:
+            self.dispatcher._note_stall(now)
+        if self.dispatcher._stall > self._late:
+            self._late = self.dispatcher._stall
+        return 0
 
     @cython.final
     cdef bint _names_the_same(self, const Request* request) except -1:
@@ -569,14 +660,11 @@ cdef class ServerHalf(Connection):
             (<Turn>turn)._withdraw()
         return 0
 
-    cdef int _flush(self) except -1:
-        Connection._flush(self)
-        if self.watched:
-            self.data_flushed()
-        return 0
-
     cdef int _flush_soon(self) except -1:
-        # Answers leave at the end of this read, or of this turn of the loop.
+        # Answers leave at the end of this read, or of this turn of the loop; or at once if they are
+        # so large that the transport has to say whether the client takes them.
+        if self.writer._count() > limits.HIGH_WATER:
+            return self._flush()
         if not self._reading and not self._flush_is_due:
             self._flush_is_due = True
             self.dispatcher._flush_soon(self)
@@ -654,6 +742,8 @@ cdef class Dispatcher:
         self._receive_buffer = ReceiveBuffer()
         self.loop_budget = 0.005
         self._backlog = Backlog()
+        self._swept_at = INFINITY
+        self._stall = 0
         self._last_turn = int.from_bytes(os.urandom(8), "big") >> 1
         self._unflushed = []
 
@@ -758,6 +848,7 @@ cdef class Dispatcher:
         """
         cdef Turn turn
         cdef double now = self._now()
+        self._swept_at = self._note_stall(self._loop_time(now))
         for connection in self.connections:
             connection.relax()
         for turn in list(self._in_flight):
@@ -787,6 +878,23 @@ cdef class Dispatcher:
         unflushed, self._unflushed = self._unflushed, []
         for connection in unflushed:
             (<ServerHalf>connection)._flush()
+
+    cdef double _loop_time(self, double now) noexcept:
+        # A clock that was handed in says nothing of how long the loop stood still.
+        return now if self._clock is None else system_clock()
+
+    cdef double _note_stall(self, double now) except? -1:
+        # Returns `now`, of the loop's time.
+        if now - self._swept_at > STALL:
+            self._stall = now - self._swept_at
+            self._swept_at = now
+            # Until the loop has looked at each socket once, whatever it looks at first.
+            self._loop.call_soon(self._loop.call_soon, self.end_stall)
+        return now
+
+    def end_stall(self):
+        """What arrives from now on has not waited for the loop."""
+        self._stall = 0
 
     cdef double _now(self) except? -1:
         return system_clock() if self._clock is None else <double>self._clock()
@@ -911,6 +1019,8 @@ cdef class Dispatcher:
     cdef int _admit(self, Turn turn) except -1:
         # A request has arrived whole: start it, queue it, or have its object activated.
         cdef Mailbox mailbox = <Mailbox>turn.table.mailboxes.get(turn.id)
+        if turn.caller._is_full:
+            return turn.caller._hold(turn)
         if len(self._in_flight) >= self.in_flight_limit and not turn._is_in_flight:
             return refuse(turn, self._full_error())
         if mailbox is None:
@@ -936,6 +1046,8 @@ cdef class Dispatcher:
         cdef double now = self._now()
         if now >= self.lease_until:
             return self._pause(turn)
+        if turn.caller._is_full:
+            return turn.caller._hold(turn)
         if now > turn.deadline:
             return self._expire(turn)
         try:

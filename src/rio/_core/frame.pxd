@@ -46,6 +46,9 @@ cdef class FrameWriter:
     cdef inline bint _waits(self):
         return self._size != 0 or self._parts is not None
 
+    cdef inline Py_ssize_t _count(self) noexcept:
+        return self._parted + self._size
+
     cpdef int put_response(self, uint64_t id, bytes payload) except -1
     cdef uint8_t* _begin(self, Py_ssize_t room, Py_ssize_t payload_size) except NULL
     cdef int _end(self, uint8_t* at, bytes payload) except -1

@@ -240,7 +240,7 @@ cdef class FrameWriter:
 
     def __len__(self):
         """How many bytes wait."""
-        return self._parted + self._size
+        return self._count()
 
     def put(self, bytes body not None):
         """Add one frame with this body."""

@@ -22,7 +22,8 @@ cdef enum:
     LEAST_ROOM = 4 * 1024           # a read is never offered less
     LEAST_WRITER = 1024             # the first buffer of a writer
     LARGE_PAYLOAD = 32 * 1024       # from here on a payload is sent as it is, and not copied
-    UNSENT_LIMIT = 64 * 1024 * 1024  # a transport that holds more takes no further calls
+    UNSENT_LIMIT = 64 * 1024 * 1024  # unsent, from which on a client sends a server no more calls
+    HIGH_WATER = 1024 * 1024        # unsent, from which on a server runs no more calls of a client
 
     # --- calls and turns
     DEFAULT_TIMEOUT = 30            # seconds, of a call that says nothing else

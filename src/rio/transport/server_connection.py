@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from rio._core.dispatch import Dispatcher, ServerHalf
+from rio._core.dispatch import HIGH_WATER, Dispatcher, ServerHalf
 from rio._core.wire import Kind
 from rio.errors import ProtocolError, RioError, WrongServer
 from rio.transport import protocol
@@ -15,11 +16,7 @@ from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 logger = logging.getLogger("rio.transport")
 
 STALL_TIMEOUT = 10.0
-"""Seconds after which a peer that does not read is cut off."""
-HIGH_WATER = 1024 * 1024
-"""Unsent bytes from which on the server reads no more from a connection."""
-MAX_UNSENT = 16 * 1024 * 1024
-"""Unsent bytes from which on a peer is cut off."""
+"""Seconds without a byte taken after which a peer is cut off that has bytes to take."""
 
 
 class ServerOwner(Protocol):
@@ -41,6 +38,8 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self._owner = owner
         self._timer: asyncio.TimerHandle | None = None
         self._is_dismissed = False
+        self._is_stalled = False
+        self._taken = 0
         self.peer: Hello | None = None
         """How the other end has introduced itself; ``None`` until then."""
 
@@ -50,7 +49,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self.transport = transport
         transport.set_write_buffer_limits(HIGH_WATER)
         self.dispatcher.connections[self] = None
-        self._set_timer(HANDSHAKE_TIMEOUT, "the peer did not introduce itself")
+        self._set_timer(HANDSHAKE_TIMEOUT, self.cut_off, "the peer did not introduce itself")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -69,19 +68,27 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         return False
 
     def pause_writing(self) -> None:
-        """The peer does not read its answers: take no more requests from it, and cut it off if it
-        goes on like that.
+        """The peer does not keep up with its answers: take no more requests from it, not even of
+        those that have arrived, and cut it off if it takes nothing at all.
         """
-        self.watched = True
+        self._is_stalled = True
+        self.hold()
         if not self.transport.is_closing():
             self.transport.pause_reading()
-        self._set_timer(STALL_TIMEOUT, "the peer does not read what it is sent")
+        self._watch_progress()
 
     def resume_writing(self) -> None:
+        self._is_stalled = False
         if self.transport is not None and not self.transport.is_closing():
             self._clear_timer()
-            self.watched = False
-            self.transport.resume_reading()
+            # In a turn of its own: the transport is in the middle of its write.
+            self.dispatcher.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        if self.transport is not None and not self.transport.is_closing() and not self._is_stalled:
+            self.take_rest()
+            if not self.held:
+                self.transport.resume_reading()
 
     # --- what the core leaves to its owner --------------------------------------------------------
 
@@ -138,10 +145,6 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             unsent += int(self.transport.get_write_buffer_size())
         return unsent
 
-    def data_flushed(self) -> None:
-        if self.unsent > MAX_UNSENT:
-            self.cut_off("the peer does not read what it is sent")
-
     def dismiss(self, text: str) -> None:
         """Take no more requests, and tell the client which one was the last, so that it sends the
         others elsewhere and closes.
@@ -162,15 +165,29 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
 
     def close(self) -> None:
         """Send what is written, then close; cut the peer off if it does not read."""
-        self.watched = False
         self.flush()
         if self.transport is not None:
             self.transport.close()
-            self._set_timer(STALL_TIMEOUT, "the peer does not read what it is sent")
+            self._watch_progress()
 
-    def _set_timer(self, delay: float, reason: str) -> None:
+    def _watch_progress(self) -> None:
+        """Look after a while whether the peer has taken anything meanwhile."""
+        self._taken = self._count_taken()
+        self._set_timer(STALL_TIMEOUT, self._check_progress)
+
+    def _check_progress(self) -> None:
+        if self._count_taken() > self._taken:
+            self._watch_progress()
+        else:
+            self.cut_off("the peer does not read what it is sent")
+
+    def _count_taken(self) -> int:
+        """Bytes that the peer has taken since the connection was made."""
+        return self.written - int(self.transport.get_write_buffer_size())
+
+    def _set_timer(self, delay: float, action: Callable[..., None], *args: object) -> None:
         self._clear_timer()
-        self._timer = self.dispatcher.loop.call_later(delay, self.cut_off, reason)
+        self._timer = self.dispatcher.loop.call_later(delay, action, *args)
 
     def _clear_timer(self) -> None:
         if self._timer is not None:

@@ -1,0 +1,204 @@
+"""Peers that do not keep up with what they are sent: the server waits for them and not in memory.
+
+Only those who take nothing at all for a while are cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import rio
+from rio._core.wire import Kind
+from rio.errors import Overloaded
+from tests.server.harness import Cluster, RawPeer, until
+from tests.server.test_hostile import request
+
+pytestmark = pytest.mark.both_loops
+
+MB = 1_000_000
+
+
+class Fetch(rio.Message[bytes]):
+    size: int
+
+
+class FetchLater(rio.Message[bytes]):
+    size: int
+
+
+class Put(rio.Message[int]):
+    data: bytes
+
+
+class Number(rio.Message[int]):
+    number: int
+
+
+class Shelf(rio.ServiceObject):
+    last = 0
+
+    @rio.handler
+    def fetch(self, message: Fetch) -> bytes:
+        return bytes(message.size)
+
+    @rio.handler
+    async def fetch_later(self, message: FetchLater) -> bytes:
+        await asyncio.sleep(0)
+        return bytes(message.size)
+
+    @rio.handler
+    def put(self, message: Put) -> int:
+        return len(message.data)
+
+    @rio.handler
+    async def number(self, message: Number) -> int:
+        await asyncio.sleep(0)
+        before, self.last = self.last, message.number
+        return before
+
+
+def connections(server: rio.Server) -> list[Any]:
+    return [each for each in server._catalog.dispatcher.connections if each.peer is not None]
+
+
+async def deaf_peer(server: rio.Server) -> RawPeer:
+    """A peer that reads nothing from now on."""
+    peer = await RawPeer.connect(server)
+    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    return peer
+
+
+def ask(peer: RawPeer, count: int, name: str = "Fetch", *, id: str = "a", first: int = 1) -> None:
+    for number in range(first, first + count):
+        size = {"size": MB}
+        peer.send(request(number, type="Shelf", id=id, message=name, timeout=60_000, payload=size))
+
+
+@pytest.mark.parametrize("message", [Fetch, FetchLater])
+async def test_large_replies_at_once_reach_a_client_that_reads(
+    cluster: Cluster, message: Any
+) -> None:
+    server = await cluster.server(Shelf)
+    client = await cluster.client()
+    replies = await asyncio.gather(
+        *(client.send(Shelf, str(number), message(3_900_000)) for number in range(12))
+    )
+    assert [len(reply) for reply in replies] == [3_900_000] * 12
+    assert len(connections(server)) == 1, "the client was not cut off"
+
+
+@pytest.mark.parametrize("name", ["Fetch", "FetchLater"])
+async def test_clients_that_never_read_large_replies_cost_bounded_room(
+    cluster: Cluster, client: rio.Client, name: str
+) -> None:
+    server = cluster.servers[0]
+    peers = [await deaf_peer(server) for _ in range(20)]
+    largest = asked = 0
+    while sum(each.held for each in connections(server)) < 20:  # a busy server refuses some
+        for number, peer in enumerate(peers):
+            ask(peer, 100, name, id=f"shelf {number}", first=asked + 1)
+        asked += 100
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+            largest = max(largest, sum(each.unsent for each in connections(server)))
+    assert largest < 64 * MB
+    assert await client.send(Shelf, "a", Put(b"x")) == 1, "nobody else notices"
+    for peer in peers:
+        await peer.close()
+
+
+async def test_what_was_held_back_is_answered_once_the_client_reads(
+    cluster: Cluster, client: rio.Client
+) -> None:
+    server = cluster.servers[0]
+    peer = await deaf_peer(server)
+    ask(peer, 15, "FetchLater")
+    ask(peer, 15, first=16)
+    await until(lambda: any(each.held for each in connections(server)))
+    peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    frames = [await peer.frame() for _ in range(30)]
+    assert [(kind, id) for kind, id, _ in frames] == [(Kind.RESPONSE, n) for n in range(1, 31)]
+    assert server.statistics().in_flight == 0
+    await peer.close()
+
+
+async def test_the_calls_of_a_client_that_was_held_back_keep_their_order(
+    cluster: Cluster, client: rio.Client
+) -> None:
+    server = cluster.servers[0]
+    peer = await deaf_peer(server)
+    others = []
+    for number in range(1, 61):
+        name, payload = (
+            ("FetchLater", {"size": MB}) if number % 2 else ("Number", {"number": number})
+        )
+        peer.send(
+            request(number, type="Shelf", id="a", message=name, timeout=60_000, payload=payload)
+        )
+        others.append(asyncio.ensure_future(client.send(Shelf, "a", FetchLater(1))))
+        await asyncio.sleep(0)
+    await until(lambda: any(each.held for each in connections(server)))
+    await asyncio.gather(*others)
+    peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    answers = dict([(await peer.frame())[1:] for _ in range(60)])
+    assert [answers[number] for number in range(2, 61, 2)] == list(range(0, 60, 2))
+    await peer.close()
+
+
+async def test_a_call_that_is_held_back_does_not_run_after_its_deadline(
+    cluster: Cluster, client: rio.Client
+) -> None:
+    server = cluster.servers[0]
+    peer = await deaf_peer(server)
+    ask(peer, 20)
+    await until(lambda: any(each.held for each in connections(server)))
+    calls = server.statistics().calls
+    peer.send(
+        request(99, type="Shelf", id="b", message="Number", payload={"number": 1}, timeout=50)
+    )
+    await asyncio.sleep(0.2)
+    assert server.statistics().calls == calls
+    peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    answers = {id: kind for kind, id, *_ in [await peer.frame() for _ in range(21)]}
+    assert answers[99] == Kind.ERROR
+    await peer.close()
+
+
+async def test_a_client_that_reads_slowly_is_not_cut_off(
+    cluster: Cluster, client: rio.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rio.transport.server_connection.STALL_TIMEOUT", 0.2)
+    server = cluster.servers[0]
+    peer = await deaf_peer(server)
+    ask(peer, 40)
+    await until(lambda: any(each.held for each in connections(server)))
+    received = 0
+    while received < 40 * MB:
+        peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        received += len(await peer.reader.read(4 * MB))
+        peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await asyncio.sleep(0.02)
+    assert any(each.peer.role == "client" for each in connections(server))
+    await peer.close()
+
+
+async def test_unsent_bytes_of_one_turn_of_the_loop_count(cluster: Cluster) -> None:
+    await cluster.server(Shelf)
+    client = await cluster.client()
+    await client.send(Shelf, "a", Put(b""))
+    calls = [client.send(Shelf, "a", Put(bytes(2 * MB))) for _ in range(60)]
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [end for end in ends if isinstance(end, Overloaded)]
+    assert 20 < len(refused) < 30
+    assert ends.count(2 * MB) == 60 - len(refused)
+
+
+@pytest.fixture
+async def client(cluster: Cluster) -> rio.Client:
+    await cluster.server(Shelf)
+    client = await cluster.client()
+    await client.send(Shelf, "a", Put(b""))
+    return client
