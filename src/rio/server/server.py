@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -41,6 +41,7 @@ from rio.server.config import ServerConfig
 from rio.server.connections import Connections
 from rio.server.ending import Ending, Step, take
 from rio.server.fence import Fence
+from rio.server.fork import keep_from_children
 from rio.server.node_access import NodeAccess
 from rio.server.ownership import Ownership
 from rio.server.states import check_atomic
@@ -401,6 +402,7 @@ class Server:
 
     async def _listen(self) -> None:
         loop = self._catalog.dispatcher.loop = asyncio.get_running_loop()
+        keep_from_children(self._open_sockets)
         host, port = self._bind_address
         try:
             self._listener = await loop.create_server(
@@ -414,6 +416,16 @@ class Server:
                 f"cannot listen on {self._bind_address}: {reason}; "
                 "choose another address, or port 0 for any"
             ) from error
+
+    def _open_sockets(self) -> Iterator[int]:
+        """The numbers of what others reach this node by."""
+        for listener in (self._listener, self._http.server if self._http is not None else None):
+            if listener is not None:
+                yield from (each.fileno() for each in listener.sockets)
+        for connection in self._catalog.dispatcher.connections:
+            own = connection.transport and connection.transport.get_extra_info("socket")
+            if own is not None and own.fileno() >= 0:
+                yield own.fileno()
 
     def _advertised(self, listener: asyncio.Server) -> Address:
         port = listener.sockets[0].getsockname()[1]

@@ -43,7 +43,7 @@ class HttpListener:
 
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
-        self._server: asyncio.Server | None = None
+        self.server: asyncio.Server | None = None
         self._connections: dict[asyncio.StreamWriter, bool] = {}
         """The clients, the oldest first, and whether they were answered."""
 
@@ -53,7 +53,7 @@ class HttpListener:
         :raises BindFailed: the address is taken, or it is not one of this machine.
         """
         try:
-            self._server = await asyncio.start_server(
+            self.server = await asyncio.start_server(
                 self._serve, address.host, address.port, limit=MAX_HEAD
             )
         except OSError as error:
@@ -62,16 +62,16 @@ class HttpListener:
                 f"cannot serve HTTP on {address}: {reason};"
                 " choose another address, or port 0 for a free one"
             ) from error
-        return Address(address.host, self._server.sockets[0].getsockname()[1])
+        return Address(address.host, self.server.sockets[0].getsockname()[1])
 
     async def close(self) -> None:
         """Stop listening, and drop the clients that are connected. Idempotent."""
-        if self._server is not None:
-            self._server.close()
+        if self.server is not None:
+            self.server.close()
             for writer in self._connections:
                 writer.transport.abort()
-            await self._server.wait_closed()
-            self._server = None
+            await self.server.wait_closed()
+            self.server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         has_place = len(self._connections) < MAX_CONNECTIONS or self._drop_answered()
