@@ -57,6 +57,11 @@ class EventQueue(Generic[E_co]):
 
     # --- reading ----------------------------------------------------------------------------------
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether a read gives an event or an error at once."""
+        return bool(self._events or self._unreported or self._failure)
+
     async def get(self) -> E_co:
         """The next event.
 

@@ -56,7 +56,9 @@ class Subscription(Generic[E_co]):
         :raises RioError: the object cannot be found any more, or an event does not decode.
         :raises StopAsyncIteration: the subscription was closed and read to its end.
         """
-        return self._queue.get() if self._attachment.is_started else self._start_and_get()
+        if self._queue.is_readable or self._attachment.is_started:
+            return self._queue.get()
+        return self._start_and_get()
 
     async def _start_and_get(self) -> E_co:
         await self._attachment.attach()
