@@ -235,15 +235,80 @@ async def test_sys_exit_in_a_handler_does_not_escape(message: str) -> None:
     assert connection.transport.answers() == {1: "handler_failed", 2: 2}
 
 
-async def test_keyboard_interrupt_in_a_handler_is_not_swallowed() -> None:
-    def interrupt(thing: object, message: object) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+async def test_what_a_handler_raises_ends_its_call_and_nothing_else(
+    is_async: bool, error: type[BaseException]
+) -> None:
+    def end(thing: object, message: object) -> None:
+        raise error
+
+    async def end_later(thing: object, message: object) -> None:
+        await asyncio.sleep(0)
+        raise error
 
     node = Node(dispatch)
-    node.add_method("interrupt", interrupt, is_async=False)
+    node.add_method("end", end_later if is_async else end, is_async=is_async)
     connection = node.connect()
-    with pytest.raises(KeyboardInterrupt):
-        read(connection, request(1, 1, message="interrupt"))
+    read(connection, request(1, 1, message="end"), request(2, 2))
+    await settle()
+    assert connection.transport.answers() == {1: "handler_failed", 2: 2}
+
+
+@pytest.mark.parametrize("what", ["undecodable", "unencodable", "answer_failure"])
+@pytest.mark.parametrize("error", [RuntimeError, asyncio.CancelledError, SystemExit])
+async def test_an_object_takes_turns_after_the_error_of_one_could_not_be_told(
+    what: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    node = Node(dispatch)
+    connection = node.connect()
+    monkeypatch.setattr(node, what, fail)
+    read(connection, request(1, 1, message="wait"))
+    bad = {
+        "undecodable": request(2, 2, payload=b"\xc0"),
+        "unencodable": request(2, 2, "odd"),
+        "answer_failure": request(2, 2, "raise"),
+    }
+    monkeypatch.setattr(node, "encode_reply", fail)
+    read(connection, bad[what], request(3, 3), request(4, 4))
+    node.open_gate(1)
+    await settle()
+    code = "bad_message" if what == "undecodable" else "handler_failed"
+    assert connection.transport.answers() == {1: 1, 2: code, 3: 3, 4: 4}
+    assert node.dispatcher.in_flight == 0
+
+
+async def test_the_answers_of_others_are_sent_if_one_connection_cannot_be_written() -> None:
+    node = Node(dispatch)
+    one, other = node.connect(), node.connect()
+    read(one, request(1, 1, message="wait", object="a"))
+    read(other, request(1, 2, message="wait", object="b"))
+
+    def refuse(data: bytes) -> None:
+        raise RuntimeError("the transport is broken")
+
+    one.transport.write = refuse
+    node.open_gate(1)
+    node.open_gate(2)
+    await settle()
+    assert other.transport.answers() == {1: 2}
+    [broken] = node.broken
+    assert str(broken) == "the transport is broken"
+
+
+@pytest.mark.parametrize("do", ["raise", "odd"])
+async def test_an_error_of_a_handler_is_withheld_after_the_lease_has_ended(do: str) -> None:
+    node = Node(dispatch)
+    connection = node.connect()
+    read(connection, request(1, 1, do, message="wait"))
+    node.time = 2000.0
+    node.open_gate(1)
+    await settle()
+    assert connection.transport.answers() == {1: "outcome_unknown"}
+    assert node.dispatcher.fenced == 1
 
 
 async def test_a_full_queue_answers_overloaded(core: ModuleType) -> None:

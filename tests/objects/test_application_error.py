@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import decimal
 import gc
@@ -281,3 +282,25 @@ def test_an_error_may_be_an_exception_of_another_kind_too() -> None:
 
     assert isinstance(over_the_wire(Missing("k")), KeyError)
     assert str(Missing("k")) == "key='k'"
+
+
+class Unreadable(msgspec.Struct):
+    n: int
+    raised: ClassVar[type[BaseException]] = KeyError
+
+    def __post_init__(self) -> None:
+        raise self.raised("no")
+
+
+class Spoilt(ApplicationError, type_name="test_application_error.Spoilt"):
+    part: Unreadable
+
+
+@pytest.mark.parametrize("error", [KeyError, asyncio.CancelledError, SystemExit])
+def test_an_error_whose_field_raises_anything_while_it_is_read_is_an_unknown_one(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Unreadable, "raised", error)
+    arrived = decode_application_error(["test_application_error.Spoilt", {"part": {"n": 1}}])
+    assert isinstance(arrived, UnknownApplicationError)
+    assert error.__name__ in arrived.reason

@@ -24,6 +24,7 @@ from rio._core.wire cimport Frame, Kind, Request, Text, put_cancel, put_request,
 
 from rio.errors import (
     BadIdentity,
+    BadReply,
     CallRefused,
     CallTimeout,
     ConfigurationError,
@@ -366,11 +367,21 @@ cdef class ClientHalf(Connection):
             call = <Call>self._calls.pop(frame.id, None)
             if call is not None:
                 call._connection = None
-                if frame.kind == Kind.RESPONSE:
-                    return self._take_reply(call, frame)
-                self.error_received(call, bytes_of(&frame.whole))
-                return 0
+                return self._take_answer(call, frame)
         return self._leave_to_owner(frame)
+
+    cdef int _take_answer(self, Call call, const Frame* frame) except -1:
+        # Whatever is raised while an answer is read is the end of that call, and of nothing else.
+        if frame.kind == Kind.RESPONSE:
+            return self._take_reply(call, frame)
+        try:
+            self.error_received(call, bytes_of(&frame.whole))
+        except BaseException as error:
+            call.fail(OutcomeUnknown(
+                f"{call.type_name}/{call.id} has answered {call.message_name} with an error that "
+                f"cannot be read: {type(error).__name__}"
+            ))
+        return 0
 
     cdef int _take_reply(self, Call call, const Frame* frame) except -1:
         if is_done(call.future):
@@ -378,13 +389,22 @@ cdef class ClientHalf(Connection):
         payload = bytes_of(&frame.rest)
         try:
             reply = call._decode(payload)
-        except Exception as error:
-            call.fail(call.caller._codecs.undecodable(call, error))
-            return 0
+        except BaseException as error:
+            return self._fail_unread(call, error)
         remove_done_callback(call.future, call)
         set_result(call.future, reply)
         if not call._is_routed:
             call._note_place(self)
+        return 0
+
+    cdef int _fail_unread(self, Call call, error) except -1:
+        try:
+            answer = call.caller._codecs.undecodable(call, error)
+        except BaseException:
+            answer = BadReply(
+                f"the reply of {call.type_name}/{call.id} to {call.message_name} does not decode"
+            )
+        call.fail(answer)
         return 0
 
     cdef int _flush(self) except -1:

@@ -13,15 +13,14 @@ from rio._core.frame cimport FrameReader, FrameWriter, ReceiveBuffer
 from rio._core.msgpack cimport bytes_of
 from rio._core.wire cimport Frame, take_head
 
-from rio.errors import FrameTooLarge, ProtocolError
-
 
 cdef class Connection:
     """One half of a connection.
 
     Its owner (a subclass in Python) sets ``transport``. The owner's
     ``frame_received(kind, id, body)`` gets every frame that the half does not handle itself; its
-    ``break_off(error)`` ends the connection to a peer that does not speak the protocol.
+    ``break_off(error)`` ends the connection to a peer that does not speak the protocol, and one on
+    which something of ours has failed.
     """
 
     def __init__(self, Py_ssize_t frame_limit, ReceiveBuffer receive_buffer):
@@ -68,7 +67,8 @@ cdef class Connection:
             while not self.held and self.reader._next(&frame.whole):
                 take_head(&frame)
                 self._frame(&frame)
-        except (ProtocolError, FrameTooLarge) as error:
+        except Exception as error:
+            # What is left of these bytes cannot be read, whatever the reason.
             self.break_off(error)
         return 0
 

@@ -102,9 +102,11 @@ cdef class Turn:
     cdef bint _expired               # cancelled because the deadline passed
     cdef object _nested_context      # what nested calls carry, made when the first one asks
 
+    cdef int _fail_plainly(self) noexcept
     cdef int _answer_cancelled(self, object error) except -1
     cdef int _give_up(self) except -1
     cdef int _withdraw(self) except -1
+    cdef object _lease_is_lost(self)
     cdef object _late_error(self)
     cdef object _expiry(self)
     cdef int _end(self) except -1
@@ -196,9 +198,11 @@ cdef class Dispatcher:
     cdef object _full_error(self)
     cdef int _admit(self, Turn turn) except -1
     cdef int _start(self, Turn turn) except -1
+    cdef int _refuse_payload(self, Turn turn, object error) except -1
     cdef int _begin(self, Turn turn, double now) except -1
     cdef object _invoke(self, Turn turn, object message)
     cdef int _settle(self, Turn turn, object result, object error) except -1
+    cdef int _answer_plainly(self, Turn turn, object problem) except -1
     cdef int _answer(self, Turn turn, object result) except -1
     cdef int _pause(self, Turn turn) except -1
     cdef int _expire(self, Turn turn) except -1

@@ -38,8 +38,11 @@ from rio._core.wire cimport Frame, Kind, Request, Text, take_request
 
 from rio.errors import (
     BadIdentity,
+    BadMessage,
+    CallFailed,
     CallTimeout,
     Expired,
+    HandlerFailed,
     OutcomeUnknown,
     Overloaded,
     ProtocolError,
@@ -342,11 +345,28 @@ cdef class Turn:
         return self._nested_context
 
     def fail(self, error):
-        """Answer with an error."""
+        """Answer with an error. Whatever goes wrong with that, nothing is raised."""
         self._end()
-        if not self._abandoned:
-            self.dispatcher.failures += 1
+        if self._abandoned:
+            return
+        self.dispatcher.failures += 1
+        if isinstance(error, CallFailed) and self.dispatcher.lease_until <= self.dispatcher._now():
+            # What a handler says is as little to be told without the lease as what it returns.
+            self.dispatcher.fenced += 1
+            error = self._lease_is_lost()
+        try:
             self.caller._fail(self, error)
+        except BaseException:
+            self._fail_plainly()
+
+    cdef int _fail_plainly(self) noexcept:
+        # The last word about a call whose error could not be told. It depends on nothing that the
+        # error holds; if it cannot be told either, the interpreter prints why.
+        self.caller._fail(self, OutcomeUnknown(
+            f"{self.table.type_name}/{self.id} has answered {self.message_name} with an error that "
+            "cannot be told"
+        ))
+        return 0
 
     def cancel(self):
         """Stop it: a handler that runs is cancelled, one that waits is not started.
@@ -377,13 +397,10 @@ cdef class Turn:
     cdef int _answer_cancelled(self, error) except -1:
         if self._abandoned:
             return 0
-        name = f"{self.table.type_name}/{self.id}"
         if self._expired:
             self.fail(self._late_error())
         elif self.dispatcher.lease_until <= self.dispatcher._now():
-            self.fail(OutcomeUnknown(
-                f"the node lost its lease while {name} handled {self.method.name}"
-            ))
+            self.fail(self._lease_is_lost())
         else:
             self.dispatcher.runtime.answer_failure(self, error)
         return 0
@@ -401,6 +418,12 @@ cdef class Turn:
         if not self._abandoned:
             self.caller._fail(self, self._late_error() if self.running else self._expiry())
         return self._give_up()
+
+    cdef object _lease_is_lost(self):
+        return OutcomeUnknown(
+            f"the node lost its lease while {self.table.type_name}/{self.id} handled "
+            f"{self.method.name}"
+        )
 
     cdef object _late_error(self):
         return CallTimeout(
@@ -877,7 +900,11 @@ cdef class Dispatcher:
         """Write the answers that became ready outside of a read."""
         unflushed, self._unflushed = self._unflushed, []
         for connection in unflushed:
-            (<ServerHalf>connection)._flush()
+            try:
+                (<ServerHalf>connection)._flush()
+            except Exception as error:
+                # What was to be sent may be lost, and the others wait for theirs.
+                connection.break_off(error)
 
     cdef double _loop_time(self, double now) noexcept:
         # A clock that was handed in says nothing of how long the loop stood still.
@@ -1042,7 +1069,8 @@ cdef class Dispatcher:
 
     cdef int _start(self, Turn turn) except -1:
         # The object is free: give the turn to this request. The turn has ended on return, or its
-        # task is under way.
+        # task is under way. Nothing that the code of a user raises leaves this method: what waits
+        # behind the turn would not be started.
         cdef double now = self._now()
         if now >= self.lease_until:
             return self._pause(turn)
@@ -1052,16 +1080,21 @@ cdef class Dispatcher:
             return self._expire(turn)
         try:
             message = turn.method._decode(turn._payload)
-        except Exception as error:
-            return refuse(turn, self.runtime.undecodable(turn, error))
+        except BaseException as error:
+            return self._refuse_payload(turn, error)
         self._begin(turn, now)
         try:
             result = self._invoke(turn, message)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
             return self._settle(turn, None, error)
         return 0 if result is UNDER_WAY else self._settle(turn, result, None)
+
+    cdef int _refuse_payload(self, Turn turn, error) except -1:
+        try:
+            answer = self.runtime.undecodable(turn, error)
+        except BaseException:
+            answer = BadMessage(f"the payload does not decode into a {turn.method.name}")
+        return refuse(turn, answer)
 
     cdef int _begin(self, Turn turn, double now) except -1:
         cdef double timeout = turn.method._timeout
@@ -1124,12 +1157,21 @@ cdef class Dispatcher:
                 turn._answer_cancelled(error)
             else:
                 self.runtime.answer_failure(turn, error)
+        except BaseException as problem:
+            self._answer_plainly(turn, problem)
         finally:
             turn._end()
             mailbox.turn = None
             if mailbox.closing and mailbox.open:
                 self.runtime.deactivate(mailbox)
         return 0
+
+    cdef int _answer_plainly(self, Turn turn, problem) except -1:
+        # To tell how a turn has ended has failed.
+        return refuse(turn, HandlerFailed(
+            f"{turn.table.type_name}/{turn.id} ended {turn.method.name}, and how cannot be told",
+            [type(problem).__name__, ""],
+        ))
 
     cdef int _answer(self, Turn turn, result) except -1:
         # The handler has returned: reply, unless the node is no longer sure to be the object's
@@ -1139,16 +1181,13 @@ cdef class Dispatcher:
             return 0
         if self._now() >= self.lease_until:
             self.fenced += 1
-            return refuse(turn, OutcomeUnknown(
-                f"the node lost its lease while {turn.table.type_name}/{turn.id} "
-                f"handled {method.name}"
-            ))
+            return refuse(turn, turn._lease_is_lost())
         try:
             if type(result) is method._reply_class:
                 payload = <bytes>method._encode(result)
             else:
                 payload = <bytes>self.runtime.encode_reply(turn, result)
-        except Exception as error:
+        except BaseException as error:
             return refuse(turn, self.runtime.unencodable(result, error))
         turn._end()
         return turn.caller._reply(turn, payload)

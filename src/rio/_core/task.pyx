@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Tasks that make their first step at once, and from which ``sys.exit()`` does not escape.
+"""Tasks that make their first step at once, and from which ``sys.exit()`` and Ctrl-C do not escape.
 
 A task that the loop starts in its next turn costs more than all the rest of a short call. Most
 handlers end in their first step, or would if they were started at once.
@@ -84,8 +84,8 @@ cdef object start_task(Guard guard, loop, dict options, context):
 @cython.final
 @cython.freelist(64)
 cdef class Guard:
-    """A handler's coroutine, from which ``sys.exit()`` does not escape: asyncio would end the whole
-    loop with it.
+    """A handler's coroutine, from which ``SystemExit`` and ``KeyboardInterrupt`` do not escape:
+    asyncio would end the whole loop with them.
     """
 
     cdef object _coroutine
@@ -106,13 +106,13 @@ cdef class Guard:
     def send(self, value):
         try:
             return self._coroutine.send(value)
-        except SystemExit as error:
+        except (SystemExit, KeyboardInterrupt) as error:
             raise exit_error(error) from error
 
     def throw(self, *error):
         try:
             return self._coroutine.throw(*error)
-        except SystemExit as error:
+        except (SystemExit, KeyboardInterrupt) as error:
             raise exit_error(error) from error
 
     def close(self):
@@ -129,7 +129,7 @@ cdef int guard_send(PyObject* guard, PyObject* value, PyObject** result) except 
     cdef int sent
     try:
         sent = PyIter_Send((<Guard>guard)._coroutine, <object>value, result)
-    except SystemExit as error:
+    except (SystemExit, KeyboardInterrupt) as error:
         raise exit_error(error) from error
     if sent == RETURNED:
         (<Guard>guard)._result = <object>result[0]
@@ -140,6 +140,10 @@ cdef int guard_send(PyObject* guard, PyObject* value, PyObject** result) except 
 
 
 cdef object exit_error(error):
+    if isinstance(error, KeyboardInterrupt):
+        return HandlerFailed("the handler was ended by a KeyboardInterrupt", [
+            "KeyboardInterrupt", ""
+        ])
     return HandlerFailed(f"the handler called sys.exit({error.code!r})", ["SystemExit", ""])
 
 

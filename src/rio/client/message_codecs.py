@@ -71,7 +71,7 @@ class MessageCodecs:
             return error
         return codec.encoding_error(error, message, BadMessage)
 
-    def undecodable(self, call: Call, error: Exception) -> RioError:
+    def undecodable(self, call: Call, error: BaseException) -> RioError:
         """How a call fails whose reply could not be decoded."""
         text = str(codec.decoding_error(error, object, BadReply))
         return BadReply(

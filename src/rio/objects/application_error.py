@@ -16,7 +16,7 @@ from rio.errors import APPLICATION_ERROR, BadRegistration, CallFailed, RioError,
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
 from rio.objects import defaults
 from rio.objects.round_trip import round_trip_of
-from rio.transport.codec import NATIVE_TYPES, check_serialisable
+from rio.transport.codec import NATIVE_TYPES, check_serialisable, describe
 
 
 class _Field(msgspec.Struct, frozen=True):
@@ -329,8 +329,8 @@ def decode_application_error(detail: Any) -> RioError:
         )
     try:
         record = msgspec.convert(fields, cls._typed_record())
-    except (msgspec.MsgspecError, NameError, TypeError, ValueError, RecursionError) as problem:
+    except BaseException as problem:  # the class of a field may do anything
         return UnknownApplicationError(
-            name, fields, f"the fields do not fit {type_hints.full_name(cls)}: {problem}"
+            name, fields, f"the fields do not fit {type_hints.full_name(cls)}: {describe(problem)}"
         )
     return _restore(cls, {field: getattr(record, field) for field in cls.__rio_fields__})

@@ -28,6 +28,7 @@ from rio.objects.timers import Timers
 from rio.server import answers, states
 from rio.server.ended import EndedActivation
 from rio.server.limits import Limits
+from rio.transport.protocol import text_of
 
 if TYPE_CHECKING:
     from rio.contracts.state import StateStorage
@@ -98,6 +99,7 @@ class Activation(Mailbox):
         "object_id",
         "registered",
         "running_hooks",
+        "save_failure",
         "saving",
         "send",
         "slot",
@@ -126,6 +128,8 @@ class Activation(Mailbox):
         self.node = node
         self.saving: list[asyncio.Future[None]] | None = None
         """Who waits for the end of the save that runs; ``None`` if none does."""
+        self.save_failure: BaseException | None = None
+        """Why the last save, or a load, has dropped the object."""
         self.versions: dict[StateStorage, int] | None = None
         """The version of the object in each storage that was loaded."""
         self.kept: dict[str, KeptFields] | None = None
@@ -251,7 +255,10 @@ class Activation(Mailbox):
     async def _run_shutdown_hooks(self) -> None:
         hooks = self.registered.hooks
         if hooks.before_shutdown is not None:
-            await self._run(hooks.before_shutdown)
+            try:
+                await self._run(hooks.before_shutdown)
+            except Exception as error:  # shutdown is what comes last at each deactivation
+                logger.error("the shutdown hook of %s failed", self.object_id, exc_info=error)
         self.shutting_down = True
         if hooks.shutdown is not None:
             await self._run(hooks.shutdown)
@@ -320,6 +327,10 @@ class Activation(Mailbox):
             raise HandlerFailed(
                 f"the hook {hook.name} was cancelled by something it awaited"
             ) from error
+        except (Exception, GeneratorExit):  # the latter closes a hook that nobody waits for
+            raise
+        except BaseException as error:
+            raise HandlerFailed(f"the hook {hook.name} raised {text_of(error)}") from error
 
     def _note_hook(self, name: str) -> None:
         assert self.running_hooks is not None

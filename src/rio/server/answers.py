@@ -6,6 +6,8 @@ of these functions.
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from typing import Any
 
 from rio._core.dispatch import Mailbox, Turn
@@ -18,7 +20,6 @@ from rio.errors import (
     OutcomeUnknown,
     RioError,
     StateTooNew,
-    StorageError,
     StorageUnavailable,
     Superseded,
     Unavailable,
@@ -56,23 +57,32 @@ def find_cycle(turn: Turn, mailbox: Mailbox) -> RioError | None:
     return call_context.find_cycle(turn, mailbox.turn)
 
 
-def undecodable(turn: Turn, error: Exception) -> RioError:
+def undecodable(turn: Turn, error: BaseException) -> RioError:
     """The answer to a payload that does not decode into the handler's message."""
     return codec.decoding_error(error, turn.method.handler.message_type or Any)
 
 
-def unencodable(value: Any, error: Exception) -> RioError:
+def unencodable(value: Any, error: BaseException) -> RioError:
     """The answer if a reply cannot be encoded."""
     return error if isinstance(error, RioError) else codec.encoding_error(error, value)
 
 
-def to_failure(turn: Turn, error: BaseException) -> RioError:
-    """The answer to an exception of a handler. Application errors are answered as they are."""
-    if isinstance(error, (ApplicationError, Superseded, Deadlock)):
-        return error
-    if isinstance(error, (StorageError, Deactivated)):  # that of a save, or of what came after it
+def to_failure(
+    turn: Turn, error: BaseException, *, own_failure: BaseException | None = None
+) -> RioError:
+    """The answer to an exception of a handler. Application errors are answered as they are.
+
+    ``own_failure``: what the last save of the object has raised. The same errors of other objects,
+    which the handler has called, say nothing about this one.
+    """
+    cause = _single(error)
+    if isinstance(cause, (ApplicationError, Deadlock)):
+        return cause
+    if cause is own_failure and isinstance(cause, Superseded):
+        return cause
+    if own_failure is not None and (cause is own_failure or isinstance(cause, Deactivated)):
         return OutcomeUnknown(
-            f"{turn.type_name}/{turn.id} may not have saved its state: {text_of(error)}"
+            f"{turn.type_name}/{turn.id} may not have saved its state: {text_of(cause)}"
         )
     if isinstance(error, HandlerFailed) and isinstance(error.__cause__, SystemExit):
         return error
@@ -80,6 +90,20 @@ def to_failure(turn: Turn, error: BaseException) -> RioError:
         f"{turn.type_name}/{turn.id} failed in {turn.message_name}: {text_of(error)}",
         [type(error).__name__, traceback_of(error)],
     )
+
+
+def _single(error: BaseException) -> BaseException:
+    """The one exception that a group holds, at any depth; else the error itself."""
+    found = error
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return error if isinstance(found, BaseExceptionGroup) else found
+
+
+def print_failure(text: str, problem: BaseException) -> None:
+    """The last, plain word about a failure that could not be logged."""
+    with suppress(OSError, ValueError):
+        print(f"rio: {text} (not logged: {text_of(problem)})", file=sys.__stderr__)
 
 
 def to_failed_load(object_id: ObjectId, error: Exception, *, superseded: bool) -> RioError:

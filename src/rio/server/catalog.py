@@ -22,6 +22,7 @@ from rio.objects.registry import Registry
 from rio.objects.system_messages import RESERVED_PREFIX
 from rio.server import answers
 from rio.server.activation import Activation, RunningHooks
+from rio.server.answers import print_failure
 from rio.server.config import ServerConfig
 from rio.server.handlers import HandledElsewhere, passing_row, table_of
 from rio.server.idle import IdleObjects
@@ -31,6 +32,7 @@ from rio.server.pubsub import MessageRouter
 from rio.server.stacks import stack_of
 from rio.server.states import StateGroup, group_states
 from rio.server.versions import Versions
+from rio.transport.protocol import text_of
 
 logger = logging.getLogger("rio.server")
 
@@ -148,16 +150,22 @@ class Catalog:
         if isinstance(error, HandledElsewhere):
             self._pass_on(turn)
             return
-        if not isinstance(error, ApplicationError):
-            activation: Activation = turn.mailbox
-            activation.drop()
+        activation: Activation = turn.mailbox
+        answer = answers.to_failure(turn, error, own_failure=activation.save_failure)
+        if isinstance(answer, ApplicationError):
+            turn.fail(answer)
+            return
+        activation.drop()
+        turn.fail(answer)
+        try:
             logger.error(
                 "%s failed in %r and is dropped from memory",
                 activation.object_id,
                 turn.method.handler,
                 exc_info=error,
             )
-        turn.fail(answers.to_failure(turn, error))
+        except BaseException as problem:  # that of a filter, or of what formats the record
+            print_failure(f"{activation.object_id} failed: {text_of(error)}", problem)
 
     def _pass_on(self, turn: Turn) -> None:
         """Let an object go to a member that handles a message; its caller finds it there."""

@@ -47,6 +47,7 @@ class StateOwner(Protocol):
     token: int
     saving: list[asyncio.Future[None]] | None
     ended: bool
+    save_failure: BaseException | None
     versions: dict[StateStorage, int] | None
     kept: dict[str, KeptFields] | None
     weight: int
@@ -94,7 +95,8 @@ async def load(owner: StateOwner, attributes: tuple[str, ...]) -> None:
             for field, (value, kept) in zip(fields, loaded, strict=True):
                 setattr(owner.instance, field.attribute, value)
                 _keep(owner, field.state_name, kept)
-    except Superseded:
+    except Superseded as error:
+        owner.save_failure = error
         owner.drop(superseded=True)
         raise
 
@@ -134,6 +136,7 @@ async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
             versions[storage] = await storage.commit(owner.object_id, owner.token, version, batch)
             _note_weight(owner, batch.states)
     except (StorageError, Superseded, asyncio.CancelledError) as error:
+        owner.save_failure = error
         owner.drop(superseded=isinstance(error, Superseded))
         raise
     finally:

@@ -12,7 +12,7 @@ from rio._core.wire import Kind
 from rio.errors import ConnectionLost, Draining, ProtocolError, RioError, from_code
 from rio.identity import Address
 from rio.transport import protocol
-from rio.transport.protocol import Hello
+from rio.transport.protocol import Hello, text_of
 
 
 class ClientOwner(Protocol):
@@ -115,11 +115,13 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
     def error_received(self, call: Call, body: bytes) -> None:
         self._owner.refused(call, protocol.read_error(body), self)
 
-    def break_off(self, error: RioError) -> None:
-        """Close because the server does not speak the protocol, or is not to be trusted."""
+    def break_off(self, error: Exception) -> None:
+        """Close because the server does not speak the protocol, is not to be trusted, or something
+        of ours has failed on this connection.
+        """
         if not self.ready.done():
             self.ready.set_exception(error)
-        self._lose(ConnectionLost(f"the connection was given up: {error}"))
+        self._lose(ConnectionLost(f"the connection was given up: {text_of(error)}"))
 
     # --- for the client ---------------------------------------------------------------------------
 

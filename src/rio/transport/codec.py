@@ -15,6 +15,7 @@ import msgspec
 
 from rio import type_hints
 from rio.errors import BadMessage, BadReply, RioError
+from rio.transport.protocol import text_of
 
 NATIVE_TYPES = (bytes, bytearray, memoryview, datetime)
 """Types that MessagePack carries as they are, so that they need no text form."""
@@ -105,7 +106,7 @@ def _unpack(data: bytes) -> Any:
 
 
 def encoding_error(
-    problem: Exception, value: Any = None, failure: type[RioError] = BadReply
+    problem: BaseException, value: Any = None, failure: type[RioError] = BadReply
 ) -> RioError:
     """The error for a value that could not be encoded: a ``failure`` that names the type of the
     value and the part that is to blame.
@@ -117,7 +118,7 @@ def encoding_error(
 
 
 def decoding_error(
-    problem: Exception, wanted: Any, failure: type[RioError] = BadMessage
+    problem: BaseException, wanted: Any, failure: type[RioError] = BadMessage
 ) -> RioError:
     """The error for bytes that could not be decoded into ``wanted``: a ``failure`` that names the
     type and the path of the field.
@@ -126,17 +127,25 @@ def decoding_error(
     return failure(f"the payload does not decode into {what}: {describe(problem)}")
 
 
-def describe(problem: Exception) -> str:
-    """What an encoder or a decoder did not like."""
-    import msgpack
-
-    if isinstance(problem, (RecursionError, msgpack.exceptions.StackError)):
+def describe(problem: BaseException) -> str:
+    """What an encoder or a decoder did not like. Whatever ``problem`` is, nothing is raised."""
+    if isinstance(problem, RecursionError) or _is_of_msgpack(problem, "StackError"):
         return "it is nested too deeply"
-    if isinstance(problem, msgpack.exceptions.ExtraData):
+    if _is_of_msgpack(problem, "ExtraData"):
         return "there are bytes after its end"
     if isinstance(problem, msgspec.MsgspecError):
         return str(problem)
-    return f"{type(problem).__name__}: {problem}" if str(problem) else type(problem).__name__
+    return text_of(problem).removesuffix(": ")
+
+
+def _is_of_msgpack(problem: BaseException, name: str) -> bool:
+    """Whether this is an exception of ``msgpack``. Nothing is imported for that: an import may
+    fail, and only what has been imported raises.
+    """
+    return any(
+        cls.__name__ == name and cls.__module__.startswith("msgpack")
+        for cls in type(problem).__mro__
+    )
 
 
 def check_serialisable(wanted: Any) -> None:

@@ -95,12 +95,15 @@ def read_hello(body: bytes) -> Hello:
 
 
 def write_error(id: int, error: BaseException) -> bytes:
-    """The ERROR that answers request ``id``; with 0 it is about the whole connection."""
+    """The ERROR that answers request ``id``; with 0 it is about the whole connection.
+
+    An application's error class may do anything: this function raises nothing.
+    """
     if not isinstance(error, RioError) or not error.code:
         error = HandlerFailed(text_of(error), [type(error).__name__, ""])
     try:
-        return encode((Kind.ERROR, id, error.code, error.message, error.detail))
-    except Exception as cause:  # an application's error class may do anything
+        return encode((Kind.ERROR, id, error.code, str(error.message), error.detail))
+    except BaseException as cause:
         text = f"{text_of(error)}, which cannot be sent whole: {text_of(cause)}"
         if error.code == APPLICATION_ERROR:
             return encode((Kind.ERROR, id, HandlerFailed.code, text, [type(error).__name__, ""]))
@@ -132,16 +135,23 @@ def text_of(error: BaseException) -> str:
 
     An exception's ``__str__`` may fail: this function does not.
     """
+    name = type(error).__name__
     try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:
-        return f"{type(error).__name__} (its text cannot be read)"
-    return _sendable(text[:MAX_TEXT])
+        return _sendable(f"{name}: {error}"[:MAX_TEXT])
+    except BaseException:
+        return f"{name} (its text cannot be read)"
 
 
 def traceback_of(error: BaseException) -> str:
-    """The end of the traceback, as text that fits into an error."""
-    return _sendable("".join(traceback.format_exception(error))[-MAX_TEXT:])
+    """The end of the traceback, as text that fits into an error; empty if it cannot be written.
+
+    Python reads the attributes of a SyntaxError, and looks for names that resemble the one of a
+    NameError: this may run code of the application.
+    """
+    try:
+        return _sendable("".join(traceback.format_exception(error))[-MAX_TEXT:])
+    except BaseException:
+        return ""
 
 
 def _sendable(text: str) -> str:

@@ -11,7 +11,7 @@ from rio._core.dispatch import HIGH_WATER, Dispatcher, ServerHalf
 from rio._core.wire import Kind
 from rio.errors import ProtocolError, RioError, WrongServer
 from rio.transport import protocol
-from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
+from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello, text_of
 
 logger = logging.getLogger("rio.transport")
 
@@ -129,9 +129,14 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             body = protocol.write_error(id, protocol.without_payload(error, len(body)))
         self.put(body)
 
-    def break_off(self, error: RioError) -> None:
-        """The peer does not speak the protocol: tell it so, and close."""
-        logger.warning("closing the connection from %s: %s", self._peer_name(), error)
+    def break_off(self, error: Exception) -> None:
+        """The peer does not speak the protocol, or something of ours has failed on this connection:
+        tell the peer so, and close.
+        """
+        ours = None if isinstance(error, RioError) else error
+        logger.warning(
+            "closing the connection from %s: %s", self._peer_name(), text_of(error), exc_info=ours
+        )
         self.answer_error(0, error)
         self.close()
 
