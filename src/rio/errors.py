@@ -83,7 +83,8 @@ class NoServersAvailable(NotExecuted):
 class Redirected(NotExecuted):
     """The object lives on another node. ``detail``: ``[address, generation]`` of that node.
 
-    The client follows a redirect to the other node, and raises this error after too many of them.
+    The client follows a redirect to the other node. After some in a row it waits a little, since the
+    nodes do not agree yet.
     """
 
     code = "redirect"

@@ -10,7 +10,7 @@ import pytest
 
 import rio
 from rio.errors import CallTimeout, Expired, NotExecuted
-from tests.server.harness import Cluster, Patient, Probe, RawPeer, until
+from tests.server.harness import Cluster, Patient, Probe, RawPeer, instance, until
 
 
 class Wait(rio.Message[str]):
@@ -408,3 +408,19 @@ async def test_calls_that_find_no_server_in_time_say_that_they_did_not_run(
         await client.send(Sleeper, "a", Quick("x"), timeout=0.5)
     assert isinstance(caught.value, NotExecuted)
     server._catalog.draining = False
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["client of the node", "another client"])
+async def test_a_handler_that_awaits_another_object_at_its_deadline_keeps_its_object(
+    cluster: Cluster, own: bool
+) -> None:
+    server = await cluster.server(Sleeper)
+    client = server.client if own else await cluster.client()
+    for number in range(5):
+        id = f"asks {number}"
+        await client.send(Sleeper, id, Quick("first"))
+        before = instance(server, Sleeper, id)
+        with pytest.raises(CallTimeout):
+            await client.send(Sleeper, id, Ask(f"asked {number}", "never"), timeout=0.1)
+        await client.send(Sleeper, id, Quick("again"))
+        assert instance(server, Sleeper, id) is before

@@ -7,7 +7,7 @@ is compiled, so each is put in at a seam in Python.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -22,7 +22,7 @@ from rio.cluster.config import ClusterConfig
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider
 from rio.cluster.settings import Admission, SettingsRow, decode_row
-from rio.contracts.membership import MemberStatus, Renewal
+from rio.contracts.membership import MembershipStorage, MemberStatus, Renewal
 from rio.contracts.placement import Placement
 from rio.contracts.state import Batch, StoredObject
 from rio.errors import (
@@ -58,14 +58,23 @@ def blind_claim() -> AbstractContextManager[Any]:
 
 
 def evict_without_counter() -> AbstractContextManager[Any]:
-    """M2: an eviction does not ask whether the member has renewed meanwhile."""
+    """M2: an eviction does not ask whether the member has renewed meanwhile. The storage tells of no
+    changes, or the member would hear of it at once.
+    """
 
     async def evict(self: Any, member: Any) -> None:
         await self._calls.run(
             self._storage.set_status(member.generation, member.status, MemberStatus.DEAD)
         )
 
-    return mock.patch.object(PeerToPeerClusterProvider, "_evict", evict)
+    stack = ExitStack()
+    stack.enter_context(mock.patch.object(PeerToPeerClusterProvider, "_evict", evict))
+    stack.enter_context(
+        mock.patch.object(
+            LocalMembershipStorage, "wait_for_change", MembershipStorage.wait_for_change
+        )
+    )
+    return stack
 
 
 def lease_from_the_reply() -> AbstractContextManager[Any]:

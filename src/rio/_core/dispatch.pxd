@@ -202,6 +202,7 @@ cdef class Dispatcher:
     cdef int _begin(self, Turn turn, double now) except -1
     cdef object _invoke(self, Turn turn, object message)
     cdef int _settle(self, Turn turn, object result, object error) except -1
+    cdef bint _is_over(self, Turn turn) except -1
     cdef int _answer_plainly(self, Turn turn, object problem) except -1
     cdef int _answer(self, Turn turn, object result) except -1
     cdef int _pause(self, Turn turn) except -1

@@ -81,6 +81,7 @@ cdef double LOOP_GAP = 0.0002       # a pause in which the loop has served every
 # because others took more time than they seemed to, is not run any more.
 cdef double MOST_WAIT = 1.0
 cdef double LONGEST_WAIT = 2.0
+cdef double DEADLINE_PRECISION = 0.005      # deadlines travel in milliseconds
 
 cdef object UNDER_WAY = object()    # instead of the result of a handler that waits for something
 
@@ -1155,6 +1156,10 @@ cdef class Dispatcher:
                 self._answer(turn, result)
             elif isinstance(error, CancelledError):
                 turn._answer_cancelled(error)
+            elif isinstance(error, (CallTimeout, Expired)) and self._is_over(turn):
+                # A call of the handler had no more time than the turn itself, and ended first.
+                turn._expired = True
+                turn._answer_cancelled(error)
             else:
                 self.runtime.answer_failure(turn, error)
         except BaseException as problem:
@@ -1165,6 +1170,10 @@ cdef class Dispatcher:
             if mailbox.closing and mailbox.open:
                 self.runtime.deactivate(mailbox)
         return 0
+
+    cdef bint _is_over(self, Turn turn) except -1:
+        # Whether the time of a turn is over, or will be within the precision of deadlines.
+        return self._now() > turn.deadline - DEADLINE_PRECISION
 
     cdef int _answer_plainly(self, Turn turn, problem) except -1:
         # To tell how a turn has ended has failed.

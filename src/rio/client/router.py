@@ -342,10 +342,7 @@ class Router:
     def _follow_redirect(self, call: Call, error: RioError) -> None:
         address, generation = error.detail
         call.hops += 1
-        if call.hops > retry.MAX_REDIRECTS:
-            text = f"gave up after {retry.MAX_REDIRECTS} redirects: {error.message}"
-            call.fail(Redirected(text, error.detail))
-        elif self._takes_calls(address, generation):
+        if call.hops <= retry.MAX_REDIRECTS and self._takes_calls(address, generation):
             self._send(self.pool.peer(address), call)
         else:
             self.members.refresh_soon()
