@@ -83,7 +83,7 @@ class NoServersAvailable(NotExecuted):
 class Redirected(NotExecuted):
     """The object lives on another node. ``detail``: ``[address, generation]`` of that node.
 
-    The client follows a redirect to the other node. After some in a row it waits a little, since the
+    The client follows a redirect to the other node. After some in a row it waits a little: the
     nodes do not agree yet.
     """
 

@@ -58,8 +58,8 @@ def blind_claim() -> AbstractContextManager[Any]:
 
 
 def evict_without_counter() -> AbstractContextManager[Any]:
-    """M2: an eviction does not ask whether the member has renewed meanwhile. The storage tells of no
-    changes, or the member would hear of it at once.
+    """M2: an eviction does not ask whether the member has renewed meanwhile. The storage tells of
+    no changes, or the member would hear of it at once.
     """
 
     async def evict(self: Any, member: Any) -> None:

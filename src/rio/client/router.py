@@ -39,7 +39,6 @@ from rio.errors import (
     NotExecuted,
     OutcomeUnknown,
     Overloaded,
-    Redirected,
     RioError,
     WrongServer,
     from_code,
@@ -305,7 +304,7 @@ class Router:
     def _handle_error(self, call: Call, error: RioError, connection: ClientConnection) -> None:
         if call.done:
             return
-        if self.caller.loop is None or not _returns(call, error):
+        if self.caller.loop is None or not _returns(call, error) or self._is_too_late(call, error):
             call.fail(_end_of(call, error))
             return
         if isinstance(error, OutcomeUnknown):
@@ -318,6 +317,11 @@ class Router:
             self._try_again(call, error)
         else:
             self._park(call)
+
+    def _is_too_late(self, call: Call, error: RioError) -> bool:
+        """Whether the time is over when a busy server would take the call."""
+        pause = _pause_of(error)
+        return pause > 0 and self.now() + pause > call.deadline
 
     def _note_return(self, call: Call, error: RioError, connection: ClientConnection) -> None:
         """Note what a call that has not run says about the place of its object, and the server."""
@@ -360,14 +364,10 @@ class Router:
 
     def _try_later(self, call: Call, error: RioError) -> None:
         """Try again after a while; the deadline ends it."""
-        pause = error.retry_after if isinstance(error, Overloaded) else 0.0
-        if pause and self.now() + pause > call.deadline:
-            call.fail(_end_of(call, error))
-            return
         call.attempts += 1
         call.hops = 0
         call.last_error = call.line.last_error = error
-        delay = max(pause, retry.delay(call.attempts, self._rng))
+        delay = max(_pause_of(error), retry.delay(call.attempts, self._rng))
         self.waiting.add(call, self.caller.loop.call_later(delay, self.start, call))
 
     def _find(self, type_name: str, id: str) -> ClientConnection | None:
@@ -425,6 +425,11 @@ def _end_of(call: Call, error: RioError) -> RioError:
         call.last_error = error
         return expiry_of(call)
     return error
+
+
+def _pause_of(error: RioError) -> float:
+    """Seconds for which a busy server takes no more calls."""
+    return error.retry_after if isinstance(error, Overloaded) else 0.0
 
 
 def _returns(call: Call, error: RioError) -> bool:
