@@ -71,7 +71,8 @@ def _open_standard_files() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
+            stream = open(number, "r" if number == 0 else "w", closefd=False)  # noqa: SIM115  # stays
+            setattr(sys, name, stream)
 
 
 def parse(arguments: list[str], environ: Mapping[str, str]) -> Arguments:
