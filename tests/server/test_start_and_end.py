@@ -366,6 +366,15 @@ async def test_an_embedded_server_tells_that_it_was_stopped(cluster: Cluster) ->
     assert server.closed.done()
 
 
+async def test_a_call_through_the_client_of_a_stopped_server_names_the_server(
+    cluster: Cluster,
+) -> None:
+    server = await cluster.server(Sleeper)
+    await server.stop()
+    with pytest.raises(RuntimeError, match="this server does not run"):
+        server.client.send(Sleeper, "a", Wait())
+
+
 async def test_an_embedded_server_is_not_ready_without_its_lease(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

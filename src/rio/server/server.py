@@ -172,6 +172,7 @@ class Server:
             clock=clock,
             rng=rng,
         )
+        self._router.caller.why_not_open = "this server does not run, and its client with it"
         self._client = client_of(self._router)
         self._links = GossipLinks(self._introduction)
         self._address = ""
