@@ -201,8 +201,9 @@ class Node:
         turn.mailbox.closing = True
         turn.fail(error if isinstance(error, RioError) else HandlerFailed(type(error).__name__))
 
-    def find_cycle(self, turn: Any, mailbox: Any) -> RioError | None:
-        return Unavailable("it would wait for itself") if turn.context == b"cycle" else None
+    def note_waiting(self, turn: Any) -> None:
+        if turn.context == b"cycle":
+            turn.refuse(Unavailable("it would wait for itself"))
 
     def undecodable(self, turn: Any, error: Exception) -> RioError:
         return BadMessage(str(error))

@@ -223,6 +223,11 @@ class Turn:
         mailbox.queue.append(self)
         self.connection.turns[self.request_id] = self
 
+    def refuse(self, error: BaseException) -> None:
+        assert self.mailbox is not None
+        self.mailbox.queue.remove(self)
+        self.fail(error)
+
     def fail(self, error: BaseException) -> None:
         self.end()
         if not self.abandoned:
@@ -496,17 +501,13 @@ class Dispatcher:
         elif is_free and self.admits:
             turn.mailbox = mailbox
             self._start(turn)
-        elif (
-            turn.context is not None
-            and mailbox.turn is not None
-            and (error := self.runtime.find_cycle(turn, mailbox))
-        ):
-            turn.fail(error)
         elif len(mailbox.queue) >= self.waiting_limit:
             turn.fail(Overloaded("too many calls wait for this object"))
         else:
             self.fenced += is_free
             turn.wait_for(mailbox)
+            if turn.context is not None and mailbox.turn is not None:
+                self.runtime.note_waiting(turn)
 
     def pump(self, mailbox: Mailbox) -> None:
         while mailbox.turn is None and mailbox.open and not mailbox.closing and mailbox.queue:

@@ -108,7 +108,7 @@ cdef class Call:
     cdef readonly object line
     cdef object _decode
     cdef ClientHalf _connection  # where it waits for its answer; None: nowhere
-    cdef uint64_t _request_id
+    cdef readonly uint64_t request_id
     cdef bint _is_routed              # it was sent where its object was found before
 
     def __call__(self, future):
@@ -121,6 +121,12 @@ cdef class Call:
     @property
     def done(self):
         return self.future.done()
+
+    @property
+    def is_awaited(self):
+        """Whether anybody waits for the answer: a task, or a future such as that of a gather()."""
+        callbacks = self.future._callbacks
+        return callbacks is not None and len(callbacks) > 1    # the first is the call itself
 
     def succeed(self, value):
         """Give the caller its reply."""
@@ -243,9 +249,9 @@ cdef class ClientHalf(Connection):
         forgets them.
         """
         cdef Call call
-        calls = [call for call in self._calls.values() if call._request_id > after]
+        calls = [call for call in self._calls.values() if call.request_id > after]
         for call in calls:
-            del self._calls[call._request_id]
+            del self._calls[call.request_id]
             call._connection = None
         return calls
 
@@ -258,11 +264,22 @@ cdef class ClientHalf(Connection):
         cdef bint placed = False
         for other in self._calls.values():
             if other.id == call.id and other.type_name == call.type_name and other.line is None:
-                if not placed and other._request_id > call._request_id:
+                if not placed and other.request_id > call.request_id:
                     placed = True
                     calls.append(call)
                 calls.append(other)
         return calls if placed else [*calls, call]
+
+    def find_awaited(self, Turn turn not None):
+        """The calls that were made during a turn, and whose answers are awaited."""
+        cdef Call call
+        return [
+            call
+            for call in self._calls.values()
+            if call.context is not None
+            and call.context is turn._nested_context
+            and call.is_awaited
+        ]
 
     def find_overdue(self, double now):
         """The calls whose deadline has passed, and the earliest deadline of the others (``inf`` if
@@ -307,11 +324,11 @@ cdef class ClientHalf(Connection):
         if self.congested or self.writer._count() > limits.HIGH_WATER:
             self._check_unsent()
         self._last_id += 1
-        request.id = call._request_id = self._last_id
+        request.id = call.request_id = self._last_id
         call._connection = self
         at = self.writer._begin(room, payload_size)
         self.writer._end(put_request(at, &request), call.payload)
-        self._calls[call._request_id] = call
+        self._calls[call.request_id] = call
         if self._hands_over():
             return self._hand_over()
         return self._flush_soon()
@@ -349,7 +366,7 @@ cdef class ClientHalf(Connection):
         # Nobody waits for this call any more; tell the server, so that it does not work for
         # nothing.
         call._connection = None
-        if self._calls.pop(call._request_id, None) is not None and not call.overdue:
+        if self._calls.pop(call.request_id, None) is not None and not call.overdue:
             self._put_cancel(call)
         return 0
 
@@ -357,7 +374,7 @@ cdef class ClientHalf(Connection):
         cdef uint8_t* at
         if self.transport is not None:
             at = self.writer._begin(limits.RESPONSE_HEAD, 0)
-            self.writer._end(put_cancel(at, call._request_id), None)
+            self.writer._end(put_cancel(at, call.request_id), None)
             self._flush_soon()
         return 0
 
@@ -490,8 +507,9 @@ cdef class Caller:
     """Sends calls, and remembers where their objects were found.
 
     ``owner`` knows the servers: ``route(call)`` finds a way for a call whose object's place is not
-    known, ``arm(deadline)`` sees to it that the calls whose deadline has passed are ended then, and
-    ``withdraw(call)`` hears of cancelled callers. What the owner puts as the ``line`` of a call has
+    known, ``arm(deadline)`` sees to it that the calls whose deadline has passed are ended then,
+    ``withdraw(call)`` hears of cancelled callers, and ``told(call)`` of calls that nobody awaits.
+    What the owner puts as the ``line`` of a call has
     ``leave(call)``, for its end, and ``note_answer(call, connection)``.
 
     ``codecs`` knows the messages. ``name_of(object_type) -> str`` and
@@ -563,19 +581,22 @@ cdef class Caller:
 
     def send(self, object_type, str id not None, message, /, *, timeout=None, returns=None):
         """Send a message to an object, and await the reply: see :meth:`rio.Client.send`."""
-        cdef Call call
-        if self._loop is None or get_running_loop() is not self._loop:
-            self.check_loop()
-        call = Call.__new__(Call)
-        call.caller = self
-        call.id = id
-        call.future = PyObject_Call(Future, (), self._future_options)
-        add_done_callback(call.future, call)
+        cdef Call call = self._new_call(id)
+        cdef double now
         try:
-            self._begin(call, object_type, message, timeout, returns)
+            now = self._prepare(call, object_type, message, timeout, returns)
+            self._nest(call)
+            self._send(call, now)
         except Exception as error:
             call.fail(error)  # raised here, it would part the caller from the calls before
         return call.future
+
+    def tell(self, object_type, str id not None, message, /, *, timeout=None):
+        """Send a message whose answer nobody awaits: see :meth:`rio.Client.tell`."""
+        cdef Call call = self._new_call(id)
+        cdef double now = self._prepare(call, object_type, message, timeout, None)
+        self._send(call, now)
+        self._owner.told(call)
 
     def learn(self, str type_name not None, str id not None, ClientHalf connection not None):
         """Remember where an object lives."""
@@ -597,7 +618,19 @@ cdef class Caller:
         """The owner's timer now watches ``deadline``; ``inf``: nothing."""
         self.armed_for = deadline
 
-    cdef int _begin(self, Call call, object_type, message, timeout, returns) except -1:
+    cdef Call _new_call(self, str id):
+        cdef Call call
+        if self._loop is None or get_running_loop() is not self._loop:
+            self.check_loop()
+        call = Call.__new__(Call)
+        call.caller = self
+        call.id = id
+        call.future = PyObject_Call(Future, (), self._future_options)
+        add_done_callback(call.future, call)
+        return call
+
+    cdef double _prepare(self, Call call, object_type, message, timeout, returns) except? -1:
+        # Returns the present moment.
         cdef double now
         type_name = self._type_names.get(object_type)
         call.type_name = <str>(self._new_name(object_type) if type_name is None else type_name)
@@ -605,13 +638,7 @@ cdef class Caller:
         self._encode(call, object_type, message, returns)
         now = self._now()
         call.deadline = now + (self.default_timeout if timeout is None else <double>timeout)
-        self._nest(call)
-        if not call.deadline > now:
-            raise too_late(call)
-        if call.deadline < self.armed_for:
-            self.armed_for = call.deadline
-            self._owner.arm(call.deadline)
-        return self._send(call, now)
+        return now
 
     cdef double _now(self) except? -1:
         return system_clock() if self._clock is None else <double>self._clock()
@@ -643,7 +670,13 @@ cdef class Caller:
         return 0
 
     cdef int _send(self, Call call, double now) except -1:
-        cdef ClientHalf connection = self._routes.find(call.type_name, call.id)
+        cdef ClientHalf connection
+        if not call.deadline > now:
+            raise too_late(call)
+        if call.deadline < self.armed_for:
+            self.armed_for = call.deadline
+            self._owner.arm(call.deadline)
+        connection = self._routes.find(call.type_name, call.id)
         if connection is None:
             self._owner.route(call)
             return 0

@@ -88,7 +88,7 @@ cdef class Turn:
     cdef readonly TurnCaller caller  # None: a lifecycle hook
     cdef readonly TypeTable table
     cdef readonly str id             # of the object
-    cdef uint64_t _request_id        # the caller's number for it
+    cdef readonly uint64_t request_id  # the caller's number for it
     cdef object _payload             # bytes
     cdef readonly object context     # bytes that travel with the call, or None
     cdef readonly double deadline    # on the dispatcher's clock

@@ -339,6 +339,11 @@ cdef class Turn:
         mailbox._wait(self)
         self.dispatcher._keep(self)
 
+    def refuse(self, error):
+        """Answer with an error instead of waiting any longer."""
+        self.mailbox._leave(self)
+        self.fail(error)
+
     def nested_context(self, make):
         """What calls made during this turn carry: ``make(turn)``, made once."""
         if self._nested_context is None:
@@ -466,20 +471,20 @@ cdef class RemoteCaller(TurnCaller):
                 f"{len(payload)} bytes, the frame limit is {connection.reader.limit}"
             ))
             return 0
-        connection.writer.put_response(turn._request_id, payload)
+        connection.writer.put_response(turn.request_id, payload)
         return connection._flush_soon()
 
     cdef int _fail(self, Turn turn, error) except -1:
-        self.connection.answer_error(turn._request_id, error)
+        self.connection.answer_error(turn.request_id, error)
         return 0
 
     cdef int _keep(self, Turn turn) except -1:
-        self._turns[turn._request_id] = turn
+        self._turns[turn.request_id] = turn
         return 0
 
     cdef int _forget(self, Turn turn) except -1:
-        del self._turns[turn._request_id]
-        self._held.pop(turn._request_id, None)
+        del self._turns[turn.request_id]
+        self._held.pop(turn.request_id, None)
         return 0
 
     cdef int _hold(self, Turn turn) except -1:
@@ -495,7 +500,7 @@ cdef class RemoteCaller(TurnCaller):
     cdef int _set_aside(self, Turn turn) except -1:
         turn.mailbox = None
         turn.dispatcher._keep(turn)
-        self._held[turn._request_id] = turn
+        self._held[turn.request_id] = turn
         return 0
 
     cdef int _go_on(self) except -1:
@@ -623,7 +628,7 @@ cdef class ServerHalf(Connection):
         turn = Turn.__new__(Turn)
         turn.dispatcher = dispatcher
         turn.caller = self._caller
-        turn._request_id = request.id
+        turn.request_id = request.id
         turn.table = self._table
         turn.id = text(&request.object_id)
         turn.method = self._method
@@ -736,7 +741,7 @@ cdef class Dispatcher:
 
     ``runtime`` is asked in every slow case: ``activate(turn)``, ``undecodable(turn, error)``,
     ``answer_failure(turn, error)``, ``encode_reply(turn, value)``, ``unencodable(value, error)``,
-    ``find_cycle(turn, mailbox)``, ``deactivate(mailbox)``, ``unknown_type(name)``,
+    ``note_waiting(turn)``, ``deactivate(mailbox)``, ``unknown_type(name)``,
     ``unknown_message(table, name)``, and before that ``find_method(table, name)``, which may have a
     :class:`Method` that passes the message on, or ``None``; it may raise ``Unavailable``. ``clock``
     replaces the system's, in seconds.
@@ -1056,17 +1061,19 @@ cdef class Dispatcher:
             return 0
         turn.mailbox = mailbox
         if mailbox._is_free():
-            return self._start(turn)
-        if turn.context is not None and mailbox.turn is not None:
-            error = self.runtime.find_cycle(turn, mailbox)
-            if error is not None:
-                return refuse(turn, error)
+            self._start(turn)
+            if turn.finished and mailbox._waiting is not None:
+                return self._pump(mailbox)    # it has sent its own object something
+            return 0
         if mailbox._waiting is not None and len(mailbox._waiting) >= self.waiting_limit:
             return refuse(turn, Overloaded(
                 f"{self.waiting_limit} calls wait for {turn.table.type_name}/{turn.id} already"
             ))
         mailbox._wait(turn)
-        return self._keep(turn)
+        self._keep(turn)
+        if turn.context is not None and mailbox.turn is not None:
+            self.runtime.note_waiting(turn)
+        return 0
 
     cdef int _start(self, Turn turn) except -1:
         # The object is free: give the turn to this request. The turn has ended on return, or its

@@ -6,13 +6,17 @@ The compiled caller sends a call without the router while it knows where the obj
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
 from rio._core.calls import Call, Caller
 from rio._core.clock import Clock
+from rio._core.dispatch import Turn
 from rio._core.frame import DEFAULT_FRAME_LIMIT
 from rio._core.wire import Kind
 from rio.backoff import make_rng
@@ -30,6 +34,7 @@ from rio.client.waiting_calls import WaitingCalls
 from rio.contracts.membership import Member, MembershipSnapshot
 from rio.errors import (
     APPLICATION_ERROR,
+    CallRefused,
     CallTimeout,
     ConfigurationError,
     ConnectionLost,
@@ -50,6 +55,8 @@ from rio.transport.protocol import Hello
 
 if TYPE_CHECKING:
     import random
+
+logger = logging.getLogger("rio.client")
 
 
 class Router:
@@ -280,6 +287,23 @@ class Router:
             self.waiting.withdraw(waiting)
             waiting.fail(error)
 
+    # --- calls that are awaited, and those that are not -------------------------------------------
+
+    def find_awaited(self, turn: Turn) -> Iterator[Call]:
+        """The calls that were made during a turn, are on their way, and are awaited."""
+        for connection in self.pool.connections:
+            yield from connection.find_awaited(turn)
+
+    def told(self, call: Call) -> None:
+        """A call was sent whose answer nobody awaits.
+
+        :raises NotExecuted: it is known already that it does not run.
+        :raises CallRefused: the same.
+        """
+        if call.done and isinstance(error := call.future.exception(), (NotExecuted, CallRefused)):
+            raise error
+        call.future.add_done_callback(functools.partial(_log_told, call))
+
     # --- an answer that is an error ---------------------------------------------------------------
 
     def refused(
@@ -417,6 +441,13 @@ class Router:
     def relax(self) -> None:
         """Give back memory that was not needed since the last time."""
         self.pool.relax()
+
+
+def _log_told(call: Call, answer: asyncio.Future[Any]) -> None:
+    error = None if answer.cancelled() else answer.exception()
+    if error is not None:
+        what = f"{call.message_name} to {call.type_name}/{call.id}, which nobody awaits"
+        logger.warning("%s, has failed: %s: %s", what, type(error).__name__, error)
 
 
 def _end_of(call: Call, error: RioError) -> RioError:

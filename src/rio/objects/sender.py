@@ -35,6 +35,10 @@ class Carrier(Protocol):
         timeout: float | None = None,
     ) -> Awaitable[Any]: ...
 
+    def tell(
+        self, object_type: Any, id: str, message: Any, /, *, timeout: float | None = None
+    ) -> None: ...
+
 
 class Sender:
     """What users send messages with: :class:`rio.Client` and :class:`rio.ServiceObject`."""
@@ -118,3 +122,30 @@ class Sender:
             activated the object.
         """
         return self._carrier().send(object_type, id, message, returns=returns, timeout=timeout)
+
+    def tell(
+        self,
+        object_type: type[Recipient] | str,
+        id: str,
+        message: Message[Any] | DynamicMessage,
+        /,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Send a message to an object without waiting for its answer.
+
+        The parameters are those of :meth:`send`, and the message keeps its order among the messages
+        that are sent. The call belongs to no turn: it does not end with the turn during which it is
+        made, and an object may tell itself, or whoever waits for it, without a deadlock. It runs
+        at most once, unless the message is declared ``idempotent`` or ``readonly``. What becomes of
+        it is not told; if it fails, the logger ``rio.client`` says so.
+
+        :raises NotExecuted: it is known already that the call does not run.
+        :raises CallRefused: the message does not encode or fit.
+        :raises BadIdentity: ``object_type`` or ``id`` is empty, too long or not valid text.
+        :raises TypeError: ``message`` is not a :class:`rio.Message` or
+            :class:`rio.DynamicMessage`.
+        :raises RuntimeError: the sender is not in use: the client is not open, or no server has
+            activated the object.
+        """
+        self._carrier().tell(object_type, id, message, timeout=timeout)

@@ -58,7 +58,8 @@ class NodeHost(Protocol):
     address: Address
     idle: IdleObjects
     send: Callable[..., Awaitable[Any]]
-    """The compiled ``send`` of the node's client."""
+    tell: Callable[..., None]
+    """The compiled methods of the node's client."""
 
     async def wait_for_lease(self) -> None:
         """Return once the node holds its lease."""
@@ -262,6 +263,11 @@ class Activation(Mailbox):
         self.shutting_down = True
         if hooks.shutdown is not None:
             await self._run(hooks.shutdown)
+
+    def tell(
+        self, object_type: Any, id: str, message: Any, /, *, timeout: float | None = None
+    ) -> None:
+        self.node.tell(object_type, id, message, timeout=timeout)
 
     async def release(self) -> None:
         """End the tasks of the object, and give the claim back."""

@@ -10,7 +10,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from rio._core.dispatch import Mailbox, Turn
+from rio._core.dispatch import Turn
 from rio.errors import (
     BadReply,
     Deactivated,
@@ -26,7 +26,7 @@ from rio.errors import (
 )
 from rio.identity import ObjectId
 from rio.objects.application_error import ApplicationError
-from rio.transport import call_context, codec
+from rio.transport import codec
 from rio.transport.protocol import text_of, traceback_of
 
 
@@ -47,14 +47,6 @@ def encode_reply(turn: Turn, value: Any) -> bytes:
             f"what it declares: {error}"
         ) from error
     return payload
-
-
-def find_cycle(turn: Turn, mailbox: Mailbox) -> RioError | None:
-    """The answer to a call that would wait for the turn of an object, if that turn waits for the
-    call; else ``None``.
-    """
-    assert mailbox.turn is not None
-    return call_context.find_cycle(turn, mailbox.turn)
 
 
 def undecodable(turn: Turn, error: BaseException) -> RioError:

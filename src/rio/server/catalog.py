@@ -13,6 +13,7 @@ import msgspec
 
 from rio._core.clock import Clock
 from rio._core.dispatch import Dispatcher, Mailbox, Method, Turn, TypeTable
+from rio.client.router import Router
 from rio.contracts.state import StateStorage
 from rio.errors import Draining, Overloaded, Unavailable, UnknownMessage
 from rio.identity import Address, ObjectId
@@ -24,6 +25,7 @@ from rio.server import answers
 from rio.server.activation import Activation, RunningHooks
 from rio.server.answers import print_failure
 from rio.server.config import ServerConfig
+from rio.server.deadlocks import Deadlocks
 from rio.server.handlers import HandledElsewhere, passing_row, table_of
 from rio.server.idle import IdleObjects
 from rio.server.limits import limits_of
@@ -81,7 +83,8 @@ class Catalog:
         self.address = address
         """Where the node listens, then the address under which the others know it."""
         self.send: Callable[..., Awaitable[Any]] = _refuse_to_send
-        """The compiled ``send`` of the node's client, once the node is bound."""
+        self.tell: Callable[..., None] = _refuse_to_send
+        """The compiled methods of the node's client, once the node is bound."""
         self.router = MessageRouter(config.frame_limit)
         self.draining = False
         """Nothing is activated any more."""
@@ -93,6 +96,8 @@ class Catalog:
             in_flight_limit=config.in_flight_limit,
         )
         self.dispatcher.app_data = app_data
+        self._deadlocks = Deadlocks(self.dispatcher)
+        self.note_waiting = self._deadlocks.note
         self.idle = IdleObjects(config, self.dispatcher, self.router)
         self.router.on_last_left = self._note_use
         self._hosted = {
@@ -105,6 +110,12 @@ class Catalog:
         """Those that were cancelled and do not end. Nothing waits for them any more."""
         self._lease_has_moved = asyncio.Event()
         self._departed = asyncio.Event()
+
+    def use(self, router: Router) -> None:
+        """Let the objects send by the node's client."""
+        self.send = router.caller.send
+        self.tell = router.caller.tell
+        self._deadlocks.find_awaited = router.find_awaited
 
     # --- requests that name something unknown -----------------------------------------------------
 
@@ -138,7 +149,6 @@ class Catalog:
 
     # --- calls that do not end in the ordinary way ------------------------------------------------
 
-    find_cycle = staticmethod(answers.find_cycle)
     undecodable = staticmethod(answers.undecodable)
     unencodable = staticmethod(answers.unencodable)
     encode_reply = staticmethod(answers.encode_reply)
@@ -264,6 +274,7 @@ class Catalog:
     def sweep(self) -> None:
         """End what is overdue: calls, and hooks."""
         self.dispatcher.sweep()
+        self._deadlocks.look()
         now = self.dispatcher.now()
         for task, lifecycle in list(self._lifecycles.items()):
             hooks = lifecycle.activation.running_hooks

@@ -355,7 +355,7 @@ class Server:
 
     async def _join(self) -> None:
         self._catalog.address = Address.parse(self._address)
-        self._catalog.send = self._router.caller.send
+        self._catalog.use(self._router)
         self._cluster.on_lease = self._fence.move
         self._cluster.before_purge = self._storage.placement.release_all
         self._cluster.transport = self._links

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from rio._core.calls import Call
 from rio._core.dispatch import Turn
 from rio.errors import Deadlock
 from rio.transport.protocol import encode, read
@@ -51,24 +52,59 @@ def nested_context(turn: Turn) -> bytes:
     :raises Deadlock: the chain is longer than ``MAX_CHAIN``.
     """
     context = read_context(turn.context)
-    if len(context.chain) >= MAX_CHAIN:
-        links = names_of(context.chain)
+    chain = _without_earlier_turns(context.chain, turn)
+    if len(chain) >= MAX_CHAIN:
+        links = names_of(chain)
         end = " -> ".join(links[-4:])
         raise Deadlock(
-            f"a chain of {MAX_CHAIN} calls within calls does not end: ... -> {end}", links
+            f"a chain of {MAX_CHAIN} calls within calls does not end: ... -> {end}; send what"
+            " nobody awaits with tell()",
+            links,
         )
-    context.chain = (*context.chain, Link(turn.type_name, turn.id, turn.message_name, turn.number))
+    context.chain = (*chain, Link(turn.type_name, turn.id, turn.message_name, turn.number))
     return encode(context)
 
 
-def find_cycle(waiting: Turn, running: Turn) -> Deadlock | None:
-    """The error for a turn that would wait for ``running``, if ``running`` waits for that turn."""
+def _without_earlier_turns(chain: tuple[Link, ...], turn: Turn) -> tuple[Link, ...]:
+    """The part of a chain that may wait for ``turn``. An object runs one turn at a time, so an
+    earlier one of the same object has ended, and nobody waits through it.
+    """
+    own = (turn.type_name, turn.id)
+    places = [place for place, link in enumerate(chain) if (link.type_name, link.id) == own]
+    return chain[places[-1] + 1 :] if places else chain
+
+
+class Cycle:
+    """Calls that lead from the running turn of an object back to a call that waits for it.
+
+    ``links``: the turns that made them, from the running one on.
+    """
+
+    def __init__(self, links: Sequence[Link], waiting: Turn) -> None:
+        last = f"{waiting.type_name}/{waiting.id}.{waiting.message_name}"
+        names = [*names_of(links), last]
+        self.error = Deadlock(f"the call would wait for itself: {' -> '.join(names)}", names)
+        self.running = links[0].turn
+        """The number of the running turn."""
+        self._next = None if len(links) == 1 else (links[1].type_name, links[1].id)
+        """The object through which the running turn would wait; ``None``: its own."""
+
+    def is_closed_by(self, call: Call, waiting: Turn) -> bool:
+        """Whether the running turn waits for ``waiting`` if it awaits this call of its own."""
+        if self._next is not None:
+            return self._next == (call.type_name, call.id)
+        own = (waiting.type_name, waiting.id, waiting.request_id)
+        return own == (call.type_name, call.id, call.request_id)
+
+
+def find_cycle(waiting: Turn, running: Turn) -> Cycle | None:
+    """The calls that lead from ``running`` to ``waiting``, which waits for its end, if there are
+    any.
+    """
     chain = read_context(waiting.context).chain
     for place, link in enumerate(chain):
         if (link.turn, link.type_name, link.id) == (running.number, running.type_name, running.id):
-            last = f"{waiting.type_name}/{waiting.id}.{waiting.message_name}"
-            links = [*names_of(chain[place:]), last]
-            return Deadlock(f"the call would wait for itself: {' -> '.join(links)}", links)
+            return Cycle(chain[place:], waiting)
     return None
 
 
