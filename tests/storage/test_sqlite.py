@@ -35,6 +35,7 @@ from rio.errors import (
 )
 from rio.identity import ObjectId
 from rio.storage import Storage, open_storage
+from rio.storage._sql import Operation
 from rio.storage.sqlite import (
     SqliteDatabase,
     SqliteMembershipStorage,
@@ -179,6 +180,22 @@ async def test_writes_of_all_roles_share_a_transaction(
         placement.claim(ADA, 1), load_nothing(state), state.commit(ADA, 1, 0, single(b"x"))
     )
     assert database.statistics()[:2] == (3, 1)
+
+
+async def test_operations_are_started_before_the_lock_is_taken(
+    database: SqliteDatabase, placement: ObjectPlacement
+) -> None:
+    """A process that is stopped while it holds the lock stops all others that write."""
+    await placement.claim(ADA, 1)  # opens the database
+    lane = database._require_lanes()[0]
+    held = []
+
+    def operation() -> Operation[None]:
+        held.append(lane._connection.in_transaction)
+        yield "UPDATE rio_cluster SET settings = settings", ()
+
+    await asyncio.gather(*(database._write(operation) for _ in range(3)))
+    assert held == [False, False, False]
 
 
 async def test_a_batch_has_a_limit(database: SqliteDatabase, placement: ObjectPlacement) -> None:

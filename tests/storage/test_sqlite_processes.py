@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from rio.errors import StorageUnavailable
 from rio.identity import ObjectId
 from rio.storage import open_storage
+from tests.server.harness import until
 
 pytestmark = pytest.mark.processes
 
@@ -126,3 +128,33 @@ async def test_a_process_killed_inside_its_transaction_blocks_nobody(
         claimed = await claiming
         assert claimed.generation == 1
         assert claimed.token < 1 << 60
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who holds a lock")
+async def test_who_waits_for_a_stopped_process_names_it_and_goes_on_when_it_ends(
+    start: Start, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        open_storage(f"sqlite:///{path}?busy_timeout=0") as impatient,
+        open_storage(f"sqlite:///{path}?busy_timeout=600") as patient,
+    ):
+        holder = start(
+            1,
+            """
+            import os, signal, sqlite3
+            connection = sqlite3.connect(sys.argv[2], isolation_level=None)
+            connection.execute("BEGIN IMMEDIATE")
+            os.kill(os.getpid(), signal.SIGSTOP)
+            """,
+        )
+        stopped = os.WSTOPPED | os.WNOWAIT
+        await asyncio.to_thread(os.waitid, os.P_PID, holder.pid, stopped)
+        named = f"process {holder.pid} (python"
+        with pytest.raises(StorageUnavailable, match="which is stopped: continue or kill it") as no:
+            await impatient.placement.claim(ObjectId("T", "1"), 1)
+        assert named in str(no.value)
+        claiming = asyncio.create_task(patient.placement.claim(ObjectId("T", "1"), 1))
+        await until(lambda: named in caplog.text)
+        assert not claiming.done()
+        os.kill(holder.pid, signal.SIGKILL)
+        assert (await claiming).generation == 1

@@ -6,10 +6,11 @@ import sqlite3
 
 from rio.errors import SchemaMismatch, StorageUnavailable
 from rio.storage._rows import row_corrupt
+from rio.storage.sqlite._lock import describe_writer
 
 _WHAT_TO_DO = {
     sqlite3.SQLITE_BUSY: (
-        "another process holds its lock for longer than busy_timeout:"
+        "{writer} holds its lock for longer than busy_timeout:"
         " look for a stuck process or a long transaction"
     ),
     sqlite3.SQLITE_FULL: "the disk is full: free some space, nothing was written",
@@ -49,6 +50,8 @@ def explain(path: str, error: Exception) -> Exception:
         return error
     code &= 0xFF  # the primary code
     what_to_do = _WHAT_TO_DO.get(code, "SQLite could not do it")
+    if code == sqlite3.SQLITE_BUSY:
+        what_to_do = what_to_do.format(writer=describe_writer(path))
     cls = SchemaMismatch if code in _OTHER_SCHEMA else StorageUnavailable
     explained = cls(f"{path}: {what_to_do} ({error})")
     explained.__cause__ = error

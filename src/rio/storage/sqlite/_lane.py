@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import sqlite3
@@ -22,6 +23,7 @@ from rio.storage._sql import Operation, Row
 from rio.storage.sqlite._connection import OpenFile, is_busy
 from rio.storage.sqlite._errors import explain
 from rio.storage.sqlite._identity import FileId
+from rio.storage.sqlite._lock import describe_writer
 from rio.storage.sqlite._statements import MAX_ROWS, MULTI_ROW_STATEMENTS, MultiRowStatement
 
 logger = logging.getLogger("rio.storage")
@@ -30,6 +32,8 @@ LONG_LOG = 64 << 20
 """Bytes of the write-ahead log at which a reader must be standing in the way of emptying it."""
 LOOK_INTERVAL = 10.0
 """Seconds between two looks at the size of the log."""
+LONG_WAIT = 1.0
+"""Seconds after which the log tells for whom an operation waits."""
 MAX_BATCH = 1024
 """Operations of one transaction at most, so that other processes get their turn."""
 
@@ -65,6 +69,10 @@ class WaitingOperation(msgspec.Struct, eq=False):
     def start(self) -> StartedOperation:
         steps = self.operation(*self.args)
         return StartedOperation(steps, *next(steps))
+
+
+PreparedChunk = tuple[MultiRowStatement | None, Sequence[StartedOperation]]
+"""Operations that one statement can execute together, and that statement."""
 
 
 class SqliteLane:
@@ -275,10 +283,14 @@ class SqliteLane:
     def _commit(self, batch: list[WaitingOperation]) -> list[Any]:
         """Commit all operations in one transaction, or, if one fails, those before it. Returns the
         outcomes up to the one that failed.
+
+        What can be done without the lock is done before: while it is held, all other processes
+        wait, also if this one is stopped.
         """
+        prepared, failure = _start(batch)
         try:
             self._fetch_patiently(self._begin)
-            results, failure = self._run(batch)
+            results, failure = self._run(prepared, failure)
             if failure is None:
                 self._connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -298,47 +310,40 @@ class SqliteLane:
         SQLite's own handler sleeps longer and longer, up to 0.1 s, while processes that have just
         written write again. Short random waits let every process have its turn.
         """
-        deadline = time.monotonic() + self._patience
+        began = time.monotonic()
+        warn_at = began + LONG_WAIT
         while True:
             try:
                 return self._fetch(statement, parameters)
             except sqlite3.OperationalError as error:
-                if not is_busy(error) or time.monotonic() > deadline:
+                now = time.monotonic()
+                if not is_busy(error) or now > began + self._patience:
                     raise
+            if now > warn_at:
+                warn_at = math.inf
+                logger.warning(
+                    "%s: an operation has waited %g s for the lock for writing; %s holds it",
+                    self._path,
+                    LONG_WAIT,
+                    describe_writer(self._path),
+                )
             time.sleep(random.uniform(0.0002, 0.002))
 
-    def _run(self, batch: list[WaitingOperation]) -> tuple[list[Any], Exception | None]:
-        """The results of the operations before the first that fails, and its error."""
+    def _run(
+        self, prepared: list[PreparedChunk], failure: Exception | None
+    ) -> tuple[list[Any], Exception | None]:
+        """The results of the operations before the first that fails, and its error. ``failure``:
+        the error of an operation behind all of these, which could not be started.
+        """
         results: list[Any] = []
         try:
-            for first in range(0, len(batch), MAX_ROWS):
-                for chunk, answers in self._start(batch[first : first + MAX_ROWS]):
-                    for started, rows in zip(chunk, answers, strict=True):
-                        results.append(started.finish(self._fetch, rows))
+            for for_many, chunk in prepared:
+                answers = self._fetch_chunk(for_many, chunk)
+                for started, rows in zip(chunk, answers, strict=True):
+                    results.append(started.finish(self._fetch, rows))
         except Exception as error:
             return results, explain(self._path, error)
-        return results, None
-
-    def _start(
-        self, batch: list[WaitingOperation]
-    ) -> Iterator[tuple[Sequence[StartedOperation], Iterable[list[Row]]]]:
-        """Chunks of the operations, with the rows that the first statement of each returned.
-
-        Raises the error of the first operation that cannot be started, after all before it.
-        """
-        started: list[StartedOperation] = []
-        failure: Exception | None = None
-        try:
-            for waiting in batch:
-                started.append(waiting.start())
-        except Exception as error:
-            failure = error
-        for statement, same in groupby(started, _statement):
-            for_many = MULTI_ROW_STATEMENTS.get(statement)
-            for chunk in _split(for_many, list(same)):
-                yield chunk, self._fetch_chunk(for_many, chunk)
-        if failure is not None:
-            raise failure
+        return results, failure
 
     def _fetch_chunk(
         self, for_many: MultiRowStatement | None, chunk: Sequence[StartedOperation]
@@ -363,6 +368,23 @@ class SqliteLane:
     def _roll_back(self) -> None:
         if self._connection.in_transaction:  # not if SQLite has done it, on a full disk for example
             self._connection.execute("ROLLBACK")
+
+
+def _start(batch: list[WaitingOperation]) -> tuple[list[PreparedChunk], Exception | None]:
+    """Start the operations before the first that cannot be started, and return its error."""
+    started: list[StartedOperation] = []
+    failure: Exception | None = None
+    try:
+        for waiting in batch:
+            started.append(waiting.start())
+    except Exception as error:
+        failure = error
+    prepared: list[PreparedChunk] = []
+    for first in range(0, len(started), MAX_ROWS):
+        for statement, same in groupby(started[first : first + MAX_ROWS], _statement):
+            for_many = MULTI_ROW_STATEMENTS.get(statement)
+            prepared += ((for_many, chunk) for chunk in _split(for_many, list(same)))
+    return prepared, failure
 
 
 def _split(
