@@ -122,7 +122,8 @@ class PeerToPeerClusterProvider(ClusterProvider):
         await super().leave()
         if self._gossip is not None:
             with suppress(StorageError):
-                await self._read()  # and tell some of the others that there is news
+                await self._read()
+                self._gossip.tell_news()  # as no round of its gossip follows
             await self._calls.settle()
 
     # --- the lease --------------------------------------------------------------------------------

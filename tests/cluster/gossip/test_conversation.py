@@ -23,6 +23,7 @@ from rio.cluster.gossip.events import (
     GreetingDue,
     LoopLate,
     MessageReceived,
+    NewsDue,
     SnapshotRead,
     Tick,
     VoteWritten,
@@ -558,6 +559,53 @@ def test_what_is_heard_causes_no_more_than_one_read_a_second_on_average() -> Non
         reads += talk.hear(Update, 2, version=11 + number).count(Refresh())
         reads += talk.wait(0.01).count(Refresh())
     assert 3 <= reads <= 3 + 10
+
+
+def test_all_messages_of_one_change_share_one_read() -> None:
+    talk = Talk(4)
+    reads = [talk.hear(Update, source, version=11).count(Refresh()) for source in (2, 3, 4)]
+    assert reads == [1, 0, 0]
+    sent = talk.now
+    talk.change(3, status=DRAINING)
+    talk.now += 0.01
+    assert Refresh() not in talk.read(sent=sent)
+
+
+def test_a_change_that_is_heard_of_while_another_is_read_is_read_next() -> None:
+    talk = Talk(3)
+    assert Refresh() in talk.hear(Update, 2, version=11)
+    talk.now += 0.01
+    assert Refresh() not in talk.hear(Update, 2, version=12)
+    talk.change(3, status=DRAINING)
+    assert Refresh() not in talk.read(sent=0.0)
+    assert Refresh() in talk.wait(0.1)
+
+
+def test_true_claims_are_read_at_once_however_many_there_were_before() -> None:
+    talk = Talk(3)
+    for _ in range(100):
+        talk.change(3, status=DRAINING)
+        assert Refresh() in talk.hear(Update, 2, version=talk.version)
+        talk.read()
+        talk.now += 0.06
+
+
+def test_a_read_that_brings_no_answer_is_made_again() -> None:
+    talk = Talk(3)
+    assert Refresh() in talk.hear(Update, 2, version=11)
+    assert talk.wait(0.9).count(Refresh()) == 0
+    assert talk.wait(0.2).count(Refresh()) == 1
+
+
+def test_who_ends_tells_what_is_new_before_its_round_is_due() -> None:
+    talk = Talk(3)
+    talk.wait(5.0)
+    for version in 11, 12:
+        talk.change(3, status=DRAINING)
+        actions = talk.read()
+        told = [message.version for message in messages(actions, Update)]
+        assert told == ([11, 11] if version == 11 else [])
+    assert [message.version for message in messages(talk.step(NewsDue()), Update)] == [12, 12]
 
 
 def test_a_peer_whose_claim_the_storage_disproves_is_not_believed_for_a_minute() -> None:

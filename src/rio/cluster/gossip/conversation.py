@@ -51,6 +51,7 @@ from rio.cluster.gossip.events import (
     GreetingDue,
     LoopLate,
     MessageReceived,
+    NewsDue,
     SnapshotRead,
     VoteWritten,
 )
@@ -114,7 +115,7 @@ class Gossip:
         """Messages that were refused whole."""
         self._strangers: dict[int, GossipMessage] = {}
         self._actions = actions = GossipActions(view, self.awareness)
-        self.peer_claims = PeerClaims(gossip.probe_interval)
+        self.peer_claims = PeerClaims(gossip.probe_interval, gossip.gossip_interval / 4)
         self.news = News(self.table, view, gossip.retransmit_multiplier)
         self.suspicions = Suspicions(view, self.table, self.news, self.awareness, gossip)
         self._judge = Judge(view, self.suspicions, self.awareness, config, gossip)
@@ -174,6 +175,8 @@ class Gossip:
                 self.awareness.note_late_loop(event.seconds)
             case GreetingDue():
                 self.greeting.send()
+            case NewsDue():
+                self._news_round.tell(now)
         self._pass_time(now)
         return self._actions.take()
 
@@ -203,7 +206,7 @@ class Gossip:
             self._hear(message, now)
         elif self._may_be_new(message.source) and len(self._strangers) < MAX_STRANGERS:
             self._strangers[message.source] = message
-            self.peer_claims.want_read()
+            self.peer_claims.want_read(now)
 
     def _may_be_new(self, generation: int) -> bool:
         """Whether a member that this node does not know may be in a newer snapshot."""
@@ -223,7 +226,7 @@ class Gossip:
             self._hear_version(message, now)
         self._prober.note_health(message)
         for generation in changed:
-            self._hear_record(generation)
+            self._hear_record(generation, now)
         self._answer(message, now)
 
     def _is_given_up(self) -> bool:
@@ -236,7 +239,7 @@ class Gossip:
         if version > self.view.version:
             self.peer_claims.note_claim(message.source, version, now)
 
-    def _hear_record(self, generation: int) -> None:
+    def _hear_record(self, generation: int, now: float) -> None:
         """A message has changed what is known about a member: pass it on, and look into it."""
         record = self.table.record(generation)
         if record is None:
@@ -246,7 +249,7 @@ class Gossip:
             self._defend(record)
             return
         if self._may_be_new(generation):
-            self.peer_claims.want_read()
+            self.peer_claims.want_read(now)
         self.suspicions.refute(generation, record.incarnation)
         if record.suspects:
             self.probe_order.look_into(generation)
@@ -282,9 +285,10 @@ class Gossip:
 
     def _read(self, event: SnapshotRead, now: float) -> None:
         snapshot = event.snapshot
-        if snapshot.version > self.view.version:
+        is_news = snapshot.version > self.view.version
+        if is_news:
             self._adopt(snapshot)
-        self._check_claims(snapshot, event.sent, now)
+        self._check_claims(snapshot, is_news, event.sent, now)
         self._carry_out(self._judge.read(snapshot, now))
         self._hear_strangers(now)
 
@@ -322,11 +326,13 @@ class Gossip:
         self.own.raise_incarnation()
         self.news.publish(self.own.record())
 
-    def _check_claims(self, snapshot: MembershipSnapshot, sent: float, now: float) -> None:
+    def _check_claims(
+        self, snapshot: MembershipSnapshot, is_news: bool, sent: float, now: float
+    ) -> None:
         """Distrust peers whose claims a read disproves, and forget a snapshot that was only heard
         of, once no claim stands for it.
         """
-        self.peer_claims.check(snapshot.version, sent, now)
+        self.peer_claims.check(snapshot.version, is_news, sent, now)
         if self.table.version > self.view.version and not self.peer_claims.open:
             self.table.replace_snapshot(
                 snapshot.version, snapshot.generation_high, _listed(snapshot)

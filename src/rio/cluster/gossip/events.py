@@ -46,6 +46,10 @@ class GreetingDue(msgspec.Struct, frozen=True):
     """This node is about to join: it pings every active member that has not answered yet."""
 
 
+class NewsDue(msgspec.Struct, frozen=True):
+    """This node is about to end: it tells what is new now, and not with its next round."""
+
+
 GossipEvent: TypeAlias = (
-    Tick | MessageReceived | SnapshotRead | VoteWritten | LoopLate | GreetingDue
+    Tick | MessageReceived | SnapshotRead | VoteWritten | LoopLate | GreetingDue | NewsDue
 )

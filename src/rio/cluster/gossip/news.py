@@ -134,8 +134,11 @@ class NewsRound:
 
     def pass_time(self, now: float) -> None:
         """Tell the others if a round is due and there is news."""
-        if now < self.due:
-            return
+        if now >= self.due:
+            self.tell(now)
+
+    def tell(self, now: float) -> None:
+        """Tell the others what is new, before a round is due if need be."""
         self._next_at = now + self._config.gossip_interval
         if not self._ring:
             self._news.clear()

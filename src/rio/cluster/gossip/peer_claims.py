@@ -8,29 +8,57 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from rio.cluster.gossip.token_bucket import TokenBucket
 
-REFRESHES = 3
-"""Reads of the storage that gossip may cause at once; on average it is one in ``probe_interval``.
+VAIN_READS = 3
+"""Reads of the storage that find nothing new and that gossip may cause at once; on average it is
+one in ``probe_interval``.
 """
 
 DISTRUST = 60
 """For how many ``probe_interval`` a peer is distrusted whose claim the storage has disproved."""
 
 
+class Claim(NamedTuple):
+    """A peer says that the storage has this version of the membership."""
+
+    version: int
+    heard_at: float
+
+    def is_answered_by(self, version: int, sent: float) -> bool:
+        """Whether a read that was sent at that time, and showed ``version``, settles it."""
+        return self.heard_at <= sent or self.version <= version
+
+    def is_disproved_by(self, version: int, sent: float) -> bool:
+        return self.heard_at <= sent and self.version > version
+
+
 class PeerClaims:
     """Claims of peers about the version of the membership, and the reads that they cause.
 
-    ``probe_interval``: in seconds.
+    There is one such read at a time, so that all messages about one change share it. A read that
+    shows a change costs nothing of what is allowed: a liar cannot make it happen, and a true
+    claim must not wait because there were others before it.
+
+    ``probe_interval``: in seconds; how long a read may take before another one is made.
+    ``pause``: seconds after a read that showed a change, because more of them may come at once.
     """
 
-    def __init__(self, probe_interval: float) -> None:
+    def __init__(self, probe_interval: float, pause: float) -> None:
+        self._answer_timeout = probe_interval
+        self._pause = pause
         self._distrust_time = DISTRUST * probe_interval
-        self._claims: dict[int, tuple[int, float]] = {}
+        self._claims: dict[int, list[Claim]] = {}
+        """Of each peer the oldest and the newest that no read has answered."""
         self._distrusted_until: dict[int, float] = {}
-        self._reads = TokenBucket(probe_interval, REFRESHES)
-        self._is_read_wanted = False
+        self._vain_reads = TokenBucket(probe_interval, VAIN_READS)
+        self._wanted_at = -math.inf
+        """When a read was wished for otherwise than by a claim, and none has answered since."""
+        self._asked_at = math.inf
+        """When the read was asked for that is under way."""
+        self._not_before = -math.inf
 
     @property
     def open(self) -> bool:
@@ -40,17 +68,20 @@ class PeerClaims:
     @property
     def due(self) -> float:
         """When the storage may be read, or infinity where nothing asks for that."""
-        return self._reads.ready_at() if self._is_read_wanted else math.inf
+        is_wanted = self.open or self._wanted_at > -math.inf
+        return max(self._not_before, self._vain_reads.ready_at()) if is_wanted else math.inf
 
-    def want_read(self) -> None:
+    def want_read(self, now: float) -> None:
         """Something suggests that the storage knows more than this node."""
-        self._is_read_wanted = True
+        self._wanted_at = now
 
     def take_read(self, now: float) -> bool:
         """Whether to read the storage now; counts the read."""
-        if not self._is_read_wanted or not self._reads.take(now):
+        if now < self.due:
             return False
-        self._is_read_wanted = False
+        self._vain_reads.take(now)
+        self._asked_at = now
+        self._not_before = now + self._answer_timeout
         return True
 
     def trusts(self, peer: int, now: float) -> bool:
@@ -59,20 +90,33 @@ class PeerClaims:
 
     def note_claim(self, peer: int, version: int, now: float) -> None:
         """A trusted peer claims that the storage has this version, which this node has not read."""
-        self._claims.setdefault(peer, (version, now))
-        self.want_read()
+        claims = self._claims.setdefault(peer, [])
+        if not claims or version > claims[-1].version:
+            claims[1:] = [Claim(version, now)]
 
-    def check(self, version: int, sent: float, now: float) -> None:
+    def check(self, version: int, is_news: bool, sent: float, now: float) -> None:
         """Compare the claims with a read that was ``sent`` at that time and showed ``version``.
 
         What a peer had claimed before the read was sent, the read must show. A peer whose claim it
-        does not show is distrusted.
+        does not show is distrusted. ``is_news``: whether this node has not read that version
+        before.
         """
-        for peer, (claimed, heard_at) in list(self._claims.items()):
-            if heard_at <= sent or claimed <= version:
-                del self._claims[peer]
-            if heard_at <= sent and claimed > version:
+        for peer, claims in list(self._claims.items()):
+            if any(claim.is_disproved_by(version, sent) for claim in claims):
                 self._distrusted_until[peer] = now + self._distrust_time
+            claims[:] = [claim for claim in claims if not claim.is_answered_by(version, sent)]
+            if not claims:
+                del self._claims[peer]
+        if self._wanted_at <= sent:
+            self._wanted_at = -math.inf
+        if self._asked_at <= sent:
+            self._end_read(is_news, now)
+
+    def _end_read(self, is_news: bool, now: float) -> None:
+        self._asked_at = math.inf
+        self._not_before = now + self._pause if is_news else now
+        if is_news:
+            self._vain_reads.give_back()
 
     def forget(self, gone: Iterable[int]) -> None:
         """Forget members that have ended."""

@@ -28,6 +28,7 @@ from rio.cluster.gossip.events import (
     GreetingDue,
     LoopLate,
     MessageReceived,
+    NewsDue,
     SnapshotRead,
     Tick,
     VoteWritten,
@@ -100,6 +101,10 @@ class GossipRunner:
     def ask_for_refresh(self) -> None:
         """Have the membership read: this node has changed it, and the others shall hear of that."""
         self._ask_for(Refresh())
+
+    def tell_news(self) -> None:
+        """Tell some of the others now what is new. A node that ends has no next round."""
+        self._feed(NewsDue())
 
     def greet(self) -> None:
         """Ping every active member that has not answered a greeting yet."""

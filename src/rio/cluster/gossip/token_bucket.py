@@ -23,3 +23,7 @@ class TokenBucket:
             return False
         self._full_at = max(now, self._full_at) + self._interval
         return True
+
+    def give_back(self) -> None:
+        """An event that was counted shall not count."""
+        self._full_at -= self._interval
