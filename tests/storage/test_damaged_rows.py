@@ -21,6 +21,7 @@ from rio.contracts.membership import MemberStatus, Vote
 from rio.errors import RowCorrupt, SchemaMismatch, StateCorrupt
 from rio.identity import ObjectId
 from rio.storage import Storage, open_storage, read_schemas
+from rio.storage.redis._schema import key_of
 from rio.testing.conformance._state import NOTHING, single
 from tests.storage.steps import ADA, load_nothing
 
@@ -113,7 +114,7 @@ ON_POSTGRES = [
     Damage("UPDATE rio_object SET id = '\\xff'", "row of rio_object", "list_objects"),
     Damage("UPDATE rio_object SET state_name = '\\xff'", "Account/ada", "load_object read_object"),
 ]
-FIELDS = r"field GEN of {test_\d+}:membership:{address"
+FIELDS = r"field GEN of test_\d+:{test_\d+}:membership:{address"
 ON_REDIS = [
     *(
         Damage(f"DEL membership:{column}", f"membership:{column} has no field GEN", calls)
@@ -138,13 +139,13 @@ ON_REDIS = [
     Damage("HSET membership:cluster id \xff", "membership:cluster", "snapshot renew register"),
     Damage("HSET membership:cluster version x", "membership:cluster", "snapshot register"),
     Damage("HSET membership:cluster generation x", "membership:cluster", "snapshot register"),
-    Damage("HSET database:schema adopted_by \xff", "adopted_by of {test", "adopt"),
+    Damage("HSET database:schema adopted_by \xff", "adopted_by of test_", "adopt"),
     Damage("HSET database:schema version x", "version b'x'", "register read_schemas"),
-    Damage("HSET placement:objects 7:Accountada x", "Account/ada in {test", "lookup claim"),
-    Damage("HSET placement:objects 7:Accountada 1:", "Account/ada in {test", "lookup claim"),
+    Damage("HSET placement:objects 7:Accountada x", "Account/ada in test_", "lookup claim"),
+    Damage("HSET placement:objects 7:Accountada 1:", "Account/ada in test_", "lookup claim"),
     Damage("HSET placement:objects  x", "placement:objects, field", "claim"),
-    Damage("ZADD placement:owned GEN nobody", "nobody' in {test", "owned_by"),
-    Damage("ZADD state:ids 0 7:Account\xff", "Account.* in {test", "list_objects"),
+    Damage("ZADD placement:owned GEN nobody", "nobody' in test_", "owned_by"),
+    Damage("ZADD state:ids 0 7:Account\xff", "Account.* in test_", "list_objects"),
     Damage("HSET state:object:7:Accountada token x", "Account/ada", "load_object"),
     Damage("HSET state:object:7:Accountada version x", "Account/ada", "load_object read_object"),
     Damage("HSET state:object:7:Accountada :\xff 1:x", "Account/ada", "load_object read_object"),
@@ -184,9 +185,9 @@ class Database:
         command, key, *words = done.split(" ")
         async with Redis.from_url(server) as redis:
             if command == "RENAME":
-                words = [f"{{{namespace}}}:{words[0]}"]
+                words = [key_of(namespace, words[0]).decode()]
             encoded = (word.encode("latin-1") for word in words)
-            await redis.execute_command(command, f"{{{namespace}}}:{key}", *encoded)
+            await redis.execute_command(command, key_of(namespace, key), *encoded)
 
 
 CASES = [

@@ -28,6 +28,7 @@ from rio.storage.postgres import _schema as postgres_schema
 from rio.storage.redis import RedisDatabase
 from rio.storage.redis import _schema as redis_schema
 from rio.storage.redis._lane import RedisLane
+from rio.storage.redis._schema import key_of
 from rio.storage.sqlite import _schema as sqlite_schema
 from tests.servers import Server
 
@@ -255,13 +256,13 @@ class Killed(Exception):
 
 
 async def rename_in_redis(ask: Callable[..., Awaitable[Any]], namespace: str) -> None:
-    old, new = (f"{{{namespace}}}:{name}".encode() for name in ("old", "new"))
+    old, new = (key_of(namespace, name) for name in ("old", "new"))
     if await ask(b"EXISTS", old):
         await ask(b"RENAME", old, new)
 
 
 async def double_in_redis(ask: Callable[..., Awaitable[Any]], namespace: str) -> None:
-    key = f"{{{namespace}}}:new".encode()
+    key = key_of(namespace, "new")
     await ask(b"SET", key, b"doubled")
     await ask(b"EXPIRE", key, b"1000")
 
@@ -281,7 +282,7 @@ class RedisKeys:
         self.redis = redis
 
     def key(self, name: str) -> str:
-        return f"{{{self.namespace}}}:{name}"
+        return key_of(self.namespace, name).decode()
 
     async def read_schema(self) -> tuple[int, int]:
         """The version, and the one that a migration leads to; 0 if there is none."""
@@ -428,7 +429,7 @@ async def test_a_migration_that_has_lost_its_lock_stops_and_leaves_the_lock_of_t
     async def be_slow(ask: Callable[..., Awaitable[Any]], namespace: str) -> None:
         await keys.redis.set(lock, "another process", ex=1000)
         await asyncio.sleep(0.2)
-        await ask(b"SET", f"{{{namespace}}}:too_late".encode(), b"1")
+        await ask(b"SET", key_of(namespace, "too_late"), b"1")
 
     await prepare(keys.url)
     upgrade(monkeypatch, (Migration("be slow", (be_slow,)),))

@@ -35,6 +35,7 @@ from rio.storage.redis import (
 from rio.storage.redis import database as redis_database
 from rio.storage.redis._dialer import RedisDialer
 from rio.storage.redis._lane import RedisLane
+from rio.storage.redis._schema import key_of, schema_key
 from rio.testing.conformance import (
     FirstCommitTests,
     MembershipStorageTests,
@@ -210,7 +211,7 @@ async def test_the_keys_of_a_table_are_on_one_server_of_a_cluster(
     state: StateStorage,
     membership: MembershipStorage,
 ) -> None:
-    """Each key has one hash tag, and nothing outside the namespace is touched."""
+    """Each key has one hash tag. It begins with the namespace, and nothing else is touched."""
     await membership.register("h:1")
     for number in range(8):
         object_id = ObjectId("T}{", f"}}{number}")
@@ -218,6 +219,7 @@ async def test_the_keys_of_a_table_are_on_one_server_of_a_cluster(
         await state.commit(object_id, 1, 0, single(b"x"))
     namespace = redis_url.rpartition("=")[2]
     keys = [key.decode() for key in await redis.keys(f"*{namespace}[:}}]*")]
+    assert {key.partition(":")[0] for key in keys} == {namespace}
     tags = {key[key.index("{") + 1 : key.index("}")] for key in keys}
     assert tags == {namespace}
 
@@ -455,7 +457,7 @@ async def test_a_server_that_is_not_there_is_unavailable_and_not_waited_for_agai
 
 async def test_a_namespace_of_another_version_is_refused(redis: Any, redis_url: str) -> None:
     namespace = redis_url.rpartition("=")[2]
-    await redis.hset(f"{{{namespace}}}:database:schema", "version", "99")
+    await redis.hset(schema_key(namespace), "version", "99")
     with pytest.raises(SchemaMismatch, match="schema 99"):
         await RedisState(redis_url).prepare()
 
@@ -464,7 +466,7 @@ async def test_keys_and_states_that_are_not_ours_are_told_apart_and_left_alone(
     redis: Any, redis_url: str, state: StateStorage
 ) -> None:
     namespace = redis_url.rpartition("=")[2]
-    key = f"{{{namespace}}}:state:object:7:Accountada"
+    key = key_of(namespace, "state:object:7:Accountada")
     await redis.set(key, "x")
     with pytest.raises(SchemaMismatch, match="something else"):
         await state.load_object(ADA, 1)
@@ -483,7 +485,7 @@ async def test_a_key_that_is_not_ours_hurts_no_neighbour(
     redis: Any, redis_url: str, state: StateStorage
 ) -> None:
     namespace = redis_url.rpartition("=")[2]
-    await redis.set(f"{{{namespace}}}:state:object:7:Accountada", "x")
+    await redis.set(key_of(namespace, "state:object:7:Accountada"), "x")
     for operation in (
         lambda object_id: state.load_object(object_id, 1),
         lambda object_id: state.commit(object_id, 1, 0, single(b"x")),

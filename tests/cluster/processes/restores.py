@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from redis import Redis
 
 from rio.cluster.config import ClusterConfig
+from rio.storage.redis._schema import key_of
 from tests.cluster.processes.history import Call, Turn
 from tests.cluster.processes.stores import Store
 from tests.servers import PostgresServer, Server
@@ -114,8 +115,8 @@ def _delete_placements(store: Store) -> None:
     else:
         with Redis(port=store.server.port) as redis:
             [namespace] = options["namespace"]
-            role = f"{{{namespace}}}:placement"
-            redis.delete(f"{role}:objects", f"{role}:owned")
+            names = "placement:objects", "placement:owned"
+            redis.delete(*(key_of(namespace, name) for name in names))
 
 
 def forget(calls: Iterable[Call], losses: Sequence[Loss], config: ClusterConfig) -> list[Call]:

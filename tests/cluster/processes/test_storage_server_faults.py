@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 import rio
 from rio.contracts.membership import MemberStatus
 from rio.errors import NotActivated
+from rio.storage.redis._schema import key_of
 from rio.testing import Proxy
 from tests.cluster.processes.conftest import MakeCluster
 from tests.cluster.processes.harness import Cluster, Load, report, until
@@ -258,7 +259,7 @@ async def set_state(store: Store, data: bytes) -> None:
     else:
         assert isinstance(store.server, RedisServer)
         async with Redis.from_url(store.server.url) as redis:
-            assert await redis.hset(key_of(store), ":sum", b"0:" + data) == 0
+            assert await redis.hset(object_key(store), ":sum", b"0:" + data) == 0
 
 
 async def get_state(store: Store) -> bytes:
@@ -271,9 +272,9 @@ async def get_state(store: Store) -> bytes:
     else:
         assert isinstance(store.server, RedisServer)
         async with Redis.from_url(store.server.url) as redis:
-            found = (await redis.hget(key_of(store), ":sum")).removeprefix(b"0:")
+            found = (await redis.hget(object_key(store), ":sum")).removeprefix(b"0:")
     return found
 
 
-def key_of(store: Store) -> str:
-    return f"{{{namespace_of(store)}}}:state:object:7:Counterada"
+def object_key(store: Store) -> str:
+    return key_of(namespace_of(store), "state:object:7:Counterada").decode()

@@ -30,6 +30,7 @@ _SETTINGS: dict[str, Any] = {
     "retry": Retry(NoBackoff(), 0),
     "socket_timeout": None,
     "socket_keepalive": True,
+    "driver_info": None,  # or each connection sends CLIENT SETINFO, which an ACL need not allow
 }
 _OPTIONS = {
     "client_name",

@@ -24,8 +24,8 @@ _WHAT_TO_DO = {
     "NOAUTH": "it wants a password: put it into the URL",
     "WRONGPASS": REFUSED_LOGIN,
     "NOPERM": (
-        "this user lacks a permission: it needs EVAL, EVALSHA, SCRIPT LOAD, INFO"
-        " and the commands on hashes and sorted sets"
+        "this user may not run a command or touch the keys of this namespace:"
+        " docs/storage.md has the rule of an ACL that is enough"
     ),
     "BUSY": "it is busy with the script of another client",
     "MOVED": (

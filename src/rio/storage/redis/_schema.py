@@ -227,12 +227,21 @@ def _run(ask: Ask, script: bytes, keys: Sequence[bytes], *values: str | int) -> 
 def _all_keys(namespace: str) -> tuple[bytes, ...]:
     """The keys that the scripts take."""
     names = "database:migrating", "membership:address", "membership:status"
-    return schema_key(namespace), *(f"{{{namespace}}}:{name}".encode() for name in names)
+    return schema_key(namespace), *(key_of(namespace, name) for name in names)
 
 
 def schema_key(namespace: str) -> bytes:
     """The hash that holds the schema of a namespace, and the cluster to which it belongs."""
-    return f"{{{namespace}}}:database:schema".encode()
+    return key_of(namespace, "database:schema")
+
+
+def key_of(namespace: str, name: str) -> bytes:
+    """A key of a namespace. It begins with the namespace, so that an ACL can name all of them.
+
+    All have one hash tag: a script that saves an object looks at its placement, and a Redis Cluster
+    runs no script over several slots.
+    """
+    return f"{namespace}:{{{namespace}}}:{name}".encode()
 
 
 def name_of(server: str, namespace: str) -> str:

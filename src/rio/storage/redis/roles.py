@@ -35,7 +35,7 @@ from rio.storage._rows import (
 )
 from rio.storage._shared import DatabaseRole
 from rio.storage.redis import _scripts
-from rio.storage.redis._schema import check_row, current_schema, schema_key
+from rio.storage.redis._schema import check_row, current_schema, key_of, schema_key
 from rio.storage.redis._scripts import Script
 from rio.storage.redis.database import LEASE_LANE, RedisDatabase
 
@@ -74,10 +74,8 @@ class _RedisRole(DatabaseRole):
         return recorded
 
     def _key(self, name: str) -> bytes:
-        """A key of this role. All keys of a namespace have one hash tag: a script that saves an
-        object looks at its placement, and a Redis Cluster runs no script over several slots.
-        """
-        return f"{{{self._database.namespace}}}:{self._name}:{name}".encode()
+        """A key of this role."""
+        return key_of(self._database.namespace, f"{self._name}:{name}")
 
     def _run(self, script: Script, *row: Any) -> Awaitable[Any]:
         return self._submit(self._name, script, self._keys, row)
@@ -319,7 +317,7 @@ class RedisState(_RedisRole, StateStorage):
     def __init__(self, where: str | RedisDatabase, /) -> None:
         super().__init__(where)
         self._ids = self._key("ids")
-        self._commit_keys = f"{{{self._database.namespace}}}:placement:objects".encode(), self._ids
+        self._commit_keys = key_of(self._database.namespace, "placement:objects"), self._ids
         self._object_key = self._key("object:")
 
     def use_placement(self, placement: ObjectPlacement) -> None:
