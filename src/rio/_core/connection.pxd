@@ -14,7 +14,10 @@ cdef class Connection:
     cdef public bint held           # what arrives waits; the owner calls take_rest() afterwards
     cdef readonly uint64_t written  # bytes that the transport was given
     cdef bint _flush_is_due
+    cdef bint _is_receiving
+    cdef list _received             # what came meanwhile; None: nothing
 
+    cdef int _take_in(self, bytes data) except -1
     cdef int _read(self) except -1
     cdef int _frame(self, Frame* frame) except -1
     cdef int _leave_to_owner(self, const Frame* frame) except -1

@@ -29,6 +29,8 @@ cdef class Connection:
         self.transport = None
         self.held = False
         self._flush_is_due = False
+        self._is_receiving = False
+        self._received = None
 
     def get_buffer(self, Py_ssize_t sizehint):
         """Where the transport may write: the reader's free room."""
@@ -40,12 +42,31 @@ cdef class Connection:
         self._read()
 
     def receive(self, bytes data not None):
-        """Handle these bytes, as if the transport had read them."""
+        """Handle these bytes, as if the transport had read them. What comes while others are
+        handled waits until those are.
+        """
+        if self._is_receiving:
+            if self._received is None:
+                self._received = []
+            self._received.append(data)
+            return
+        self._is_receiving = True
+        try:
+            self._take_in(data)
+            while self._received is not None:
+                received, self._received = self._received, None
+                for data in received:
+                    self._take_in(data)
+        finally:
+            self._is_receiving = False
+
+    cdef int _take_in(self, bytes data) except -1:
         cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(data)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data), taken = 0
         while taken < size and self.transport is not None:
             taken += self.reader._copy(start + taken, size - taken)
             self._read()
+        return 0
 
     def put(self, bytes body not None):
         """Write one frame. It leaves with the others of this turn of the loop."""
