@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rio._core import dispatch
 from rio._core.calls import Call, Caller, ClientHalf, MessageCodec
 from rio._core.clock import now
-from rio.errors import BadIdentity, FrameTooLarge, Overloaded, ProtocolError
+from rio.errors import BadIdentity, Expired, FrameTooLarge, Overloaded, ProtocolError
 from tests.core import twin
 from tests.core.node import Node, Wire, frames, read, request, settle
 from tests.effort import examples
@@ -87,6 +87,11 @@ class Line(ClientHalf):
     def asked(self) -> dict[int, int]:
         """The number in each request, to the request's id."""
         return {frame[7]["n"]: frame[1] for frame in self.frames if frame[0] == 1}
+
+    @property
+    def last_id(self) -> int:
+        """The id of the last request that was sent."""
+        return next(frame[1] for frame in reversed(self.frames) if frame[0] == 1)
 
     def cancelled(self) -> list[int]:
         return [frame[1] for frame in self.frames if frame[0] == CANCEL]
@@ -417,12 +422,13 @@ storm = st.lists(
 )
 
 
-@given(storm)
+@given(storm, st.sampled_from([1, 2, 1000]))
 @settings(some_examples, max_examples=examples(150))
 async def test_in_a_storm_of_cancellations_no_call_gets_the_answer_of_another(
-    storm: list[tuple[str, int]],
+    storm: list[tuple[str, int]], window: int
 ) -> None:
     asker = Asker()
+    asker.line.window = window
     futures: list[asyncio.Future[Any]] = []
     for what, choice in storm:
         asked = asker.line.asked()
@@ -435,10 +441,10 @@ async def test_in_a_storm_of_cancellations_no_call_gets_the_answer_of_another(
         elif what == "cancel" and futures:
             futures[choice % len(futures)].cancel()
         elif what == "answer" and asked:
-            n = choice % len(asked)
+            n = list(asked)[choice % len(asked)]
             asker.line.answer(asked[n], n)
         elif what == "error" and asked:
-            n = choice % len(asked)
+            n = list(asked)[choice % len(asked)]
             asker.line.receive(msgpack.packb([ERROR, asked[n], f"of {n}", "", None]))
     await settle()
     for n, future in enumerate(futures):
@@ -447,7 +453,130 @@ async def test_in_a_storm_of_cancellations_no_call_gets_the_answer_of_another(
             assert answer in (Reply(n), f"LookupError: of {n}", "LookupError: given up")
         future.cancel()
     await settle()
-    assert asker.line.waiting == 0
+    assert (asker.line.waiting, asker.line.unwritten) == (0, 0)
+    last = asker.ask(len(futures), id="last")
+    await settle()
+    asker.line.answer(asker.line.last_id, len(futures))
+    assert (await last).n == len(futures)
+
+
+# --- more calls than may be under way -------------------------------------------------------------
+
+
+async def test_of_many_calls_those_without_room_follow_in_order_as_others_are_answered() -> None:
+    asker = Asker()
+    asker.line.window = 2
+    futures = [asker.ask(n) for n in range(6)]
+    await settle()
+    # one more than there is room for, so that whoever has nothing under way is never held up
+    assert (sorted(asker.line.asked()), asker.line.unwritten) == ([0, 1, 2], 3)
+    for n in (2, 0, 1, 3, 4, 5):
+        asker.line.answer(asker.line.asked()[n], n)
+        await settle()
+    assert [(await future).n for future in futures] == list(range(6))
+    assert list(asker.line.asked()) == list(range(6))
+    assert (asker.line.waiting, asker.line.unwritten) == (0, 0)
+
+
+async def test_a_call_that_was_not_written_leaves_without_a_word_to_the_server() -> None:
+    asker = Asker()
+    asker.line.window = 1
+    futures = [asker.ask(n) for n in range(5)]
+    futures[3].cancel()
+    await settle()
+    assert (asker.line.unwritten, asker.line.cancelled()) == (2, [])
+    asker.line.answer(asker.line.asked()[0], 0)
+    asker.line.answer(asker.line.asked()[1], 1)
+    await settle()
+    asker.line.answer(asker.line.asked()[2], 2)
+    await settle()
+    assert sorted(asker.line.asked()) == [0, 1, 2, 4]
+    asker.line.answer(asker.line.asked()[4], 4)
+    assert (await futures[4]).n == 4
+
+
+async def test_a_call_that_cannot_be_written_any_more_makes_room_for_the_next() -> None:
+    moment = [100.0]
+    asker = Asker(Line(200), clock=lambda: moment[0])
+    asker.line.window = 1
+    asker.ask(0)
+    asker.ask(1)
+    late, large = asker.ask(2, timeout=1.0), asker.ask(3, id="x" * 300)
+    last = asker.ask(4)
+    await settle()
+    moment[0] += 2.0
+    asker.line.answer(asker.line.asked()[1], 1)
+    await settle()
+    assert isinstance(late.exception(), Expired)
+    assert isinstance(large.exception(), FrameTooLarge)
+    asker.line.answer(asker.line.asked()[4], 4)
+    assert (await last).n == 4
+
+
+async def test_calls_that_were_not_written_are_overdue_like_others_and_say_so() -> None:
+    moment = [100.0]
+    asker = Asker(Line(200), clock=lambda: moment[0])
+    asker.line.window = 1
+    for n in range(3):
+        asker.ask(n, timeout=1.0)
+    moment[0] += 2.0
+    late, earliest = asker.line.find_overdue(moment[0])
+    assert [call.is_unwritten for call in late] == [False, False, True]
+    assert earliest == math.inf
+
+
+async def test_calls_that_were_not_written_leave_a_lost_connection_apart_from_the_others() -> None:
+    asker = Asker()
+    asker.line.window = 1
+    for n in range(4):
+        asker.ask(n)
+    assert [call.is_unwritten for call in asker.line.take_calls()] == [False, False]
+    unwritten = asker.line.take_unwritten()
+    assert (len(unwritten), asker.line.unwritten) == (2, 0)
+    asker.line.submit(unwritten[0])
+    await settle()
+    assert sorted(asker.line.asked()) == [0, 1, 2]
+
+
+async def test_the_companions_of_a_call_are_also_those_that_were_not_written() -> None:
+    class Refusing(Line):
+        def error_received(self, call: Call, body: bytes) -> None:
+            found.extend(self.find_companions(call))
+
+    found: list[Call] = []
+    asker = Asker(Refusing())
+    asker.line.window = 1
+    for n, id in enumerate("abab"):
+        asker.ask(n, id=id)
+    await settle()
+    asker.line.receive(msgpack.packb([ERROR, asker.line.asked()[0], "busy", "", None]))
+    assert found == [asker.routed[0], asker.routed[2]]
+
+
+async def test_whoever_has_nothing_under_way_is_not_held_up_by_others() -> None:
+    async def nested(thing: Any, message: Any) -> None:
+        turn = dispatch.current()
+        assert turn is not None
+        for n in range(4):
+            asker.ask(int(turn.id) * 10 + n)
+        await asyncio.sleep(0)
+
+    asker = Asker()
+    asker.line.window = 2
+    node = Node(dispatch)
+    node.time = now()
+    node.dispatcher.set_lease(node.time + 1000.0)
+    node.add_method("nested", nested, is_async=True)
+    read(node.connect(), *(request(n, n, object=str(n), message="nested") for n in (1, 2)))
+    bystander = asker.ask(1)
+    await settle()
+    assert sorted(asker.line.asked()) == [1, 10, 11, 12, 20]
+    for n in (20, 21, 22, 23):  # what the second turn has is answered, and it goes on
+        asker.line.answer(asker.line.asked()[n], n)
+        await settle()
+    asker.line.answer(asker.line.asked()[1], 1)
+    assert (await bystander).n == 1
+    assert sorted(asker.line.asked()) == [1, 10, 11, 12, 20, 21, 22, 23]
     assert asker.line.failed == []
     assert len(set(asker.line.cancelled())) == len(asker.line.cancelled())
 

@@ -7,6 +7,8 @@ owner.
 """
 
 import asyncio
+from collections import OrderedDict, deque
+from itertools import chain
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
@@ -33,6 +35,7 @@ from rio.errors import (
     NotExecuted,
     OutcomeUnknown,
     Overloaded,
+    RioError,
 )
 
 
@@ -107,8 +110,10 @@ cdef class Call:
     # the calls among which it has its place while that of its object is not sure; None: no matter
     cdef readonly object line
     cdef object _decode
-    cdef ClientHalf _connection  # where it waits for its answer; None: nowhere
-    cdef readonly uint64_t request_id
+    # where it waits for its answer, or to be written; None: nowhere
+    cdef ClientHalf _connection
+    cdef readonly uint64_t request_id  # 0: it was not written there
+    cdef Turn _turn              # during which it is made; None: outside of any
     cdef bint _is_routed              # it was sent where its object was found before
 
     def __call__(self, future):
@@ -121,6 +126,11 @@ cdef class Call:
     @property
     def done(self):
         return self.future.done()
+
+    @property
+    def is_unwritten(self):
+        """Whether it waits on its connection to be written."""
+        return self._connection is not None and self.request_id == 0
 
     @property
     def is_awaited(self):
@@ -189,6 +199,58 @@ cdef class Call:
         return 0
 
 
+@cython.final
+cdef class CallQueue:
+    """Calls that wait to be written. Those who made them take turns, a call at a time; whoever made
+    them during one turn of an object is one of them, and so are all that belong to no turn.
+    """
+
+    cdef object _lines           # an OrderedDict: turn or None -> deque of calls
+    cdef dict _counts            # object id -> how many calls
+
+    def __cinit__(self):
+        self._lines = OrderedDict()
+        self._counts = {}
+
+    cdef bint holds(self, Turn turn) except -1:
+        return turn in self._lines
+
+    cdef bint holds_for(self, str id) except -1:
+        return id in self._counts
+
+    cdef int put(self, Call call) except -1:
+        line = self._lines.get(call._turn)
+        if line is None:
+            line = self._lines[call._turn] = deque()
+        line.append(call)
+        self._counts[call.id] = self._counts.get(call.id, 0) + 1
+        return 0
+
+    cdef bint is_empty(self) except -1:
+        return not self._lines
+
+    cdef Turn first(self):
+        # Whose call is next.
+        return <Turn>next(iter(self._lines))
+
+    cdef Call take(self, Turn turn):
+        # The next call of this turn.
+        cdef Call call
+        line = self._lines[turn]
+        call = <Call>line.popleft()
+        if line:
+            self._lines.move_to_end(turn)
+        else:
+            del self._lines[turn]
+        count = self._counts.pop(call.id)
+        if count > 1:
+            self._counts[call.id] = count - 1
+        return call
+
+    cdef list calls(self):
+        return [call for line in self._lines.values() for call in line]
+
+
 cdef class ClientHalf(Connection):
     """The client's half of one connection, without the socket. The calls of one turn of the loop
     leave in one write, and each answer finds its call.
@@ -203,6 +265,11 @@ cdef class ClientHalf(Connection):
     cdef uint64_t _last_id
     cdef public bint congested        # the transport holds more than it can send at once
     cdef public Py_ssize_t unsent_limit  # bytes it may hold before calls are refused
+    # So many calls may be under way. Others wait for room, and for each turn one is under way all
+    # the same: the calls that take the room may wait for it.
+    cdef public Py_ssize_t window
+    cdef CallQueue _queue            # those that wait for room; None: none do
+    cdef dict _extra                 # turn or None -> the Call that is under way all the same
     # the context in which a server in this process is given calls at once; None: none is
     cdef public object handover
     cdef int _handed_over             # so many since the loop's last turn
@@ -220,6 +287,9 @@ cdef class ClientHalf(Connection):
         self.usable = False
         self.congested = False
         self.unsent_limit = limits.UNSENT_LIMIT
+        self.window = limits.IN_FLIGHT_LIMIT // 2
+        self._queue = None
+        self._extra = {}
         self._calls = {}
         self._last_id = 0
         self.handover = None
@@ -231,6 +301,11 @@ cdef class ClientHalf(Connection):
     def waiting(self):
         """How many calls wait for their answer."""
         return len(self._calls)
+
+    @property
+    def unwritten(self):
+        """How many calls wait to be written."""
+        return len(self._find_unwritten())
 
     def next_id(self):
         """A request id that was not used on this connection."""
@@ -245,8 +320,8 @@ cdef class ClientHalf(Connection):
         self._submit(call, call.caller._now())
 
     def take_calls(self, uint64_t after=0):
-        """All calls that wait and were written after request number ``after``; this connection
-        forgets them.
+        """All calls that were written after request number ``after`` and wait for their answers;
+        this connection forgets them.
         """
         cdef Call call
         calls = [call for call in self._calls.values() if call.request_id > after]
@@ -255,9 +330,25 @@ cdef class ClientHalf(Connection):
             call._connection = None
         return calls
 
+    def take_unwritten(self):
+        """All calls that wait to be written; this connection forgets them."""
+        cdef Call call
+        calls = self._find_unwritten()
+        self._queue, self._extra = None, {}
+        for call in calls:
+            call._connection = None
+        return calls
+
+    cdef list _find_unwritten(self):
+        # Those among them whose callers have not given up.
+        cdef Call call
+        if self._queue is None:
+            return []
+        return [call for call in self._queue.calls() if call._connection is self]
+
     def find_companions(self, Call call not None):
         """The calls to the same object that wait here and stand in no line, in the order in which
-        they were written, and among them ``call``, which has just come back.
+        they are written, and among them ``call``, which has just come back.
         """
         cdef Call other
         cdef list calls = []
@@ -268,7 +359,13 @@ cdef class ClientHalf(Connection):
                     placed = True
                     calls.append(call)
                 calls.append(other)
-        return calls if placed else [*calls, call]
+        if not placed:
+            calls.append(call)
+        if self._queue is not None and self._queue.holds_for(call.id):
+            for other in self._find_unwritten():
+                if other.id == call.id and other.type_name == call.type_name and other.line is None:
+                    calls.append(other)
+        return calls
 
     def find_awaited(self, Turn turn not None):
         """The calls that were made during a turn, and whose answers are awaited."""
@@ -288,7 +385,7 @@ cdef class ClientHalf(Connection):
         cdef Call call
         cdef double earliest = INFINITY
         cdef list late = []
-        for call in self._calls.values():
+        for call in chain(self._calls.values(), self._find_unwritten()):
             if call.deadline <= now:
                 late.append(call)
             elif call.deadline < earliest:
@@ -304,6 +401,74 @@ cdef class ClientHalf(Connection):
         self._put_cancel(call)
 
     cdef int _submit(self, Call call, double now) except -1:
+        if len(self._calls) >= self.window or self._queue is not None:
+            if self._has_to_wait(call):
+                return self._put_off(call)
+        self._write(call, now)
+        return self._hand_over() if self._hands_over() else self._flush_soon()
+
+    cdef bint _has_to_wait(self, Call call) except -1:
+        if self._queue is not None and self._queue.holds(call._turn):
+            return True
+        if len(self._calls) >= self.window:
+            if call._turn in self._extra:
+                return True
+            self._extra[call._turn] = call
+        return False
+
+    cdef int _put_off(self, Call call) except -1:
+        if self._queue is None:
+            self._queue = CallQueue()
+        call._connection = self
+        call.request_id = 0
+        return self._queue.put(call)
+
+    cdef bint _is_full(self) noexcept:
+        # Whether the end of a call makes room that others may wait for.
+        return self._queue is not None or len(self._extra) > 0
+
+    cdef int _note_end(self, Call call) except -1:
+        # A call has left its place to others.
+        if self._extra and self._extra.get(call._turn) is call:
+            del self._extra[call._turn]
+            if self._queue is not None and self._queue.holds(call._turn):
+                self._write_extra(call._turn)
+        while self._queue is not None and len(self._calls) < self.window:
+            self._write_late(self._take_unwritten(self._queue.first()))
+        return 0
+
+    cdef int _write_extra(self, Turn turn) except -1:
+        cdef Call call
+        while self._queue is not None and self._queue.holds(turn):
+            call = self._take_unwritten(turn)
+            if self._write_late(call):
+                self._extra[turn] = call
+                break
+        return 0
+
+    cdef Call _take_unwritten(self, Turn turn):
+        cdef Call call = self._queue.take(turn)
+        if self._queue.is_empty():
+            self._queue = None
+        return call
+
+    cdef bint _write_late(self, Call call) except -1:
+        # Write a call that has waited for that, and say whether it is under way.
+        cdef double now = call.caller._now()
+        if call._connection is not self:
+            return False    # its caller has given up
+        try:
+            if not call.deadline > now:
+                raise too_late(call)
+            self._write(call, now)
+        except RioError as error:
+            call._connection = None
+            call.fail(error)
+            return False
+        self._flush_soon()
+        return True
+
+    cdef int _write(self, Call call, double now) except -1:
         cdef Request request
         cdef Py_ssize_t payload_size = PyBytes_GET_SIZE(call.payload), room
         cdef uint8_t* at
@@ -329,9 +494,7 @@ cdef class ClientHalf(Connection):
         at = self.writer._begin(room, payload_size)
         self.writer._end(put_request(at, &request), call.payload)
         self._calls[call.request_id] = call
-        if self._hands_over():
-            return self._hand_over()
-        return self._flush_soon()
+        return 0
 
     cdef int _check_unsent(self) except -1:
         cdef Py_ssize_t unsent = self.writer._count()
@@ -366,8 +529,11 @@ cdef class ClientHalf(Connection):
         # Nobody waits for this call any more; tell the server, so that it does not work for
         # nothing.
         call._connection = None
-        if self._calls.pop(call.request_id, None) is not None and not call.overdue:
-            self._put_cancel(call)
+        if self._calls.pop(call.request_id, None) is not None:
+            if not call.overdue:
+                self._put_cancel(call)
+            if self._is_full():
+                self._note_end(call)
         return 0
 
     cdef int _put_cancel(self, Call call) except -1:
@@ -384,7 +550,8 @@ cdef class ClientHalf(Connection):
             call = <Call>self._calls.pop(frame.id, None)
             if call is not None:
                 call._connection = None
-                return self._take_answer(call, frame)
+                self._take_answer(call, frame)
+                return self._note_end(call) if self._is_full() else 0
         return self._leave_to_owner(frame)
 
     cdef int _take_answer(self, Call call, const Frame* frame) except -1:
@@ -595,6 +762,7 @@ cdef class Caller:
         """Send a message whose answer nobody awaits: see :meth:`rio.Client.tell`."""
         cdef Call call = self._new_call(id)
         cdef double now = self._prepare(call, object_type, message, timeout, None)
+        call._turn = running_turn()
         self._send(call, now)
         self._owner.told(call)
 
@@ -663,6 +831,7 @@ cdef class Caller:
     cdef int _nest(self, Call call) except -1:
         # A call that is made during a turn ends with it, and carries its chain.
         cdef Turn turn = running_turn()
+        call._turn = turn
         if turn is not None:
             if turn.deadline != 0 and turn.deadline < call.deadline:
                 call.deadline = turn.deadline

@@ -96,7 +96,7 @@ cdef class Turn:
     cdef readonly uint64_t number
     cdef object _task                # the handler's task once it had to wait
     cdef readonly bint finished
-    cdef double _since               # when it was put off
+    cdef double _since               # when it was put off; inf: it may wait until its deadline
     cdef bint _is_in_flight          # it did not end at once: dispatcher and caller hold it
     cdef bint _abandoned             # nobody waits for the answer
     cdef bint _expired               # cancelled because the deadline passed
@@ -190,6 +190,7 @@ cdef class Dispatcher:
     cdef int _keep(self, Turn turn) except -1
     cdef bint _has_time(self, double now) noexcept
     cdef int _put_off(self, Turn turn, double now) except -1
+    cdef int _line_up(self, Turn turn, double since) except -1
     cdef void _note_gap(self, double now) noexcept
     cdef int _put_off_rest(self, Mailbox mailbox) except -1
     cdef int _serve_soon(self) except -1

@@ -647,7 +647,9 @@ cdef class ServerHalf(Connection):
                 return dispatcher._expire(turn)
         if dispatcher._has_time(now):
             return dispatcher._admit(turn)
-        return dispatcher._put_off(turn, now)
+        if self._is_remote:
+            return dispatcher._put_off(turn, now)
+        return dispatcher._line_up(turn, INFINITY)
 
     @cython.final
     cdef int _note_delay(self, double now) except -1:
@@ -988,9 +990,14 @@ cdef class Dispatcher:
         wait = (own + 1) * (senders if own else senders + 1) * self._cost
         if wait > MOST_WAIT or wait > left:
             return refuse(turn, busy_error(wait))
+        return self._line_up(turn, now)
+
+    cdef int _line_up(self, Turn turn, double since) except -1:
+        # The objects of this node are patient: their calls would wait here in any case, and how
+        # many can is the business of the node's own client.
         if len(self._in_flight) >= self.in_flight_limit:
             return refuse(turn, self._full_error())
-        turn._since = now
+        turn._since = since
         self._backlog.put(turn.caller, turn)
         self._keep(turn)
         return self._serve_soon()

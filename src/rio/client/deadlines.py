@@ -63,6 +63,9 @@ class Deadlines:
         """End a call, or ask the server first whether it has begun. Returns until when to wait for
         that answer: ``inf`` if there is none to wait for.
         """
+        if call.is_unwritten:
+            call.give_up(_expiry_of_unwritten(call))
+            return math.inf
         if call.overdue or not connection.answers_cancel:
             call.give_up(_timeout_of(call))
             return math.inf
@@ -87,6 +90,13 @@ def expiry_of(call: Call) -> Expired:
     return Expired(
         f"{call.message_name} to {call.type_name}/{call.id}"
         f" found no server that could take it in time{why}"
+    )
+
+
+def _expiry_of_unwritten(call: Call) -> Expired:
+    return Expired(
+        f"{call.message_name} to {call.type_name}/{call.id} waited until its deadline behind other"
+        " calls to the same server, and was not sent"
     )
 
 

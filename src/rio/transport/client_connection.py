@@ -9,7 +9,14 @@ from typing import Any, Protocol
 from rio._core.calls import Call, ClientHalf
 from rio._core.frame import ReceiveBuffer
 from rio._core.wire import Kind
-from rio.errors import ConnectionLost, Draining, ProtocolError, RioError, from_code
+from rio.errors import (
+    ConnectionLost,
+    Draining,
+    NotExecuted,
+    ProtocolError,
+    RioError,
+    from_code,
+)
 from rio.identity import Address
 from rio.transport import protocol
 from rio.transport.protocol import Hello, text_of
@@ -109,7 +116,8 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         self.on_goaway()
         if last_request is not None:  # the server has stopped: what it did not read has not run
             self.usable = False
-            self._owner.lost(self, self.take_calls(last_request), Draining(text))
+            unread = [*self.take_calls(last_request), *self.take_unwritten()]
+            self._owner.lost(self, unread, Draining(text))
             self._lose(ConnectionLost(f"the connection was closed before the answer came: {text}"))
 
     def error_received(self, call: Call, body: bytes) -> None:
@@ -156,7 +164,10 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(error)
-        self._owner.lost(self, self.take_calls(), error)
+        calls, unwritten = self.take_calls(), self.take_unwritten()
+        if unwritten:  # before those that may run again, which stand before them then
+            self._owner.lost(self, unwritten, NotExecuted(f"it was not sent: {error}"))
+        self._owner.lost(self, calls, error)
 
 
 def _nothing() -> None: ...
