@@ -251,6 +251,35 @@ async def test_a_handler_may_ask_for_its_objects_shutdown_and_finish_first(
     assert await owner(cluster, "a") is None
 
 
+class Leaver(rio.ServiceObject):
+    """Leaves at the end of its loading hooks: ``always``, or in its first lives only."""
+
+    lives: ClassVar[int] = 0
+
+    async def after_load(self) -> None:
+        type(self).lives += 1
+        if self.id == "always" or self.lives < 3:
+            await self.shutdown()
+
+    @rio.handler
+    def leave(self, message: Leave) -> str:
+        return self.id
+
+
+async def test_an_object_that_leaves_before_each_message_is_brought_to_life_a_few_times_only(
+    cluster: Cluster,
+) -> None:
+    await cluster.server(Leaver)
+    client = await cluster.client()
+    Leaver.lives = 0
+    assert await client.send(Leaver, "in the third life", Leave()) == "in the third life"
+    Leaver.lives = 0
+    with pytest.raises(NotActivated, match=r"Leaver/always has left the memory 3 times before"):
+        await client.send(Leaver, "always", Leave())
+    assert Leaver.lives == 3
+    await until(lambda: cluster.home(Leaver, "always") is None)
+
+
 async def test_a_task_outside_of_any_turn_may_ask_for_the_shutdown_and_then_call_the_object(
     cluster: Cluster, probe: Probe
 ) -> None:

@@ -105,6 +105,7 @@ class Activation(Mailbox):
         "send",
         "slot",
         "versions",
+        "wasted_lives",
     )
 
     def __init__(
@@ -114,8 +115,11 @@ class Activation(Mailbox):
         registered: RegisteredType,
         limits: Limits,
         node: NodeHost,
+        wasted_lives: int = 0,
     ) -> None:
         super().__init__(table, id)
+        self.wasted_lives = wasted_lives
+        """How often in a row the object has left before it took a turn."""
         self.registered = registered
         self.limits = limits
         self.object_id = ObjectId(table.type_name, id)
@@ -156,6 +160,7 @@ class Activation(Mailbox):
             self.refuse(error)
         else:
             self.running_hooks = None
+            self.wasted_lives = self.wasted_lives + 1 if self.closing else 0
             self.node.idle.add(self)
             self.start(self.node.dispatcher)
 

@@ -15,7 +15,7 @@ from rio._core.clock import Clock
 from rio._core.dispatch import Dispatcher, Mailbox, Method, Turn, TypeTable
 from rio.client.router import Router
 from rio.contracts.state import StateStorage
-from rio.errors import Draining, Overloaded, Unavailable, UnknownMessage
+from rio.errors import Draining, NotActivated, Overloaded, Unavailable, UnknownMessage
 from rio.identity import Address, ObjectId
 from rio.objects.app_data import AppData
 from rio.objects.application_error import ApplicationError
@@ -37,6 +37,11 @@ from rio.server.versions import Versions
 from rio.transport.protocol import text_of
 
 logger = logging.getLogger("rio.server")
+
+MOST_WASTED_LIVES = 3
+"""So often a call has its object brought to life, if that leaves each time before it takes the
+call.
+"""
 
 RELEASE_BATCH = 64
 """Objects that are deactivated at the same time while the node drains."""
@@ -193,7 +198,7 @@ class Catalog:
 
     # --- objects that come into memory and leave it -----------------------------------------------
 
-    def activate(self, turn: Turn) -> None:
+    def activate(self, turn: Turn, wasted_lives: int = 0) -> None:
         """A request for an object that is not in memory here."""
         if self.draining:
             turn.fail(Draining(f"{self.address} is about to stop"))
@@ -204,7 +209,7 @@ class Catalog:
             turn.fail(Overloaded(f"{self.address} holds {live} objects, and none can leave now"))
         else:
             registered, limits = self._hosted[turn.type_name]
-            activation = Activation(turn.table, turn.id, registered, limits, self)
+            activation = Activation(turn.table, turn.id, registered, limits, self, wasted_lives)
             self._begin(activation, activation.activate, activation.give_up, turn)
 
     def deactivate(self, mailbox: Mailbox) -> None:
@@ -257,8 +262,10 @@ class Catalog:
         self.router.end(activation.object_id, Unavailable(text))
         for turn in activation.leave_memory():
             standing = turn.table.mailboxes.get(turn.id)
-            if standing is None:
-                self.activate(turn)
+            if standing is None and activation.wasted_lives >= MOST_WASTED_LIVES:
+                turn.fail(_gone_again(activation))
+            elif standing is None:
+                self.activate(turn, activation.wasted_lives)
             else:
                 turn.wait_for(standing)
                 self.dispatcher.pump(standing)
@@ -378,6 +385,13 @@ class Catalog:
         for activation in self.dispatcher.mailboxes():
             activation.refuse(Unavailable(f"{self.address} was stopped"))
         self._departed.set()
+
+
+def _gone_again(activation: Activation) -> NotActivated:
+    return NotActivated(
+        f"{activation.object_id} has left the memory {activation.wasted_lives} times before it took"
+        " a message: does one of its hooks call shutdown()?"
+    )
 
 
 def _refuse_to_send(*_: Any, **__: Any) -> NoReturn:
