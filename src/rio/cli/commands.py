@@ -32,6 +32,7 @@ from rio.objects.message import DynamicMessage
 from rio.objects.registry import Registry
 from rio.runner import run
 from rio.storage import SchemaStatus, Storage, migrate, open_storage, read_schemas
+from rio.storage.storage import open_members
 
 
 class Command(NamedTuple):
@@ -199,12 +200,8 @@ def list_members(arguments: Arguments) -> None:
 
 
 async def _read_members(url: str) -> tuple[Member, ...]:
-    storage = open_storage(url)
-    try:
-        await storage.membership.prepare()
-        return (await storage.membership.snapshot()).members
-    finally:
-        await storage.close()
+    async with open_members(url) as membership:
+        return (await membership.snapshot()).members
 
 
 # --- rio settings ---------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage
-from rio.storage import Storage, open_storage
+from rio.storage import Storage
+from rio.storage.storage import open_members
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection, open_connection
 from rio.transport.protocol import Hello
@@ -57,7 +58,7 @@ class StorageAccess:
     preferred_address = ""
 
     def __init__(self, storage: str | Storage | MembershipStorage) -> None:
-        self._owned = open_storage(storage) if isinstance(storage, str) else None
+        self._owned = open_members(storage) if isinstance(storage, str) else None
         opened = self._owned or storage
         self._membership = (
             opened.membership if isinstance(opened, Storage) else cast(MembershipStorage, opened)
@@ -65,7 +66,7 @@ class StorageAccess:
 
     async def open(self) -> None:
         if self._owned is not None:
-            await self._owned.membership.prepare()
+            await self._owned.prepare()
 
     async def close(self) -> None:
         if self._owned is not None:

@@ -31,6 +31,15 @@ def open_roles(url: str) -> dict[str, Any]:
     return opener(url)
 
 
+def accept_read_only(url: str) -> str:
+    """The URL, with the wish for a server that need not be writable, unless it has another wish."""
+    rest, question, query = url.partition("?")
+    is_postgres = _OPENERS.get(rest.partition(":")[0].lower()) is _open_postgres
+    if not is_postgres or "target_session_attrs" in dict(parse_qsl(query, keep_blank_values=True)):
+        return url
+    return f"{url}{'&' if question else '?'}target_session_attrs=any"
+
+
 def _open_memory(url: str) -> dict[str, Any]:
     from rio.storage import local
 

@@ -103,6 +103,18 @@ def open_storage(
     return storage
 
 
+def open_members(url: str, /) -> MembershipStorage:
+    """The members at a URL, for those who only read them: a database that cannot be written to will
+    do. They are not prepared yet.
+
+    :raises ConfigurationError: as by :func:`open_storage`.
+    """
+    from rio.storage import _urls
+
+    membership: MembershipStorage = _urls.open_roles(_urls.accept_read_only(url))["membership"]
+    return membership
+
+
 def mix_roles(
     storage: Storage | str | None, /, **sources: Role | str | None
 ) -> tuple[Storage, list[Role]]:

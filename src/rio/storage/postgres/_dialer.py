@@ -134,7 +134,7 @@ class PostgresDialer:
         except asyncpg.exceptions.TargetServerAttributeNotMatched as error:
             raise ConnectionError(
                 "it is a standby, or read-only for this user: have the URL name the primary;"
-                " the URL of a client may have ?target_session_attrs=any"
+                " a storage that is only read may have ?target_session_attrs=any in its URL"
             ) from error
         except TEMPORARY:
             raise
