@@ -19,7 +19,7 @@ class Tell(rio.Message[str]):
 
 class Teller(rio.ServiceObject):
     @rio.handler
-    def tell(self, message: Tell) -> str:
+    def tell_address(self, message: Tell) -> str:
         return str(self.address)
 
 

@@ -62,7 +62,7 @@ class Raising(rio.ServiceObject):
         raise Refused("no")
 
     @rio.handler
-    def tell(self, message: Tell) -> str:
+    def publish_what(self, message: Tell) -> str:
         event = Fat("x" * 5_000_000 if message.what == "too large" else object())
         try:
             self.publish(event)
