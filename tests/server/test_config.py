@@ -32,6 +32,8 @@ class Teller(rio.ServiceObject):
         ({"drain_timeout": -1.0}, "drain_timeout must be a finite number of seconds, 0 or more"),
         ({"frame_limit": 1023}, "frame_limit must be from 1024 to 67108864 bytes, got 1023"),
         ({"frame_limit": 2**26 + 1}, "frame_limit must be from 1024 to 67108864 bytes"),
+        ({"blocked_after": 0.1}, "blocked_after must be None or at least 0.2, got 0.1"),
+        ({"blocked_after": math.nan}, "blocked_after must be None or at least 0.2, got nan"),
         ({"waiting_limit": 0}, "waiting_limit must be at least 1, got 0"),
         ({"in_flight_limit": 0}, "in_flight_limit must be at least 1, got 0"),
     ],

@@ -13,13 +13,16 @@ logger = logging.getLogger("rio.cluster")
 
 T = TypeVar("T")
 
+STALL = 0.25
+"""Seconds by which a timer is late if the event loop stood still meanwhile."""
+
 MAX_ABANDONED_CALLS = 64
 """Storage calls that may still hang after their timeout, before new calls are refused."""
 
 
 class StorageCalls:
     """Runs storage calls in tasks of their own, so that no call holds its caller for longer than
-    ``timeout`` seconds.
+    ``timeout`` seconds, and twice as long if the event loop stood still meanwhile.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -41,7 +44,7 @@ class StorageCalls:
         patience = self.timeout if timeout is None else timeout
         task = asyncio.create_task(call)
         try:
-            await asyncio.wait((task,), timeout=patience)
+            await _wait(task, patience)
         finally:
             if not task.done():
                 self._abandon(task)
@@ -65,3 +68,14 @@ class StorageCalls:
         self._abandoned.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.debug("a storage call failed after it was given up: %r", task.exception())
+
+
+async def _wait(task: asyncio.Task[Any], patience: float) -> None:
+    """Wait for a task, and once more if the loop stood still meanwhile: an answer that has arrived
+    is not read yet then, and the storage is not to blame.
+    """
+    loop = asyncio.get_running_loop()
+    due = loop.time() + patience
+    await asyncio.wait((task,), timeout=patience)
+    if not task.done() and loop.time() > due + STALL:
+        await asyncio.wait((task,), timeout=patience)

@@ -15,6 +15,9 @@ from rio.server.memory import check_limit
 LEAST_FRAME_LIMIT = 1024
 """Bytes that a frame limit has at least, so that the peers can introduce themselves."""
 
+LEAST_BLOCKED = 0.2
+"""Seconds after which a loop counts as blocked, at least: it beats each tenth of a second."""
+
 DEFAULT_STATE_LIMIT = DEFAULT_FRAME_LIMIT
 """Bytes of a managed state: what comes in one message can be saved in one state."""
 
@@ -100,6 +103,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``"80%"`` of what the control group allows, else of the machine. ``None``: no limit. Linux only.
     """
 
+    blocked_after: float | None = 0.5
+    """Seconds for which the event loop may stand still before the log says so, with the object and
+    the lines that block it; at least 0.2. ``None``: nobody looks.
+
+    A thread looks for it a few times a second. A call pays nothing.
+    """
+
     def __post_init__(self) -> None:
         if not 0 < self.timeout < math.inf:
             raise _out_of_range("timeout", self.timeout, "a finite number of seconds above 0")
@@ -129,6 +139,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigurationError(problem)
         if self.max_objects is not None and self.max_objects < 1:
             raise _out_of_range("max_objects", self.max_objects, "None or at least 1")
+        if self.blocked_after is not None and not LEAST_BLOCKED <= self.blocked_after < math.inf:
+            raise _out_of_range("blocked_after", self.blocked_after, "None or at least 0.2")
         if self.max_memory is not None:
             check_limit(self.max_memory)
 

@@ -42,6 +42,7 @@ from rio.server.connections import Connections
 from rio.server.ending import Ending, Step, take
 from rio.server.fence import Fence
 from rio.server.fork import keep_from_children
+from rio.server.loop_watch import LoopWatch
 from rio.server.node_access import NodeAccess
 from rio.server.ownership import Ownership
 from rio.server.states import check_atomic
@@ -90,8 +91,8 @@ class Server:
     the types that it serves. ``labels``: what else an operator tells about this server, such as
     ``{"zone": "eu"}``.
 
-    ``clock``: seconds, for leases and deadlines; a given provider keeps its own. ``rng``: spreads
-    retries.
+    ``clock``: seconds, for leases and deadlines; a given provider keeps its own, and what real
+    time tells of a blocked event loop is not looked at. ``rng``: spreads retries.
 
     :raises ConfigurationError: an argument cannot be used; the text says which and why.
     :raises BadRegistration: a type or a message of the registry has a reserved name.
@@ -175,6 +176,9 @@ class Server:
         self._router.caller.why_not_open = "this server does not run, and its client with it"
         self._client = client_of(self._router)
         self._links = GossipLinks(self._introduction)
+        self._watch: LoopWatch | None = None
+        if config.blocked_after is not None and clock is None:
+            self._watch = LoopWatch(self._catalog, config.blocked_after)
         self._address = ""
         self._bound_http = ""
         self._listener: asyncio.Server | None = None
@@ -366,6 +370,8 @@ class Server:
     async def _begin_to_serve(self) -> None:
         self._cluster.on_snapshot = self._router.members.use
         self._hold_lease()
+        if self._watch is not None:
+            self._watch.start()
         self._tick()
         logger.info("serving %s on %s", ", ".join(self._catalog.dispatcher.tables), self._address)
 
@@ -455,7 +461,7 @@ class Server:
         if self._serving is None:
             return "joining"
         if not self._catalog.dispatcher.admits:
-            return "fenced: the storage has not answered for a while"
+            return "fenced: the lease was not renewed in time"
         return ""
 
     def _introduction(self) -> Hello:
@@ -524,6 +530,8 @@ class Server:
             self._hold_lease_again(self._serving)
         self._catalog.sweep()
         self._catalog.idle.tick(may_evict=self._cluster.renewed and not self._catalog.draining)
+        if self._watch is not None:
+            self._watch.beat()
 
     def _hold_lease_again(self, ended: asyncio.Task[None]) -> None:
         error = None if ended.cancelled() else ended.exception()
@@ -612,6 +620,8 @@ class Server:
         """Begin nothing more by itself. Returns the task that holds the lease, if there is one."""
         if self._ticking is not None:
             self._ticking.cancel()
+        if self._watch is not None:
+            self._watch.stop()
         serving, self._serving = self._serving, None
         return serving
 
