@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
+import rio
 from rio.errors import BadIdentity
 from rio.identity import ObjectId
 from rio.objects.app_data import AppData
@@ -135,9 +137,10 @@ async def test_a_call_through_a_reference_runs_one_python_frame() -> None:
     account: Any = ref(SENDER, Account, "ada")
     account.deposit(Deposit(1))
     frames: list[str] = []
+    ours = str(Path(rio.__file__).parent)
 
     def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and "/rio/" in frame.f_code.co_filename:
+        if event == "call" and frame.f_code.co_filename.startswith(ours):
             frames.append(frame.f_code.co_name)
 
     sys.setprofile(note)
