@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple, Self
 
 from rio._core import wire
-from rio.errors import BadAddress, BadIdentity, RioError
+from rio.errors import BadAddress, BadIdentity, BadRegistration, RioError
 
 MAX_TYPE_NAME_BYTES = wire.MAX_TYPE_NAME
 """Bytes of UTF-8 that the name of a type, a message, an error or a state can have."""
@@ -93,7 +94,21 @@ class Address(NamedTuple):
 
 
 def type_name_of(cls: type) -> str:
-    """The name of ``cls`` on the wire: its ``type_name=``, or else the name of the class."""
-    name = cls.__dict__.get("__rio_type_name__", cls.__name__)
-    assert isinstance(name, str)
-    return name
+    """The name of ``cls`` on the wire: its ``type_name=``, or else its default."""
+    name = cls.__dict__.get("__rio_type_name__")
+    assert name is None or isinstance(name, str)
+    return default_name(cls.__name__, cls.__module__) if name is None else name
+
+
+def default_name(name: str, module: str | None) -> str:
+    """The name on the wire of a class that gives none: the name of the class, behind that which its
+    module gives all its classes, ``__rio_namespace__ = "shop"``.
+
+    :raises BadRegistration: the module gives something else than a name.
+    """
+    namespace = getattr(sys.modules.get(module or ""), "__rio_namespace__", None)
+    if namespace is None:
+        return name
+    what = f"__rio_namespace__ of module {module}"
+    check_name(what, namespace, MAX_TYPE_NAME_BYTES, BadRegistration)
+    return f"{namespace}.{name}"

@@ -203,7 +203,7 @@ def test_two_error_classes_with_one_name_are_refused_by_both_names() -> None:
     with pytest.raises(
         BadRegistration,
         match=r"test_application_error\.Plain and .*test_application_error\..*Other"
-        r" would both .*type_name=",
+        r" have one type name, .*type_name=",
     ):
 
         class Other(ApplicationError, type_name="Plain"):

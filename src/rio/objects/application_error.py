@@ -13,8 +13,9 @@ import msgspec
 
 from rio import type_hints
 from rio.errors import APPLICATION_ERROR, BadRegistration, CallFailed, RioError, UnknownCode
-from rio.identity import MAX_TYPE_NAME_BYTES, check_name
+from rio.identity import MAX_TYPE_NAME_BYTES, check_name, default_name
 from rio.objects import defaults
+from rio.objects.name_clash import remedy_for_clash
 from rio.objects.round_trip import round_trip_of
 from rio.transport.codec import NATIVE_TYPES, check_serialisable, describe
 
@@ -65,7 +66,8 @@ class ApplicationError(CallFailed):
     memory.
 
     ``type_name="..."`` in the class statement sets the name on the wire, 1 to 128 bytes of UTF-8;
-    by default it is the name of the class.
+    by default it is the name of the class, behind the ``__rio_namespace__`` of its module if there
+    is one. Two error classes of a program cannot have one name.
 
     :raises BadRegistration: (when the class is made) the type name is empty, too long or that of
         another error class, a field has a name that exceptions need, or a field's type cannot
@@ -112,8 +114,8 @@ class ApplicationError(CallFailed):
             return [self.__rio_type_name__, self._encoded_fields()]
 
     def __init_subclass__(cls, *, type_name: str | None = None) -> None:
-        cls.__rio_type_name__ = cls.__name__ if type_name is None else type_name
-        name = cls.__rio_type_name__
+        name = default_name(cls.__name__, cls.__module__) if type_name is None else type_name
+        cls.__rio_type_name__ = name
         check_name(f"type name of error {cls.__name__}", name, MAX_TYPE_NAME_BYTES, BadRegistration)
         cls.__rio_fields__ = _fields_of_error(cls)
         super().__init_subclass__()
@@ -263,8 +265,7 @@ def _register(cls: type[ApplicationError]) -> None:
         if known is not None:
             raise BadRegistration(
                 f"application errors {type_hints.full_name(known)} and {type_hints.full_name(cls)}"
-                f" would both travel as {cls.__rio_type_name__!r}: give one of them another name"
-                ' with type_name="..." in its class statement'
+                f" have one type name, {cls.__rio_type_name__!r}: {remedy_for_clash(known, cls)}"
             )
     _CLASS_OF_ERROR_NAME[cls.__rio_type_name__] = cls
 

@@ -21,7 +21,7 @@ import msgspec
 
 from rio import type_hints
 from rio.errors import BadMessage, BadRegistration
-from rio.identity import MAX_TYPE_NAME_BYTES, check_name
+from rio.identity import MAX_TYPE_NAME_BYTES, check_name, default_name
 from rio.objects import defaults
 from rio.objects.round_trip import Unreadable, round_trip_of
 from rio.transport.codec import encode, encode_dynamic
@@ -66,7 +66,10 @@ class MessageType(msgspec.StructMeta):
         readonly: bool | None = None,
         **config: Any,
     ) -> Any:
-        wire_name = name if type_name is None else type_name
+        if type_name is None:
+            wire_name = default_name(name, namespace.get("__module__"))
+        else:
+            wire_name = type_name
         check_name(f"type name of message {name}", wire_name, MAX_TYPE_NAME_BYTES, BadRegistration)
         namespace["__rio_type_name__"] = wire_name
         if idempotent is not None:
@@ -101,7 +104,8 @@ class Message(msgspec.Struct, Generic[R_co], metaclass=MessageType):
     These are the keywords of the class statement:
 
     * ``type_name="..."``: the name on the wire, 1 to 128 bytes of UTF-8. By default it is the name
-      of the class; a subclass does not inherit it.
+      of the class, behind the ``__rio_namespace__`` of its module if there is one; a subclass does
+      not inherit it.
     * ``readonly=True``: handling the message changes nothing.
     * ``idempotent=True``: handling the message twice does no harm. If a message is either of the
       two, the client may repeat a call whose outcome is unknown. Subclasses inherit both.

@@ -17,6 +17,7 @@ from rio.identity import type_name_of
 from rio.objects.handler import Handler, index_by_message_name
 from rio.objects.lifecycle import LifecycleHooks, hooks_of
 from rio.objects.managed_state import ManagedStateField, managed_states_of
+from rio.objects.name_clash import remedy_for_clash
 from rio.objects.service_object import ServiceObject
 
 T = TypeVar("T", bound=type[ServiceObject])
@@ -72,8 +73,7 @@ class Registry:
         elif known.cls is not cls:
             raise BadRegistration(
                 f"classes {type_hints.full_name(known.cls)} and {type_hints.full_name(cls)} have"
-                f" one type name, {known.type_name!r}: give one of them another,"
-                f' class {cls.__name__}(rio.ServiceObject, type_name="...")'
+                f" one type name, {known.type_name!r}: {remedy_for_clash(known.cls, cls)}"
             )
         return cls
 
@@ -148,8 +148,7 @@ class Registry:
                 raise BadRegistration(
                     f"message classes {type_hints.full_name(known)} and"
                     f" {type_hints.full_name(message_type)} (of {handler!r}) have one type name,"
-                    f" {name!r}: give one of them another,"
-                    f' class {message_type.__name__}(rio.Message, type_name="...")'
+                    f" {name!r}: {remedy_for_clash(known, message_type)}"
                 )
         return messages
 

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from rio import type_hints
 from rio.errors import BadRegistration, NotAttached
-from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name
+from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name, default_name
 from rio.objects.app_data import AppData
 from rio.objects.attributes import check_attributes
 from rio.objects.handler import Handler, collect_handlers
@@ -90,8 +90,9 @@ class ServiceObject(Sender):
     :class:`rio.ObjectId`; both are there before any hook runs, but not yet in ``__init__``.
 
     ``class Room(rio.ServiceObject, type_name="chat.Room")`` sets the name of the type, 1 to 128
-    bytes of UTF-8; by default it is the name of the class. Clients send it and storages keep it, so
-    give a name if you may ever rename the class.
+    bytes of UTF-8; by default it is the name of the class, behind the ``__rio_namespace__`` of its
+    module if there is one. Clients send it and storages keep it, so give a name if you may ever
+    rename the class.
 
     ``class Room(rio.ServiceObject, idle_after=60.0)`` sets for the class what
     :class:`rio.ServerConfig` sets for a server: ``idle_after``, ``activate_timeout`` and
@@ -130,8 +131,8 @@ class ServiceObject(Sender):
             activate_timeout=activate_timeout,
             deactivate_timeout=deactivate_timeout,
         )
-        cls.__rio_type_name__ = cls.__name__ if type_name is None else type_name
-        name = cls.__rio_type_name__
+        name = default_name(cls.__name__, cls.__module__) if type_name is None else type_name
+        cls.__rio_type_name__ = name
         check_name(f"type name of {cls.__name__}", name, MAX_TYPE_NAME_BYTES, BadRegistration)
         cls.__rio_handlers__ = collect_handlers(cls)
         cls.__rio_managed_states__ = collect_managed_states(cls)
