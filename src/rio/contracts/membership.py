@@ -279,9 +279,9 @@ class MembershipStorage(Role):
         """Return as soon as the version of the snapshot may be above ``version``, and after
         ``timeout`` seconds at the latest.
 
-        This only hints when to read: it may return early. A back end that cannot hear of changes
-        sleeps, as this default does; a server then polls, because it waits in this way between two
-        reads.
+        This only hints when to read: it may return early, but not each time. It raises nothing. A
+        back end that cannot hear of changes sleeps, as this default does; a server then polls,
+        because it waits in this way between two reads.
         """
         await asyncio.sleep(timeout)
 

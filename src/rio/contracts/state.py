@@ -73,6 +73,8 @@ class StateStorage(Role):
         whatever token, and, where the placement lies in the same database (see
         :meth:`use_placement`), if the placement does not name ``token``.
 
+        The caller may change the batch, and use its buffers again, once this has returned.
+
         :raises Superseded: another token, or another version, is there. Nothing was written.
         :raises StorageUnavailable: it is not known whether the batch was written.
         """

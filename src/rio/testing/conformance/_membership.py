@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from itertools import pairwise
 from typing import ClassVar
 
@@ -19,12 +20,16 @@ from rio.contracts.membership import (
 )
 from rio.errors import StorageClosed
 from rio.testing.conformance._members import register_in
+from rio.testing.conformance._samples import SAME_IN_32_BITS
 
 JOINING, ACTIVE, DRAINING, CONDEMNED, LEFT, DEAD = MemberStatus
 FORWARD = [(before, after) for before in MemberStatus for after in MemberStatus if before < after]
 NOT_FORWARD = [
     (before, after) for before in MemberStatus for after in MemberStatus if before >= after
 ]
+
+SHORT_WAIT = 0.2
+"""Seconds for which a test waits for a change that does not come."""
 
 
 class MembershipStorageTests:
@@ -36,6 +41,8 @@ class MembershipStorageTests:
 
     rounds: ClassVar[int] = 20
     """How often a race is run."""
+    patience: ClassVar[float] = 10.0
+    """Seconds after which what should have ended at once counts as hanging."""
 
     # register
 
@@ -96,6 +103,34 @@ class MembershipStorageTests:
         assert member.metadata == b"\x00zone=1"
         assert snapshot == await membership.snapshot()
         assert snapshot.generation_high == generation
+
+    async def test_an_address_stays_as_it_was_given(self, membership: MembershipStorage) -> None:
+        addresses = ["Node-A.Example:1", "node-a.example:1", "[FE80::1]:1", "[fe80::1]:1"]
+        for address in addresses:
+            await membership.register(address)
+        members = (await membership.snapshot()).members
+        assert [(member.address, member.status) for member in members] == [
+            (address, JOINING) for address in addresses
+        ]
+
+    async def test_a_generation_is_compared_in_all_its_bits(
+        self, membership: MembershipStorage
+    ) -> None:
+        voter = await register_in(membership, ACTIVE, "v:1")
+        active, dead = [
+            await register_in(membership, status, f"h:{status:d}") for status in (ACTIVE, DEAD)
+        ]
+        before = await membership.snapshot()
+        for other in (active + SAME_IN_32_BITS, active - SAME_IN_32_BITS, active % SAME_IN_32_BITS):
+            assert await membership.renew(other) is None
+            assert not (await membership.set_status(other, ACTIVE, DRAINING)).applied
+            assert not (await membership.vote(other, Vote(voter, 1.0))).applied
+            assert await membership.set_manifest(other, b"x") is False
+        late = Vote(voter + SAME_IN_32_BITS, 1.0)
+        assert not (await membership.vote(active, late)).applied
+        assert await membership.purge(dead + SAME_IN_32_BITS) is False
+        assert await membership.set_settings(b"x", before.version + SAME_IN_32_BITS) is False
+        assert await membership.snapshot() == before
 
     async def test_metadata_beyond_128_bytes_is_refused(
         self, membership: MembershipStorage
@@ -395,8 +430,10 @@ class MembershipStorageTests:
         self, membership: MembershipStorage, status: MemberStatus
     ) -> None:
         generation = await register_in(membership, status)
+        before = await membership.snapshot()
         assert await membership.purge(generation) is status.terminal
         snapshot = await membership.snapshot()
+        assert (snapshot.version > before.version) is status.terminal
         assert (snapshot.find(generation) is None) is status.terminal
         assert snapshot.status_of(generation) == (DEAD if status.terminal else status)
 
@@ -414,6 +451,38 @@ class MembershipStorageTests:
         assert await membership.set_status(generation, JOINING, ACTIVE) == StatusChange(False, None)
         assert await membership.vote(generation, Vote(voter, 1.0)) == StatusChange(False, None)
         assert await membership.snapshot() == before
+
+    # waiting for a change
+
+    async def test_a_wait_for_changes_ends_at_its_timeout(
+        self, membership: MembershipStorage
+    ) -> None:
+        version = (await membership.snapshot()).version
+        for known in (0, version, version + 1):
+            async with asyncio.timeout(self.patience):
+                await membership.wait_for_change(known, 0.01)
+
+    async def test_who_waits_for_changes_and_there_are_none_does_not_spin(
+        self, membership: MembershipStorage
+    ) -> None:
+        version = (await membership.snapshot()).version
+        began, worked = time.monotonic(), time.thread_time()
+        for _ in range(5):
+            await membership.wait_for_change(version, SHORT_WAIT)
+        assert time.monotonic() - began >= 2 * SHORT_WAIT  # now and then one may return early
+        assert time.thread_time() - worked < SHORT_WAIT  # and not all the time goes into it
+
+    async def test_who_waits_for_changes_leaves_the_event_loop_to_others(
+        self, membership: MembershipStorage
+    ) -> None:
+        version, began = (await membership.snapshot()).version, time.monotonic()
+        waiting = asyncio.create_task(membership.wait_for_change(version, self.patience))
+        await asyncio.sleep(SHORT_WAIT)
+        await membership.register("h:1")
+        assert time.monotonic() - began < self.patience
+        waiting.cancel()
+        await asyncio.wait((waiting,), timeout=self.patience)
+        assert waiting.done()
 
     # snapshot and closing
 

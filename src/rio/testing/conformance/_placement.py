@@ -12,7 +12,7 @@ from rio.contracts.placement import ObjectPlacement
 from rio.errors import StorageClosed
 from rio.identity import ObjectId
 from rio.testing.conformance._adoption import check_adoption
-from rio.testing.conformance._samples import ADA, LOOKALIKES
+from rio.testing.conformance._samples import ADA, LOOKALIKES, REAL, SAME_IN_32_BITS
 
 IN_2020 = 1_577_836_800_000_000
 """Microseconds since 1970."""
@@ -195,6 +195,27 @@ class ObjectPlacementTests:
             assert len(wave) == 100
             assert wave[0] > tokens[-1]
             tokens = wave
+
+    async def test_generations_and_tokens_are_compared_in_all_their_bits(
+        self, placement: ObjectPlacement
+    ) -> None:
+        generations = [REAL, REAL + 1, REAL + SAME_IN_32_BITS]
+        objects = [ObjectId("Bits", str(number)) for number in range(3)]
+        claims = [
+            await placement.claim(object_id, generation)
+            for object_id, generation in zip(objects, generations, strict=True)
+        ]
+        assert [claim.generation for claim in claims] == generations
+        for object_id, generation, claim in zip(objects, generations, claims, strict=True):
+            others = generation + SAME_IN_32_BITS, generation - SAME_IN_32_BITS
+            for other in others:
+                assert await placement.claim(object_id, other) == claim
+            for token in (claim.token + SAME_IN_32_BITS, claim.token - SAME_IN_32_BITS):
+                assert await placement.claim(object_id, 1, supersede=token) == claim
+                assert await placement.release(object_id, token) is False
+            assert await placement.owned_by(generation) == [object_id]
+        assert await placement.release_all(REAL + SAME_IN_32_BITS) == 1
+        assert [await placement.lookup(object_id) for object_id in objects] == [*claims[:2], None]
 
     async def test_identities_never_meet(self, placement: ObjectPlacement) -> None:
         claimed = [

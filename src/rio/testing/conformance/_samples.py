@@ -33,4 +33,9 @@ LOOKALIKES = [
 ]
 """Identities that a careless key would confuse."""
 
+REAL = 1_800_000_000_000_000
+"""A number as members and claims get it: microseconds since 1970."""
+SAME_IN_32_BITS = 1 << 32
+"""What makes of a number another one whose lower 32 bits are the same."""
+
 ADA = ObjectId("Account", "ada")

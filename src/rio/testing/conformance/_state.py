@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -14,7 +14,7 @@ from rio.errors import StorageClosed, Superseded, Unsupported
 from rio.identity import ObjectId
 from rio.storage import Storage
 from rio.testing.conformance._adoption import check_adoption
-from rio.testing.conformance._samples import ADA, LOOKALIKES
+from rio.testing.conformance._samples import ADA, LOOKALIKES, REAL, SAME_IN_32_BITS
 
 NOTHING = StoredObject(0, {})
 
@@ -57,7 +57,9 @@ class StateStorageTests:
         assert await state.load_object(ADA, 2) == held(2, b"\x00\xff")
 
     @pytest.mark.parametrize(
-        "data", [b"", b"\x00" * 1000, bytes(range(256)) * 4096], ids=["empty", "zeros", "1 MiB"]
+        "data",
+        [b"", b"\x00" * 1000, bytes(range(256)) * 4096, bytes(range(256)) * 16384],
+        ids=["empty", "zeros", "1 MiB", "4 MiB"],
     )
     async def test_any_bytes_come_back_as_they_were(self, state: StateStorage, data: bytes) -> None:
         await self._start(state)
@@ -138,6 +140,33 @@ class StateStorageTests:
                 assert loaded == held(2, b"saved")
             else:
                 assert (type(saved), loaded) == (Superseded, held(1, b"first"))
+
+    async def test_tokens_are_compared_in_all_their_bits(self, state: StateStorage) -> None:
+        older, newer = REAL, REAL + SAME_IN_32_BITS
+        await self._start(state, older)
+        await state.commit(ADA, older, 0, single(b"old"))
+        for other in (older + SAME_IN_32_BITS, older - SAME_IN_32_BITS, older % SAME_IN_32_BITS):
+            with pytest.raises(Superseded):
+                await state.commit(ADA, other, 1, single(b"bad"))
+        assert await state.load_object(ADA, newer) == held(1, b"old")
+        for other in (older, newer - 1):
+            with pytest.raises(Superseded):
+                await state.load_object(ADA, other)
+            with pytest.raises(Superseded):
+                await state.commit(ADA, other, 1, single(b"late"))
+        assert await state.commit(ADA, newer, 1, single(b"new")) == 2
+
+    async def test_what_the_caller_does_to_a_batch_afterwards_is_not_saved(
+        self, state: StateStorage
+    ) -> None:
+        await self._start(state)
+        buffer: Any = bytearray(b"saved")  # not every caller is typed
+        states = {"s": StoredState(buffer)}
+        await state.commit(ADA, 1, 0, Batch(states))
+        buffer[:] = b"later"
+        states["s"] = StoredState(b"later")
+        states["t"] = StoredState(b"later")
+        assert await state.load_object(ADA, 1) == held(1, b"saved")
 
     async def test_identities_never_meet(self, state: StateStorage) -> None:
         for number, object_id in enumerate(LOOKALIKES):
