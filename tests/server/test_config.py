@@ -36,6 +36,7 @@ class Teller(rio.ServiceObject):
         ({"blocked_after": math.nan}, "blocked_after must be None or at least 0.2, got nan"),
         ({"waiting_limit": 0}, "waiting_limit must be at least 1, got 0"),
         ({"in_flight_limit": 0}, "in_flight_limit must be at least 1, got 0"),
+        ({"held_limit": 8_388_607}, "held_limit must be None or at least twice .* 8388608 bytes"),
     ],
 )
 def test_a_setting_out_of_its_range_is_refused(settings: dict[str, Any], text: str) -> None:
@@ -45,7 +46,12 @@ def test_a_setting_out_of_its_range_is_refused(settings: dict[str, Any], text: s
 
 def test_the_least_values_are_taken() -> None:
     rio.ServerConfig(
-        timeout=0.001, drain_timeout=0.0, frame_limit=1024, waiting_limit=1, in_flight_limit=1
+        timeout=0.001,
+        drain_timeout=0.0,
+        frame_limit=1024,
+        waiting_limit=1,
+        in_flight_limit=1,
+        held_limit=2048,
     )
 
 

@@ -6,6 +6,7 @@ which a nested call is made.
 from libc.stdint cimport uint64_t
 
 from rio._core.backlog cimport Backlog
+from rio._core.budget cimport Budget
 from rio._core.connection cimport Connection
 from rio._core.frame cimport ReceiveBuffer
 from rio._core.wire cimport Frame, Request
@@ -73,12 +74,17 @@ cdef class Mailbox:
 cdef class TurnCaller:
     cdef public bint uses            # whether its turns count as a use of their object
     cdef bint _is_full               # it does not take its answers: none of its turns starts
+    # It is another process: what the node holds for it counts. Of the requests of this process,
+    # bytes would wait here in any case.
+    cdef bint _is_peer
+    cdef Py_ssize_t _waiting         # bytes of its requests that do not run yet
 
     cdef int _reply(self, Turn turn, bytes payload) except -1
     cdef int _fail(self, Turn turn, object error) except -1
     cdef int _keep(self, Turn turn) except -1
     cdef int _forget(self, Turn turn) except -1
     cdef int _hold(self, Turn turn) except -1
+    cdef Py_ssize_t _bytes_held(self) except -1
 
 
 cdef class Turn:
@@ -89,7 +95,7 @@ cdef class Turn:
     cdef readonly TypeTable table
     cdef readonly str id             # of the object
     cdef readonly uint64_t request_id  # the caller's number for it
-    cdef object _payload             # bytes
+    cdef bytes _payload              # None once the handler has begun
     cdef readonly object context     # bytes that travel with the call, or None
     cdef readonly double deadline    # on the dispatcher's clock
     # unique among the turns of this process and, being started at random, of the cluster
@@ -109,6 +115,7 @@ cdef class Turn:
     cdef object _lease_is_lost(self)
     cdef object _late_error(self)
     cdef object _expiry(self)
+    cdef int _drop_payload(self) except -1
     cdef int _end(self) except -1
 
 
@@ -119,6 +126,8 @@ cdef class RemoteCaller(TurnCaller):
 
     cdef int _set_aside(self, Turn turn) except -1
     cdef int _go_on(self) except -1
+    cdef int _reply_if_there_is_room(self, Turn turn, bytes payload) except -1
+    cdef bint _has_room(self, Budget budget, Py_ssize_t size) except -1
 
 
 cdef class ServerHalf(Connection):
@@ -134,6 +143,7 @@ cdef class ServerHalf(Connection):
     cdef double _held_at             # when it began to be held
     cdef bint _is_remote             # its bytes wait somewhere before they are read
     cdef int _frames                 # how many this read has brought so far
+    cdef Py_ssize_t _unsent          # bytes that its client does not take, as last counted
 
     cdef int _take(self, Frame* frame) except -1
     cdef int _request(self, Frame* frame) except -1
@@ -164,6 +174,8 @@ cdef class Dispatcher:
     # else runs: no renewal of the lease, no answer of a storage, no CANCEL.
     cdef public double loop_budget
     cdef Backlog _backlog
+    cdef readonly Budget budget      # of the bytes that wait here
+    cdef double _recounted_at
     cdef bint _is_serving            # a turn of the loop will take requests from there
     # since when, and until when, requests have run without a pause for the loop, and how many
     cdef double _busy_since
@@ -197,6 +209,8 @@ cdef class Dispatcher:
     cdef int _serve(self, object waiting, double now) except -1
     cdef int _note_cost(self, double now) except -1
     cdef object _full_error(self)
+    cdef int _recount(self) except -1
+    cdef object _why_not_hold(self, Turn turn)
     cdef int _admit(self, Turn turn) except -1
     cdef int _start(self, Turn turn) except -1
     cdef int _refuse_payload(self, Turn turn, object error) except -1

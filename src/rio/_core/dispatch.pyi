@@ -5,6 +5,7 @@ from typing import Any, Final, Protocol, TypeVar, final
 
 from typing_extensions import disjoint_base
 
+from rio._core.budget import Budget
 from rio._core.connection import Connection
 from rio.errors import RioError
 
@@ -28,6 +29,7 @@ class _Runtime(Protocol):
 
 WAITING_LIMIT: Final[int]
 IN_FLIGHT_LIMIT: Final[int]
+HELD_LIMIT: Final[int]
 HIGH_WATER: Final[int]
 
 def current() -> Turn | None: ...
@@ -160,6 +162,7 @@ class ServerHalf(Connection):
     def last_request(self) -> int: ...
     def hold(self) -> None: ...
     def take_rest(self) -> None: ...
+    def note_unsent(self, size: int) -> None: ...
     def abandon(self) -> None: ...
 
 @final
@@ -177,7 +180,10 @@ class Dispatcher:
         clock: Callable[[], float] | None = None,
         waiting_limit: int = ...,
         in_flight_limit: int = ...,
+        held_limit: int = ...,
     ) -> None: ...
+    @property
+    def budget(self) -> Budget: ...
     @property
     def runtime(self) -> Any: ...
     @property

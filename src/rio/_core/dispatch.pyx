@@ -29,6 +29,7 @@ cimport cython
 
 from rio._core cimport limits
 from rio._core.backlog cimport Backlog
+from rio._core.budget cimport Budget
 from rio._core.clock cimport system_clock
 from rio._core.connection cimport Connection
 from rio._core.frame cimport ReceiveBuffer
@@ -69,6 +70,7 @@ cdef extern from "Python.h":
 
 WAITING_LIMIT = limits.WAITING_LIMIT
 IN_FLIGHT_LIMIT = limits.IN_FLIGHT_LIMIT
+HELD_LIMIT = limits.HELD_LIMIT
 HIGH_WATER = limits.HIGH_WATER
 
 # Seconds since the last sweep, which is due each tenth of a second, after which the loop has stood
@@ -76,6 +78,7 @@ HIGH_WATER = limits.HIGH_WATER
 cdef double STALL = 0.25
 
 # Seconds.
+cdef double RECOUNT = 0.005         # between two counts of the unsent bytes of all clients
 cdef double LOOP_GAP = 0.0002       # a pause in which the loop has served everything else
 # A request that would wait longer is refused at once, and one that has waited longer than that,
 # because others took more time than they seemed to, is not run any more.
@@ -308,6 +311,10 @@ cdef class TurnCaller:
     cdef int _hold(self, Turn turn) except -1:
         raise NotImplementedError    # only one that is full
 
+    cdef Py_ssize_t _bytes_held(self) except -1:
+        # Bytes that the node holds for it.
+        return self._waiting
+
 
 @cython.final
 @cython.freelist(256)
@@ -443,10 +450,21 @@ cdef class Turn:
             "and was not started"
         )
 
+    cdef int _drop_payload(self) except -1:
+        cdef Py_ssize_t size
+        # Of a turn in flight: it does not wait any more.
+        if self._payload is not None and self.caller._is_peer:
+            size = PyBytes_GET_SIZE(self._payload)
+            self.caller._waiting -= size
+            self.dispatcher.budget.used -= size
+        self._payload = None
+        return 0
+
     cdef int _end(self) except -1:
         if not self.finished:
             self.finished = True
             if self._is_in_flight:
+                self._drop_payload()
                 del self.dispatcher._in_flight[self]
                 self.caller._forget(self)
         return 0
@@ -460,6 +478,7 @@ cdef class RemoteCaller(TurnCaller):
 
     def __init__(self, ServerHalf connection not None):
         self.connection = connection
+        self._is_peer = connection._is_remote
         self._turns = {}
         self._held = {}
 
@@ -471,8 +490,36 @@ cdef class RemoteCaller(TurnCaller):
                 f"{len(payload)} bytes, the frame limit is {connection.reader.limit}"
             ))
             return 0
+        if self._is_full or turn.dispatcher.budget._is_scarce():
+            return self._reply_if_there_is_room(turn, payload)
         connection.writer.put_response(turn.request_id, payload)
         return connection._flush_soon()
+
+    cdef int _reply_if_there_is_room(self, Turn turn, bytes payload) except -1:
+        cdef ServerHalf connection = self.connection
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload)
+        if size <= limits.SMALL_REPLY or connection.transport is None:
+            connection.writer.put_response(turn.request_id, payload)
+            return connection._flush_soon()
+        connection.note_unsent(connection.unsent)
+        if not self._has_room(turn.dispatcher.budget, size):
+            turn.dispatcher._recount()
+            if not self._has_room(turn.dispatcher.budget, size):
+                connection.stall()
+                return refuse(turn, dropped_error(turn, size))
+        connection.writer.put_response(turn.request_id, payload)
+        connection._flush()
+        connection.note_unsent(connection.unsent)
+        return 0
+
+    cdef bint _has_room(self, Budget budget, Py_ssize_t size) except -1:
+        # Whether an answer of this size may wait with what the client has not taken.
+        if self.connection._unsent == 0 and budget._allows_first(size):
+            return True
+        return budget.allows(self._bytes_held(), size)
+
+    cdef Py_ssize_t _bytes_held(self) except -1:
+        return self._waiting + self.connection._unsent
 
     cdef int _fail(self, Turn turn, error) except -1:
         self.connection.answer_error(turn.request_id, error)
@@ -491,6 +538,9 @@ cdef class RemoteCaller(TurnCaller):
         # The turn leaves its object to others. With it go the client's turns behind it, which
         # would be before it otherwise when it comes back.
         cdef Mailbox mailbox = turn.mailbox
+        problem = turn.dispatcher._why_not_hold(turn)
+        if problem is not None:
+            return refuse(turn, problem)
         self._set_aside(turn)
         if mailbox is not None:
             for other in mailbox._take_of(self):
@@ -521,8 +571,11 @@ cdef class ServerHalf(Connection):
     answers leave in one write for each read.
 
     Besides what :class:`Connection` asks of it, the owner answers what is rare:
-    ``answer_error(id, error)`` writes an error. It calls ``hold()`` when the client does not take
-    its answers, and ``take_rest()`` when it does so again.
+    ``answer_error(id, error)`` writes an error, ``unsent`` counts the bytes that the client has not
+    taken. It calls ``hold()`` when the client does not take its answers, and ``take_rest()`` when
+    it does so again; meanwhile ``watch()`` is called with each sweep. The core calls ``stall()``
+    when there is no room for answers: then the owner calls ``hold()`` until the client has taken
+    all.
     """
 
     def __init__(
@@ -557,6 +610,11 @@ cdef class ServerHalf(Connection):
         self.held = True
         if self._caller is not None:
             self._caller._is_full = True
+
+    def note_unsent(self, Py_ssize_t size):
+        """Count so many bytes as what the client does not take."""
+        self.dispatcher.budget.used += size - self._unsent
+        self._unsent = size
 
     def take_rest(self):
         """Go on: start what was held, then take the requests that have arrived meanwhile."""
@@ -729,6 +787,16 @@ cdef int refuse(Turn turn, error) except -1:
     return 0
 
 
+cdef object dropped_error(Turn turn, size):
+    # One that lets the client ask again if a repetition does no harm.
+    return OutcomeUnknown(
+        f"{turn.table.type_name}/{turn.id} has handled {turn.method.name}, and its reply of "
+        f"{size} bytes was dropped: the client does not take its answers, and "
+        f"{turn.caller._bytes_held()} bytes wait for it already "
+        f"(held_limit: {turn.dispatcher.budget.limit} for all clients)"
+    )
+
+
 cdef object busy_error(double wait):
     # Who comes again before what waits now is done is refused once more.
     return Overloaded(
@@ -757,6 +825,7 @@ cdef class Dispatcher:
         clock=None,
         Py_ssize_t waiting_limit=limits.WAITING_LIMIT,
         Py_ssize_t in_flight_limit=limits.IN_FLIGHT_LIMIT,
+        Py_ssize_t held_limit=limits.HELD_LIMIT,
     ):
         self.runtime = runtime
         self.tables = {table.type_name: table for table in tables}
@@ -773,10 +842,12 @@ cdef class Dispatcher:
         self._receive_buffer = ReceiveBuffer()
         self.loop_budget = 0.005
         self._backlog = Backlog()
+        self.budget = Budget(held_limit)
         self._swept_at = INFINITY
         self._stall = 0
         self._last_turn = int.from_bytes(os.urandom(8), "big") >> 1
         self._unflushed = []
+        self._recounted_at = -INFINITY
 
     @property
     def loop(self):
@@ -882,6 +953,8 @@ cdef class Dispatcher:
         self._swept_at = self._note_stall(self._loop_time(now))
         for connection in self.connections:
             connection.relax()
+            if (<ServerHalf>connection)._unsent:
+                connection.watch()
         for turn in list(self._in_flight):
             if turn.deadline < now and not turn._expired and not turn._abandoned:
                 turn._expired = True
@@ -959,6 +1032,9 @@ cdef class Dispatcher:
         if not turn._is_in_flight:
             turn._is_in_flight = True
             self._in_flight[turn] = None
+            if turn._payload is not None and turn.caller._is_peer:
+                turn.caller._waiting += PyBytes_GET_SIZE(turn._payload)
+                self.budget.used += PyBytes_GET_SIZE(turn._payload)
             turn.caller._keep(turn)
         return 0
 
@@ -997,6 +1073,9 @@ cdef class Dispatcher:
         # many can is the business of the node's own client.
         if len(self._in_flight) >= self.in_flight_limit:
             return refuse(turn, self._full_error())
+        problem = self._why_not_hold(turn)
+        if problem is not None:
+            return refuse(turn, problem)
         turn._since = since
         self._backlog.put(turn.caller, turn)
         self._keep(turn)
@@ -1054,6 +1133,30 @@ cdef class Dispatcher:
             f"{self.in_flight_limit} calls are waiting or running on this node already"
         )
 
+    cdef int _recount(self) except -1:
+        # Clients may have taken something since their unsent bytes were counted.
+        cdef double now = self._now()
+        if now - self._recounted_at < RECOUNT:
+            return 0
+        self._recounted_at = now
+        for connection in self.connections:
+            if (<ServerHalf>connection)._unsent:
+                connection.note_unsent(connection.unsent)
+        return 0
+
+    cdef object _why_not_hold(self, Turn turn):
+        # Why a request cannot wait, or None.
+        if turn._is_in_flight or not turn.caller._is_peer:
+            return None
+        if self.budget.allows(turn.caller._bytes_held(), PyBytes_GET_SIZE(turn._payload)):
+            return None
+        return Overloaded(
+            f"{self.budget.used} bytes wait on this node already, "
+            f"{turn.caller._bytes_held()} of them for this client: the message of "
+            f"{len(turn._payload)} bytes would have to wait with them "
+            f"(held_limit: {self.budget.limit})"
+        )
+
     # --- a turn, step by step ---------------------------------------------------------------------
 
     cdef int _admit(self, Turn turn) except -1:
@@ -1064,6 +1167,9 @@ cdef class Dispatcher:
         if len(self._in_flight) >= self.in_flight_limit and not turn._is_in_flight:
             return refuse(turn, self._full_error())
         if mailbox is None:
+            problem = self._why_not_hold(turn)
+            if problem is not None:
+                return refuse(turn, problem)
             self.runtime.activate(turn)
             return 0
         turn.mailbox = mailbox
@@ -1076,6 +1182,9 @@ cdef class Dispatcher:
             return refuse(turn, Overloaded(
                 f"{self.waiting_limit} calls wait for {turn.table.type_name}/{turn.id} already"
             ))
+        problem = self._why_not_hold(turn)
+        if problem is not None:
+            return refuse(turn, problem)
         mailbox._wait(turn)
         self._keep(turn)
         if turn.context is not None and mailbox.turn is not None:
@@ -1115,7 +1224,10 @@ cdef class Dispatcher:
         cdef double timeout = turn.method._timeout
         if timeout != 0 and now + timeout < turn.deadline:
             turn.deadline = now + timeout
-        turn._payload = None
+        if turn._is_in_flight:
+            turn._drop_payload()
+        else:
+            turn._payload = None
         self._ran += 1
         self._last_turn += 1
         turn.number = self._last_turn
@@ -1239,6 +1351,9 @@ cdef class Dispatcher:
     cdef int _pause(self, Turn turn) except -1:
         # Without the lease nothing starts; the turn goes on when the lease is renewed.
         self.fenced += 1
+        problem = self._why_not_hold(turn)
+        if problem is not None:
+            return refuse(turn, problem)
         turn.mailbox._wait_first(turn)
         self._paused[turn.mailbox] = None
         return self._keep(turn)

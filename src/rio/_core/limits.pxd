@@ -24,6 +24,8 @@ cdef enum:
     LARGE_PAYLOAD = 32 * 1024       # from here on a payload is sent as it is, and not copied
     UNSENT_LIMIT = 64 * 1024 * 1024  # unsent, from which on a client sends a server no more calls
     HIGH_WATER = 1024 * 1024        # unsent, from which on a server runs no more calls of a client
+    HELD_LIMIT = 50 * 1024 * 1024   # that a node holds for all its peers
+    SMALL_REPLY = 1024              # which an error in its place would not make smaller
 
     # --- calls and turns
     DEFAULT_TIMEOUT = 30            # seconds, of a call that says nothing else

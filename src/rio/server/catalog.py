@@ -24,7 +24,7 @@ from rio.objects.system_messages import RESERVED_PREFIX
 from rio.server import answers
 from rio.server.activation import Activation, RunningHooks
 from rio.server.answers import print_failure
-from rio.server.config import ServerConfig
+from rio.server.config import ServerConfig, held_limit_of
 from rio.server.deadlocks import Deadlocks
 from rio.server.handlers import HandledElsewhere, passing_row, table_of
 from rio.server.idle import IdleObjects
@@ -99,6 +99,7 @@ class Catalog:
             clock=clock,
             waiting_limit=config.waiting_limit,
             in_flight_limit=config.in_flight_limit,
+            held_limit=held_limit_of(config),
         )
         self.dispatcher.app_data = app_data
         self._deadlocks = Deadlocks(self.dispatcher)

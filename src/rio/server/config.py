@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from rio._core.dispatch import IN_FLIGHT_LIMIT, WAITING_LIMIT
+from rio._core.dispatch import HELD_LIMIT, IN_FLIGHT_LIMIT, WAITING_LIMIT
 from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT
 from rio.errors import ConfigurationError
 from rio.objects.lifecycle import problem_of_limit
@@ -71,6 +71,16 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     Further calls are refused with :class:`rio.errors.Overloaded`, and clients try again later.
     """
 
+    held_limit: int | None = None
+    """Bytes that this server holds for its peers, at most: calls that wait, and replies that are
+    not taken. ``None``: 50 MiB, or twice the ``frame_limit`` if that is more; at least that.
+
+    A peer may hold up to 16 times what is free, so something is left for others. A further call
+    that would have to wait is refused with :class:`rio.errors.Overloaded`, and clients try again
+    later. A reply of more than 1 KiB to a client that does not take its replies is dropped, and the
+    call ends as :class:`rio.errors.OutcomeUnknown`.
+    """
+
     activate_timeout: float = 10.0
     """Seconds that the hooks have which bring an object to life, all together; more than 0.
 
@@ -133,6 +143,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise _out_of_range("waiting_limit", self.waiting_limit, "at least 1")
         if self.in_flight_limit < 1:
             raise _out_of_range("in_flight_limit", self.in_flight_limit, "at least 1")
+        if self.held_limit is not None and self.held_limit < 2 * self.frame_limit:
+            raise _out_of_range(
+                "held_limit",
+                self.held_limit,
+                f"None or at least twice the frame_limit, {2 * self.frame_limit} bytes",
+            )
         for name in ("activate_timeout", "deactivate_timeout", "idle_after"):
             problem = problem_of_limit(name, getattr(self, name))
             if problem:
@@ -143,6 +159,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise _out_of_range("blocked_after", self.blocked_after, "None or at least 0.2")
         if self.max_memory is not None:
             check_limit(self.max_memory)
+
+
+def held_limit_of(config: ServerConfig) -> int:
+    """The ``held_limit``, computed where it is ``None``."""
+    return config.held_limit or max(HELD_LIMIT, 2 * config.frame_limit)
 
 
 def _out_of_range(name: str, value: float, range: str) -> ConfigurationError:

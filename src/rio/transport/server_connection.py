@@ -17,6 +17,8 @@ logger = logging.getLogger("rio.transport")
 
 STALL_TIMEOUT = 10.0
 """Seconds without a byte taken after which a peer is cut off that has bytes to take."""
+HASTY_TIMEOUT = 1.0
+"""The same, while the node holds more bytes for its peers than it should."""
 
 
 class ServerOwner(Protocol):
@@ -40,6 +42,8 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self._is_dismissed = False
         self._is_stalled = False
         self._taken = 0
+        self._seen_taken = -1
+        self._seen_taken_at = 0.0
         self.peer: Hello | None = None
         """How the other end has introduced itself; ``None`` until then."""
 
@@ -53,6 +57,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
+        self.note_unsent(0)
         self._clear_timer()
         self.dispatcher.connections.pop(self, None)
         self.abandon()
@@ -73,13 +78,17 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         """
         self._is_stalled = True
         self.hold()
+        self.note_unsent(self.unsent)
         if not self.transport.is_closing():
             self.transport.pause_reading()
         self._watch_progress()
 
     def resume_writing(self) -> None:
         self._is_stalled = False
+        self.note_unsent(0)
+        self._seen_taken = -1
         if self.transport is not None and not self.transport.is_closing():
+            self.transport.set_write_buffer_limits(HIGH_WATER)
             self._clear_timer()
             # In a turn of its own: the transport is in the middle of its write.
             self.dispatcher.loop.call_soon(self._go_on)
@@ -174,6 +183,28 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         if self.transport is not None:
             self.transport.close()
             self._watch_progress()
+
+    def stall(self) -> None:
+        """Run no more calls of the peer until it has taken all that is written."""
+        if not self.transport.is_closing():
+            self.transport.set_write_buffer_limits(0)
+
+    def watch(self) -> None:
+        """Count anew what the peer has not taken. If the node holds too much for its peers, one
+        that takes nothing is cut off soon.
+        """
+        self.note_unsent(self.unsent)
+        now, taken = self.dispatcher.loop.time(), self._count_taken()
+        if not self.unsent:
+            self._seen_taken = -1
+        elif taken > self._seen_taken:
+            self._seen_taken, self._seen_taken_at = taken, now
+        elif self.dispatcher.budget.is_exceeded and now - self._seen_taken_at > HASTY_TIMEOUT:
+            self.cut_off(
+                "the peer does not read what it is sent, and the node holds more than its"
+                f" held_limit of {self.dispatcher.budget.limit} bytes"
+            )
+            self.note_unsent(0)
 
     def _watch_progress(self) -> None:
         """Look after a while whether the peer has taken anything meanwhile."""
