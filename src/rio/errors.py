@@ -74,7 +74,8 @@ class NotExecuted(RioError):
 
 
 class NoServersAvailable(NotExecuted):
-    """The membership lists no active server, or the client could connect to none of them.
+    """Until the deadline the membership listed no active server, or the client could connect to
+    none of them. The text names the storage that was read, and how many members it holds.
 
     A server that can be reached and is busy answers :class:`Overloaded` instead.
     """

@@ -24,6 +24,7 @@ from rio.cli.program import parse
 from rio.cli.registry import load_registry
 from rio.cli.supervisor import command_lines
 from rio.contracts.membership import MemberStatus
+from rio.storage import open_storage
 from tests.cli.processes import ROOT, Running, environment, rio, until
 
 COUNTERS = """
@@ -358,7 +359,13 @@ def test_members_are_listed_with_their_address_and_status(cluster: Path) -> None
     assert listed.returncode == 0
 
 
+async def make_tables(url: str) -> None:
+    async with open_storage(url):
+        pass
+
+
 def test_an_empty_cluster_says_so(shop: Path) -> None:
+    asyncio.run(make_tables(f"sqlite:///{shop}/new.db"))
     listed = rio("members", "--storage", "sqlite:///new.db", cwd=shop)
     assert listed.stdout == ""
     assert "no members" in listed.stderr
@@ -495,9 +502,15 @@ def test_a_failed_call_is_one_clear_line(
         (("members", "--storage", "memory://"), "memory:// belongs to one process"),
         (
             ("send", "Counter", "x", "Add", "--storage", "sqlite:///new.db"),
-            "rio: NoServersAvailable: ",
+            "new.db: there is no such file",
         ),
-        (("stop", "127.0.0.1:1", "--storage", "sqlite:///new.db"), "rio: NotExecuted: "),
+        (("stop", "127.0.0.1:1", "--storage", "sqlite:///new.db"), "new.db: there is no such file"),
+        (("members", "--storage", "sqlite:///new.db"), "new.db: there is no such file"),
+        (("settings", "--storage", "sqlite:///new.db"), "new.db: there is no such file"),
+        (
+            ("state", "check", "counters:registry", "--storage", "sqlite:///new.db"),
+            "new.db: there is no such file",
+        ),
         (("members", "--storage", "sqlite:////no/such/directory/x.db"), "rio: Storage"),
     ],
 )

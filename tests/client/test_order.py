@@ -167,7 +167,7 @@ async def test_calls_that_are_cancelled_while_they_wait_hold_up_no_others(
     assert no_calls_wait(crowded)
 
 
-async def test_all_calls_to_one_object_hear_at_once_that_no_server_can_be_reached(
+async def test_all_calls_to_one_object_hear_at_their_deadline_that_no_server_can_be_reached(
     cluster: Cluster,
 ) -> None:
     await cluster.storage.membership.prepare()
@@ -176,7 +176,7 @@ async def test_all_calls_to_one_object_hear_at_once_that_no_server_can_be_reache
         gone.generation, MemberStatus.JOINING, MemberStatus.ACTIVE
     )
     client = await cluster.client()
-    calls = [client.send(Log, "log", Put(number)) for number in range(50)]
+    calls = [client.send(Log, "log", Put(number), timeout=1.0) for number in range(50)]
     answers = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(answer) for answer in answers} == {NoServersAvailable}
     assert no_calls_wait(client)

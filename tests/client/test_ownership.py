@@ -69,7 +69,13 @@ async def test_a_client_that_is_used_in_another_thread_refuses_and_nothing_runs(
     assert server.statistics().in_flight == 0
 
 
+async def make_tables(url: str) -> None:
+    async with rio.open_storage(url):
+        pass
+
+
 def test_a_client_outlives_its_event_loop_with_a_clear_error(tmp_path: Path) -> None:
+    asyncio.run(make_tables(f"sqlite:///{tmp_path}/loops.db"))
     client = rio.Client(f"sqlite:///{tmp_path}/loops.db")
 
     async def call() -> None:
@@ -215,6 +221,7 @@ async def test_a_client_can_be_closed_by_several_at_once_while_it_connects(
 
 @pytest.mark.parametrize("turns", range(8))
 async def test_closing_a_client_that_starts_leaves_nothing_open(turns: int, tmp_path: Path) -> None:
+    await make_tables(f"sqlite:///{tmp_path}/start.db")
     client = rio.Client(f"sqlite:///{tmp_path}/start.db")
     starting = asyncio.ensure_future(client.start())
     for _ in range(turns):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ import rio
 from rio.client import retry
 from rio.client.pool import Peer
 from rio.client.retry import Next
-from rio.contracts.membership import MemberStatus
+from rio.contracts.membership import MembershipSnapshot, MemberStatus
 from rio.errors import (
     BadMessage,
     CallTimeout,
@@ -250,12 +251,70 @@ async def test_closing_a_client_ends_all_its_calls(cluster: Cluster, probe: Prob
 # --- no server ------------------------------------------------------------------------------------
 
 
-async def test_an_empty_membership_is_told_at_once(cluster: Cluster) -> None:
+async def test_a_call_waits_for_the_first_server(cluster: Cluster, probe: Probe) -> None:
     client = await cluster.client()
-    with pytest.raises(
-        NoServersAvailable, match="it is empty: has a server been started on this storage"
-    ):
-        await client.send(Counter, "a", Count())
+    calls = [asyncio.ensure_future(client.send(Counter, f"c{n % 3}", Count())) for n in range(9)]
+    await until(lambda: client._router.members._misses > 1)
+    assert not any(call.done() for call in calls)
+    await cluster.server(Counter)
+    assert sorted(await asyncio.gather(*calls)) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+@pytest.mark.parametrize("how_it_ends", ["stop", "crash"])
+async def test_a_call_waits_while_the_only_server_is_started_again(
+    cluster: Cluster, probe: Probe, how_it_ends: str
+) -> None:
+    server = await cluster.server(Counter)
+    client = await cluster.client()
+    assert await client.send(Counter, "a", Count()) == 1
+    await (server.stop() if how_it_ends == "stop" else crash(server))
+    calls = [asyncio.ensure_future(client.send(Counter, "a", Count())) for _ in range(3)]
+    await until(lambda: len(client._router.waiting) == 3)
+    await cluster.server(Counter)
+    assert await asyncio.gather(*calls) == [2, 3, 4]
+
+
+async def test_an_empty_membership_is_told_at_the_deadline_with_its_storage(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/bank.db"
+    async with rio.storage.open_storage(url), rio.Client(url) as client:
+        with pytest.raises(
+            NoServersAvailable,
+            match=rf"Count to Counter/a found no server in time: {url} lists no active server:"
+            " it holds no members: has a server been started on this storage",
+        ):
+            await client.send(Counter, "a", Count(), timeout=0.1)
+
+
+async def test_one_read_of_the_members_at_a_time_serves_all_calls_that_wait(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+    snapshot = LocalMembershipStorage.snapshot
+
+    async def count(membership: LocalMembershipStorage) -> MembershipSnapshot:
+        nonlocal reads
+        reads += 1
+        return await snapshot(membership)
+
+    client = await cluster.client()
+    monkeypatch.setattr(LocalMembershipStorage, "snapshot", count)
+    calls = [client.send(Counter, f"c{n}", Count(), timeout=1.0) for n in range(500)]
+    assert {type(error) for error in await asyncio.gather(*calls, return_exceptions=True)} == {
+        NoServersAvailable
+    }
+    assert reads < 100
+
+
+async def test_a_repeatable_call_that_may_have_run_says_so_when_no_server_comes_back(
+    cluster: Cluster, probe: Probe
+) -> None:
+    server = await cluster.server(Counter)
+    client = await cluster.client()
+    call = asyncio.ensure_future(client.send(Counter, "a", CountOften("gate"), timeout=1.0))
+    await until(lambda: cluster.calls() == 1)
+    await crash(server)
+    with pytest.raises(rio.errors.CallTimeout, match="may have run: an earlier attempt"):
+        await call
 
 
 async def test_a_membership_without_an_active_server_is_told_with_what_there_is(
@@ -264,15 +323,15 @@ async def test_a_membership_without_an_active_server_is_told_with_what_there_is(
     registered = await cluster.storage.membership.register("127.0.0.1:1")
     client = await cluster.client()
     with pytest.raises(
-        NoServersAvailable, match=r"lists no active server.*127\.0\.0\.1:1 is JOINING"
+        NoServersAvailable, match=r"lists no active server: it holds 1: 127\.0\.0\.1:1 is JOINING"
     ):
-        await client.send(Counter, "a", Count())
+        await client.send(Counter, "a", Count(), timeout=0.1)
     await cluster.storage.membership.set_status(
         registered.generation, MemberStatus.JOINING, MemberStatus.DEAD
     )
 
 
-async def test_servers_that_cannot_be_reached_are_told_after_a_few_attempts(
+async def test_servers_that_cannot_be_reached_are_told_at_the_deadline(
     cluster: Cluster,
 ) -> None:
     membership = cluster.storage.membership
@@ -287,7 +346,7 @@ async def test_servers_that_cannot_be_reached_are_told_after_a_few_attempts(
         match=r"none of the 2 active members can be reached; the last one: 127\.0\.0\.1:[12]"
         r" cannot be reached",
     ):
-        await client.send(Counter, "a", Count())
+        await client.send(Counter, "a", Count(), timeout=1.0)
 
 
 async def test_a_server_that_cannot_be_reached_is_left_out_while_another_can(
@@ -360,8 +419,8 @@ async def test_a_membership_that_cannot_be_read_is_told(
         raise StorageUnavailable("no answer")
 
     monkeypatch.setattr(LocalMembershipStorage, "snapshot", fail)
-    with pytest.raises(NoServersAvailable, match="the membership cannot be read: no answer"):
-        await client.send(Counter, "a", Count())
+    with pytest.raises(NoServersAvailable, match=r"the members of .* cannot be read: no answer"):
+        await client.send(Counter, "a", Count(), timeout=0.1)
     with pytest.raises(StorageUnavailable):
         async with rio.Client(cluster.storage):
             pass

@@ -8,7 +8,7 @@ import pytest
 
 import rio
 from rio.errors import NoServersAvailable, RioError
-from tests.server.harness import Cluster, sever, until
+from tests.server.harness import Cluster, crash, sever, until
 
 
 class Say(rio.Message[None]):
@@ -26,12 +26,40 @@ class Room(rio.ServiceObject):
 
 
 async def test_a_first_read_that_found_no_server_does_not_spoil_the_next(cluster: Cluster) -> None:
-    client = await cluster.client()
+    client = await cluster.client(timeout=2.0)
     events = client.subscribe(Room, "lobby", Said)
     with pytest.raises(NoServersAvailable):
         await anext(events)
     server = await cluster.server(Room)
     await _say_when_subscribed(server, events)
+
+
+async def test_a_first_read_waits_for_the_first_server(cluster: Cluster) -> None:
+    client = await cluster.client()
+    events = client.subscribe(Room, "lobby", Said)
+    reading = asyncio.ensure_future(anext(events))
+    await until(lambda: client._router.members._misses > 1)
+    server = await cluster.server(Room)
+    await until(lambda: server.statistics().subscriptions == 1)
+    await server.client.send(Room, "lobby", Say("hello"))
+    assert await reading == Said("hello")
+
+
+@pytest.mark.parametrize("how_it_ends", ["stop", "crash"])
+async def test_a_subscription_waits_while_the_only_server_is_started_again(
+    cluster: Cluster, how_it_ends: str
+) -> None:
+    server = await cluster.server(Room)
+    client = await cluster.client()
+    async with client.subscribe(Room, "lobby", Said) as events:
+        await (server.stop() if how_it_ends == "stop" else crash(server))
+        reading = asyncio.ensure_future(anext(events))
+        await until(lambda: len(client._router.waiting) == 1)
+        server = await cluster.server(Room)
+        await until(lambda: server.statistics().subscriptions == 1)
+        await server.client.send(Room, "lobby", Say("hello"))
+        assert await reading == Said("hello")
+        assert events.moves == 1
 
 
 async def test_a_first_read_that_was_cancelled_does_not_spoil_the_next(cluster: Cluster) -> None:

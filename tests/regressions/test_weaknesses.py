@@ -250,7 +250,7 @@ async def test_an_object_that_is_called_like_its_message_takes_no_handler_with_i
 # --- clients --------------------------------------------------------------------------------------
 
 
-async def test_a_subscription_to_a_server_that_refuses_it_tries_a_few_times_and_says_so(
+async def test_a_subscription_to_a_server_that_refuses_it_says_so_at_the_deadline(
     cluster: Cluster,
 ) -> None:
     connections = 0
@@ -266,11 +266,11 @@ async def test_a_subscription_to_a_server_that_refuses_it_tries_a_few_times_and_
         await cluster.storage.membership.set_status(
             generation, MemberStatus.JOINING, MemberStatus.ACTIVE
         )
-        client = await cluster.client()
+        client = await cluster.client(timeout=1.0)
         with pytest.raises(NoServersAvailable):
             async with client.subscribe(Thing, "t"):
                 raise AssertionError("nobody is there to subscribe to")
-    assert 1 < connections <= 2 * 5
+    assert 1 < connections < 50
 
 
 @pytest.mark.parametrize(

@@ -497,7 +497,7 @@ async def test_a_client_of_another_version_says_so(cluster: Cluster, server: rio
             match=f"this side speaks version {VERSION} of the protocol, the peer version"
             f" {VERSION + 1}",
         ):
-            await client.send(Victim, "a", Echo("x"))
+            await client.send(Victim, "a", Echo("x"), timeout=0.5)
 
 
 @pytest.mark.parametrize(

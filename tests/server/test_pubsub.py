@@ -421,7 +421,7 @@ async def test_a_subscription_whose_object_cannot_be_found_any_more_says_so(
     cluster: Cluster,
 ) -> None:
     server = await cluster.server(Room)
-    client = await cluster.client()
+    client = await cluster.client(timeout=2.0)
     async with client.subscribe(Room, "lobby", Said) as events:
         await server.stop()
         assert await read(events, 1) == [Said("closing")]

@@ -31,6 +31,7 @@ from rio.errors import (
     CallTimeout,
     ConfigurationError,
     Expired,
+    NoServersAvailable,
     FrameTooLarge,
     NotExecuted,
     OutcomeUnknown,
@@ -156,7 +157,8 @@ cdef class Call:
         # That the last attempt did not run says nothing of an earlier one.
         if self.doubt is None or not isinstance(error, (NotExecuted, CallRefused)):
             return error
-        unknown = (CallTimeout if isinstance(error, Expired) else OutcomeUnknown)(
+        ends_at_deadline = isinstance(error, (Expired, NoServersAvailable))
+        unknown = (CallTimeout if ends_at_deadline else OutcomeUnknown)(
             f"{self.message_name} to {self.type_name}/{self.id} may have run: an earlier attempt"
             f" ended with: {self.doubt}; the last one: {error}"
         )

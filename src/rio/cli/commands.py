@@ -32,6 +32,7 @@ from rio.objects.message import DynamicMessage
 from rio.objects.registry import Registry
 from rio.runner import run
 from rio.storage import SchemaStatus, Storage, migrate, open_storage, read_schemas
+from rio.storage.migration import check_found
 from rio.storage.storage import open_members
 
 
@@ -248,6 +249,7 @@ def manage_settings(arguments: Arguments) -> None:
 async def _manage_settings(arguments: Arguments) -> None:
     storage = open_storage(arguments.storage, **arguments.roles())
     try:
+        await check_found(storage)
         await storage.membership.prepare()
         if arguments.action == "new-id":
             await _make_new_cluster(storage, force=arguments.force)
@@ -522,6 +524,7 @@ async def _check_states(
     registry: Registry, storage: Storage, sample: int | None, *, rewrite: bool
 ) -> list[TypeReport]:
     try:
+        await check_found(storage)
         return await check_states(registry, storage.state, sample, rewrite=rewrite)
     finally:
         await storage.close()

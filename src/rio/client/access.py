@@ -7,6 +7,7 @@ from typing import Protocol, cast
 
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage
 from rio.storage import Storage
+from rio.storage._url_form import show_url
 from rio.storage.storage import open_members
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection, open_connection
@@ -45,6 +46,16 @@ class ClusterAccess(Protocol):
         ...
 
     @property
+    def name(self) -> str:
+        """What lists the servers, as texts name it: without a password."""
+        ...
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether a call waits until its deadline while there is no server at all."""
+        ...
+
+    @property
     def preferred_address(self) -> str:
         """The server that is asked first for an object whose place is not known. Empty: none is
         preferred.
@@ -56,6 +67,7 @@ class StorageAccess:
     """Reads the members from a storage, and connects to them over TCP."""
 
     preferred_address = ""
+    is_patient = True
 
     def __init__(self, storage: str | Storage | MembershipStorage) -> None:
         self._owned = open_members(storage) if isinstance(storage, str) else None
@@ -63,6 +75,7 @@ class StorageAccess:
         self._membership = (
             opened.membership if isinstance(opened, Storage) else cast(MembershipStorage, opened)
         )
+        self.name = show_url(storage) if isinstance(storage, str) else repr(self._membership)
 
     async def open(self) -> None:
         if self._owned is not None:

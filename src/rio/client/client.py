@@ -94,7 +94,7 @@ class Client(Sender):
     async def start(self) -> None:
         """Read the membership. Servers are connected when they are first needed.
 
-        :raises StorageError: the membership cannot be read.
+        :raises StorageError: the membership cannot be read, or nothing of ``rio`` is there.
         :raises RuntimeError: the client is open already, or was closed meanwhile.
         """
         await self._router.open()
@@ -171,7 +171,8 @@ class Client(Sender):
         :class:`rio.errors.Lagged` at the next read, after which reading can go on;
         ``"drop_oldest"`` and ``"drop_newest"`` count the event in :attr:`Subscription.missed`.
 
-        The subscription follows the object when it moves. Enter it (``async with``) to be sure that
+        The subscription follows the object when it moves, and waits for a server, for at most
+        :attr:`timeout` seconds, when there is none. Enter it (``async with``) to be sure that
         it stands, or just read.
 
         :raises BadIdentity: ``object_type`` or ``id`` is empty, too long or not valid text.

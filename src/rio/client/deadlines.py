@@ -8,7 +8,7 @@ import math
 from rio._core.calls import Call, Caller
 from rio.client.pool import Pool
 from rio.client.waiting_calls import WaitingCalls
-from rio.errors import CallTimeout, Expired
+from rio.errors import CallTimeout, Expired, NoServersAvailable
 from rio.transport.client_connection import ClientConnection
 
 SHORTEST_WAIT = 0.1
@@ -83,9 +83,13 @@ class Deadlines:
         return earliest
 
 
-def expiry_of(call: Call) -> Expired:
+def expiry_of(call: Call) -> Expired | NoServersAvailable:
     """The error of a call that did not begin, with what is known of the reason."""
     error = call.last_error or (call.line and call.line.last_error)
+    if isinstance(error, NoServersAvailable):
+        return NoServersAvailable(
+            f"{call.message_name} to {call.type_name}/{call.id} found no server in time: {error}"
+        )
     why = "" if error is None else f"; the last attempt: {error}"
     return Expired(
         f"{call.message_name} to {call.type_name}/{call.id}"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from rio.client import retry
 from rio.client.access import ClusterAccess
 from rio.contracts.membership import MembershipSnapshot
 from rio.errors import RioError, StorageUnavailable
+
+if TYPE_CHECKING:
+    import random
 
 logger = logging.getLogger("rio.client")
 
@@ -39,11 +43,20 @@ class MembersOwner(Protocol):
 class Members:
     """Follows the membership of a cluster."""
 
-    def __init__(self, access: ClusterAccess, owner: MembersOwner, refresh_interval: float) -> None:
+    def __init__(
+        self,
+        access: ClusterAccess,
+        owner: MembersOwner,
+        refresh_interval: float,
+        rng: random.Random,
+    ) -> None:
         self.snapshot = MembershipSnapshot(0, 0)
         self._access = access
         self._owner = owner
         self._refresh_interval = refresh_interval
+        self._rng = rng
+        self._misses = 0
+        """How many reads in a row have found no server for calls that wait."""
         self._timer: asyncio.TimerHandle | None = None
         """When the membership is read next; ``None`` while nobody follows it."""
         self._refreshing: asyncio.Task[None] | None = None
@@ -94,6 +107,13 @@ class Members:
             refreshing.add_done_callback(self._repeat_if_cancelled)
         return refreshing
 
+    def note_need(self, *, unmet: bool) -> None:
+        """Read again soon, and then less and less often, while calls wait that found no server."""
+        self._misses = self._misses + 1 if unmet else 0
+        if unmet and self.is_followed:
+            delay = retry.delay(self._misses, self._rng)
+            self._read_in(min(delay, self._refresh_interval))
+
     def _read_in(self, seconds: float) -> None:
         """Read the membership then. A timer waits, not a task, because a task can be cancelled."""
         if self._timer is not None:
@@ -116,7 +136,8 @@ class Members:
         try:
             self.use(await self._read())
         except RioError as error:
-            logger.warning("the membership cannot be read: %s", error)
+            if self._misses < 2:  # else it is read often, and this has been said
+                logger.warning("the membership cannot be read: %s", error)
             self._owner.send_waiting(error)
         except Exception as error:  # a storage may raise anything, and calls wait for the news
             logger.exception("the membership cannot be read")

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     import random
 
 MAX_REDIRECTS = 4
-MAX_ATTEMPTS_WITHOUT_SERVERS = 5
-"""Attempts after which a call fails if no server at all can be reached."""
 FIRST_DELAY = 0.04
 """Seconds before the first repetition, at most; doubled with each, up to the longest."""
 LONGEST_DELAY = 1.0

@@ -81,7 +81,8 @@ class Router:
         self.caller = Caller(
             self, MessageCodecs(), default_timeout=timeout, route_limit=route_limit, clock=clock
         )
-        self.members = Members(access, self, refresh_interval)
+        self._rng = rng or make_rng()
+        self.members = Members(access, self, refresh_interval, self._rng)
         self.pool = Pool(access, self, frame_limit)
         self.waiting = WaitingCalls()
         self.subscriptions = Subscriptions(self.caller, self._find, lambda: self.pool.connections)
@@ -89,7 +90,6 @@ class Router:
         self._access = access
         self._choice = ServerChoice(access, self.pool, self.members, self.now)
         self._deadlines = Deadlines(self.caller, self.pool, self.waiting)
-        self._rng = rng or make_rng()
         self._use: object | None = None
         """Stands for the time from one :meth:`open` to the next :meth:`close`."""
         # The caller and the connections ask their owner for these; the parts answer themselves.
@@ -274,12 +274,10 @@ class Router:
         self.waiting.discard(call)
         self.members.refresh_soon()
         active = self.members.snapshot.active
-        nowhere = all(self.pool.peer(member.address).failures for member in active)
-        if nowhere and call.attempts >= retry.MAX_ATTEMPTS_WITHOUT_SERVERS:
-            text = f"none of the {len(active)} active members can be reached; the last one: {error}"
-            self._fail_line(call, NoServersAvailable(text))
-        else:
-            self._try_later(call, error)
+        if active and all(self.pool.peer(member.address).failures for member in active):
+            count = f"none of the {len(active)} active members can be reached"
+            error = NoServersAvailable(f"{self._access.name}: {count}; the last one: {error}")
+        self._try_later(call, error)
 
     def _fail_line(self, call: Call, error: RioError) -> None:
         """Fail a call that found no server, and with it all that wait for it."""
@@ -421,7 +419,9 @@ class Router:
         self.pool.follow(members)
 
     def send_waiting(self, failure: RioError | None) -> None:
-        """Send the calls that wait for news of the membership, or tell them that there is none."""
+        """Send the calls that wait for news of the membership. Those for which there is no server
+        wait for the next news.
+        """
         for call in self.waiting.take_for_members():
             peer = self._choice.choose(call)
             if peer is not None:
@@ -429,14 +429,23 @@ class Router:
             elif call.refusals and call.last_error is not None:
                 call.fail(call.last_error)  # every server was asked
             else:
-                text = f"the membership {self._shortcoming(failure)}"
-                self._fail_line(call, NoServersAvailable(text))
+                self._miss_servers(call, NoServersAvailable(self._shortcoming(failure)))
+        self.members.note_need(unmet=self.waiting.need_members)
+
+    def _miss_servers(self, call: Call, error: NoServersAvailable) -> None:
+        """No server takes a call now. The next may be about to start."""
+        if self._access.is_patient:
+            call.last_error = call.line.last_error = error
+            self.waiting.add(call, None)
+        else:
+            self._fail_line(call, error)
 
     def _shortcoming(self, failure: RioError | None) -> str:
         """Why the membership names no server."""
         if failure is not None:
-            return f"cannot be read: {failure}"
-        return f"lists no active server ({_list_members(self.members.snapshot.members)})"
+            return f"the members of {self._access.name} cannot be read: {failure}"
+        members = self.members.snapshot.members
+        return f"{self._access.name} lists no active server: {_list_members(members)}"
 
     def relax(self) -> None:
         """Give back memory that was not needed since the last time."""
@@ -469,5 +478,7 @@ def _returns(call: Call, error: RioError) -> bool:
 
 
 def _list_members(members: tuple[Member, ...]) -> str:
+    if not members:
+        return "it holds no members: has a server been started on this storage?"
     text = ", ".join(f"{member.address} is {member.status.name}" for member in members)
-    return text or "it is empty: has a server been started on this storage?"
+    return f"it holds {len(members)}: {text}"

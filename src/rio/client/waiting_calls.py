@@ -34,6 +34,11 @@ class WaitingCalls:
         elif isinstance(awaited, asyncio.TimerHandle):
             awaited.cancel()
 
+    @property
+    def need_members(self) -> bool:
+        """Whether a call waits for news of the membership."""
+        return any(awaited is None for awaited in self._calls.values())
+
     def take_for_members(self) -> list[Call]:
         """Take out the calls that wait for news of the membership."""
         calls = [call for call, awaited in self._calls.items() if awaited is None]

@@ -38,6 +38,13 @@ class NodeAccess:
         self._accept = accept
         self._context = contextvars.Context()
 
+    name = "the membership of this server"
+
+    @property
+    def is_patient(self) -> bool:
+        """A node that drains must not wait for another that may never come."""
+        return not self._catalog.draining
+
     async def open(self) -> None:
         # The node takes the calls of its own objects in this context, and not in the caller's.
         self._context = contextvars.copy_context()

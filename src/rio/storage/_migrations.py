@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rio.errors import SchemaMismatch
+from rio.errors import SchemaMismatch, StorageUnavailable
 
 
 class Migration(NamedTuple):
@@ -42,6 +42,13 @@ class SchemaStatus(NamedTuple):
     def outdated(self) -> bool:
         """Whether there are tables that must be migrated."""
         return 0 < self.found < self.wanted
+
+    def check_found(self) -> None:
+        """:raises StorageUnavailable: there are no tables."""
+        if not self.found:
+            raise StorageUnavailable(
+                f"{self.database}: there is nothing of rio: has a server been started on it?"
+            )
 
     def check_newer(self) -> None:
         """:raises SchemaMismatch: a newer ``rio`` made the tables."""

@@ -10,6 +10,9 @@ class Openable:
 
     _is_open = False
 
+    def __repr__(self) -> str:
+        return type(self).__name__
+
     async def prepare(self) -> None:
         """Open the role. Idempotent."""
         self._is_open = True

@@ -16,6 +16,8 @@ class SharedDatabase(ABC):
     """
 
     def __init__(self) -> None:
+        self._creates = True
+        """Whether opening it makes its tables, and its file, if there are none."""
         self._users = 0
         self._is_open = False
         self._changing = asyncio.Lock()
@@ -81,6 +83,8 @@ class SharedDatabase(ABC):
                     self._is_open = False  # also if closing it fails: it cannot be used any more
                     await self._close()
                 else:
+                    if not self._creates:
+                        (await self._read_schema_status()).check_found()
                     await self._open()
                     self._is_open = True
 

@@ -55,6 +55,9 @@ class HttpMembershipStorage(Openable, MembershipStorage):
         self._shown = show_url(url)
         self._timeout = timeout
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._shown!r})"
+
     async def snapshot(self) -> MembershipSnapshot:
         self._check_open()
         problems, second_best = [], []

@@ -18,6 +18,15 @@ async def read_schemas(storage: Storage) -> list[SchemaStatus]:
     return [await database._read_schema_status() for database in _databases_of(storage)]
 
 
+async def check_found(storage: Storage) -> None:
+    """Make sure that each database of a storage has tables, before preparing it creates them.
+
+    :raises StorageUnavailable: a database has none, does not answer, or is not there.
+    """
+    for status in await read_schemas(storage):
+        status.check_found()
+
+
 async def migrate(storage: Storage) -> None:
     """Migrate the databases of a storage, that of the members first. The storage must not be
     prepared.

@@ -14,6 +14,7 @@ from rio.contracts.role import Role
 from rio.contracts.roles import ROLES
 from rio.contracts.state import StateStorage
 from rio.errors import ConfigurationError
+from rio.storage._shared import DatabaseRole
 
 
 class Storage(msgspec.Struct, frozen=True):
@@ -105,13 +106,15 @@ def open_storage(
 
 def open_members(url: str, /) -> MembershipStorage:
     """The members at a URL, for those who only read them: a database that cannot be written to will
-    do. They are not prepared yet.
+    do, and one that is not there is not created. They are not prepared yet.
 
     :raises ConfigurationError: as by :func:`open_storage`.
     """
     from rio.storage import _urls
 
     membership: MembershipStorage = _urls.open_roles(_urls.accept_read_only(url))["membership"]
+    if isinstance(membership, DatabaseRole):
+        membership._shared._creates = False
     return membership
 
 

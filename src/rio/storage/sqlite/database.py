@@ -144,7 +144,9 @@ class SqliteDatabase(SqlDatabase):
     ) -> T:
         """Run something on a connection of its own, which a failure rolls back."""
         if not os.path.exists(self.path):
-            raise StorageUnavailable(f"{self.path}: there is no such file")
+            raise StorageUnavailable(
+                f"{self.path}: there is no such file; the first server that starts there makes it"
+            )
         try:
             with closing(connect()) as opened:
                 return run(opened.connection, self.path)
