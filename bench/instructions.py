@@ -84,7 +84,8 @@ async def dispatching(is_async: bool) -> AsyncIterator[Run]:
 async def a_server() -> AsyncIterator[rio.Server]:
     storage = rio.open_storage("memory://")
     provider = rio.LocalClusterProvider(storage.membership, rio.ClusterConfig())
-    async with rio.Server(registry(), storage=storage, cluster=provider) as server:
+    config = rio.ServerConfig(blocked_after=None)  # here each turn of the loop takes long
+    async with rio.Server(registry(), storage=storage, cluster=provider, config=config) as server:
         # under Callgrind the clock runs fifty times as fast as the program
         server._catalog.dispatcher.loop_budget = math.inf
         yield server

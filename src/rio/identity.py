@@ -100,6 +100,16 @@ def type_name_of(cls: type) -> str:
     return default_name(cls.__name__, cls.__module__) if name is None else name
 
 
+def name_of_type(object_type: type | str) -> str:
+    """The type name of objects, from their class or as it is.
+
+    :raises BadIdentity: it is neither a class nor a string of 1 to 128 bytes of UTF-8.
+    """
+    name = type_name_of(object_type) if isinstance(object_type, type) else object_type
+    check_name("type name", name, MAX_TYPE_NAME_BYTES)
+    return name
+
+
 def default_name(name: str, module: str | None) -> str:
     """The name on the wire of a class that gives none: the name of the class, behind that which its
     module gives all its classes, ``__rio_namespace__ = "shop"``.

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -65,7 +65,14 @@ class Counter(rio.ServiceObject):
     async def crash(self, message: Crash) -> None:
         raise ValueError("on purpose")
 
+class Names(rio.Message[dict[int, bytes]]):
+    names: dict[int, bytes]
+
 class Parrot(rio.ServiceObject):
+    @rio.handler
+    def names(self, message: Names) -> dict[int, bytes]:
+        return message.names
+
     @rio.handler("Say")
     def say(self, value):
         return value
@@ -250,8 +257,17 @@ def test_a_worker_that_the_cluster_declares_dead_is_started_again(shop: Path) ->
         assert after not in before
 
 
+def listen_before_a_free_port() -> socket.socket:
+    while True:
+        listening = socket.create_server(("127.0.0.1", 0))
+        with suppress(OSError, OverflowError):
+            socket.create_server(("127.0.0.1", listening.getsockname()[1] + 1)).close()
+            return listening
+        listening.close()
+
+
 def test_a_worker_that_cannot_start_is_not_tried_again(shop: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
+    with listen_before_a_free_port() as other:
         taken = f"127.0.0.1:{other.getsockname()[1]}"
         arguments = (
             "run",
@@ -419,6 +435,32 @@ def test_a_call_whose_reply_cannot_be_printed_has_an_exit_code_of_its_own(cluste
 def test_bytes_in_a_reply_are_printed_as_base64(cluster: Path) -> None:
     shown = rio("send", "Parrot", "p", "SayBytes", *STORAGE, cwd=cluster)
     assert (json.loads(shown.stdout), shown.returncode) == ("Ynl0ZXM=", 0)
+
+
+REGISTRY = ("--registry", "counters:registry")
+
+
+def test_what_is_printed_is_taken_as_a_message_of_its_class(cluster: Path) -> None:
+    names = '{"7":"Ynl0ZXM="}'
+    sent = rio(
+        *("send", "Parrot", "p", "Names", f'{{"names": {names}}}', *STORAGE, *REGISTRY), cwd=cluster
+    )
+    assert (sent.stdout, sent.returncode) == (names + "\n", 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "payload", "text"),
+    [
+        ("Names", '{"names": {"x": ""}}', "the JSON does not fit Names: Expected `int`"),
+        ("Nmes", "{}", "counters:registry has no handler of Parrot for Nmes"),
+    ],
+)
+def test_a_message_that_its_class_does_not_take_is_not_sent(
+    cluster: Path, message: str, payload: str, text: str
+) -> None:
+    sent = rio("send", "Parrot", "p", message, payload, *STORAGE, *REGISTRY, cwd=cluster)
+    assert_one_line(sent.stderr, text)
+    assert sent.returncode == 1
 
 
 def test_a_message_without_fields_needs_no_payload(cluster: Path) -> None:

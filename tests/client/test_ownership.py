@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,14 @@ from typing import Any
 import pytest
 
 import rio
-from rio.errors import CallTimeout, ConfigurationError, Expired, FrameTooLarge, RioError
+from rio.errors import (
+    BadIdentity,
+    CallTimeout,
+    ConfigurationError,
+    Expired,
+    FrameTooLarge,
+    RioError,
+)
 from tests.server.harness import Cluster, Probe, until
 
 
@@ -248,7 +256,9 @@ async def test_each_error_of_a_call_comes_through_its_future(
     calls = [client.send(Adder, "a", Add()) for _ in range(3)]
     calls.append(client.send(Adder, "a", Add(b"x" * 20_000)))
     calls.append(client.send(Adder, "", Add()))
+    calls.append(client.send(Adder, 42, Add()))  # type: ignore[call-overload]
     calls.append(client.send("", "a", Add()))
+    calls.append(client.send(42, "a", Add()))  # type: ignore[call-overload]
     calls.append(client.send(Adder, "a", "no message"))  # type: ignore[call-overload]
     calls.append(client.send(Adder, "a", Add(object())))  # type: ignore[arg-type]
     calls.append(client.send(Adder, "a", Add(), timeout=float("nan")))
@@ -257,12 +267,37 @@ async def test_each_error_of_a_call_comes_through_its_future(
     ran = int(known)
     assert outcomes[:3] == [ran + 1, ran + 2, ran + 3]
     assert [type(outcome).__name__ for outcome in outcomes[3:-1]] == [
-        *[FrameTooLarge.__name__, "BadIdentity", "BadIdentity", "TypeError", "BadMessage"],
+        *[FrameTooLarge.__name__, *["BadIdentity"] * 4, "TypeError", "BadMessage"],
         ConfigurationError.__name__,
     ]
     assert outcomes[-1] == ran + 4
     assert not client._router.waiting
     assert len(client._router._lines) == 0
+
+
+class Name(enum.StrEnum):
+    ADA = "ada"
+
+
+async def test_whatever_takes_an_identity_takes_and_refuses_the_same(cluster: Cluster) -> None:
+    await cluster.server(Adder)
+    client = await cluster.client()
+    assert await client.send(Adder, Name.ADA, Add()) == 1
+    assert await client.ref(Adder, Name.ADA).add(Add()) == 2
+    assert await client.send(Adder, "ada", Add()) == 3
+    for wrong in (42, None, b"ada"):
+        with pytest.raises(BadIdentity, match="object id must be a str, got"):
+            await client.send(Adder, wrong, Add())  # type: ignore[call-overload]
+        with pytest.raises(BadIdentity, match="object id must be a str, got"):
+            client.tell(Adder, wrong, Add())  # type: ignore[arg-type]
+        with pytest.raises(BadIdentity, match="object id must be a str, got"):
+            client.ref(Adder, wrong)  # type: ignore[arg-type]
+        with pytest.raises(BadIdentity, match="object id must be a str, got"):
+            client.subscribe(Adder, wrong)  # type: ignore[call-overload]
+        with pytest.raises(BadIdentity, match="type name must be a str, got"):
+            await client.send(wrong, "a", Add())  # type: ignore[call-overload]
+        with pytest.raises(BadIdentity, match="type name must be a str, got"):
+            client.subscribe(wrong, "a")  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1, float("-inf")])

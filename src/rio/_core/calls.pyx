@@ -748,22 +748,22 @@ cdef class Caller:
         if get_running_loop() is not self._loop:
             raise RuntimeError(ELSEWHERE)
 
-    def send(self, object_type, str id not None, message, /, *, timeout=None, returns=None):
+    def send(self, object_type, id, message, /, *, timeout=None, returns=None):
         """Send a message to an object, and await the reply: see :meth:`rio.Client.send`."""
-        cdef Call call = self._new_call(id)
+        cdef Call call = self._new_call()
         cdef double now
         try:
-            now = self._prepare(call, object_type, message, timeout, returns)
+            now = self._prepare(call, object_type, id, message, timeout, returns)
             self._nest(call)
             self._send(call, now)
         except Exception as error:
             call.fail(error)  # raised here, it would part the caller from the calls before
         return call.future
 
-    def tell(self, object_type, str id not None, message, /, *, timeout=None):
+    def tell(self, object_type, id, message, /, *, timeout=None):
         """Send a message whose answer nobody awaits: see :meth:`rio.Client.tell`."""
-        cdef Call call = self._new_call(id)
-        cdef double now = self._prepare(call, object_type, message, timeout, None)
+        cdef Call call = self._new_call()
+        cdef double now = self._prepare(call, object_type, id, message, timeout, None)
         call._turn = running_turn()
         self._send(call, now)
         self._owner.told(call)
@@ -788,22 +788,22 @@ cdef class Caller:
         """The owner's timer now watches ``deadline``; ``inf``: nothing."""
         self.armed_for = deadline
 
-    cdef Call _new_call(self, str id):
+    cdef Call _new_call(self):
         cdef Call call
         if self._loop is None or get_running_loop() is not self._loop:
             self.check_loop()
         call = Call.__new__(Call)
         call.caller = self
-        call.id = id
         call.future = PyObject_Call(Future, (), self._future_options)
         add_done_callback(call.future, call)
         return call
 
-    cdef double _prepare(self, Call call, object_type, message, timeout, returns) except? -1:
+    cdef double _prepare(self, Call call, object_type, id, message, timeout, returns) except? -1:
         # Returns the present moment.
         cdef double now
         type_name = self._type_names.get(object_type)
         call.type_name = <str>(self._new_name(object_type) if type_name is None else type_name)
+        call.id = <str>id if type(id) is str else plain_id(id)
         check_id(call.id)
         self._encode(call, object_type, message, returns)
         now = self._now()
@@ -880,6 +880,13 @@ cdef object too_late(Call call):
         f"the time for {call.message_name} to {call.type_name}/{call.id} was over before it was"
         " sent"
     )
+
+
+cdef str plain_id(id):
+    # An id that is no plain string: a member of a StrEnum, say.
+    if not isinstance(id, str):
+        raise BadIdentity(f"object id must be a str, got {type(id).__name__}: {id!r:.200}")
+    return str.__str__(id)
 
 
 cdef inline int check_id(str id) except -1:

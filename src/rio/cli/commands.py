@@ -27,8 +27,8 @@ from rio.client.client import Client
 from rio.cluster.config import ClusterConfig
 from rio.cluster.settings import change_settings, decode_row, make_new_cluster, read_laggards
 from rio.contracts.membership import Member, MembershipStorage
-from rio.errors import ConfigurationError, StorageUnavailable, WrongCluster
-from rio.objects.message import DynamicMessage
+from rio.errors import BadMessage, ConfigurationError, StorageUnavailable, WrongCluster
+from rio.objects.message import DynamicMessage, Message
 from rio.objects.registry import Registry
 from rio.runner import run
 from rio.storage import SchemaStatus, Storage, migrate, open_storage, read_schemas
@@ -317,6 +317,12 @@ def add_send_options(parser: CommandParser) -> None:
         type=options.read_json,
         help="the fields of the message, as JSON; {} by default",
     )
+    parser.add_option(
+        "--registry",
+        metavar="MODULE:REGISTRY",
+        dest="types",
+        help="read the JSON, and the reply, as the class of the message says",
+    )
     options.add_timeout(parser)
 
 
@@ -324,7 +330,8 @@ SEND = """\
 Send a message to an object, and print the reply as JSON.
 
 JSON has no bytes and only strings as keys: bytes are printed as base64, numbers that are keys as
-strings. What a terminal cannot show is printed as \\uXXXX.
+strings. With --registry a message is read in the same way; without it, it has no such fields. What
+a terminal cannot show is printed as \\uXXXX.
 """
 
 SEND_EXAMPLES = """\
@@ -363,9 +370,33 @@ def _as_json(reply: Any, encoding: str) -> str:
 
 
 async def _send(arguments: Arguments) -> Any:
-    message = DynamicMessage(arguments.message, arguments.payload)
+    object_type, message = _read_message(arguments)
     async with Client(_shared_storage(arguments), timeout=arguments.timeout) as client:
-        return await client.send(arguments.type_name, arguments.id, message)
+        return await client.send(object_type, arguments.id, message)
+
+
+def _read_message(arguments: Arguments) -> tuple[Any, Message[Any] | DynamicMessage]:
+    """The type of the object, and the message; both as their classes, if a registry is given.
+
+    :raises ConfigurationError: no class of the registry handles the message.
+    :raises BadMessage: the JSON does not fit the message.
+    """
+    name = arguments.message
+    if arguments.types is None:
+        return arguments.type_name, DynamicMessage(name, arguments.payload)
+    registered = load_registry(arguments.types).get(arguments.type_name)
+    handler = None if registered is None else registered.handlers.get(name)
+    if registered is None or handler is None:
+        raise ConfigurationError(
+            f"{arguments.types} has no handler of {arguments.type_name} for {name}"
+        )
+    if handler.message_type is None:
+        return registered.cls, DynamicMessage(name, arguments.payload)
+    try:
+        message = msgspec.convert(arguments.payload, handler.message_type, str_keys=True)
+    except msgspec.ValidationError as error:
+        raise BadMessage(f"the JSON does not fit {name}: {error}") from error
+    return registered.cls, message
 
 
 # --- rio shutdown, rio stop -----------------------------------------------------------------------

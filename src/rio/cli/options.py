@@ -46,6 +46,7 @@ class Arguments(argparse.Namespace):
     id: str
     message: str
     payload: Any
+    types: str | None
     timeout: float
 
     def roles(self) -> dict[str, Any]:

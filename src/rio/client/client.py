@@ -17,7 +17,7 @@ from rio.client.event_queue import EventQueue, Overflow
 from rio.client.router import Router
 from rio.client.subscription import Subscription
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage
-from rio.identity import ObjectId, type_name_of
+from rio.identity import ObjectId, name_of_type
 from rio.objects import system_messages
 from rio.objects.message import DynamicMessage, Message
 from rio.objects.ref import ref
@@ -179,9 +179,8 @@ class Client(Sender):
         :raises ConfigurationError: ``limit`` is below 1, or ``overflow`` is none of the three.
         :raises TypeError: one of ``events`` is no subclass of :class:`rio.Message`.
         """
-        type_name = object_type if isinstance(object_type, str) else type_name_of(object_type)
         queue: EventQueue[Any] = EventQueue(events, limit, overflow)
-        object_id = ObjectId.check(type_name, id)
+        object_id = ObjectId.check(name_of_type(object_type), id)
         return Subscription(Attachment(self._router.subscriptions, object_id, queue), queue)
 
     # --- the cluster ------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 
 from rio._core.calls import Call, MessageCodec
 from rio.errors import BadMessage, BadReply, RioError
-from rio.identity import MAX_TYPE_NAME_BYTES, check_name, type_name_of
+from rio.identity import name_of_type, type_name_of
 from rio.objects.message import (
     NO_REPLY_DECLARED,
     DynamicMessage,
@@ -27,14 +27,7 @@ class MessageCodecs:
 
     context_of = staticmethod(call_context.nested_context)
 
-    def name_of(self, object_type: type[Any] | str) -> str:
-        """The name of a type of objects.
-
-        :raises BadIdentity: it is empty, longer than 128 bytes or not valid text.
-        """
-        name = object_type if isinstance(object_type, str) else type_name_of(object_type)
-        check_name("type name", name, MAX_TYPE_NAME_BYTES)
-        return name
+    name_of = staticmethod(name_of_type)
 
     def codec_of(self, message: Any) -> MessageCodec:
         """How messages of this one's class travel.

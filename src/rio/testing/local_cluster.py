@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from rio.client.client import Client
 from rio.cluster.config import ClusterConfig
-from rio.identity import ObjectId, type_name_of
+from rio.identity import ObjectId, name_of_type
 from rio.objects.app_data import AppData
 from rio.objects.registry import Registry, replace_storages
 from rio.objects.service_object import ServiceObject
@@ -277,10 +277,9 @@ class LocalCluster:
         """Return the node on which an object lives.
 
         :raises LookupError: no node that is up has it in memory.
+        :raises BadIdentity: ``object_type`` or ``id`` is empty, too long or not valid text.
         """
-        object_id = ObjectId(
-            object_type if isinstance(object_type, str) else type_name_of(object_type), id
-        )
+        object_id = ObjectId.check(name_of_type(object_type), id)
         placement = await self.storage.placement.lookup(object_id)
         for node in self.nodes:
             if placement is not None and node.alive and node.generation == placement.generation:
