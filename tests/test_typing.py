@@ -37,6 +37,45 @@ def test_a_checker_accepts_what_is_right_and_refuses_exactly_the_marked_lines(ch
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+UNAWAITED = """
+import rio
+
+class Ping(rio.Message[str]): ...
+
+class Thing(rio.ServiceObject):
+    @rio.handler
+    async def ping(self, message: Ping) -> str:
+        return ""
+
+async def use(client: rio.Client) -> None:
+    client.send(Thing, "a", Ping())  # not awaited
+    client.ref(Thing, "a").ping(Ping())  # not awaited
+    client.tell(Thing, "a", Ping())
+    await client.send(Thing, "a", Ping())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_mypy_finds_calls_that_nobody_awaits_as_the_page_recommends(tmp_path: Path) -> None:
+    if find_spec("mypy") is None:
+        pytest.skip("mypy is not installed")
+    assert '\nenable_error_code = ["unused-awaitable"]\n' in (ROOT / "docs/clients.md").read_text()
+    (tmp_path / "use.py").write_text(UNAWAITED)
+    command = [sys.executable, "-m", "mypy", "--enable-error-code=unused-awaitable", "use.py"]
+    run = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [int(line.split(":")[1]) for line in run.stdout.splitlines() if "error: " in line]
+    lines = enumerate(UNAWAITED.splitlines(), 1)
+    assert found == [number for number, line in lines if "# not awaited" in line], run.stdout
+
+
 def test_every_line_that_must_be_refused_is_marked_for_both_checkers() -> None:
     marked = [line for line in (ROOT / FILES[1]).read_text().splitlines() if "ignore #" in line]
     assert len(marked) >= 25

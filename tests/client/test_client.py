@@ -17,7 +17,7 @@ from rio.client.access import StorageAccess
 from rio.client.client import client_of
 from rio.client.router import Router
 from rio.contracts.membership import MembershipSnapshot
-from rio.errors import BadIdentity, StorageUnavailable
+from rio.errors import BadIdentity, ConfigurationError, StorageUnavailable
 from tests.server.harness import Cluster
 
 CALLS = 1000
@@ -185,13 +185,18 @@ async def test_a_client_that_cannot_read_the_members_closes_its_storage_and_stay
             self.closed = True
             await super().close()
 
-    access = BrokenAccess("memory://")
+    access = BrokenAccess(rio.open_storage("memory://"))
     client = client_of(Router(access, timeout=1.0))
     with pytest.raises(StorageUnavailable, match="the disk is on fire"):
         await client.start()
     assert access.closed
     with pytest.raises(RuntimeError, match="this client is not open"):
         client.send(Parrot, "polly", Echo("hello"))
+
+
+async def test_a_client_says_that_no_server_is_in_a_memory_of_its_own() -> None:
+    with pytest.raises(ConfigurationError, match=r"memory:// is a new, empty .* server\.client"):
+        await rio.Client("memory://").start()
 
 
 async def test_what_is_no_command_is_refused(cluster: Cluster) -> None:

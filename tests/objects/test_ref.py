@@ -100,6 +100,14 @@ def test_the_message_of_another_handler_is_refused_before_it_is_sent(message: An
         account.deposit(message)
 
 
+def test_fields_instead_of_a_message_are_told_how_to_write_it() -> None:
+    account: Any = ref(SENDER, Account, "ada")
+    with pytest.raises(TypeError, match=r"got none: write deposit\(Deposit\(amount=3\)\)"):
+        account.deposit(amount=3)
+    with pytest.raises(TypeError, match=r"got 3: write deposit\(Deposit\(\.\.\.\)\)"):
+        account.deposit(3)
+
+
 @pytest.mark.parametrize("name", ["limit", "transfer", "save_state", "shutdown", "__len__"])
 def test_a_reference_has_nothing_but_handlers(name: str) -> None:
     account = ref(SENDER, Account, "ada")

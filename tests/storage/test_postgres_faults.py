@@ -61,6 +61,18 @@ async def test_a_url_that_cannot_work_is_refused(url: str, text: str) -> None:
         await PostgresState(url).prepare()
 
 
+async def test_a_user_who_lacks_a_permission_is_told_so(postgres_url: str, session: Any) -> None:
+    schema = await session.fetchval("SELECT current_schema()")
+    guest = f"guest_of_{schema}"
+    await session.execute(f"CREATE ROLE {guest} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {guest}")
+    url = postgres_url.replace("rio@", f"{guest}@")
+    with pytest.raises(StorageUnavailable, match=r"this user may not do it.*permission denied"):
+        await PostgresState(url).prepare()
+    async with PostgresState(postgres_url):
+        with pytest.raises(StorageUnavailable, match=r"this user may not do it.*permission denied"):
+            await PostgresState(url).prepare()
+
+
 def test_a_pool_has_at_least_one_connection(postgres_url: str) -> None:
     with pytest.raises(ConfigurationError, match="pool_size"):
         PostgresDatabase(postgres_url, pool_size=0)

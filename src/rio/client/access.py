@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, cast
 
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage
+from rio.errors import ConfigurationError
 from rio.storage import Storage
 from rio.storage._url_form import show_url
+from rio.storage.local import LocalMembershipStorage
 from rio.storage.storage import open_members
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection, open_connection
@@ -22,7 +24,9 @@ class ClusterAccess(Protocol):
     """
 
     async def open(self) -> None:
-        """:raises StorageError: the storage cannot be used."""
+        """:raises StorageError: the storage cannot be used.
+        :raises ConfigurationError: no server can be in it.
+        """
         ...
 
     async def close(self) -> None:
@@ -78,6 +82,12 @@ class StorageAccess:
         self.name = show_url(storage) if isinstance(storage, str) else repr(self._membership)
 
     async def open(self) -> None:
+        if isinstance(self._owned, LocalMembershipStorage):
+            raise ConfigurationError(
+                "memory:// is a new, empty storage for each client and server that opens it, so no"
+                " server is in this one: give the client the rio.Storage of the servers, or use"
+                " server.client"
+            )
         if self._owned is not None:
             await self._owned.prepare()
 

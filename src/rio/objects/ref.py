@@ -110,11 +110,16 @@ def _make_typed_method(
 ) -> Callable[..., Awaitable[Any]]:
     expected = handler.message_type
 
-    def send(self: Ref, message: Any, /, *, timeout: float | None = None) -> Awaitable[Any]:
-        if type(message) is not expected:
+    def send(
+        self: Ref, message: Any = None, /, *, timeout: float | None = None, **fields: Any
+    ) -> Awaitable[Any]:
+        if type(message) is not expected or fields:
+            given = ", ".join(f"{name}={value!r:.50}" for name, value in fields.items())
+            name = type_hints.short_name(expected)
+            got = f"{message!r:.200}" if message is not None else "none"
             raise TypeError(
-                f"{type_hints.short_name(object_type)}.{handler.name} takes"
-                f" a {type_hints.short_name(expected)}, got {message!r:.200}"
+                f"{type_hints.short_name(object_type)}.{handler.name} takes a {name}, got {got}:"
+                f" write {handler.name}({name}({given or '...'}))"
             )
         return self._sender.send(object_type, self.id, message, timeout=timeout)
 
