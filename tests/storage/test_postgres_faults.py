@@ -293,7 +293,7 @@ async def test_a_connection_that_is_not_answered_takes_the_idle_ones_with_it(
 ) -> None:
     """They go to the same server: waiting for each of them would be in vain too."""
     monkeypatch.setattr(_dialer, "COMMAND_TIMEOUT", 1.0)
-    monkeypatch.setattr(_pool, "COMMAND_TIMEOUT", 1.0)
+    monkeypatch.setattr(_pool, "LONGEST_COMMAND", 1.0)
     pool = PostgresPool(PostgresDialer(postgres_url), 3)
     await asyncio.gather(
         *(pool.run(lambda connection: connection.fetch("SELECT pg_sleep(0.05)")) for _ in range(3))
@@ -315,6 +315,37 @@ async def test_a_connection_that_is_not_answered_takes_the_idle_ones_with_it(
         for pid in ours:
             os.kill(pid, signal.SIGCONT)
     await pool.close()
+
+
+async def test_a_statement_that_has_to_be_prepared_has_the_time_of_two_trips(
+    postgres_server: Server, postgres_url: str
+) -> None:
+    """Over a network that is slow enough, nothing would ever be executed."""
+    async with Proxy("127.0.0.1", postgres_server.port) as proxy:
+        url = postgres_url.replace(str(postgres_server.port), str(proxy.port))
+        connection = await PostgresDialer(url).dial()
+        proxy.delay = 0.6
+        for _ in range(2):
+            assert await connection.fetch_in_time("SELECT 1") == [(1,)]
+        proxy.delay = 0.0
+        await connection.close()
+
+
+async def test_rows_do_not_wait_for_a_round_that_is_slow(state: StateStorage, session: Any) -> None:
+    bob = ObjectId("Account", "bob")
+    for object_id in ADA, bob:
+        await state.commit(object_id, 1, 0, single(b"first"))
+    transaction = session.transaction()
+    await transaction.start()
+    await session.execute("SELECT FROM rio_object WHERE id = 'ada' FOR UPDATE")
+    first = asyncio.create_task(state.commit(ADA, 1, 1, single(b"x")))
+    await waiting_for_a_lock(session, 1)
+    second = asyncio.create_task(state.commit(ADA, 1, 2, single(b"y")))
+    assert await state.commit(bob, 1, 1, single(b"z")) == 2
+    assert not first.done()
+    assert not second.done()
+    await transaction.rollback()
+    assert (await first, await second) == (2, 3)
 
 
 async def test_a_row_that_stays_locked_is_unavailable_and_its_connection_lives_on(

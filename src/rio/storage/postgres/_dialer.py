@@ -18,10 +18,12 @@ logger = logging.getLogger("rio.storage")
 CONNECT_TIMEOUT = 3
 """Seconds for one attempt to connect."""
 COMMAND_TIMEOUT = 2.0
-"""Seconds for one statement.
+"""Seconds for one statement, once it is prepared.
 
 The server cancels it a little earlier, which leaves the connection usable.
 """
+LONGEST_COMMAND = 2 * COMMAND_TIMEOUT
+"""Seconds for a statement that has to be prepared first."""
 
 _SETTINGS = {
     "application_name": "rio",
@@ -63,23 +65,26 @@ _SET = """
     FROM unnest($1::text[], $2::text[]) AS setting(name, value)
     WHERE name <> 'synchronous_commit' OR $3 OR current_setting(name) = 'off'
 """
-
-
-# Those of the system and of its timeline, which a promotion changes. A standby has none of its own.
-_HISTORY = """
+# The system and its timeline, which a promotion changes. A standby has none of its own.
+_SET_AND_TELL_HISTORY = f"""
+    WITH made AS MATERIALIZED ({_SET})
     SELECT CASE WHEN NOT pg_is_in_recovery() THEN system_identifier || '/'
-        || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END
+        || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) END,
+        (SELECT count(*) FROM made)
     FROM pg_control_system()
 """
 
 
 class PostgresConnection(asyncpg.Connection):  # type: ignore[misc]  # the driver has no types
-    """A connection that notices within seconds that the other machine is gone."""
+    """A connection that notices within seconds that the other machine is gone, and that waits for
+    each round trip as long, over however slow a network.
+    """
 
-    __slots__ = ()
+    __slots__ = ("_prepared",)
 
     def __init__(self, protocol: Any, transport: Any, *rest: Any) -> None:
         super().__init__(protocol, transport, *rest)
+        self._prepared: set[str] = set()
         connected = transport.get_extra_info("socket")
         if connected is not None and connected.family in (socket.AF_INET, socket.AF_INET6):
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -88,6 +93,17 @@ class PostgresConnection(asyncpg.Connection):  # type: ignore[misc]  # the drive
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
                 connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+
+    async def fetch_in_time(self, sql: str, *parameters: Any) -> list[Any]:
+        """The rows of a statement.
+
+        The driver prepares a statement when it is first executed, which is a round trip more. With
+        the time of one trip for both, a network that is slow enough would never execute anything.
+        """
+        timeout = COMMAND_TIMEOUT if sql in self._prepared else LONGEST_COMMAND
+        rows: list[Any] = await self.fetch(sql, *parameters, timeout=timeout)
+        self._prepared.add(sql)
+        return rows
 
 
 class PostgresDialer:
@@ -128,6 +144,7 @@ class PostgresDialer:
                 self._dsn,
                 timeout=CONNECT_TIMEOUT,
                 command_timeout=COMMAND_TIMEOUT,
+                max_cached_statement_lifetime=0,  # they are few, and the same as long as we live
                 connection_class=PostgresConnection,
                 target_session_attrs=self._attributes,
             )
@@ -143,30 +160,30 @@ class PostgresDialer:
         except asyncpg.PostgresError as error:
             raise explain(self.server, error) from error
         try:
-            await self._set_up(connection)
-            self.history = await self._read_history(connection)
+            self.history = await self._set_up(connection)
         except BaseException:
             connection.terminate()
             raise
         return connection
 
-    async def _set_up(self, connection: Any) -> None:
-        """Make the settings of the session.
+    async def _set_up(self, connection: Any) -> str:
+        """Make the settings of the session, and return the history of the server.
 
-        :raises ConfigurationError: the server does not know one, or refuses its value.
+        :raises ConfigurationError: the server does not know a setting, or refuses its value.
         """
         names, values = zip(*self._settings.items(), strict=True)
+        settings = names, values, self._own_commit
         try:
-            await connection.execute(_SET, names, values, self._own_commit)
+            try:
+                [(history, _)] = await connection.fetch_in_time(_SET_AND_TELL_HISTORY, *settings)
+                return history or ""
+            except (asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError):
+                # Hosted services may keep the history to themselves. Nothing was set.
+                await connection.fetch_in_time(_SET, *settings)
+                return ""
         except asyncpg.PostgresError as error:
             if not sqlstate_of(error).startswith(("22", "42", "55")):
                 raise explain(self.server, error) from error
             raise ConfigurationError(
                 f"{self.server}: an option of the URL cannot be set: {error}"
             ) from error
-
-    async def _read_history(self, connection: Any) -> str:
-        try:
-            return await connection.fetchval(_HISTORY) or ""
-        except (asyncpg.InsufficientPrivilegeError, asyncpg.FeatureNotSupportedError):
-            return ""  # hosted services may keep it to themselves

@@ -21,6 +21,8 @@ logger = logging.getLogger("rio.storage")
 
 MAX_BATCH = 256
 """Rows of one statement."""
+SLOW_ROUND = 0.05
+"""Seconds after which the next round does not wait for the one before."""
 MAX_BATCH_BYTES = 1 << 22
 """Bytes of the states of one statement, if it is for more than one row."""
 
@@ -45,18 +47,29 @@ Group = dict[Key, WaitingRow]
 
 
 class PostgresLane:
-    """Serves the statements of one table in rounds. A round has the first row in line for each key,
-    and one statement for each kind.
+    """Serves the statements of one table in rounds. A round has the first row in line for each key
+    that no other round has, and one statement for each kind.
 
-    So rows of one key are done in the order in which they were submitted. A caller only waits for a
-    future, and cancelling it disturbs nobody.
+    So rows of one key are done in the order in which they were submitted. While a round is under
+    way, rows gather for the next one, which begins when it ends. One that takes ``SLOW_ROUND``
+    waits for the network, and the next need not wait with it.
+
+    A caller only waits for a future, and cancelling it disturbs nobody.
     """
 
     def __init__(self, pool: PostgresPool) -> None:
         self._pool = pool
+        self._most_rounds = max(1, pool.size // 2)
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Key, deque[WaitingRow]] = {}
-        self._serving: asyncio.Task[None] | None = None
+        self._rounds: dict[asyncio.Task[Any], list[Group]] = {}
+        """What is under way."""
+        self._busy: set[Key] = set()
+        """The keys of the rows that are under way."""
+        self._started_at = 0.0
+        """When the newest round was started."""
+        self._start: asyncio.Handle | None = None
+        """What will start the next round."""
         self.rows = 0
         """Rows that went to the server."""
         self.statements = 0
@@ -69,32 +82,43 @@ class PostgresLane:
         future: asyncio.Future[list[Row]] = asyncio.Future(loop=self._loop)
         waiting = WaitingRow(statement, parameters, future, self._loop.time())
         self._waiting.setdefault(parameters[statement.key], deque()).append(waiting)
-        if self._serving is None:
-            self._start_serving()
+        if self._start is None:
+            self._plan_round()
         return future
 
     async def wait_until_idle(self) -> None:
         """Return when no row waits."""
-        while self._serving is not None:
-            await asyncio.wait((self._serving,))
+        while self._rounds or self._start is not None:
+            if self._rounds:
+                await asyncio.wait(self._rounds)
+            await asyncio.sleep(0)  # what ended has planned the next round, which begins now
 
-    def _start_serving(self) -> None:
-        self._serving = self._loop.create_task(self._serve())
-        self._serving.add_done_callback(self._go_on)
-
-    def _go_on(self, task: asyncio.Task[None]) -> None:
-        """Serve on if somebody else cancelled the task: callers wait. This is a callback, because a
-        task that is cancelled before its first step runs none of its code.
+    def _plan_round(self) -> None:
+        """Have a round started: one turn of the loop later, so that other callers can join it, or
+        once the newest one is slow. If there are as many as may be, the first that ends plans it.
         """
-        if self._serving is not task:
-            return  # it ended because nobody waited
-        self._serving = None
-        if not task.cancelled():
-            self._give_up(task.exception())
-        if self._waiting:
-            self._start_serving()
+        if not self._rounds:
+            self._start = self._loop.call_soon(self._start_round)
+        elif len(self._rounds) < self._most_rounds:
+            self._start = self._loop.call_at(self._started_at + SLOW_ROUND, self._start_round)
 
-    def _give_up(self, error: BaseException | None) -> None:
+    def _start_round(self) -> None:
+        self._start = None
+        try:
+            groups = self._take()
+        except Exception as error:
+            self._give_up(error)
+            return
+        if groups:
+            self._started_at = self._loop.time()
+            self._busy.update(*groups)
+            task = self._loop.create_task(self._serve(groups))
+            self._rounds[task] = groups
+            task.add_done_callback(self._end_round)
+        if self._waiting and not self._busy.issuperset(self._waiting):
+            self._plan_round()
+
+    def _give_up(self, error: Exception) -> None:
         """Answer all who wait after an error that nobody expected. The next caller begins anew."""
         logger.error("PostgreSQL: serving failed", exc_info=error)
         left, self._waiting = self._waiting, {}
@@ -102,43 +126,39 @@ class PostgresLane:
             for waiting in line:
                 waiting.fail(StorageUnavailable(f"PostgreSQL: {error!r}, nothing was done"))
 
-    async def _serve(self) -> None:
-        """A task begins one turn of the loop after it is made, so other callers can join the first
-        round.
+    def _end_round(self, task: asyncio.Task[None]) -> None:
+        """Answer the callers whom a round has left without an answer, and go on. This is a
+        callback, because a task that is cancelled before its first step runs none of its code.
         """
-        while self._waiting:
-            groups = self._take()
-            try:
-                if len(groups) == 1:
-                    await self._send(groups[0])
-                else:
-                    await asyncio.gather(*map(self._send, groups))
-            finally:
-                self._answer_rest(groups)
-            await asyncio.sleep(0)  # the callers that were just answered may submit more
-        self._serving = None
-
-    def _answer_rest(self, groups: list[Group]) -> None:
-        """Answer the callers whom a cancelled round has left without an answer.
-
-        The round does it, and not the task of each statement: that task may be cancelled before its
-        first step, or between the rows that it sends one by one.
-        """
+        groups = self._rounds.pop(task)
+        self._busy.difference_update(*groups)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("PostgreSQL: serving failed", exc_info=error)
         unknown = StorageUnavailable(
-            "PostgreSQL: the task that waited for its answer was cancelled,"
-            " it is not known what was done"
+            "PostgreSQL: the task that waited for its answer was cancelled, or failed"
+            f" ({error!r}); it is not known what was done"
         )
         for group in groups:
             for waiting in group.values():
-                if not waiting.future.done():
-                    waiting.fail(unknown)
+                waiting.fail(unknown)
+        if self._waiting:
+            if self._start is not None:
+                self._start.cancel()
+            self._plan_round()
+
+    async def _serve(self, groups: list[Group]) -> None:
+        if len(groups) == 1:
+            await self._send(groups[0])
+        else:
+            await asyncio.gather(*map(self._send, groups))
 
     def _take(self) -> list[Group]:
         """The next round, up to the limits."""
         groups: dict[ArrayStatement, Group] = {}
         oldest = self._loop.time() - WAIT_TIMEOUT
         rows = size = 0
-        for key in list(self._waiting):
+        for key in [key for key in self._waiting if key not in self._busy]:
             waiting = self._pop(key)
             if waiting.since < oldest:
                 waiting.fail(
@@ -204,6 +224,6 @@ class PostgresLane:
         self, statement: ArrayStatement, sql: str, parameters: Sequence[Any]
     ) -> list[Any]:
         def fetch(connection: Any) -> Awaitable[list[Any]]:
-            return connection.fetch(sql, *parameters)  # type: ignore[no-any-return]  # untyped
+            return connection.fetch_in_time(sql, *parameters)  # type: ignore[no-any-return]  # untyped
 
         return await self._pool.run(fetch, repeatable=statement.repeatable)

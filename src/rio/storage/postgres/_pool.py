@@ -11,7 +11,7 @@ import asyncpg
 
 from rio.errors import StorageUnavailable
 from rio.storage._connector import WAIT_TIMEOUT, Connector
-from rio.storage.postgres._dialer import COMMAND_TIMEOUT, PostgresDialer
+from rio.storage.postgres._dialer import LONGEST_COMMAND, PostgresDialer
 from rio.storage.postgres._errors import TEMPORARY, explain, leaves_usable, was_not_sent
 
 logger = logging.getLogger("rio.storage")
@@ -32,7 +32,8 @@ class PostgresPool:
         self._server = dialer.server
         self._connector = Connector(dialer.server, dialer.dial, TEMPORARY)
         self._idle: list[Any] = []
-        self._size = size
+        self.size = size
+        """Connections at most."""
         self._turns = asyncio.Semaphore(size)
 
     async def run(self, action: Callable[[Any], Awaitable[T]], *, repeatable: bool = False) -> T:
@@ -72,7 +73,7 @@ class PostgresPool:
             ) from error
 
     async def _run(self, action: Callable[[Any], Awaitable[T]], repeatable: bool) -> T:
-        for _ in range(self._size):  # each may have been terminated while it was idle
+        for _ in range(self.size):  # each may have been terminated while it was idle
             connection = await self._take()
             try:
                 return await self._use(connection, action)
@@ -92,7 +93,7 @@ class PostgresPool:
     async def _use(self, connection: Any, action: Callable[[Any], Awaitable[T]]) -> T:
         loop = asyncio.get_running_loop()
         # The driver may wait for a farewell for ever.
-        overdue = loop.call_later(COMMAND_TIMEOUT + GRACE, connection.terminate)
+        overdue = loop.call_later(LONGEST_COMMAND + GRACE, connection.terminate)
         try:
             result = await action(connection)
         except BaseException as error:

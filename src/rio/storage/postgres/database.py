@@ -170,7 +170,7 @@ class PostgresDatabase(SqlDatabase):
             parameters.append(version)
 
         def run(connection: Any) -> Awaitable[list[Any]]:
-            return connection.fetch(statement, *parameters)  # type: ignore[no-any-return]  # untyped
+            return connection.fetch_in_time(statement, *parameters)  # type: ignore[no-any-return]  # untyped
 
         return bool(await self._detach(self._require_open().pool.run(run)))
 
@@ -267,7 +267,7 @@ def _fetcher(connection: Any) -> Callable[[str, Sequence[Any]], Awaitable[list[R
     async def fetch(statement: str, parameters: Sequence[Any]) -> list[Row]:
         if statement in _WITH_NAMES:
             parameters = encode_names(parameters)
-        rows = await connection.fetch(number_placeholders(statement), *parameters)
+        rows = await connection.fetch_in_time(number_placeholders(statement), *parameters)
         return [tuple(row) for row in rows]
 
     return fetch
