@@ -67,6 +67,6 @@ def test_an_unknown_code_promises_nothing_and_keeps_itself() -> None:
 @pytest.mark.parametrize("cls", OWN, ids=lambda cls: cls.__name__)
 def test_every_error_says_when_it_is_raised_and_survives_pickling(cls: type[RioError]) -> None:
     assert cls.__doc__
-    error = cls(3) if cls is errors.Lagged else cls("text", ["detail"])
+    error = cls(3) if cls is errors.Gap else cls("text", ["detail"])
     again = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert (type(again), str(again)) == (cls, str(error))

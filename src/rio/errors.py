@@ -467,16 +467,22 @@ class NodeEvicted(ClusterError):
 # --- a subscription -------------------------------------------------------------------------------
 
 
-class Lagged(RioError):
-    """Events were dropped because the subscriber, or its connection, was too slow.
+class Gap(RioError):
+    """Events are missing in this place of a subscription. The subscription goes on after it.
 
-    The subscription goes on with the next event.
+    The subscriber or its connection was too slow, or the object or the connection to it went away
+    for a while. If you follow the object's state by its events, read the state now: events that
+    are published after this error reach you.
     """
 
-    def __init__(self, missed: int) -> None:
-        super().__init__(f"{missed} event(s) were dropped because the subscriber was too slow")
+    def __init__(self, missed: int | None) -> None:
+        super().__init__(
+            "the object, or the connection to it, went away for a while: events may be missing"
+            if missed is None
+            else f"{missed} event(s) were dropped because the subscriber was too slow or cut off"
+        )
         self.missed = missed
-        """The number of events that were dropped."""
+        """The number of missing events; ``None``: unknown, perhaps none."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.missed,)

@@ -10,7 +10,7 @@ import pytest
 
 import rio
 from rio.client.event_queue import EventQueue, Overflow
-from rio.errors import BadReply, ConfigurationError, ConnectionLost, Lagged
+from rio.errors import BadReply, ConfigurationError, ConnectionLost, Gap
 
 
 class Said(rio.Message):
@@ -68,7 +68,7 @@ async def test_a_full_queue_drops_and_counts(overflow: Overflow, kept: list[int]
 async def test_a_reader_who_wants_to_know_is_told_once_and_can_read_on() -> None:
     queue = queue_of(Said)
     put(queue, 1, 2, 3, 4, 5)
-    with pytest.raises(Lagged, match="2 event") as caught:
+    with pytest.raises(Gap, match="2 event") as caught:
         await queue.get()
     assert caught.value.missed == 2
     assert await read(queue, 3) == [3, 4, 5]
@@ -79,6 +79,7 @@ async def test_a_gap_in_the_numbers_is_missed_until_they_start_again() -> None:
     put(queue, 1, 4)
     assert queue.missed == 2
     queue.restart()
+    queue.begin(1, 0)
     put(queue, 1)
     assert (await read(queue, 3), queue.missed) == ([1, 4, 1], 2)
 
@@ -136,3 +137,76 @@ async def test_a_failure_is_raised_once() -> None:
     await asyncio.sleep(0)
     assert not reading.done(), "a loop that tries again gives others a turn"
     reading.cancel()
+
+
+async def gap(queue: EventQueue[Any]) -> int | None:
+    with pytest.raises(Gap) as caught:
+        await queue.get()
+    missed: int | None = caught.value.missed
+    return missed
+
+
+async def test_after_the_same_activation_went_on_the_missing_events_are_counted() -> None:
+    queue = queue_of(Said)
+    queue.begin(7, 100)
+    put(queue, 1, 2)
+    queue.restart()
+    queue.begin(7, 102)
+    put(queue, 1)
+    assert await read(queue, 3) == [1, 2, 1]
+    queue.restart()
+    queue.begin(7, 108)
+    assert await gap(queue) == queue.missed == 5
+
+
+async def test_another_activation_is_a_gap_of_unknown_size() -> None:
+    queue = queue_of(Said)
+    queue.begin(7, 0)
+    queue.restart()
+    queue.begin(8, 0)
+    put(queue, 1)
+    assert await gap(queue) is None
+    assert await read(queue, 1) == [1]
+
+
+async def test_events_that_come_before_the_answer_are_read_after_the_gap() -> None:
+    queue = queue_of(Said)
+    queue.begin(7, 0)
+    put(queue, 1)
+    queue.restart()
+    put(queue, 1)
+    queue.begin(8, 0)
+    assert await read(queue, 1) == [1]
+    assert await gap(queue) is None
+    assert await read(queue, 1) == [1]
+
+
+async def test_a_notice_of_dropped_events_is_a_gap_and_no_event() -> None:
+    queue = queue_of()
+    put(queue, 1)
+    queue.put(5, "rio.dropped", b"\xc0")
+    put(queue, 6)
+    assert (await queue.get()).value == {"number": 1}
+    assert await gap(queue) == 4
+    assert (await queue.get()).value == {"number": 6}
+
+
+async def test_gaps_that_are_not_read_become_one_gap_before_what_is_kept() -> None:
+    queue = queue_of(Said)
+    queue.begin(7, 0)
+    put(queue, 1, 2, 3)
+    queue.restart()
+    queue.begin(8, 0)
+    put(queue, 1, 2, 3, 4)
+    assert await gap(queue) is None
+    assert len(await read(queue, 3)) == 3
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+async def test_a_reader_who_does_not_want_to_know_gets_no_gap(overflow: Overflow) -> None:
+    queue = queue_of(Said, overflow=overflow)
+    queue.begin(7, 0)
+    queue.restart()
+    queue.begin(8, 0)
+    put(queue, 3)
+    assert (await read(queue, 1), queue.missed) == ([3], 2)

@@ -86,7 +86,7 @@ def test_names_of_the_package_exist(page: Path) -> None:
 
 
 def exists(dotted: str) -> bool:
-    """Whether ``rio.errors.Lagged``, a module or an attribute of one, is there."""
+    """Whether ``rio.errors.Gap``, a module or an attribute of one, is there."""
     parts = dotted.split(".")
     for size in range(len(parts), 0, -1):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from rio.errors import (
     BadMessage,
     BadReply,
     ConfigurationError,
+    Gap,
     HandlerFailed,
-    Lagged,
     NoServersAvailable,
 )
 from tests.server.harness import Cluster, Probe, crash, sever, until
@@ -104,8 +105,23 @@ class Room(rio.ServiceObject):
         return None
 
 
+async def read_gap(events: rio.Subscription[Any]) -> int | None:
+    """Read a gap, and return how many events are missing."""
+    with pytest.raises(Gap) as caught:
+        await anext(events)
+    missed: int | None = caught.value.missed
+    return missed
+
+
 async def read(subscription: rio.Subscription[Any], count: int) -> list[Any]:
     return [await anext(subscription) for _ in range(count)]
+
+
+def cut_clients(server: rio.Server) -> None:
+    """Cut the connections of clients, and not the one within the server."""
+    for connection in list(server._catalog.dispatcher.connections):
+        if connection.peer is not None and connection.peer.role == "client":
+            connection.transport.abort()
 
 
 def subscriptions(cluster: Cluster) -> int:
@@ -242,6 +258,7 @@ async def test_an_event_larger_than_a_frame_fails_its_publisher_and_harms_nobody
         ):
             await client.send(Room, "lobby", Swell(20_000))
         await until(lambda: events.moves == 1 and subscriptions(cluster) == 1)
+        assert await read_gap(events) is None
         await client.send(Room, "lobby", Say("fine"))
         assert await read(events, 1) == [Said("fine")]
 
@@ -268,7 +285,7 @@ async def test_a_slow_reader_is_told_how_much_it_missed_and_goes_on(cluster: Clu
     client = await cluster.client()
     async with client.subscribe(Room, "lobby", Said, limit=5) as events:
         await client.send(Room, "lobby", Say("x", times=12))
-        with pytest.raises(Lagged) as caught:
+        with pytest.raises(Gap) as caught:
             await anext(events)
         assert caught.value.missed == events.missed == 7
         assert [event.number for event in await read(events, 5)] == [7, 8, 9, 10, 11]
@@ -302,10 +319,11 @@ async def test_a_connection_that_is_too_slow_is_told_what_the_server_dropped(
         await until(lambda: server.statistics().events_dropped == 9)
         await client.send(Room, "lobby", Say("y"))
         await until(lambda: events.missed == 9)
+        assert await read(events, 1) == [Said("x", 0)]
         if overflow == "raise":
-            with pytest.raises(Lagged, match=r"9 event\(s\) were dropped"):
+            with pytest.raises(Gap, match=r"9 event\(s\) were dropped"):
                 await anext(events)
-        assert await read(events, 2) == [Said("x", 0), Said("y")]
+        assert await read(events, 1) == [Said("y")]
     assert server.statistics().events_delivered == 2
 
 
@@ -333,6 +351,7 @@ async def test_a_subscription_follows_its_object_when_it_is_shut_down(cluster: C
             await client.admin(rio.AdminCommand.shutdown(Room, "lobby"))
             assert await read(events, 1) == [Said("closing")]
             await until(lambda turn=turn: events.moves == turn and subscriptions(cluster) == 1)
+            assert await read_gap(events) is None, "another activation may have published some"
             await client.send(Room, "lobby", Say(f"back {turn}"))
             assert await read(events, 1) == [Said(f"back {turn}")]
 
@@ -348,6 +367,7 @@ async def test_a_subscription_follows_its_object_when_its_node_stops(cluster: Cl
             await until(lambda: subscriptions(cluster) == 1)
             assert cluster.home(Room, "lobby") is not home
             assert await read(events, 1) == [Said("closing")]
+            assert await read_gap(events) is None
             await client.send(Room, "lobby", Say(f"{remaining} left"))
             assert await read(events, 1) == [Said(f"{remaining} left")]
 
@@ -363,6 +383,7 @@ async def test_a_subscription_follows_its_object_when_its_node_dies(cluster: Clu
             home.generation, MemberStatus.ACTIVE, MemberStatus.DEAD
         )
         await until(lambda: subscriptions(cluster) == 1)
+        assert await read_gap(events) is None
         await client.send(Room, "lobby", Say("elsewhere"))
         assert await read(events, 1) == [Said("elsewhere")]
         assert events.moves == 1
@@ -390,7 +411,7 @@ async def test_an_object_that_goes_at_the_moment_it_is_subscribed_to_is_followed
     client = await cluster.client()
     for number in range(30):
         id = f"r{number}"
-        events = client.subscribe(Room, id, Said)
+        events = client.subscribe(Room, id, Said, overflow="drop_oldest")
         await client.send(Room, id, Ping())
         entering = asyncio.ensure_future(events.__aenter__())
         leaving = asyncio.ensure_future(client.admin(rio.AdminCommand.shutdown(Room, id)))
@@ -427,6 +448,68 @@ async def test_a_subscription_whose_object_cannot_be_found_any_more_says_so(
         assert await read(events, 1) == [Said("closing")]
         with pytest.raises(NoServersAvailable):
             await anext(events)
+
+
+async def test_what_was_published_while_the_connection_was_broken_is_counted(
+    cluster: Cluster,
+) -> None:
+    server = await cluster.server(Room)
+    client = await cluster.client()
+    async with client.subscribe(Room, "lobby", Said) as events:
+        await client.send(Room, "lobby", Say("before"))
+        assert await read(events, 1) == [Said("before")]
+        cut_clients(server)
+        await server.client.send(Room, "lobby", Say("meanwhile", times=7))
+        await until(lambda: events.moves == 1)
+        await client.send(Room, "lobby", Say("after"))
+        assert await read_gap(events) == events.missed == 7
+        assert await read(events, 1) == [Said("after")]
+
+
+async def test_a_reader_who_waits_hears_of_a_gap_before_anything_is_published(
+    cluster: Cluster,
+) -> None:
+    await cluster.server(Room)
+    client = await cluster.client()
+    async with client.subscribe(Room, "lobby", Said) as events:
+        await client.admin(rio.AdminCommand.shutdown(Room, "lobby"))
+        assert await read(events, 1) == [Said("closing")]
+        assert await read_gap(events) is None
+        assert subscriptions(cluster) == events.moves == 1, "what comes now is heard"
+
+
+async def test_a_subscriber_who_tells_losses_from_nothing_lost_sees_every_state(
+    cluster: Cluster,
+) -> None:
+    """It reads the state after each gap, and each last event comes, or a gap in its place."""
+    server = await cluster.server(Room)
+    client = await cluster.client()
+    async with client.subscribe(Room, "lobby", Said, limit=3) as events:
+        for turn in range(20):
+            if turn % 3 == 0:
+                cut_clients(server)
+            if turn % 5 == 0:
+                await server.client.admin(rio.AdminCommand.shutdown(Room, "lobby"))
+            await server.client.send(Room, "lobby", Say(f"turn {turn}", times=turn % 7 + 1))
+            with suppress(Gap):
+                while await anext(events) != Said(f"turn {turn}", turn % 7):
+                    pass
+
+
+async def test_events_beyond_what_a_connection_holds_are_a_gap_though_none_follows(
+    cluster: Cluster,
+) -> None:
+    server = await cluster.server(Room)
+    client = await cluster.client()
+    async with client.subscribe(Room, "lobby", Said) as events:
+        await client.send(Room, "lobby", Say("x" * 100_000, times=60))
+        statistics = server.statistics()
+        heard = [event.number for event in await read(events, statistics.events_delivered)]
+        assert heard == list(range(len(heard)))
+        assert len(heard) > 10
+        assert await read_gap(events) == statistics.events_dropped == 60 - len(heard)
+        await client.send(Room, "lobby", Say("y"))
+        assert await read(events, 1) == [Said("y")], "and it is told once"
 
 
 # --- what is freed --------------------------------------------------------------------------------

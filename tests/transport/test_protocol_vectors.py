@@ -114,6 +114,9 @@ OURS: dict[str, Callable[[], bytes]] = {
     "event": lambda: wire.write_event(
         1, 1, protocol.write_event_tail("Deposited", msgpack.packb({"amount": 100}))
     ),
+    "event_dropped": lambda: wire.write_event(
+        1, 50, protocol.write_event_tail(protocol.DROPPED, msgpack.packb(None))
+    ),
     "end_client": lambda: protocol.write_bare(Kind.END, 1),
     "end_server": lambda: protocol.write_end(
         1, errors.Unavailable("Account/ada left 10.0.0.7:7070")

@@ -41,9 +41,10 @@ class Attachment:
         self.connection: ClientConnection | None = None
         """On which the events come."""
         self.moves = 0
-        """How often it had to be attached again."""
+        """How often it was attached again."""
         self._owner = owner
         self._was_attached = False
+        self._has_stood = False
         self._is_looking = False
         self._has_ended = False
         self._attaching: asyncio.Task[None] | None = None
@@ -66,6 +67,8 @@ class Attachment:
                 self._has_ended = False
                 connection = await self._owner.attach(self)
                 self._was_attached = True
+                self.moves += self._has_stood
+                self._has_stood = True
                 self.connection = None if self._has_ended else connection
         except BaseException:
             self._was_attached = False  # so the next read looks for it
@@ -78,7 +81,6 @@ class Attachment:
         self.connection = None
         self._has_ended = True
         if not self._closed and not self._is_looking and not self._is_attaching:
-            self.moves += 1
             self._start_attaching()
 
     @property

@@ -168,12 +168,13 @@ class Client(Sender):
         Only events of the given classes are delivered; with none given, all are, as
         :class:`rio.DynamicMessage`. At most ``limit`` events wait for a slow reader. Then
         ``overflow`` says what happens: ``"raise"`` drops the oldest event and raises
-        :class:`rio.errors.Lagged` at the next read, after which reading can go on;
+        :class:`rio.errors.Gap` at the next read, after which reading can go on;
         ``"drop_oldest"`` and ``"drop_newest"`` count the event in :attr:`Subscription.missed`.
 
         The subscription follows the object when it moves, and waits for a server, for at most
-        :attr:`timeout` seconds, when there is none. Enter it (``async with``) to be sure that
-        it stands, or just read.
+        :attr:`timeout` seconds, when there is none. With ``"raise"``, events that were lost
+        meanwhile, or may have been, are a :class:`rio.errors.Gap` too. Enter it (``async with``) to
+        be sure that it stands, or just read.
 
         :raises BadIdentity: ``object_type`` or ``id`` is empty, too long or not valid text.
         :raises ConfigurationError: ``limit`` is below 1, or ``overflow`` is none of the three.

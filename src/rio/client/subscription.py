@@ -25,13 +25,15 @@ class Subscription(Generic[E_co]):
 
     @property
     def missed(self) -> int:
-        """How many events were dropped because the reader, or the connection, was too slow."""
+        """How many events did not come, as far as their number is known: the reader, or the
+        connection, was too slow, or the connection broke.
+        """
         return self._queue.missed
 
     @property
     def moves(self) -> int:
-        """How often the subscription had to be made again, because the object or the connection
-        went away; events may be lost meanwhile.
+        """How often the subscription was made again, because the object or the connection had gone
+        away.
         """
         return self._attachment.moves
 
@@ -52,7 +54,8 @@ class Subscription(Generic[E_co]):
     def __anext__(self) -> Coroutine[Any, Any, E_co]:
         """The next event; the first read subscribes, unless the subscription was entered.
 
-        :raises Lagged: events were dropped, and ``overflow`` is ``"raise"``; the next read goes on.
+        :raises Gap: events are missing here, or may be, and ``overflow`` is ``"raise"``; the next
+            read goes on.
         :raises RioError: the object cannot be found any more, or an event does not decode.
         :raises StopAsyncIteration: the subscription was closed and read to its end.
         """

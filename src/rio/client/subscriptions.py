@@ -64,10 +64,11 @@ class Subscriptions:
         self._attachments[attachment.number] = attachment
         type_name, id = attachment.object_id
         try:
-            await self._caller.send(type_name, id, Subscribe(attachment.number))
+            position = await self._caller.send(type_name, id, Subscribe(attachment.number))
         except BaseException:
             self._give_up(attachment.number)
             raise
+        attachment.queue.begin(*position)
         return self._find(type_name, id)
 
     def detach(self, attachment: Attachment) -> None:

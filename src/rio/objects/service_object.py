@@ -299,8 +299,9 @@ class ServiceObject(Sender):
     def publish(self, event: Message[Any], /) -> None:
         """Hand an event to all subscribers of this object, without waiting for them.
 
-        An event is lost if nobody listens. The encoded event has to fit into the frame limit of the
-        server, 4 MiB by default.
+        An event is lost if nobody listens. Subscribers to whose connection more than 1 MiB is
+        unsent lose it too, and are told so by a :class:`rio.errors.Gap`. The encoded event has to
+        fit into the frame limit of the server, 4 MiB by default.
 
         :raises BadMessage: the event holds a value that MessagePack cannot carry, or that
             subscribers would read as another one. The text names the field.

@@ -8,8 +8,12 @@ RESERVED_PREFIX = "rio."
 """Names of types and messages that begin with it are not for users."""
 
 
-class Subscribe(Message[None], type_name="rio.subscribe", idempotent=True):
-    """Asks for the object's events. From now on they go to the connection on which this came."""
+class Subscribe(Message[tuple[int, int]], type_name="rio.subscribe", idempotent=True):
+    """Asks for the object's events. From now on they go to the connection on which this came.
+
+    The answer: the token of the activation, and how many events it had published before. The first
+    event of the subscription is the next one.
+    """
 
     number: int
     """The sender's number for the subscription."""

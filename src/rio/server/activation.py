@@ -98,6 +98,7 @@ class Activation(Mailbox):
         "limits",
         "node",
         "object_id",
+        "published",
         "registered",
         "running_hooks",
         "save_failure",
@@ -139,6 +140,8 @@ class Activation(Mailbox):
         """The version of the object in each storage that was loaded."""
         self.kept: dict[str, KeptFields] | None = None
         """By the names of the states: what newer code has saved with them."""
+        self.published = 0
+        """How many events it has published."""
         self._tasks: Tasks | None = None
         self._timers: Timers | None = None
 
@@ -362,6 +365,7 @@ class Activation(Mailbox):
 
     def publish(self, event: Message[Any], /) -> None:
         self.node.router.publish(self.object_id, type_name_of(type(event)), encode_event(event))
+        self.published += 1
 
     async def shutdown(self) -> None:
         """Ask for the object's deactivation, which starts when the running turn has ended."""

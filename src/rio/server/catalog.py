@@ -282,6 +282,7 @@ class Catalog:
     def sweep(self) -> None:
         """End what is overdue: calls, and hooks."""
         self.dispatcher.sweep()
+        self.router.tell_of_drops()
         self._deadlocks.look()
         now = self.dispatcher.now()
         for task, lifecycle in list(self._lifecycles.items()):

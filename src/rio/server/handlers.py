@@ -83,23 +83,31 @@ class BuiltinHandler:
 
 
 def _builtin_rows(router: MessageRouter) -> list[Method]:
-    def subscribe(instance: Any, message: Subscribe) -> None:
-        router.subscribe(instance.object_id, _current_turn().caller.connection, message.number)
+    def subscribe(instance: Any, message: Subscribe) -> tuple[int, int]:
+        turn = _current_turn()
+        sink, activation = turn.caller.connection, turn.mailbox
+        counted = router.subscribe(instance.object_id, sink, message.number)
+        return activation.token, activation.published - counted
 
     def shutdown(instance: Any, _: Shutdown) -> None:
         _current_turn().mailbox.leave("asked")
 
-    return [_builtin_row(Subscribe, subscribe), _builtin_row(Shutdown, shutdown)]
+    return [
+        _builtin_row(Subscribe, subscribe, tuple),
+        _builtin_row(Shutdown, shutdown, type(None)),
+    ]
 
 
-def _builtin_row(message_type: type[Message[Any]], function: Callable[[Any, Any], None]) -> Method:
+def _builtin_row(
+    message_type: type[Message[Any]], function: Callable[[Any, Any], Any], reply_class: type
+) -> Method:
     return Method(
         BuiltinHandler(message_type),
         type_name_of(message_type),
         function=function,
         decode=decoder_of(message_type),
         encode=ENCODER.encode,
-        reply_class=type(None),
+        reply_class=reply_class,
         is_async=False,
         takes_app_data=False,
         timeout=None,

@@ -33,7 +33,8 @@ class EventSink(Protocol):
 class Listener:
     """One subscription on one connection.
 
-    A gap in the sequence tells the subscriber how many events were dropped.
+    A gap in the sequence tells the subscriber how many events were dropped. If no event comes after
+    them, a notice does.
     """
 
     __slots__ = ("number", "object_id", "sequence", "sink")
@@ -44,12 +45,20 @@ class Listener:
         self.number = number
         self.sequence = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the connection has so much to send that events are dropped."""
+        return self.sink.unsent > MAX_UNSENT
+
     def deliver(self, tail: bytes) -> bool:
         self.sequence += 1
-        if self.sink.unsent > MAX_UNSENT:
+        if self.is_full:
             return False
-        self.sink.put(wire.write_event(self.number, self.sequence, tail))
+        self.put(tail)
         return True
+
+    def put(self, tail: bytes) -> None:
+        self.sink.put(wire.write_event(self.number, self.sequence, tail))
 
 
 class MessageRouter:
@@ -62,6 +71,8 @@ class MessageRouter:
         self._frame_limit = frame_limit
         self._listeners: dict[ObjectId, dict[tuple[int, int], Listener]] = {}
         self._of_sink: dict[int, dict[int, Listener]] = {}
+        self._behind: dict[Listener, None] = {}
+        """Whose last event was dropped: they do not know of it yet."""
         self.delivered = 0
         self.dropped = 0
         self.on_last_left: Callable[[ObjectId], None] = _ignore
@@ -75,9 +86,9 @@ class MessageRouter:
         """Whether somebody listens to an object."""
         return object_id in self._listeners
 
-    def subscribe(self, object_id: ObjectId, sink: EventSink, number: int) -> None:
+    def subscribe(self, object_id: ObjectId, sink: EventSink, number: int) -> int:
         """Deliver the object's events to ``sink`` as subscription ``number``, which is the sink's
-        choice. Repeating it changes nothing.
+        choice. Repeating it changes nothing. Returns how many events it has counted already.
         """
         key = (id(sink), number)
         listeners = self._listeners.setdefault(object_id, {})
@@ -85,6 +96,7 @@ class MessageRouter:
             listeners[key] = self._of_sink.setdefault(id(sink), {})[number] = Listener(
                 object_id, sink, number
             )
+        return listeners[key].sequence
 
     def unsubscribe(self, sink: EventSink, number: int) -> None:
         """End one subscription; unknown ones are ignored, since both sides may end it at once."""
@@ -111,10 +123,26 @@ class MessageRouter:
         if not listeners:
             return 0
         tail = protocol.write_event_tail(type_name, payload)
-        sent = sum(listener.deliver(tail) for listener in listeners.values())
+        sent = 0
+        for listener in listeners.values():
+            if listener.deliver(tail):
+                sent += 1
+                if self._behind:
+                    self._behind.pop(listener, None)
+            else:
+                self._behind[listener] = None
         self.delivered += sent
         self.dropped += len(listeners) - sent
         return sent
+
+    def tell_of_drops(self) -> None:
+        """Tell the subscribers whose last event was dropped, and whose connection has room again,
+        the number of that event. Call it now and then.
+        """
+        for listener in list(self._behind):
+            if not listener.is_full:
+                del self._behind[listener]
+                listener.put(_NOTICE)
 
     def end(self, object_id: ObjectId, error: RioError) -> None:
         """The object leaves this node: tell all who listen, so that they look for it."""
@@ -123,6 +151,7 @@ class MessageRouter:
             self.unsubscribe(listener.sink, listener.number)
 
     def _remove(self, listener: Listener) -> None:
+        self._behind.pop(listener, None)
         listeners = self._listeners[listener.object_id]
         del listeners[(id(listener.sink), listener.number)]
         if not listeners:
@@ -134,3 +163,6 @@ class MessageRouter:
 
 
 def _ignore(_: ObjectId) -> None: ...
+
+
+_NOTICE = protocol.write_event_tail(protocol.DROPPED, protocol.encode(None))

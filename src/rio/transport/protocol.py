@@ -162,6 +162,11 @@ def _sendable(text: str) -> str:
 # --- subscriptions --------------------------------------------------------------------------------
 
 
+DROPPED = "rio.dropped"
+"""The name in an EVENT that is a notice: the event with its sequence was the last that was dropped.
+"""
+
+
 def write_event_tail(type_name: str, payload: bytes) -> bytes:
     """The part of an EVENT that is the same for all subscribers; the core writes the rest."""
     return encode(type_name) + payload
