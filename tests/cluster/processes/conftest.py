@@ -62,6 +62,8 @@ async def make_cluster(tmp_path: Path, store: Store) -> AsyncIterator[MakeCluste
                 await cluster.launch(environ=environ) for environ in nodes
             ]  # one by one, so that ``cluster.nodes`` are in this order
             await asyncio.gather(*(node.listening() for node in started))
+            async with rio.open_storage(cluster.url):
+                pass  # a client refuses a storage in which there was never a server
             cluster.client = await stack.enter_async_context(rio.Client(cluster.url))
             return cluster
 
