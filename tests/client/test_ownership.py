@@ -100,8 +100,11 @@ def test_a_client_outlives_its_event_loop_with_a_clear_error(tmp_path: Path) -> 
 # --- forks ----------------------------------------------------------------------------------------
 
 FORKS = """
-import asyncio, os, sys, threading, warnings
+import asyncio, os, select, sys, threading
 import rio
+
+gate = asyncio.Event()
+begun = 0
 
 class Add(rio.Message[int]):
     n: int
@@ -109,12 +112,17 @@ class Add(rio.Message[int]):
 class Adder(rio.ServiceObject):
     @rio.handler
     async def add(self, message: Add) -> int:
-        await asyncio.sleep(0.2)
+        global begun
+        begun += 1
+        if message.n:
+            await gate.wait()
         return message.n
 
 up = threading.Event()
 
 async def serve():
+    global server_loop
+    server_loop = asyncio.get_running_loop()
     async with rio.Server(rio.Registry(Adder), storage=sys.argv[1], cluster="local"):
         up.set()
         await asyncio.Event().wait()
@@ -127,17 +135,22 @@ loop.run_until_complete(client.start())
 async def ask():
     await client.send(Adder, "a0", Add(0))
     calls = [client.send(Adder, f"a{n}", Add(n)) for n in range(200)]
-    await asyncio.sleep(0.05)
+    while begun < 201:
+        await asyncio.sleep(0.001)
     return calls + [client.send(Adder, f"b{n}", Add(n)) for n in range(200)]
 calls = loop.run_until_complete(ask())
 children = []
+parent_has_all, tell_children = os.pipe()
 for which in ("inherited", "own"):
     child = os.fork()
     if child:
         children.append(child)
         continue
+    os.close(tell_children)
     async def use():
-        await asyncio.sleep(0.5)
+        # not by a reader of the loop, whose selector is the parent's too
+        while not select.select([parent_has_all], [], [], 0)[0]:
+            await asyncio.sleep(0.001)
         try:
             await client.send(Adder, "a", Add(1))
         except RuntimeError as error:
@@ -150,9 +163,11 @@ for which in ("inherited", "own"):
     else:
         asyncio.run(use())
     os._exit(0)
+server_loop.call_soon_threadsafe(gate.set)
 async def receive():
-    return await asyncio.wait_for(asyncio.gather(*calls), 10)
+    return await asyncio.wait_for(asyncio.gather(*calls), 30)
 got = loop.run_until_complete(receive())
+os.close(tell_children)
 assert got == [*range(200), *range(200)], got
 for child in children:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
