@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 import rio
+from rio import background
 from rio.server.activation import Activation
 
 PACKAGE = Path(rio.__file__).parent
 _activate = Activation.activate
+_start = background.start
 OURS = tuple(str(PACKAGE / room) for room in ("server", "client", "cluster", "storage"))
 
 
@@ -33,7 +35,12 @@ class Canceller:
         self._create_task = loop.create_task
 
     def make(self, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
-        task = self._create_task(coroutine, **options)
+        return self._watch(coroutine, self._create_task(coroutine, **options))
+
+    def start(self, coroutine: Any, *args: Any, **options: Any) -> asyncio.Task[Any]:
+        return self._watch(coroutine, _start(coroutine, *args, **options))
+
+    def _watch(self, coroutine: Any, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
         if coroutine.cr_code.co_filename.startswith(OURS):
             self._note(coroutine.__qualname__, task)
         return task
@@ -65,5 +72,6 @@ def cancelled(name: str, delay: int = 0, nth: int = 1) -> Iterator[Canceller]:
     canceller = Canceller(loop, name, delay, nth)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "create_task", canceller.make)
+        patch.setattr(background, "start", canceller.start)
         patch.setattr(Activation, "activate", lambda activation: canceller.activate(activation))
         yield canceller

@@ -20,6 +20,8 @@ from tests.effort import QUICK, examples
 from tests.machine import forget, machine
 
 ROOT = Path(__file__).parents[1]
+EAGER = os.environ.get("RIO_EAGER") == "1"
+"""Whether the tests run under the eager task factory, as ``make test-eager`` has it."""
 PACKAGE = ROOT / "src" / "rio"
 TESTS = ROOT / "tests"
 CORE_TESTS = TESTS / "core"
@@ -152,7 +154,18 @@ def pytest_asyncio_loop_factories(
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
     if new_uvloop and (CORE_TESTS in item.path.parents or item.get_closest_marker("both_loops")):
         loops["uvloop"] = new_uvloop
+    if EAGER:
+        return {"eager": new_eager_loop}
     return loops
+
+
+def new_eager_loop() -> asyncio.AbstractEventLoop:
+    """An event loop on which tasks run their first step before ``create_task`` returns. It is never
+    one of uvloop, which cannot begin a program so.
+    """
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]  # from 3.12 on
+    return loop
 
 
 @pytest.hookimpl(wrapper=True)

@@ -25,7 +25,7 @@ PACKAGE = Path(rio.__file__).parent
 FLOORS = [
     ["errors", "_version"],
     ["_core"],
-    ["identity", "type_hints", "backoff", "runner"],
+    ["identity", "type_hints", "backoff", "background", "runner"],
     ["transport", "contracts"],
     ["objects"],
     ["cluster", "storage", "web"],
@@ -121,6 +121,21 @@ def test_data_never_becomes_code() -> None:
     for name, path in FILES.items():
         assert not imports_of(path) & CODE_FROM_DATA, name
         assert not re.search(r"(?<![\w.])(eval|exec)\(", path.read_text()), name
+
+
+def test_no_task_is_kept_that_may_have_ended_before() -> None:
+    """Under the eager task factory ``create_task`` may return a task that has ended."""
+    kept = [
+        f"{name}, line {statement.lineno}"
+        for name, path in FILES.items()
+        if path.suffix == ".py"
+        for statement in ast.walk(ast.parse(path.read_text()))
+        if isinstance(statement, ast.Assign)
+        and any(isinstance(target, ast.Attribute) for target in statement.targets)
+        and isinstance(statement.value, ast.Call)
+        and ast.unparse(statement.value.func).endswith(("create_task", "ensure_future"))
+    ]
+    assert kept == [], "use background.start()"
 
 
 @pytest.mark.parametrize("face", ["", "_core"])

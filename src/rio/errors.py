@@ -406,7 +406,7 @@ class StateNotFound(StorageError):
 class StorageUnavailable(StorageError):
     """The storage could not do its work: it is unreachable, locked, full, read-only or too slow.
 
-    A write may have happened nevertheless.
+    A write may have happened nevertheless, unless the text says that nothing was done.
     """
 
 

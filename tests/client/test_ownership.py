@@ -253,6 +253,9 @@ async def test_closing_a_client_that_starts_leaves_nothing_open(turns: int, tmp_
     await asyncio.gather(starting, return_exceptions=True)
     await client.close()
     assert not client._router.is_open
+    storage: Any = client._router._access
+    assert not storage._membership._is_open
+    assert not storage._membership._shared._is_open
     with pytest.raises(RuntimeError, match="not open"):
         client.send(Adder, "a", Add())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
+from rio import background
 from rio.client.event_queue import EventQueue
 from rio.identity import ObjectId
 from rio.transport.client_connection import ClientConnection
@@ -90,8 +91,8 @@ class Attachment:
     def _start_attaching(self) -> None:
         if self._closed or self._is_looking or self._is_attaching or self.connection is not None:
             return
-        self._attaching = asyncio.get_running_loop().create_task(
-            self._attach_in_task(), name=f"subscribe again to {self.object_id}"
+        self._attaching = background.start(
+            self._attach_in_task(), f"subscribe again to {self.object_id}"
         )
         self._attaching.add_done_callback(self._repeat_if_cancelled)
 

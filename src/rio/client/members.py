@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Protocol
 
+from rio import background
 from rio.client import retry
 from rio.client.access import ClusterAccess
 from rio.contracts.membership import MembershipSnapshot
@@ -101,8 +102,8 @@ class Members:
         """Read the membership. Returns the task that does it."""
         refreshing = self._refreshing
         if refreshing is None or refreshing.done():
-            refreshing = self._refreshing = asyncio.get_running_loop().create_task(
-                self._refresh(), name="rio client: read the membership"
+            refreshing = self._refreshing = background.start(
+                self._refresh(), "rio client: read the membership"
             )
             refreshing.add_done_callback(self._repeat_if_cancelled)
         return refreshing

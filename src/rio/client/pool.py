@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Protocol
 
+from rio import background
 from rio._core.calls import Call
 from rio._core.frame import ReceiveBuffer
 from rio.client.access import ClusterAccess
@@ -227,9 +228,7 @@ class Peer:
 
     def _start_connecting(self) -> asyncio.Task[None]:
         if self._connecting is None or self._connecting.done():
-            self._connecting = asyncio.get_running_loop().create_task(
-                self._connect(), name=f"connect to {self.address}"
-            )
+            self._connecting = background.start(self._connect(), f"connect to {self.address}")
             self._connecting.add_done_callback(self._settle)
         return self._connecting
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from rio import background
 from rio._core.calls import Call
 from rio._core.frame import ReceiveBuffer
 from rio.errors import ConnectionLost, RioError, WrongServer
@@ -167,8 +168,8 @@ class GossipLink:
         elif self.used_at >= self._retry_at:
             self._retry_at = self.used_at + RETRY_INTERVAL
             self._waiting.append(frame)
-            self._connecting = loop.create_task(
-                self._connect(), name=f"gossip connection to {self.address}"
+            self._connecting = background.start(
+                self._connect(), f"gossip connection to {self.address}"
             )
 
     async def _connect(self) -> None:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
+from rio import background
 from rio._core.dispatch import outside_of_turns
 from rio.errors import HandlerFailed
 from rio.identity import ObjectId
@@ -74,7 +75,7 @@ class Tasks:
             raise
         context = outside_of_turns()
         name = name or f"{coroutine.__qualname__} of {self._owner.object_id}"
-        task = self._loop.create_task(_run(coroutine), name=name, context=context)
+        task = background.start(_run(coroutine), name, loop=self._loop, context=context)
         # a task that is cancelled before its first step never begins its coroutine
         task.add_done_callback(lambda _: coroutine.close(), context=context)
         task.add_done_callback(self._note_end, context=context)

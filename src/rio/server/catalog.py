@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from rio import background
 from rio._core.clock import Clock
 from rio._core.dispatch import Dispatcher, Mailbox, Method, Turn, TypeTable
 from rio.client.router import Router
@@ -238,7 +239,7 @@ class Catalog:
         lifecycle = Lifecycle(activation, activation.turn, settle)
         name = f"{steps.__name__} {activation.table.type_name}/{activation.id}"
         if first is None:
-            task = self.dispatcher.loop.create_task(steps(), name=name, context=context)
+            task = background.start(steps(), name, context=context)
         else:
             task = self.dispatcher.start_task(steps(), name, context)
         self._lifecycles[task] = lifecycle

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeAlias
 
+from rio import background
 from rio.errors import NodeEvicted
 
 logger = logging.getLogger("rio.server")
@@ -42,7 +43,7 @@ class Ending:
             self._start()
 
     def _start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._steps(), name="rio server: end")
+        self._task = background.start(self._steps(), "rio server: end")
         self._task.add_done_callback(self._note_end)
 
     def _note_end(self, task: asyncio.Task[None]) -> None:

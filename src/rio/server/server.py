@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
+from rio import background
 from rio._core.clock import Clock
 from rio._core.clock import now as system_now
 from rio.client.client import Client, client_of
@@ -272,7 +273,7 @@ class Server:
 
         :raises StoppedWhileStarting: it was stopped.
         """
-        task = self._starting = asyncio.ensure_future(self._take(steps))
+        task = self._starting = background.start(self._take(steps))
         try:
             await asyncio.wait((task,))
         except asyncio.CancelledError:
@@ -509,9 +510,7 @@ class Server:
             self._ending.begin()
 
     def _hold_lease(self) -> None:
-        self._serving = asyncio.get_running_loop().create_task(
-            self._serve_cluster(), name="rio server: hold the lease"
-        )
+        self._serving = background.start(self._serve_cluster(), "rio server: hold the lease")
 
     async def _serve_cluster(self) -> None:
         try:

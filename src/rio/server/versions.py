@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Mapping
 
+from rio import background
 from rio._core.rendezvous import Ranking
 from rio.cluster.manifest import Manifest, current_version
 from rio.cluster.provider import ClusterProvider
@@ -98,9 +99,7 @@ class Versions:
             self._doubts[key] = self._reads_begun + 1
         if self._reading is None:
             self._reads_begun += 1
-            self._reading = asyncio.get_running_loop().create_task(
-                self._read(), name="read what the members handle"
-            )
+            self._reading = background.start(self._read(), "read what the members handle")
             self._reading.add_done_callback(self._note_end)
         return False
 

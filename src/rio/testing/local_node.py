@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from rio import background
 from rio.errors import NodeEvicted
 from rio.server.server import Server
 from rio.server.statistics import ServerStatistics
@@ -69,14 +70,12 @@ class LocalNode:
         except BaseException:
             self._network.take_down(self.host)
             raise
-        self._serving = asyncio.get_running_loop().create_task(
-            self._serve(), name=f"serve {self.name}", context=self.host.context()
+        self._serving = background.start(
+            self._serve(), f"serve {self.name}", context=self.host.context()
         )
 
     async def _start(self) -> None:
-        self._starting = asyncio.get_running_loop().create_task(
-            self.server.__aenter__(), context=self.host.context()
-        )
+        self._starting = background.start(self.server.__aenter__(), context=self.host.context())
         try:
             await self._starting
         except asyncio.CancelledError:

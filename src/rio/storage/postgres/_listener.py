@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 
+from rio import background
 from rio.errors import RioError
 from rio.storage._connector import PAUSE
 from rio.storage.postgres._dialer import PostgresDialer
@@ -34,7 +35,7 @@ class ChangeListener:
         """Return when a version above ``version`` was heard of, or after ``timeout`` seconds."""
         loop = asyncio.get_running_loop()
         if self._listening is None or self._listening.done():  # cancelled by somebody else
-            self._listening = loop.create_task(self._listen())
+            self._listening = background.start(self._listen())
         if self._newest > version:
             return
         change = loop.create_future()

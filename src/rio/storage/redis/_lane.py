@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from redis import exceptions
 
+from rio import background
 from rio.errors import StorageUnavailable
 from rio.storage._connector import WAIT_TIMEOUT, Connector
 from rio.storage.redis._dialer import RedisDialer, drop, exchange
@@ -102,7 +103,7 @@ class RedisLane:
         await self._disconnect()
 
     def _start_serving(self) -> None:
-        self._serving = self._loop.create_task(self._serve())
+        self._serving = background.start(self._serve(), loop=self._loop)
         self._serving.add_done_callback(self._go_on)
 
     def _go_on(self, task: asyncio.Task[None]) -> None:
