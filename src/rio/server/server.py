@@ -40,6 +40,7 @@ from rio.server.audit import LiveObjects
 from rio.server.catalog import Catalog
 from rio.server.config import ServerConfig
 from rio.server.connections import Connections
+from rio.server.descriptors import Descriptors
 from rio.server.ending import Ending, Step, take
 from rio.server.fence import Fence
 from rio.server.fork import keep_from_children
@@ -150,6 +151,7 @@ class Server:
             clock=clock,
         )
         self._fence = Fence(self._catalog)
+        self._descriptors = Descriptors(self._catalog.dispatcher.now)
         self._audit = LiveObjects(
             self._catalog,
             ownership,
@@ -528,6 +530,7 @@ class Server:
         if self._serving is not None and self._serving.done() and not self._ending.begun:
             self._hold_lease_again(self._serving)
         self._catalog.sweep()
+        self._descriptors.look()
         self._catalog.idle.tick(may_evict=self._cluster.renewed and not self._catalog.draining)
         if self._watch is not None:
             self._watch.beat()
