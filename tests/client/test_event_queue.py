@@ -22,7 +22,9 @@ def put(queue: EventQueue[Any], *numbers: int) -> None:
         queue.put(number, "Said", msgspec.msgpack.encode({"number": number}))
 
 
-def queue_of(*events: type[Said], limit: int = 3, overflow: Overflow = "raise") -> EventQueue[Any]:
+def queue_of(
+    *events: type[rio.Message[Any]], limit: int = 3, overflow: Overflow = "raise"
+) -> EventQueue[Any]:
     return EventQueue(events, limit, overflow)
 
 
@@ -125,6 +127,33 @@ async def test_after_an_event_that_does_not_decode_the_next_one_is_read() -> Non
     assert await read(queue, 1) == [1]
     with pytest.raises(BadReply, match="does not decode into Said"):
         await queue.get()
+    assert await read(queue, 1) == [3]
+
+
+class Odd(rio.Message):
+    number: int
+
+    def __post_init__(self) -> None:
+        if self.number == 2:
+            raise Raised.what("odd")
+
+
+class Raised:
+    what: type[BaseException] = ValueError
+
+
+@pytest.mark.parametrize("raised", [ValueError, SystemExit, asyncio.CancelledError])
+async def test_an_event_that_raises_anything_while_it_is_read_is_told_to_its_reader(
+    monkeypatch: pytest.MonkeyPatch, raised: type[BaseException]
+) -> None:
+    monkeypatch.setattr(Raised, "what", raised)
+    queue = queue_of(Odd)
+    for number in (1, 2, 3):
+        queue.put(number, "Odd", msgspec.msgpack.encode({"number": number}))
+    assert await read(queue, 1) == [1]
+    with pytest.raises(BadReply, match="Odd") as caught:
+        await queue.get()
+    assert isinstance(caught.value.__cause__, (raised, msgspec.ValidationError))
     assert await read(queue, 1) == [3]
 
 

@@ -119,6 +119,10 @@ class Hooked(rio.ServiceObject):
     raised: type[BaseException] = Odd
     during = "after_load"
 
+    def __init__(self) -> None:
+        if self.during == "__init__":
+            raise self.raised("a hook")
+
     async def after_load(self) -> None:
         if self.during == "after_load":
             raise self.raised("a hook")
@@ -136,18 +140,49 @@ class Hooked(rio.ServiceObject):
         return 1
 
 
-@pytest.fixture(params=[ValueError, Odd, KeyboardInterrupt, SystemExit])
+@pytest.fixture(params=[ValueError, Odd, KeyboardInterrupt, SystemExit, asyncio.CancelledError])
 def raised(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(Hooked, "raised", request.param)
     return request.param
 
 
 @pytest.mark.usefixtures("raised")
-async def test_a_hook_that_raises_anything_fails_the_activation_at_once(cluster: Cluster) -> None:
+@pytest.mark.parametrize("during", ["__init__", "after_load"])
+async def test_a_hook_that_raises_anything_fails_the_activation_at_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    monkeypatch.setattr(Hooked, "during", during)
     await cluster.server(Hooked)
     client = await cluster.client()
-    with pytest.raises(NotActivated, match=r"after_load|a hook"):
+    with pytest.raises(NotActivated, match=rf"{during}|a hook"):
         await client.send(Hooked, "a", Count(), timeout=5.0)
+    placement = await cluster.storage.placement.lookup(rio.ObjectId("Hooked", "a"))
+    assert placement is None, "the claim is given back"
+
+
+class Brittle(rio.State):
+    value: int = 0
+
+    def __post_init__(self) -> None:
+        raise Hooked.raised("a state")
+
+
+class Kept(rio.ServiceObject):
+    state: Brittle = rio.managed_state()
+
+    @rio.handler
+    def count(self, message: Count) -> int:
+        return 1
+
+
+@pytest.mark.usefixtures("raised")
+async def test_a_state_that_raises_anything_fails_the_activation_at_once(cluster: Cluster) -> None:
+    await cluster.server(Kept)
+    client = await cluster.client()
+    with pytest.raises(NotActivated, match=r"load|a state"):
+        await client.send(Kept, "a", Count(), timeout=5.0)
+    placement = await cluster.storage.placement.lookup(rio.ObjectId("Kept", "a"))
+    assert placement is None, "the claim is given back"
 
 
 @pytest.mark.usefixtures("raised")

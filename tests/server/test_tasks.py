@@ -163,12 +163,13 @@ async def test_an_object_hears_of_a_task_that_failed(
     assert "sys.exit(3)" in str(watcher.failed[1]), "the server lives on"
 
 
-async def test_a_task_failed_that_fails_is_logged(
-    cluster: Cluster, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("raised", [RuntimeError, SystemExit, asyncio.CancelledError])
+async def test_a_task_failed_that_raises_anything_is_logged(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture, raised: type[BaseException]
 ) -> None:
     class Careless(Watcher):
         def task_failed(self, task: asyncio.Task[Any], error: BaseException) -> None:
-            raise RuntimeError("careless")
+            raise raised("careless")
 
     server = await cluster.server(Careless)
     await server.client.send(Careless, "a", Start("raise"))

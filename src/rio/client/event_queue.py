@@ -167,7 +167,7 @@ class EventQueue(Generic[E_co]):
             return self._decoders[type_name](payload)
         except BadReply as error:
             return error
-        except Exception as error:
+        except BaseException as error:  # it would end the connection, or the event loop
             unreadable = codec.decoding_error(error, type_name, BadReply)
             unreadable.__cause__ = error
             return unreadable

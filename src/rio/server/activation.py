@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rio._core.dispatch import Dispatcher, Mailbox, Turn, TypeTable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from rio.objects.app_data import AppData
     from rio.objects.lifecycle import LeavingReason, LifecycleHook
     from rio.objects.registry import RegisteredType
+    from rio.objects.service_object import ServiceObject
     from rio.objects.state_codec import KeptFields
     from rio.server.idle import IdleObjects, Slot
     from rio.server.ownership import Ownership
@@ -150,10 +152,12 @@ class Activation(Mailbox):
     async def activate(self) -> None:
         """Claim the object, load it, and start the turns that wait; or answer why it cannot be."""
         try:
-            first = self.first_waiting
+            first, turn = self.first_waiting, self.turn
             self.token = await self.node.ownership.claim(
                 self.object_id, "" if first is None else first.method.name
             )
+            if turn is not None and turn.finished:  # the node has waited no longer for the claim
+                return
             if not self.node.dispatcher.admits:
                 raise Unavailable(
                     f"{self.address} lost its lease while it claimed {self.object_id}"
@@ -178,7 +182,10 @@ class Activation(Mailbox):
         self.refuse(
             NotActivated(f"{self.object_id} could not be activated: {hooks.too_long}")
             if hooks is not None and hooks.overdue
-            else Unavailable(f"{self.address} stopped while {self.object_id} was loaded")
+            else Unavailable(
+                f"{self.object_id} was not loaded: {self.address} stopped meanwhile, or the storage"
+                " did not answer"
+            )
         )
 
     async def _load(self) -> None:
@@ -187,7 +194,7 @@ class Activation(Mailbox):
         :raises RioError: the answer, if that failed; the claim is given back by then.
         """
         try:
-            instance = self.instance = self.registered.cls()
+            instance = self.instance = self._make_instance()
             instance.id = self.id
             instance.object_id = self.object_id
             instance._activation = self
@@ -206,6 +213,15 @@ class Activation(Mailbox):
         await self.release()
         raise answer
 
+    def _make_instance(self) -> ServiceObject:
+        cls = self.registered.cls
+        try:
+            return cls()
+        except Exception:
+            raise
+        except BaseException as error:  # it would end the event loop, or look like a cancellation
+            raise HandlerFailed(f"{cls.__name__}.__init__ raised {text_of(error)}") from error
+
     async def _run_loading_hooks(self) -> None:
         registered = self.registered
         hooks = registered.hooks
@@ -214,8 +230,7 @@ class Activation(Mailbox):
         if hooks.load is not None:
             await self._run(hooks.load)
         elif registered.managed_states:
-            self._note_hook("load")
-            await self.load_state()
+            await self._guard("load", self.load_state)
         if hooks.after_load is not None:
             await self._run(hooks.after_load)
 
@@ -330,25 +345,27 @@ class Activation(Mailbox):
                 raise TimeoutError(hooks.too_long)
 
     async def _run(self, hook: LifecycleHook) -> None:
-        self._note_hook(hook.name)
+        await self._guard(hook.name, partial(hook.run, self.instance, self.node.app_data))
+
+    async def _guard(self, name: str, hook: Callable[[], Awaitable[None]]) -> None:
+        """Run a hook, or what stands for one.
+
+        :raises HandlerFailed: it raised what is no ``Exception``.
+        """
+        assert self.running_hooks is not None
+        self.running_hooks.name = name
         try:
-            await hook.run(self.instance, self.node.app_data)
+            await hook()
         except SystemExit as error:  # it would end the event loop
-            raise HandlerFailed(f"the hook {hook.name} called sys.exit({error.code!r})") from error
+            raise HandlerFailed(f"the hook {name} called sys.exit({error.code!r})") from error
         except asyncio.CancelledError as error:
             if _is_cancelled():
                 raise
-            raise HandlerFailed(
-                f"the hook {hook.name} was cancelled by something it awaited"
-            ) from error
+            raise HandlerFailed(f"the hook {name} was cancelled by something it awaited") from error
         except (Exception, GeneratorExit):  # the latter closes a hook that nobody waits for
             raise
         except BaseException as error:
-            raise HandlerFailed(f"the hook {hook.name} raised {text_of(error)}") from error
-
-    def _note_hook(self, name: str) -> None:
-        assert self.running_hooks is not None
-        self.running_hooks.name = name
+            raise HandlerFailed(f"the hook {name} raised {text_of(error)}") from error
 
     # --- what the object's own methods need -------------------------------------------------------
 
@@ -418,7 +435,7 @@ class Activation(Mailbox):
         """Tell the object about a task of its that has failed."""
         try:
             self.instance.task_failed(task, error)
-        except Exception as problem:
+        except BaseException as problem:  # it would end the event loop
             logger.error("task_failed of %s failed", self.object_id, exc_info=problem)
 
     # --- state ------------------------------------------------------------------------------------

@@ -48,9 +48,11 @@ RELEASE_BATCH = 64
 """Objects that are deactivated at the same time while the node drains."""
 ABORT_TIMEOUT = 1.0
 """Seconds that cancelled handlers and hooks have to end."""
+STORAGE_PATIENCE = 10.0
+"""Seconds after which a claim or a release is given up whose driver ignores its own timeouts."""
 
 
-class Lifecycle(msgspec.Struct, frozen=True):
+class Lifecycle(msgspec.Struct):
     """An object that comes to life or leaves."""
 
     activation: Activation
@@ -58,6 +60,10 @@ class Lifecycle(msgspec.Struct, frozen=True):
     """The turn that its hooks hold."""
     settle: Callable[[], None]
     """Decides what becomes of the object, unless the steps did."""
+    patience_ends: float = math.inf
+    """When the node waits no longer for the claim or the release that runs now."""
+    given_up: bool = False
+    """It waited too long for one, and has cancelled the steps."""
 
 
 class Catalog:
@@ -278,18 +284,39 @@ class Catalog:
         if activation is not None:
             activation.touch()
 
-    # --- hooks that take too long -----------------------------------------------------------------
+    # --- what takes too long ----------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """End what is overdue: calls, and hooks."""
+        """End what is overdue: calls, hooks, and claims and releases that do not return."""
         self.dispatcher.sweep()
         self.router.tell_of_drops()
         self._deadlocks.look()
         now = self.dispatcher.now()
         for task, lifecycle in list(self._lifecycles.items()):
             hooks = lifecycle.activation.running_hooks
-            if hooks is not None and hooks.end < now:
+            if hooks is None or hooks.end == math.inf:
+                self._look_at_storage(task, lifecycle, now)
+                continue
+            lifecycle.patience_ends, lifecycle.given_up = math.inf, False
+            if hooks.end < now:
                 self._end_overdue(task, lifecycle, hooks)
+
+    def _look_at_storage(self, task: asyncio.Task[None], lifecycle: Lifecycle, now: float) -> None:
+        """End a claim or a release that never returns; if it does not end when it is cancelled, go
+        on without it. Its time begins with the first look, so that it costs the others nothing.
+        """
+        lifecycle.patience_ends = min(lifecycle.patience_ends, now + STORAGE_PATIENCE)
+        if now < lifecycle.patience_ends:
+            return
+        if not lifecycle.given_up:
+            logger.error("%s: the placements do not answer, and are given up", task.get_name())
+            lifecycle.given_up = True
+            lifecycle.patience_ends = now + ABORT_TIMEOUT
+            task.cancel()
+            return
+        del self._lifecycles[task]
+        self._stuck[task] = None
+        lifecycle.settle()
 
     def _end_overdue(
         self, task: asyncio.Task[None], lifecycle: Lifecycle, hooks: RunningHooks
