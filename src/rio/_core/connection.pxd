@@ -13,6 +13,7 @@ cdef class Connection:
     cdef public object transport    # anything with write(bytes); None once it is gone
     cdef public bint held           # what arrives waits; the owner calls take_rest() afterwards
     cdef readonly uint64_t written  # bytes that the transport was given
+    cdef readonly uint64_t received  # bytes that the transport has read
     cdef bint _flush_is_due
     cdef bint _is_receiving
     cdef list _received             # what came meanwhile; None: nothing

@@ -38,6 +38,7 @@ cdef class Connection:
 
     def buffer_updated(self, Py_ssize_t nbytes):
         """Handle all whole frames that have arrived."""
+        self.received += nbytes
         self.reader.advance(nbytes)
         self._read()
 

@@ -141,7 +141,7 @@ cdef class ServerHalf(Connection):
     # seconds: what is read now may have arrived so much earlier
     cdef double _late
     cdef double _held_at             # when it began to be held
-    cdef bint _is_remote             # its bytes wait somewhere before they are read
+    cdef readonly bint is_remote     # its bytes wait somewhere before they are read
     cdef int _frames                 # how many this read has brought so far
     cdef Py_ssize_t _unsent          # bytes that its client does not take, as last counted
 

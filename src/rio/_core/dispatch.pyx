@@ -478,7 +478,7 @@ cdef class RemoteCaller(TurnCaller):
 
     def __init__(self, ServerHalf connection not None):
         self.connection = connection
-        self._is_peer = connection._is_remote
+        self._is_peer = connection.is_remote
         self._turns = {}
         self._held = {}
 
@@ -591,12 +591,13 @@ cdef class ServerHalf(Connection):
         self._method = None
         self._reading = False
         self._late = 0
-        self._is_remote = False
+        self.is_remote = False
 
     def buffer_updated(self, Py_ssize_t nbytes):
         """Handle all whole frames that have arrived."""
         cdef bint is_last
-        self._is_remote = True
+        self.is_remote = True
+        self.received += nbytes
         self.reader.advance(nbytes)
         is_last = self.reader._end < self.reader._capacity    # no more has arrived
         self._read()
@@ -697,7 +698,7 @@ cdef class ServerHalf(Connection):
         turn.deadline = now + (
             <double>request.timeout / 1000.0 if request.timeout else limits.DEFAULT_TIMEOUT
         )
-        if self._is_remote:
+        if self.is_remote:
             self._note_delay(dispatcher._loop_time(now))
         if self._late != 0:
             turn.deadline -= self._late
@@ -705,7 +706,7 @@ cdef class ServerHalf(Connection):
                 return dispatcher._expire(turn)
         if dispatcher._has_time(now):
             return dispatcher._admit(turn)
-        if self._is_remote:
+        if self.is_remote:
             return dispatcher._put_off(turn, now)
         return dispatcher._line_up(turn, INFINITY)
 

@@ -4,6 +4,7 @@ from typing import Final, Self, SupportsIndex, final
 
 from typing_extensions import Buffer
 
+FRAME_HEADER: Final[int]
 DEFAULT_FRAME_LIMIT: Final[int]
 HARD_FRAME_LIMIT: Final[int]
 

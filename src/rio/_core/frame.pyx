@@ -18,6 +18,7 @@ from rio._core.msgpack cimport big_endian, bytes_of, put_big_endian, put_raw
 
 from rio.errors import FrameTooLarge
 
+FRAME_HEADER = limits.FRAME_HEADER
 DEFAULT_FRAME_LIMIT = limits.DEFAULT_FRAME_LIMIT
 HARD_FRAME_LIMIT = limits.HARD_FRAME_LIMIT
 

@@ -67,6 +67,7 @@ class Deadlines:
             call.give_up(_expiry_of_unwritten(call))
             return math.inf
         if call.overdue or not connection.answers_cancel:
+            connection.doubt()
             call.give_up(_timeout_of(call))
             return math.inf
         patience = max(SHORTEST_WAIT, min(4 * connection.round_trip, LONGEST_WAIT))

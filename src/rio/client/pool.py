@@ -14,6 +14,7 @@ from rio.contracts.membership import MembershipSnapshot, MemberStatus
 from rio.errors import NodeEvicted, NotExecuted, RioError, WrongServer
 from rio.transport.client_connection import ClientConnection, ClientOwner
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
+from rio.transport.pulse import LOOK_INTERVAL
 
 FIRST_AVOIDANCE = 0.2
 """Seconds for which new objects are kept away from a server after it could not be reached once;
@@ -57,6 +58,20 @@ class Pool:
         self._frame_limit = frame_limit
         self._receive_buffer = ReceiveBuffer()
         self._peers: dict[str, Peer] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        """When the connections are looked at next; ``None``: they are not."""
+
+    def watch(self) -> None:
+        """Look at the connections from now on: those that are dead are given up."""
+        for connection in list(self.connections):
+            connection.look()
+        self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self.watch)
+
+    def rest(self) -> None:
+        """Look at them no longer. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def peer(self, address: str) -> Peer:
         peer = self._peers.get(address)
@@ -128,6 +143,7 @@ class Pool:
 
     async def close(self) -> None:
         """Close all connections. Idempotent."""
+        self.rest()
         peers, self._peers = self._peers, {}
         for peer in peers.values():
             await peer.close()

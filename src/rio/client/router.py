@@ -120,6 +120,7 @@ class Router:
             await self._access.close()
             raise
         self.caller.loop = asyncio.get_running_loop()
+        self.pool.watch()
         forks.watch(self)
 
     @property
@@ -154,6 +155,7 @@ class Router:
         self.caller.loop = None
         self.caller.why_not_open = forks.FORKED
         self.members.rest()
+        self.pool.rest()
         self._deadlines.close()
         forks.cut_off(self.pool.connections)
 

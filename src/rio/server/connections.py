@@ -11,6 +11,7 @@ from rio.cluster.provider import ClusterProvider
 from rio.server.catalog import Catalog
 from rio.transport import protocol
 from rio.transport.protocol import Hello
+from rio.transport.pulse import LOOK_INTERVAL
 from rio.transport.server_connection import ServerConnection
 
 logger = logging.getLogger("rio.server")
@@ -40,10 +41,19 @@ class Connections:
         self._frame_limit = frame_limit
         self._request_stop = request_stop
         self._all_gone = asyncio.Event()
+        self._look_at = 0.0
 
     def make(self) -> ServerConnection:
         """The node's half of a connection that is about to be made."""
         return ServerConnection(self._catalog.dispatcher, self, self._frame_limit)
+
+    def look(self) -> None:
+        """Cut off the clients that are gone without a word. Called again and again."""
+        now = self._catalog.dispatcher.loop.time()
+        if now >= self._look_at:
+            self._look_at = now + LOOK_INTERVAL
+            for connection in list(self._catalog.dispatcher.connections):
+                connection.look()
 
     # --- what a connection asks -------------------------------------------------------------------
 

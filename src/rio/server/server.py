@@ -531,6 +531,7 @@ class Server:
             self._hold_lease_again(self._serving)
         self._catalog.sweep()
         self._descriptors.look()
+        self._connections.look()
         self._catalog.idle.tick(may_evict=self._cluster.renewed and not self._catalog.draining)
         if self._watch is not None:
             self._watch.beat()

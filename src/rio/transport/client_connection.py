@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from rio._core.calls import Call, ClientHalf
-from rio._core.frame import ReceiveBuffer
+from rio._core.frame import FRAME_HEADER, ReceiveBuffer
 from rio._core.wire import Kind
 from rio.errors import (
     ConnectionLost,
@@ -20,6 +20,7 @@ from rio.errors import (
 from rio.identity import Address
 from rio.transport import protocol
 from rio.transport.protocol import Hello, text_of
+from rio.transport.pulse import CLIENT_PATIENCE, Pulse, Verdict, watch_acknowledgements
 
 
 class ClientOwner(Protocol):
@@ -58,12 +59,16 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         self.round_trip = 0.0
         """Seconds that the handshake took."""
         self._connected_at = 0.0
+        self._pulse = Pulse(CLIENT_PATIENCE)
+        self._asked = 0
+        """Bytes of the server's questions. They do not show that it hears."""
 
     # --- what the transport tells -----------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self._connected_at = self.loop.time()
+        watch_acknowledgements(transport)
         self.put(protocol.write_hello(self._hello))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -103,6 +108,9 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
             self._owner.stream_ended(id)
         elif kind == Kind.GOAWAY and id == 0:
             self._note_goaway(*protocol.read_goaway(body))
+        elif kind == Kind.PING:
+            self._asked += FRAME_HEADER + len(body)
+            self.put(protocol.write_bare(Kind.PONG, id))
         elif kind in (Kind.PONG, Kind.GOAWAY):
             reply = self._replies.pop(id, None)
             if reply is not None and not reply.done():
@@ -132,6 +140,28 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         self._lose(ConnectionLost(f"the connection was given up: {text_of(error)}"))
 
     # --- for the client ---------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Ask a server that has said nothing for a while whether it lives, and give up one that
+        does not answer.
+        """
+        if not self.usable or self.handover is not None:
+            return
+        verdict = self._pulse.look(self.received - self._asked, self.loop.time())
+        if verdict is Verdict.ASK:
+            self._ask()
+        elif verdict is Verdict.DEAD:
+            self.transport.abort()  # to close it would wait for the peer
+            self._lose(ConnectionLost("the server says nothing any more: the connection is dead"))
+
+    def doubt(self) -> None:
+        """A call was not answered in time: ask the server now whether it lives."""
+        if self.usable and self.handover is None and not self._pulse.is_asked:
+            self._pulse.ask(self.loop.time())
+            self._ask()
+
+    def _ask(self) -> None:
+        self.put(protocol.write_bare(Kind.PING, 0))
 
     async def request(self, kind: Kind) -> None:
         """Send a PING or a GOAWAY, and wait for the answer.

@@ -12,6 +12,7 @@ from rio._core.wire import Kind
 from rio.errors import ProtocolError, RioError, WrongServer
 from rio.transport import protocol
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello, text_of
+from rio.transport.pulse import SERVER_PATIENCE, Pulse, Verdict, watch_acknowledgements
 
 logger = logging.getLogger("rio.transport")
 
@@ -44,6 +45,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self._taken = 0
         self._seen_taken = -1
         self._seen_taken_at = 0.0
+        self._pulse = Pulse(SERVER_PATIENCE)
         self.peer: Hello | None = None
         """How the other end has introduced itself; ``None`` until then."""
 
@@ -52,6 +54,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         transport.set_write_buffer_limits(HIGH_WATER)
+        watch_acknowledgements(transport)
         self.dispatcher.connections[self] = None
         self._set_timer(HANDSHAKE_TIMEOUT, self.cut_off, "the peer did not introduce itself")
 
@@ -108,6 +111,8 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             self._greet(body)
         elif kind == Kind.PING:
             self.put(protocol.write_bare(Kind.PONG, id))
+        elif kind == Kind.PONG:
+            pass  # it has been heard of
         elif kind == Kind.END:
             self._owner.unsubscribe(self, id)
         elif kind == Kind.GOAWAY:
@@ -205,6 +210,24 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
                 f" held_limit of {self.dispatcher.budget.limit} bytes"
             )
             self.note_unsent(0)
+
+    def look(self) -> None:
+        """Ask a client that has said nothing for a while whether it lives, and cut off one that
+        does not answer. Of a client that is not read from, nothing can be heard; it is told that
+        this server lives.
+        """
+        if not self.accepted or not self.is_remote:
+            return
+        verdict = self._pulse.look(self.received, self.dispatcher.loop.time())
+        if verdict is Verdict.ALIVE:
+            return
+        if self.held:
+            if not self.unsent:
+                self.put(protocol.write_bare(Kind.PONG, 0))
+        elif verdict is Verdict.ASK:
+            self.put(protocol.write_bare(Kind.PING, 0))
+        else:
+            self.cut_off("the peer says nothing any more")
 
     def _watch_progress(self) -> None:
         """Look after a while whether the peer has taken anything meanwhile."""

@@ -37,6 +37,29 @@ async def test_a_pause_that_is_shorter_than_the_lease_costs_nothing(
     assert [await cluster.status(node) for node in cluster.nodes] == [MemberStatus.ACTIVE] * 3
 
 
+async def test_a_call_that_is_given_up_while_the_server_is_stopped_is_not_executed_later(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = await make_cluster("strict", {})
+    (node,) = cluster.nodes
+    client = cluster.client
+    assert (await client.send(Counter, "a", Add("test", 1))).value == 1
+    await node.stop(cluster.store)
+    given_up = [client.send(Counter, "a", Add("test", n), timeout=0.3) for n in (2, 3)]
+    wanted = client.send(Counter, "a", Add("test", 4))
+    answers = await asyncio.gather(*given_up, return_exceptions=True)
+    node.resume()
+    assert all(isinstance(answer, OutcomeUnknown) for answer in answers), answers
+    assert (await wanted).value == 2
+    assert await cluster.value("a") == 2
+    assert [
+        turn.number for turn in cluster.turns if turn.object == "Counter/a" and turn.number
+    ] == [
+        1,
+        4,
+    ]
+
+
 async def others_renewed(
     cluster: Cluster, before: dict[int, int], stopped: Node, times: int
 ) -> bool:
