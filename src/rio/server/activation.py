@@ -9,7 +9,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rio._core.dispatch import Dispatcher, Mailbox, Turn, TypeTable
@@ -344,18 +343,20 @@ class Activation(Mailbox):
             if hooks.overdue and not _is_cancelled_by_others():
                 raise TimeoutError(hooks.too_long)
 
-    async def _run(self, hook: LifecycleHook) -> None:
-        await self._guard(hook.name, partial(hook.run, self.instance, self.node.app_data))
+    def _run(self, hook: LifecycleHook) -> Awaitable[None]:
+        return self._guard(hook.name, hook.run, self.instance, self.node.app_data)
 
-    async def _guard(self, name: str, hook: Callable[[], Awaitable[None]]) -> None:
-        """Run a hook, or what stands for one.
+    async def _guard(
+        self, name: str, function: Callable[..., Awaitable[None]], *arguments: Any
+    ) -> None:
+        """Run a hook, or what stands for one: ``function(*arguments)``.
 
         :raises HandlerFailed: it raised what is no ``Exception``.
         """
         assert self.running_hooks is not None
         self.running_hooks.name = name
         try:
-            await hook()
+            await function(*arguments)
         except SystemExit as error:  # it would end the event loop
             raise HandlerFailed(f"the hook {name} called sys.exit({error.code!r})") from error
         except asyncio.CancelledError as error:
