@@ -145,8 +145,7 @@ class Pool:
         """Close all connections. Idempotent."""
         self.rest()
         peers, self._peers = self._peers, {}
-        for peer in peers.values():
-            await peer.close()
+        await asyncio.gather(*(peer.close() for peer in peers.values()))
 
 
 class Peer:

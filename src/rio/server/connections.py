@@ -42,10 +42,15 @@ class Connections:
         self._request_stop = request_stop
         self._all_gone = asyncio.Event()
         self._look_at = 0.0
+        self.refuses = False
 
     def make(self) -> ServerConnection:
         """The node's half of a connection that is about to be made."""
         return ServerConnection(self._catalog.dispatcher, self, self._frame_limit)
+
+    def refuse(self) -> None:
+        """Take no more connections: one that the loop has accepted already is closed at once."""
+        self.refuses = True
 
     def look(self) -> None:
         """Cut off the clients that are gone without a word. Called again and again."""

@@ -649,6 +649,7 @@ class Server:
     async def _stop_listening(self) -> None:
         if self._listener is not None:
             self._listener.close()
+            self._connections.refuse()
             await self._connections.close()
             await self._listener.wait_closed()
 

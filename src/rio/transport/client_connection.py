@@ -22,6 +22,9 @@ from rio.transport import protocol
 from rio.transport.protocol import Hello, text_of
 from rio.transport.pulse import CLIENT_PATIENCE, Pulse, Verdict, watch_acknowledgements
 
+CLOSE_TIMEOUT = 2.0
+"""Seconds for which whoever closes a connection waits for a server to take what was written."""
+
 
 class ClientOwner(Protocol):
     """What a client's connection asks of its client."""
@@ -50,6 +53,8 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         self._hello = hello
         self._replies: dict[int, asyncio.Future[None]] = {}
         self._closed = loop.create_future()
+        self._closing: Any = None
+        """The transport, once it was closed."""
         self.ready: asyncio.Future[Hello] = loop.create_future()
         """The server's introduction, or the error because of which there is none."""
         self.ready.add_done_callback(_take_note)
@@ -182,12 +187,20 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         self._lose(ConnectionLost("the client was closed before the answer came"))
 
     async def wait_closed(self) -> None:
-        await self._closed
+        """Wait until a connection that was closed has sent what was written. A server that does not
+        take it has ``CLOSE_TIMEOUT`` seconds; then it is lost.
+        """
+        if not self._closed.done():
+            await asyncio.wait((self._closed,), timeout=CLOSE_TIMEOUT)
+        if not self._closed.done() and self._closing is not None:
+            self._closing.abort()
+            await asyncio.wait((self._closed,))
 
     def _lose(self, error: ConnectionLost) -> None:
         transport, self.transport = self.transport, None
         self.usable = False
         if transport is not None:
+            self._closing = transport
             transport.close()
         if not self.ready.done():
             self.ready.set_exception(error)

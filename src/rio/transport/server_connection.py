@@ -26,6 +26,8 @@ class ServerOwner(Protocol):
     """What a server's connection asks of its node."""
 
     hello: Hello
+    refuses: bool
+    """Whether it takes no more connections."""
 
     def unsubscribe(self, connection: ServerConnection, number: int) -> None: ...
     def forget(self, connection: ServerConnection) -> None: ...
@@ -52,6 +54,9 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
     # --- what the transport tells -----------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
+        if self._owner.refuses:
+            transport.abort()
+            return
         self.transport = transport
         transport.set_write_buffer_limits(HIGH_WATER)
         watch_acknowledgements(transport)

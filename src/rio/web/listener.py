@@ -74,6 +74,9 @@ class HttpListener:
             self.server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.server is None or not self.server.is_serving():
+            writer.transport.abort()  # the loop had accepted it when the listener was closed
+            return
         has_place = len(self._connections) < MAX_CONNECTIONS or self._drop_answered()
         self._connections[writer] = False
         try:
