@@ -302,7 +302,8 @@ class BadReply(CallFailed):
 
 
 class ReplyTooLarge(CallFailed):
-    """The handler ran, and its reply is larger than the frame limit of the server.
+    """The handler ran, and its reply is larger than the frame limit of the server or of the
+    client.
 
     The text has both sizes in bytes. A message that is too large ends as :class:`FrameTooLarge`
     instead: that call did not run.

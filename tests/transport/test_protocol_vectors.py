@@ -92,11 +92,14 @@ HELLO_OF_A_NODE = Hello(
     protocol.VERSION, "node", 3, "10.0.0.7:7070", CLUSTER, protocol.NODE_FEATURES
 )
 
+HELLO_WITH_LIMITS = Hello(protocol.VERSION, "node", frame_limit=100_000, in_flight_limit=100)
+
 OURS: dict[str, Callable[[], bytes]] = {
     "hello_client": lambda: protocol.write_hello(
         Hello(protocol.VERSION, "client", cluster=CLUSTER)
     ),
     "hello_node": lambda: protocol.write_hello(HELLO_OF_A_NODE),
+    "hello_limits": lambda: protocol.write_hello(HELLO_WITH_LIMITS),
     "error_version": lambda: protocol.write_error(0, version_mismatch()),
     "request": lambda: request(1, "Deposit", msgpack.packb({"amount": 100})),
     "response": lambda: b"\x93\x02\x01" + msgpack.packb({"amount": 100}),
@@ -206,6 +209,7 @@ def test_what_is_read_of_a_vector_is_what_was_meant() -> None:
         ["10.0.0.8:7070", 4],
     )
     assert protocol.read_event(bodies["event"]) == (1, "Deposited", msgpack.packb({"amount": 100}))
+    assert protocol.read_hello(bodies["hello_limits"]) == HELLO_WITH_LIMITS
     assert protocol.read_goaway(bodies["goaway_stopped"]) == ("10.0.0.7:7070 has stopped", 301)
     assert call_context.read_context(VECTORS["context"].data) == CHAIN
 

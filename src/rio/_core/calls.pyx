@@ -483,10 +483,10 @@ cdef class ClientHalf(Connection):
             request.context.data = PyBytes_AS_STRING(call.context)
             request.context.size = PyBytes_GET_SIZE(call.context)
         room = room_for_request(&request)
-        if room + payload_size > self.reader.limit:
+        if room + payload_size > self.send_limit:
             raise FrameTooLarge(
                 f"{call.message_name} to {call.type_name}/{call.id} takes {payload_size} bytes, "
-                f"the frame limit is {self.reader.limit}"
+                f"the frame limit is {self.send_limit}"
             )
         if self.congested or self.writer._count() > limits.HIGH_WATER:
             self._check_unsent()

@@ -11,6 +11,8 @@ cdef class Connection:
     cdef readonly FrameReader reader
     cdef readonly FrameWriter writer
     cdef public object transport    # anything with write(bytes); None once it is gone
+    # bytes that a frame may have which is sent: the peer's limit too, once it has told it
+    cdef public Py_ssize_t send_limit
     cdef public bint held           # what arrives waits; the owner calls take_rest() afterwards
     cdef readonly uint64_t written  # bytes that the transport was given
     cdef readonly uint64_t received  # bytes that the transport has read

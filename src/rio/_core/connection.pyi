@@ -7,6 +7,7 @@ from rio._core.frame import FrameReader, FrameWriter, ReceiveBuffer
 @disjoint_base
 class Connection:
     transport: Any
+    send_limit: int
     held: bool
     def __init__(self, frame_limit: int, receive_buffer: ReceiveBuffer | None) -> None: ...
     @property

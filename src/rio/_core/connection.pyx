@@ -26,6 +26,7 @@ cdef class Connection:
     def __init__(self, Py_ssize_t frame_limit, ReceiveBuffer receive_buffer):
         self.reader = FrameReader(frame_limit, receive_buffer)
         self.writer = FrameWriter()
+        self.send_limit = frame_limit
         self.transport = None
         self.held = False
         self._flush_is_due = False

@@ -484,10 +484,10 @@ cdef class RemoteCaller(TurnCaller):
 
     cdef int _reply(self, Turn turn, bytes payload) except -1:
         cdef ServerHalf connection = self.connection
-        if PyBytes_GET_SIZE(payload) + limits.RESPONSE_HEAD > connection.reader.limit:
+        if PyBytes_GET_SIZE(payload) + limits.RESPONSE_HEAD > connection.send_limit:
             turn.fail(ReplyTooLarge(
                 f"the reply of {turn.table.type_name}/{turn.id} to {turn.method.name} takes "
-                f"{len(payload)} bytes, the frame limit is {connection.reader.limit}"
+                f"{len(payload)} bytes, the frame limit is {connection.send_limit}"
             ))
             return 0
         if self._is_full or turn.dispatcher.budget._is_scarce():

@@ -48,7 +48,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     Larger messages and events are refused with :class:`rio.errors.FrameTooLarge`; a larger reply
     arrives as :class:`rio.errors.ReplyTooLarge`. Clients have a ``frame_limit`` of their own, which
-    is 4 MiB too. Gossip between many servers takes up to 64 KiB.
+    is 4 MiB too; the smaller one holds, and an event that a subscriber cannot take is a
+    :class:`rio.errors.Gap` for it. Gossip between many servers takes up to 64 KiB.
     """
 
     state_limit: int = DEFAULT_STATE_LIMIT

@@ -17,10 +17,15 @@ subscriber is told how many.
 """
 ROOM_FOR_HEAD = 160
 """Bytes that an event takes besides its payload, at most."""
+ROOM_FOR_NUMBERS = 30
+"""Those of them that are not its name, at most."""
 
 
 class EventSink(Protocol):
     """The connection of a subscriber."""
+
+    send_limit: int
+    """Bytes of the largest frame that the subscriber reads."""
 
     @property
     def unsent(self) -> int:
@@ -52,7 +57,7 @@ class Listener:
 
     def deliver(self, tail: bytes) -> bool:
         self.sequence += 1
-        if self.is_full:
+        if self.is_full or len(tail) + ROOM_FOR_NUMBERS > self.sink.send_limit:
             return False
         self.put(tail)
         return True

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import msgspec
+
 from rio._core.calls import Call, ClientHalf
 from rio._core.frame import FRAME_HEADER, ReceiveBuffer
 from rio._core.wire import Kind
@@ -50,7 +52,7 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
     ) -> None:
         super().__init__(loop, frame_limit, receive_buffer)
         self._owner = owner
-        self._hello = hello
+        self._hello = msgspec.structs.replace(hello, frame_limit=frame_limit)
         self._replies: dict[int, asyncio.Future[None]] = {}
         self._closed = loop.create_future()
         self._closing: Any = None
@@ -102,6 +104,8 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
     def frame_received(self, kind: int, id: int, body: bytes) -> None:
         if kind == Kind.HELLO:
             hello = protocol.read_hello(body)
+            self.send_limit = min(self.send_limit, hello.frame_limit)
+            self.window = max(1, hello.in_flight_limit // 2)
             self.usable = True
             self.answers_cancel = protocol.CANCEL_ANSWER in hello.features
             self.round_trip = self.loop.time() - self._connected_at

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from rio._core.dispatch import IN_FLIGHT_LIMIT
+from rio._core.frame import DEFAULT_FRAME_LIMIT
 from rio._core.wire import Kind
 from rio.errors import (
     APPLICATION_ERROR,
@@ -58,6 +60,10 @@ class Hello(msgspec.Struct, omit_defaults=True):
     """What this side can do beyond the first version of the protocol; the other side uses what it
     knows, and ignores the rest.
     """
+    frame_limit: int = DEFAULT_FRAME_LIMIT
+    """Bytes of the largest frame that this side reads."""
+    in_flight_limit: int = IN_FLIGHT_LIMIT
+    """Calls that may wait or run on a node."""
 
 
 def check_cluster(hello: Hello, cluster: str) -> None:

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import msgspec
+
 from rio._core.dispatch import HIGH_WATER, Dispatcher, ServerHalf
 from rio._core.wire import Kind
 from rio.errors import ProtocolError, RioError, WrongServer
@@ -138,13 +140,22 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self.peer = peer
         self._clear_timer()
         self.accepted = True
-        self.put(protocol.write_hello(self._owner.hello))
+        self.send_limit = min(self.send_limit, peer.frame_limit)
+        self.put(protocol.write_hello(self._introduction()))
+
+    def _introduction(self) -> Hello:
+        """The node's HELLO, with the limits that hold on this connection."""
+        return msgspec.structs.replace(
+            self._owner.hello,
+            frame_limit=self.reader.limit,
+            in_flight_limit=self.dispatcher.in_flight_limit,
+        )
 
     def answer_error(self, id: int, error: BaseException) -> None:
         if self.transport is None:
             return
         body = protocol.write_error(id, error)
-        if len(body) > self.reader.limit:
+        if len(body) > self.send_limit:
             body = protocol.write_error(id, protocol.without_payload(error, len(body)))
         self.put(body)
 
