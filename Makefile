@@ -15,7 +15,7 @@ PEERS  := $(patsubst bench/peers/requirements/%.txt,$(VENV)/peers/%/.installed,$
 CORE   := setup.py $(wildcard src/rio/_core/*.pyx src/rio/_core/*.pxd)
 export RIO_DEBUG
 
-.PHONY: help demo quick test test-eager chaos check bench bench-full bench-instructions bench-peers soak build clean
+.PHONY: help demo quick test test-eager sweep chaos check bench bench-full bench-instructions bench-peers soak build clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: $(BUILT)  ## run all tests
 
 test-eager: $(BUILT)  ## run the tests of clients and servers in one process under the eager task factory: Python 3.12 or newer
 	@RIO_EAGER=1 $(BIN)/python -m pytest -n auto tests/client tests/server tests/cluster --ignore tests/cluster/processes $(ARGS)
+
+sweep: $(BUILT)  ## let each point of a small life of a cluster fail in each way
+	@RIO_SWEEP=1 $(BIN)/python -m pytest -n auto tests/faults $(ARGS)
 
 chaos: $(BUILT)  ## break a cluster under load, and count what is lost
 	@$(BIN)/python -m tests.cluster.processes.chaos

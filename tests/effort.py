@@ -5,6 +5,7 @@
 ``RIO_SEEDS=300``      so many seeds of each simulation
 ``RIO_SEED=17``        a single seed, with the servers' logs
 ``RIO_EXAMPLES=10``    ten times the examples of each property
+``RIO_SWEEP=1``        each fault at each point, not one in seven: ``make sweep``
 =====================  ===========================================================================
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 QUICK = os.environ.get("RIO_QUICK", "") == "1"
 ONE = os.environ.get("RIO_SEED", "")
 MANY = int(os.environ.get("RIO_SEEDS", "0"))
+SWEEP = os.environ.get("RIO_SWEEP", "") == "1"
 TIMES = float(os.environ.get("RIO_EXAMPLES", "0.1" if QUICK else "1"))
 
 
