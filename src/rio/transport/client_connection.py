@@ -146,6 +146,8 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         """
         if not self.ready.done():
             self.ready.set_exception(error)
+        if self.transport is not None:
+            self.transport.abort()  # the peer may be frozen: it would keep the socket open
         self._lose(ConnectionLost(f"the connection was given up: {text_of(error)}"))
 
     # --- for the client ---------------------------------------------------------------------------
@@ -194,11 +196,12 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         """Wait until a connection that was closed has sent what was written. A server that does not
         take it has ``CLOSE_TIMEOUT`` seconds; then it is lost.
         """
-        if not self._closed.done():
+        try:
             await asyncio.wait((self._closed,), timeout=CLOSE_TIMEOUT)
-        if not self._closed.done() and self._closing is not None:
-            self._closing.abort()
-            await asyncio.wait((self._closed,))
+        finally:
+            if not self._closed.done() and self._closing is not None:
+                self._closing.abort()
+        await asyncio.wait((self._closed,))
 
     def _lose(self, error: ConnectionLost) -> None:
         transport, self.transport = self.transport, None
