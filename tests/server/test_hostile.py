@@ -298,7 +298,7 @@ async def test_an_id_that_does_not_fit_is_refused_before_it_is_sent(
 async def test_an_id_that_is_no_string_is_refused_before_it_is_sent(
     client: rio.Client, server: rio.Server, id: Any
 ) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(BadIdentity):
         await client.send(Victim, id, Echo("x"))
     assert server.statistics().calls == 0
 

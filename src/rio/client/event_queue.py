@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, Literal, TypeVar, cast
 
-from rio.errors import BadReply, ConfigurationError, Gap
+from rio.errors import BadReply, ConfigurationError, Gap, RioError
 from rio.identity import type_name_of
 from rio.objects.message import DynamicMessage, Message
 from rio.transport import codec
@@ -52,10 +52,10 @@ class EventQueue(Generic[E_co]):
         """What was dropped before those, and the reader has not been told of."""
         self._token = 0
         """Of the activation whose events come."""
-        self._count = 0
-        """How many events that activation has published, up to the last one that came."""
         self._offset = 0
-        """How many of them came before the subscription began."""
+        """How many events that activation had published before the subscription began."""
+        self._sequence = 0
+        """The number of the last event that came, counted from there."""
         self._early: list[tuple[int, str, bytes]] | None = None
         """Events that came before the answer that says where they begin; ``None``: it has come."""
         self._arrived = asyncio.Event()
@@ -87,7 +87,7 @@ class EventQueue(Generic[E_co]):
             gap, self._dropped = self._dropped, None
             raise gap
         event = self._events.popleft()
-        if isinstance(event, (BadReply, Gap)):
+        if isinstance(event, RioError):
             raise event
         return cast(E_co, event)
 
@@ -102,10 +102,10 @@ class EventQueue(Generic[E_co]):
         with this token. Unless all events before it came, the reader is told of a gap.
         """
         if token == self._token:
-            self._note_gap(offset - self._count)
+            self._note_gap(offset - self._offset - self._sequence)
         elif self._token:
             self._note_gap(None)
-        self._token, self._count, self._offset = token, offset, offset
+        self._token, self._offset, self._sequence = token, offset, 0
         early, self._early = self._early or [], None
         for event in early:
             self.put(*event)
@@ -115,11 +115,12 @@ class EventQueue(Generic[E_co]):
         if self._early is not None:
             self._early.append((sequence, type_name, payload))
             return
-        before, self._count = self._count, self._offset + sequence
+        missed, self._sequence = sequence - self._sequence - 1, sequence
         if type_name == DROPPED:
-            self._note_gap(self._count - before)
+            self._note_gap(missed + 1)
             return
-        self._note_gap(self._count - before - 1)
+        if missed > 0:
+            self._note_gap(missed)
         if self._decoders and type_name not in self._decoders:
             return
         if len(self._events) >= self._limit:

@@ -50,20 +50,16 @@ class Listener:
         self.number = number
         self.sequence = 0
 
-    @property
-    def is_full(self) -> bool:
-        """Whether the connection has so much to send that events are dropped."""
-        return self.sink.unsent > MAX_UNSENT
-
     def deliver(self, tail: bytes) -> bool:
         self.sequence += 1
-        if self.is_full or len(tail) + ROOM_FOR_NUMBERS > self.sink.send_limit:
+        if self.sink.unsent > MAX_UNSENT or len(tail) + ROOM_FOR_NUMBERS > self.sink.send_limit:
             return False
-        self.put(tail)
+        self.sink.put(wire.write_event(self.number, self.sequence, tail))
         return True
 
-    def put(self, tail: bytes) -> None:
-        self.sink.put(wire.write_event(self.number, self.sequence, tail))
+    def tell_of_drops(self) -> bool:
+        self.sequence -= 1  # the notice has the number of the last event, which was dropped
+        return self.deliver(_NOTICE)
 
 
 class MessageRouter:
@@ -128,16 +124,14 @@ class MessageRouter:
         if not listeners:
             return 0
         tail = protocol.write_event_tail(type_name, payload)
-        sent = 0
-        for listener in listeners.values():
-            if listener.deliver(tail):
-                sent += 1
-                if self._behind:
-                    self._behind.pop(listener, None)
-            else:
-                self._behind[listener] = None
+        behind = [listener for listener in listeners.values() if not listener.deliver(tail)]
+        if behind or self._behind:
+            for listener in listeners.values():
+                self._behind.pop(listener, None)
+            self._behind.update(dict.fromkeys(behind))
+        sent = len(listeners) - len(behind)
         self.delivered += sent
-        self.dropped += len(listeners) - sent
+        self.dropped += len(behind)
         return sent
 
     def tell_of_drops(self) -> None:
@@ -145,9 +139,8 @@ class MessageRouter:
         the number of that event. Call it now and then.
         """
         for listener in list(self._behind):
-            if not listener.is_full:
+            if listener.tell_of_drops():
                 del self._behind[listener]
-                listener.put(_NOTICE)
 
     def end(self, object_id: ObjectId, error: RioError) -> None:
         """The object leaves this node: tell all who listen, so that they look for it."""
