@@ -145,7 +145,10 @@ class Pool:
         """Close all connections. Idempotent."""
         self.rest()
         peers, self._peers = self._peers, {}
-        await asyncio.gather(*(peer.close() for peer in peers.values()))
+        for peer in peers.values():
+            peer.begin_to_close()
+        for peer in peers.values():
+            await peer.close()
 
 
 class Peer:
@@ -232,13 +235,20 @@ class Peer:
         if self.connection is not None and self.connection.usable:
             self.connection.break_off(reason)
 
-    async def close(self) -> None:
+    def begin_to_close(self) -> None:
+        """Send what is written, and connect no more."""
         if self._connecting is not None:
             self._connecting.cancel()
+        if self.connection is not None:
+            self.connection.close()
+
+    async def close(self) -> None:
+        self.begin_to_close()
+        if self._connecting is not None:
             await asyncio.gather(self._connecting, return_exceptions=True)
         connection, self.connection = self.connection, None
         if connection is not None:
-            connection.close()
+            connection.close()  # once more: it may have been made meanwhile
             await connection.wait_closed()
 
     def _start_connecting(self) -> asyncio.Task[None]:

@@ -57,6 +57,7 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         self._closed = loop.create_future()
         self._closing: Any = None
         """The transport, once it was closed."""
+        self._close_by = 0.0
         self.ready: asyncio.Future[Hello] = loop.create_future()
         """The server's introduction, or the error because of which there is none."""
         self.ready.add_done_callback(_take_note)
@@ -197,7 +198,8 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         take it has ``CLOSE_TIMEOUT`` seconds; then it is lost.
         """
         try:
-            await asyncio.wait((self._closed,), timeout=CLOSE_TIMEOUT)
+            patience = max(0.0, self._close_by - self.loop.time())
+            await asyncio.wait((self._closed,), timeout=patience)
         finally:
             if not self._closed.done() and self._closing is not None:
                 self._closing.abort()
@@ -207,7 +209,7 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         transport, self.transport = self.transport, None
         self.usable = False
         if transport is not None:
-            self._closing = transport
+            self._closing, self._close_by = transport, self.loop.time() + CLOSE_TIMEOUT
             transport.close()
         if not self.ready.done():
             self.ready.set_exception(error)
