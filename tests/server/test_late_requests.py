@@ -8,6 +8,7 @@ import time
 import pytest
 
 import rio
+from rio._core.clock import now
 from rio._core.wire import Kind
 from tests.server.harness import Cluster, Probe, RawPeer, until
 from tests.server.test_hostile import request
@@ -58,3 +59,19 @@ async def test_a_call_inside_the_process_has_not_waited_for_the_loop(
     time.sleep(0.6)  # noqa: ASYNC251  # as above
     await server.client.send(Diary, "a", Note("in time"), timeout=0.2)
     assert probe.log == ["before", "in time"]
+
+
+async def test_by_a_clock_that_was_handed_in_the_loop_never_stood_still(
+    cluster: Cluster, probe: Probe
+) -> None:
+    server = await cluster.server(Diary, clock=now)
+    async with await RawPeer.connect(server) as peer:
+        peer.writer.write(note(1, "before", 10_000))
+        await peer.frame()
+        own: socket.socket = peer.writer.get_extra_info("socket")
+        raw = own.dup() if hasattr(own, "dup") else socket.socket(fileno=own.fileno())
+        raw.send(note(2, "a moment ago by that clock", 200))
+        time.sleep(0.6)  # noqa: ASYNC251  # as above
+        assert (await peer.frame())[:2] == [Kind.RESPONSE, 2]
+        raw.close()
+    assert probe.log == ["before", "a moment ago by that clock"]

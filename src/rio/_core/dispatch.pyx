@@ -989,8 +989,9 @@ cdef class Dispatcher:
                 connection.break_off(error)
 
     cdef double _loop_time(self, double now) noexcept:
-        # A clock that was handed in says nothing of how long the loop stood still.
-        return now if self._clock is None else system_clock()
+        # A clock that was handed in says nothing of how long the loop stood still, and real time
+        # nothing of what happens by that clock: then the loop never stood still.
+        return now if self._clock is None else -INFINITY
 
     cdef double _note_stall(self, double now) except? -1:
         # Returns `now`, of the loop's time.
