@@ -513,6 +513,17 @@ async def test_a_call_that_cannot_be_written_any_more_makes_room_for_the_next() 
     assert (await last).n == 4
 
 
+async def test_a_call_that_cannot_be_written_holds_up_none_after_it() -> None:
+    asker = Asker(Line(200))
+    asker.line.window = 1
+    asker.ask(0)
+    large = asker.ask(1, id="x" * 300)
+    assert isinstance(large.exception(), FrameTooLarge)
+    asker.ask(2)
+    await settle()
+    assert (sorted(asker.line.asked()), asker.line.unwritten) == ([0, 2], 0)
+
+
 async def test_calls_that_were_not_written_are_overdue_like_others_and_say_so() -> None:
     moment = [100.0]
     asker = Asker(Line(200), clock=lambda: moment[0])

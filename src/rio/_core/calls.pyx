@@ -31,8 +31,8 @@ from rio.errors import (
     CallTimeout,
     ConfigurationError,
     Expired,
-    NoServersAvailable,
     FrameTooLarge,
+    NoServersAvailable,
     NotExecuted,
     OutcomeUnknown,
     Overloaded,
@@ -407,16 +407,14 @@ cdef class ClientHalf(Connection):
             if self._has_to_wait(call):
                 return self._put_off(call)
         self._write(call, now)
+        if len(self._calls) > self.window:
+            self._extra[call._turn] = call
         return self._hand_over() if self._hands_over() else self._flush_soon()
 
     cdef bint _has_to_wait(self, Call call) except -1:
         if self._queue is not None and self._queue.holds(call._turn):
             return True
-        if len(self._calls) >= self.window:
-            if call._turn in self._extra:
-                return True
-            self._extra[call._turn] = call
-        return False
+        return len(self._calls) >= self.window and call._turn in self._extra
 
     cdef int _put_off(self, Call call) except -1:
         if self._queue is None:
