@@ -48,6 +48,12 @@ class Ask(rio.Message[str]):
     timeout: float | None = None
 
 
+class PassOn(rio.Message[str]):
+    """Have another object wait for ever, and let whatever that raises through."""
+
+    to: str
+
+
 class Sleeper(rio.ServiceObject):
     @rio.handler
     async def wait(self, message: Wait, app: rio.AppData) -> str:
@@ -101,6 +107,10 @@ class Sleeper(rio.ServiceObject):
             return await self.send(Sleeper, message.to, Wait(message.gate), timeout=message.timeout)
         except rio.RioError as error:
             return type(error).__name__
+
+    @rio.handler
+    async def pass_on(self, message: PassOn) -> str:
+        return await self.send(Sleeper, message.to, Wait("never"))
 
 
 @pytest.fixture
@@ -421,6 +431,6 @@ async def test_a_handler_that_awaits_another_object_at_its_deadline_keeps_its_ob
         await client.send(Sleeper, id, Quick("first"))
         before = instance(server, Sleeper, id)
         with pytest.raises(CallTimeout):
-            await client.send(Sleeper, id, Ask(f"asked {number}", "never"), timeout=0.1)
+            await client.send(Sleeper, id, PassOn(f"asked {number}"), timeout=0.1)
         await client.send(Sleeper, id, Quick("again"))
         assert instance(server, Sleeper, id) is before
