@@ -118,6 +118,13 @@ def test_a_reference_has_nothing_but_handlers(name: str) -> None:
         getattr(account, name)
 
 
+@pytest.mark.parametrize("name", ["save_state", "shutdown", "tasks", "tell", "load"])
+def test_a_reference_says_what_is_for_the_objects_own_code(name: str) -> None:
+    account = ref(SENDER, Account, "ada")
+    with pytest.raises(AttributeError, match=rf"'{name}': it is for the object's own code"):
+        getattr(account, name)
+
+
 def test_a_reference_knows_whom_it_refers_to_and_cannot_be_changed() -> None:
     account = ref(SENDER, Account, "ada")
     assert (account.id, account.object_id) == ("ada", ObjectId("bank.Account", "ada"))

@@ -53,14 +53,20 @@ class Ref:
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
         handler = self._object_type.__rio_handlers__.get(name)
         if handler is None:
-            known = ", ".join(self._object_type.__rio_handlers__) or "none"
-            kind = type_hints.short_name(self._object_type)
-            raise AttributeError(
-                f"{kind} has no handler {name!r}, and a reference has nothing else. It has: {known}"
-            )
+            raise AttributeError(self._why_not(name))
         method = _make_method(self._object_type, handler)
         setattr(type(self), name, method)
         return cast("Callable[..., Awaitable[Any]]", method.__get__(self))
+
+    def _why_not(self, name: str) -> str:
+        known = ", ".join(self._object_type.__rio_handlers__) or "none"
+        kind = type_hints.short_name(self._object_type)
+        why = (
+            "it is for the object's own code, and a reference has only handlers"
+            if hasattr(ServiceObject, name)
+            else "a reference has nothing else"
+        )
+        return f"{kind} has no handler {name!r}: {why}. It has: {known}"
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(
