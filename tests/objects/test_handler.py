@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Dict, Generic, List, TypeVar  # noqa: UP035
 
@@ -313,20 +314,59 @@ def test_hiding_a_handler_by_a_plain_method_is_refused() -> None:
                 return Balance(1)
 
 
-def test_two_handlers_for_one_message_are_refused_by_both_names() -> None:
+def test_two_handlers_for_one_message_are_refused_with_their_class_by_names_and_lines() -> None:
+    with pytest.raises(BadRegistration) as caught:
+
+        class Room(ServiceObject):
+            @handler
+            def one(self, message: Forget) -> None: ...
+
+            @handler
+            def two(self, message: Forget) -> None: ...
+
+    first, second = re.findall(r"<handler Room\.(\w+ \(.+?):(\d+)\)>", str(caught.value))
+    assert (first[0], second[0]) == (f"one ({__file__}", f"two ({__file__}")
+    assert int(second[1]) == int(first[1]) + 3
+
+
+def test_a_second_handler_in_a_subclass_is_refused_unless_it_replaces_the_first() -> None:
+    with pytest.raises(BadRegistration, match=r"<handler Account\.deposit .*Savings\.put .*= None"):
+
+        class Savings(Account):
+            @handler
+            async def put(self, message: Deposit) -> Balance:
+                return Balance(1)
+
+    class Checking(Account):
+        @handler
+        async def deposit(self, message: Deposit) -> Balance:
+            return Balance(1)
+
+    class Renamed(Account):
+        deposit = None
+
+        @handler
+        async def put(self, message: Deposit) -> Balance:
+            return Balance(1)
+
+    found = index_by_message_name(Renamed, Renamed.__rio_handlers__.values())
+    assert found["bank.Deposit"] is Renamed.put
+
+
+def test_two_handlers_whose_message_is_defined_later_are_refused_at_registration() -> None:
     class Room(ServiceObject):
         @handler
-        def one(self, message: Forget) -> None: ...
+        def one(self, message: Later) -> None: ...  # noqa: F821
 
         @handler
-        def two(self, message: Forget) -> None: ...
+        def two(self, message: Later) -> None: ...  # noqa: F821
 
-    with pytest.raises(
-        BadRegistration,
-        match=r"Room has two handlers for message 'Forget',"
-        r" <handler Room\.one .*<handler Room\.two ",
-    ):
-        index_by_message_name(Room, Room.__rio_handlers__.values())
+    globals()["Later"] = Forget
+    try:
+        with pytest.raises(BadRegistration, match="two handlers for message 'Forget'"):
+            index_by_message_name(Room, Room.__rio_handlers__.values())
+    finally:
+        del globals()["Later"]
 
 
 def test_a_handler_cannot_have_the_name_of_a_method_that_the_object_needs() -> None:

@@ -118,6 +118,11 @@ class Handler(Generic[S_co, M_contra, R_co]):
     # --- the annotations --------------------------------------------------------------------------
 
     @property
+    def is_resolved(self) -> bool:
+        """Whether its annotations were read already."""
+        return self._signature is not None
+
+    @property
     def message_name(self) -> str:
         """The name of the message on the wire."""
         return self.resolve().message_name
@@ -469,7 +474,7 @@ def collect_handlers(cls: type) -> dict[str, Handler[Any, Any, Any]]:
 def index_by_message_name(
     cls: type, handlers: Iterable[Handler[Any, Any, Any]]
 ) -> dict[str, Handler[Any, Any, Any]]:
-    """The handlers of a class by the name of their message. This reads all their annotations.
+    """These handlers of a class by the name of their message. This reads their annotations.
 
     :raises BadRegistration: two of them answer the same message, or one of them breaks a rule.
     """
@@ -479,7 +484,7 @@ def index_by_message_name(
         if other is not each:
             raise BadRegistration(
                 f"{type_hints.full_name(cls)} has two handlers for message {each.message_name!r},"
-                f" {other!r} and {each!r}: remove one of them, or, if their messages differ,"
-                " give one message another name with type_name="
+                f" {other!r} and {each!r}: remove one of them (an inherited one with name = None),"
+                " or, if their messages differ, give one message another name with type_name="
             )
     return found

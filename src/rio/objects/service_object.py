@@ -15,7 +15,7 @@ from rio.errors import BadRegistration, NotAttached
 from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name, default_name
 from rio.objects.app_data import AppData
 from rio.objects.attributes import check_attributes
-from rio.objects.handler import Handler, collect_handlers
+from rio.objects.handler import Handler, collect_handlers, index_by_message_name
 from rio.objects.lifecycle import (
     LeavingReason,
     LifecycleLimits,
@@ -382,12 +382,15 @@ def _read_annotations_early(cls: type[ServiceObject]) -> None:
     """Read the annotations now, while the names that are local to a function exist.
 
     An annotation with a name that is not defined yet is read at registration.
+
+    :raises BadRegistration: a handler or a state breaks a rule, or two handlers answer one message.
     """
     around = type_hints.names_around(cls)
     local_names = ({**around, **vars(cls)}, around)
     for handler in cls.__rio_handlers__.values():
         with contextlib.suppress(NameError):
             handler.try_resolve(local_names)
+    index_by_message_name(cls, (each for each in cls.__rio_handlers__.values() if each.is_resolved))
     for state in cls.__rio_managed_states__:
         with contextlib.suppress(NameError):
             state.field(local_names)
