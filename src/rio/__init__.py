@@ -21,6 +21,7 @@ from rio.errors import RioError
 from rio.identity import Address, ObjectId
 from rio.objects.app_data import AppData
 from rio.objects.application_error import ApplicationError, UnknownApplicationError
+from rio.objects.filters import Call, Filter, Proceed
 from rio.objects.handler import handler
 from rio.objects.managed_state import managed_state
 from rio.objects.message import DynamicMessage, Message
@@ -39,10 +40,12 @@ __all__ = [
     "AdminCommand",
     "AppData",
     "ApplicationError",
+    "Call",
     "Client",
     "ClusterConfig",
     "ClusterProvider",
     "DynamicMessage",
+    "Filter",
     "GossipConfig",
     "LocalClusterProvider",
     "Member",
@@ -52,6 +55,7 @@ __all__ = [
     "ObjectId",
     "ObjectPlacement",
     "PeerToPeerClusterProvider",
+    "Proceed",
     "Registry",
     "RioError",
     "Server",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-from rio._core.calls import Caller
 from rio._core.clock import Clock
 from rio._core.frame import DEFAULT_FRAME_LIMIT
 from rio._core.wire import Kind
@@ -14,14 +13,17 @@ from rio.client.access import StorageAccess
 from rio.client.admin import AdminCommand, ServerExit, Shutdown
 from rio.client.attachment import Attachment
 from rio.client.event_queue import EventQueue, Overflow
+from rio.client.filtered import FilteredCaller
 from rio.client.router import Router
 from rio.client.subscription import Subscription
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage
+from rio.errors import ConfigurationError
 from rio.identity import ObjectId, name_of_type
 from rio.objects import system_messages
+from rio.objects.filters import Filter, check_filters
 from rio.objects.message import DynamicMessage, Message
 from rio.objects.ref import ref
-from rio.objects.sender import Sender
+from rio.objects.sender import Carrier, Sender
 from rio.objects.service_object import ServiceObject
 from rio.storage import Storage
 
@@ -43,10 +45,12 @@ class Client(Sender):
     call may take, unless the call says otherwise. ``refresh_interval``: seconds between two reads
     of the membership; the client also reads it at once when it cannot reach a server.
     ``route_limit``: of how many objects the client remembers where they live. ``frame_limit``:
-    bytes that a message or a reply may have. ``clock`` and ``rng`` replace the system's clock and
+    bytes that a message or a reply may have. ``filters``: what runs around each call, the first
+    outermost; see :data:`rio.Filter`. ``clock`` and ``rng`` replace the system's clock and
     the random delays in tests.
 
-    :raises ConfigurationError: the URL names no storage, or a time is not above 0.
+    :raises ConfigurationError: the URL names no storage, a time is not above 0, or a filter is
+        none.
     """
 
     def __init__(
@@ -57,9 +61,11 @@ class Client(Sender):
         refresh_interval: float = 5.0,
         route_limit: int = 200_000,
         frame_limit: int = DEFAULT_FRAME_LIMIT,
+        filters: Iterable[Filter] = (),
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
+        filters = check_filters("rio.Client", filters, ConfigurationError)
         self._use(
             Router(
                 StorageAccess(storage),
@@ -69,18 +75,20 @@ class Client(Sender):
                 frame_limit=frame_limit,
                 clock=clock,
                 rng=rng,
-            )
+            ),
+            filters,
         )
 
-    def _use(self, router: Router) -> None:
+    def _use(self, router: Router, filters: Sequence[Filter] = ()) -> None:
         self._router = router
+        self._filtered = FilteredCaller(router.caller, filters) if filters else None
         if type(self).send is Sender.send:
             # On the instance it hides the method of the class, so that a call runs without a Python
             # frame of ours. A subclass that overrides the method keeps its own.
-            self.send = router.caller.send  # type: ignore[method-assign]
+            self.send = self._carrier().send  # type: ignore[method-assign]
 
-    def _carrier(self) -> Caller:
-        return self._router.caller
+    def _carrier(self) -> Carrier:
+        return self._filtered or self._router.caller
 
     # --- opening and closing ----------------------------------------------------------------------
 
@@ -107,7 +115,11 @@ class Client(Sender):
 
         :raises RuntimeError: the client was started in another thread or event loop.
         """
-        await self._router.close()
+        try:
+            await self._router.close()
+        finally:
+            if self._filtered is not None:
+                await self._filtered.close()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         router = getattr(self, "_router", None)
@@ -208,7 +220,7 @@ class Client(Sender):
         """
         match command:
             case Shutdown(object_type, id):
-                await self.send(object_type, id, system_messages.Shutdown())
+                await self._router.caller.send(object_type, id, system_messages.Shutdown())
             case ServerExit(address):
                 await self._router.request(address, Kind.GOAWAY)
             case _:

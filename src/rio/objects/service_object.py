@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from msgspec import UNSET, UnsetType
@@ -15,6 +15,7 @@ from rio.errors import BadRegistration, NotAttached
 from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name, default_name
 from rio.objects.app_data import AppData
 from rio.objects.attributes import check_attributes
+from rio.objects.filters import Filter, check_filters
 from rio.objects.handler import Handler, collect_handlers, index_by_message_name
 from rio.objects.lifecycle import (
     LeavingReason,
@@ -99,9 +100,13 @@ class ServiceObject(Sender):
     ``deactivate_timeout``, each in seconds. With ``idle_after=None`` the objects stay in memory.
     Subclasses inherit these.
 
-    :raises BadRegistration: (when the class is made) a handler, a managed state, a hook, a limit or
-        the type name breaks a rule, a decorator covers a handler, or an attribute can change and
-        would be shared by all objects; the text says what to change.
+    ``class Room(rio.ServiceObject, filters=[audit])`` has filters run around each of its handlers,
+    within the turn: see :data:`rio.Filter`. The filters of a base class are around those of its
+    subclasses.
+
+    :raises BadRegistration: (when the class is made) a handler, a managed state, a hook, a filter,
+        a limit or the type name breaks a rule, a decorator covers a handler, or an attribute can
+        change and would be shared by all objects; the text says what to change.
     """
 
     id: str
@@ -113,6 +118,7 @@ class ServiceObject(Sender):
     __rio_handlers__: ClassVar[dict[str, Handler[Any, Any, Any]]] = {}
     __rio_managed_states__: ClassVar[tuple[ManagedState, ...]] = ()
     __rio_limits__: ClassVar[LifecycleLimits] = LifecycleLimits()
+    __rio_filters__: ClassVar[tuple[Filter, ...]] = ()
     __rio_reference_class__: ClassVar[type | None] = None
     """The class of the references to objects of this class; :mod:`rio.objects.ref` makes it."""
 
@@ -123,6 +129,7 @@ class ServiceObject(Sender):
         idle_after: float | UnsetType | None = UNSET,
         activate_timeout: float | UnsetType = UNSET,
         deactivate_timeout: float | UnsetType = UNSET,
+        filters: Iterable[Filter] = (),
     ) -> None:
         super().__init_subclass__()
         cls.__rio_limits__ = cls.__rio_limits__.overridden_by(
@@ -131,6 +138,8 @@ class ServiceObject(Sender):
             activate_timeout=activate_timeout,
             deactivate_timeout=deactivate_timeout,
         )
+        own = check_filters(type_hints.full_name(cls), filters, BadRegistration)
+        cls.__rio_filters__ = (*cls.__rio_filters__, *own)
         name = default_name(cls.__name__, cls.__module__) if type_name is None else type_name
         cls.__rio_type_name__ = name
         check_name(f"type name of {cls.__name__}", name, MAX_TYPE_NAME_BYTES, BadRegistration)

@@ -84,6 +84,15 @@ def to_failure(
     )
 
 
+def to_failed_filter(turn: Turn, error: BaseException) -> RioError:
+    """The answer to an exception of a filter that has not let the call through."""
+    return HandlerFailed(
+        f"a filter before {turn.message_name} of {turn.type_name}/{turn.id} failed, and the handler"
+        f" did not run: {text_of(error)}",
+        [type(error).__name__, traceback_of(error)],
+    )
+
+
 def _single(error: BaseException) -> BaseException:
     """The one exception that a group holds, at any depth; else the error itself."""
     found = error

@@ -20,6 +20,7 @@ from rio.errors import Draining, NotActivated, Overloaded, Unavailable, UnknownM
 from rio.identity import Address, ObjectId
 from rio.objects.app_data import AppData
 from rio.objects.application_error import ApplicationError
+from rio.objects.filters import Filter
 from rio.objects.registry import Registry
 from rio.objects.system_messages import RESERVED_PREFIX
 from rio.server import answers
@@ -27,6 +28,7 @@ from rio.server.activation import Activation, RunningHooks
 from rio.server.answers import print_failure
 from rio.server.config import ServerConfig, held_limit_of
 from rio.server.deadlocks import Deadlocks
+from rio.server.filtered import FilterFailed
 from rio.server.handlers import HandledElsewhere, passing_row, table_of
 from rio.server.idle import IdleObjects
 from rio.server.limits import limits_of
@@ -84,6 +86,7 @@ class Catalog:
         app_data: AppData,
         address: Address,
         clock: Clock | None,
+        filters: Sequence[Filter] = (),
     ) -> None:
         self.ownership = ownership
         self._versions = versions
@@ -102,7 +105,7 @@ class Catalog:
         """Nothing is activated any more."""
         self.dispatcher = Dispatcher(
             self,
-            [table_of(registered, self.router) for registered in registry],
+            [table_of(registered, self.router, filters) for registered in registry],
             clock=clock,
             waiting_limit=config.waiting_limit,
             in_flight_limit=config.in_flight_limit,
@@ -173,6 +176,10 @@ class Catalog:
         if isinstance(error, HandledElsewhere):
             self._pass_on(turn)
             return
+        if isinstance(error, FilterFailed):
+            turn.fail(answers.to_failed_filter(turn, error.cause))
+            _log_failure(turn, "did not run %r: a filter before it failed", error.cause)
+            return
         activation: Activation = turn.mailbox
         answer = answers.to_failure(turn, error, own_failure=activation.save_failure)
         if isinstance(answer, ApplicationError):
@@ -180,15 +187,7 @@ class Catalog:
             return
         activation.drop()
         turn.fail(answer)
-        try:
-            logger.error(
-                "%s failed in %r and is dropped from memory",
-                activation.object_id,
-                turn.method.handler,
-                exc_info=error,
-            )
-        except BaseException as problem:  # that of a filter, or of what formats the record
-            print_failure(f"{activation.object_id} failed: {text_of(error)}", problem)
+        _log_failure(turn, "failed in %r and is dropped from memory", error)
 
     def _pass_on(self, turn: Turn) -> None:
         """Let an object go to a member that handles a message; its caller finds it there."""
@@ -415,6 +414,14 @@ class Catalog:
         for activation in self.dispatcher.mailboxes():
             activation.refuse(Unavailable(f"{self.address} was stopped"))
         self._departed.set()
+
+
+def _log_failure(turn: Turn, text: str, error: BaseException) -> None:
+    object_id = f"{turn.type_name}/{turn.id}"
+    try:
+        logger.error(f"%s {text}", object_id, turn.method.handler, exc_info=error)
+    except BaseException as problem:  # that of a log's filter, or of what formats the record
+        print_failure(f"{object_id} failed: {text_of(error)}", problem)
 
 
 def _gone_again(activation: Activation) -> NotActivated:

@@ -6,7 +6,7 @@ Whatever wraps a handler is part of that function, so a handler that nothing wra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,21 +14,28 @@ import msgspec
 from rio._core.dispatch import Method, Turn, TypeTable, current
 from rio.errors import BadRegistration
 from rio.identity import type_name_of
+from rio.objects.filters import Filter
 from rio.objects.handler import Handler
 from rio.objects.message import Message
 from rio.objects.registry import RegisteredType
 from rio.objects.system_messages import RESERVED_PREFIX, Shutdown, Subscribe
+from rio.server.filtered import with_filters
 from rio.server.pubsub import MessageRouter
 from rio.transport.codec import ENCODER, decoder_of
 
 
-def table_of(registered: RegisteredType, router: MessageRouter) -> TypeTable:
+def table_of(
+    registered: RegisteredType, router: MessageRouter, filters: Sequence[Filter] = ()
+) -> TypeTable:
     """The dispatch table of one type: its own handlers, and those that every object has.
+
+    ``filters``: those of the server, which are around those of the type.
 
     :raises BadRegistration: the type or a message has a reserved name.
     """
     _check_names(registered)
-    own = [_row(handler) for handler in registered.handlers.values()]
+    filters = (*filters, *registered.cls.__rio_filters__)
+    own = [_row(handler, filters) for handler in registered.handlers.values()]
     return TypeTable(registered.type_name, [*own, *_builtin_rows(router)])
 
 
@@ -46,16 +53,16 @@ def _check_names(registered: RegisteredType) -> None:
             )
 
 
-def _row(handler: Handler[Any, Any, Any]) -> Method:
+def _row(handler: Handler[Any, Any, Any], filters: Sequence[Filter]) -> Method:
     reply = handler.reply_type
     return Method(
         handler,
         handler.message_name,
-        function=handler.function,
+        function=with_filters(handler, filters) if filters else handler.function,
         decode=decoder_of(handler.message_type or Any),
         encode=ENCODER.encode,
         reply_class=reply if isinstance(reply, type) and _is_exact(reply) else None,
-        is_async=handler.is_async,
+        is_async=handler.is_async or bool(filters),
         takes_app_data=handler.takes_app_data,
         timeout=handler.timeout,
     )

@@ -35,6 +35,7 @@ from rio.errors import (
 )
 from rio.identity import Address
 from rio.objects.app_data import AppData
+from rio.objects.filters import Filter, check_filters
 from rio.objects.registry import Registry
 from rio.server.audit import LiveObjects
 from rio.server.catalog import Catalog
@@ -93,6 +94,9 @@ class Server:
     the types that it serves. ``labels``: what else an operator tells about this server, such as
     ``{"zone": "eu"}``.
 
+    ``filters``: what runs around each handler, within its turn, the first outermost; the filters of
+    a class come after them. See :data:`rio.Filter`.
+
     ``clock``: seconds, for leases and deadlines; a given provider keeps its own, and what real
     time tells of a blocked event loop is not looked at. ``rng``: spreads retries.
 
@@ -116,6 +120,7 @@ class Server:
         app_data: AppData | None = None,
         version: str | None = None,
         labels: Mapping[str, str] | None = None,
+        filters: Iterable[Filter] = (),
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -149,6 +154,7 @@ class Server:
             app_data=self._app_data,
             address=self._bind_address,
             clock=clock,
+            filters=check_filters("rio.Server", filters, ConfigurationError),
         )
         self._fence = Fence(self._catalog)
         self._descriptors = Descriptors(self._catalog.dispatcher.now)
