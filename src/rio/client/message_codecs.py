@@ -8,6 +8,7 @@ from typing import Any
 from rio._core.calls import Call, MessageCodec
 from rio.errors import BadMessage, BadReply, RioError
 from rio.identity import name_of_type, type_name_of
+from rio.objects.handler import callable_handlers
 from rio.objects.message import (
     NO_REPLY_DECLARED,
     DynamicMessage,
@@ -99,7 +100,7 @@ def _reply_of_handler(object_type: type[Recipient] | str, message_name: str) -> 
         return Any
     replies = (
         handler.reply_type
-        for handler in object_type.__rio_handlers__.values()
+        for handler in callable_handlers(object_type).values()
         if handler.message_name == message_name
     )
     return next(replies, Any)

@@ -488,3 +488,10 @@ def index_by_message_name(
                 " or, if their messages differ, give one message another name with type_name="
             )
     return found
+
+
+def callable_handlers(cls: Any) -> dict[str, Handler[Any, Any, Any]]:
+    """The handlers that callers of objects of this class know, by name: its own, and those that a
+    registry has added.
+    """
+    return {**cls.__rio_handlers__, **cls.__dict__.get("__rio_added_handlers__", {})}

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from rio import type_hints
 from rio.identity import MAX_ID_BYTES, ObjectId, check_name, type_name_of
-from rio.objects.handler import Handler
+from rio.objects.handler import Handler, callable_handlers
 from rio.objects.message import DynamicMessage
 from rio.objects.sender import Carrier, Sender
 from rio.objects.service_object import ServiceObject
@@ -51,7 +51,7 @@ class Ref:
         return ObjectId(type_name_of(self._object_type), self.id)
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        handler = self._object_type.__rio_handlers__.get(name)
+        handler = callable_handlers(self._object_type).get(name)
         if handler is None:
             raise AttributeError(self._why_not(name))
         method = _make_method(self._object_type, handler)
@@ -59,7 +59,7 @@ class Ref:
         return cast("Callable[..., Awaitable[Any]]", method.__get__(self))
 
     def _why_not(self, name: str) -> str:
-        known = ", ".join(self._object_type.__rio_handlers__) or "none"
+        known = ", ".join(callable_handlers(self._object_type)) or "none"
         kind = type_hints.short_name(self._object_type)
         why = (
             "it is for the object's own code, and a reference has only handlers"
@@ -74,7 +74,7 @@ class Ref:
         )
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *self._object_type.__rio_handlers__]
+        return [*super().__dir__(), *callable_handlers(self._object_type)]
 
     def __repr__(self) -> str:
         return f"<ref to {self.object_id}>"

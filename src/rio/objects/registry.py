@@ -18,7 +18,7 @@ from rio.objects.handler import Handler, index_by_message_name
 from rio.objects.lifecycle import LifecycleHooks, hooks_of
 from rio.objects.managed_state import ManagedStateField, managed_states_of
 from rio.objects.name_clash import remedy_for_clash
-from rio.objects.service_object import ServiceObject
+from rio.objects.service_object import ServiceObject, check_name_is_free
 
 T = TypeVar("T", bound=type[ServiceObject])
 
@@ -83,10 +83,12 @@ class Registry:
         """Add a handler that is defined outside of its class, and return it.
 
         ``function`` takes ``(instance, message)`` or ``(instance, message, app: rio.AppData)``, and
-        is annotated like a method. The class is added if it is not there yet.
+        is annotated like a method. The class is added if it is not there yet. From now on, all
+        references to objects of the class in this process have the handler under the function's
+        name.
 
         :raises BadRegistration: the function or the class breaks a rule, the class has a handler
-            for the message already, or a server already uses this registry.
+            for the message or of that name already, or a server already uses this registry.
         """
         self._check_not_frozen(cls)
         self.add_type(cls)
@@ -94,8 +96,10 @@ class Registry:
         known = self._types[type_name_of(cls)]
         if added in known.handlers.values():
             return added
+        _check_handler_name(known, added)
         handlers = index_by_message_name(cls, (*known.handlers.values(), added))
         self._keep(replace(known, handlers=MappingProxyType(handlers)))
+        _tell_references(cls, added)
         return added
 
     def freeze(self) -> None:
@@ -191,6 +195,26 @@ def _read_class(cls: type[ServiceObject]) -> RegisteredType:
         hooks,
         has_loading_steps=bool(states or hooks.before_load or hooks.load or hooks.after_load),
     )
+
+
+def _check_handler_name(known: RegisteredType, added: Handler[Any, Any, Any]) -> None:
+    """Make sure that a reference can have a handler under its name.
+
+    :raises BadRegistration: something else has that name.
+    """
+    check_name_is_free(known.cls, added.name)
+    for other in known.handlers.values():
+        if other.name == added.name:
+            raise BadRegistration(
+                f"{type_hints.full_name(known.cls)} has two handlers named {added.name!r},"
+                f" {other!r} and {added!r}: choose another name, under which references have it"
+            )
+
+
+def _tell_references(cls: type[ServiceObject], added: Handler[Any, Any, Any]) -> None:
+    others = cls.__dict__.get("__rio_added_handlers__", {})
+    cls.__rio_added_handlers__ = {**others, added.name: added}
+    cls.__rio_reference_class__ = None  # it may have a method of this name, of another registry
 
 
 def _check_construction(cls: type[ServiceObject]) -> None:

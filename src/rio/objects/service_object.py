@@ -116,6 +116,8 @@ class ServiceObject(Sender):
 
     __rio_type_name__: ClassVar[str]
     __rio_handlers__: ClassVar[dict[str, Handler[Any, Any, Any]]] = {}
+    __rio_added_handlers__: ClassVar[dict[str, Handler[Any, Any, Any]]]
+    """What registries have added to this very class, by name; references have them too."""
     __rio_managed_states__: ClassVar[tuple[ManagedState, ...]] = ()
     __rio_limits__: ClassVar[LifecycleLimits] = LifecycleLimits()
     __rio_filters__: ClassVar[tuple[Filter, ...]] = ()
@@ -380,11 +382,19 @@ def _check_names(cls: type[ServiceObject]) -> None:
         *cls.__rio_handlers__,
         *(name for name, value in cls.__dict__.items() if isinstance(value, ManagedState)),
     ):
-        if hasattr(ServiceObject, name) or name in ("id", "object_id"):
-            raise BadRegistration(
-                f"{type_hints.full_name(cls)}.{name}: {name!r} is taken by rio.ServiceObject,"
-                " choose another name"
-            )
+        check_name_is_free(cls, name)
+
+
+def check_name_is_free(cls: type[ServiceObject], name: str) -> None:
+    """Make sure that the base class does not need an attribute of this name itself.
+
+    :raises BadRegistration: it does.
+    """
+    if hasattr(ServiceObject, name) or name in ("id", "object_id"):
+        raise BadRegistration(
+            f"{type_hints.full_name(cls)}.{name}: {name!r} is taken by rio.ServiceObject,"
+            " choose another name"
+        )
 
 
 def _read_annotations_early(cls: type[ServiceObject]) -> None:
