@@ -24,7 +24,7 @@ from rio.objects.application_error import ApplicationError, UnknownApplicationEr
 from rio.objects.filters import Call, Filter, Proceed
 from rio.objects.handler import handler
 from rio.objects.managed_state import managed_state
-from rio.objects.message import DynamicMessage, Message
+from rio.objects.message import DynamicMessage, Message, check
 from rio.objects.registry import Registry
 from rio.objects.service_object import ServiceObject
 from rio.objects.state import State
@@ -66,6 +66,7 @@ __all__ = [
     "Storage",
     "Subscription",
     "UnknownApplicationError",
+    "check",
     "errors",
     "handler",
     "managed_state",

@@ -11,6 +11,7 @@ import pytest
 
 from rio.errors import (
     BadIdentity,
+    BadMessage,
     BadRegistration,
 )
 from rio.identity import type_name_of
@@ -19,6 +20,7 @@ from rio.objects.message import (
     NO_REPLY_DECLARED,
     DynamicMessage,
     Message,
+    check,
     encode_event,
     reply_type_of,
 )
@@ -201,3 +203,42 @@ def test_a_dynamic_message_compares_by_its_name_and_value() -> None:
 def test_what_is_no_message_is_no_event(event: Any) -> None:
     with pytest.raises(TypeError, match=r"an event is a rio\.Message"):
         encode_event(event)
+
+
+class Line(Message):
+    amounts: list[int]
+
+
+class Order(Message[None], type_name="shop.Order"):
+    lines: list[Line]
+    note: Any = None
+
+
+@pytest.mark.parametrize("message", [Deposit(1), Names("ada"), Order([Line([1])], {"a": [1]})])
+def test_a_message_that_arrives_as_it_is_passes_the_check(message: Any) -> None:
+    assert check(message) is message
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        (
+            Deposit("much"),
+            r"the message .*test_message\.Deposit\.amount: Expected `int`, got `str`",
+        ),
+        (Order([Line([1]), Line([2, "3"])]), r"Order\.lines\[1\]\.amounts\[1\]: Expected `int`"),
+        (Order([{"amounts": [1]}]), r"Order\.lines\[0\]: a dict would be read as a Line"),
+        (Order([], note={1}), r"Order\.note: a set would be read as a list"),
+        (Order([], note=object()), r"Order\.note: .*object"),
+        (DynamicMessage("shop.Order", {"note": object()}), r"object"),
+    ],
+)
+def test_a_check_names_the_field_that_the_server_would_refuse(message: Any, text: str) -> None:
+    with pytest.raises(BadMessage, match=text):
+        check(message)
+
+
+def test_only_messages_can_be_checked() -> None:
+    value: Any = {"amount": 1}
+    with pytest.raises(TypeError, match=r"check\(\) takes a rio\.Message or .*got \{'amount': 1\}"):
+        check(value)

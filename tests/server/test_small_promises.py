@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 import rio
-from rio.errors import BadReply, HandlerFailed
+from rio.errors import BadMessage, BadReply, HandlerFailed
 from tests.server.harness import Cluster
 
 
@@ -23,6 +23,10 @@ class Find(rio.Message[Place]):
 
 class List(rio.Message[list[int]]):
     pass
+
+
+class Seat(rio.Message[bool]):
+    number: int
 
 
 class Misplace(rio.Message[Place]):
@@ -47,6 +51,10 @@ class Theatre(rio.ServiceObject):
     def list(self, message: List) -> list[int]:
         numbers: Any = {2}
         return numbers  # type: ignore[no-any-return]
+
+    @rio.handler
+    def seat(self, message: Seat) -> bool:
+        return True
 
     @rio.handler
     def misplace(self, message: Misplace) -> Place:
@@ -84,3 +92,13 @@ async def test_a_load_of_ones_own_that_loads_no_state_is_told_what_to_write(
     client = await cluster.client()
     with pytest.raises(HandlerFailed, match=r"has to await self\.load_state"):
         await client.send(Loaded, "a", Look())
+
+
+async def test_a_check_refuses_what_the_server_refuses(cluster: Cluster) -> None:
+    await cluster.server(Theatre)
+    client = await cluster.client()
+    wrong: Any = Seat("5")  # type: ignore[arg-type]
+    with pytest.raises(BadMessage, match=r"Expected `int`, got `str` - at `\$\.number`"):
+        await client.send(Theatre, "a", wrong)
+    with pytest.raises(BadMessage, match=r"Seat\.number: Expected `int`, got `str`"):
+        client.send(Theatre, "a", rio.check(wrong))

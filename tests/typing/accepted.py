@@ -59,6 +59,7 @@ Deposit(1)
 Deposit(amount=1, note="x")
 Names("ada", limit=3)
 assert_type(Deposit(1).amount, int)
+assert_type(rio.check(Deposit(1)), Deposit)
 
 
 # --- errors, state, application data --------------------------------------------------------------

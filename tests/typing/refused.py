@@ -75,6 +75,7 @@ class Idle(rio.ServiceObject, idle_after="1"):  # type: ignore # pyright: ignore
 Deposit("one")  # type: ignore # pyright: ignore # the field is an int
 Deposit()  # type: ignore # pyright: ignore # the field is missing
 Deposit(1, 2)  # type: ignore # pyright: ignore # there is no second field
+rio.check("text")  # type: ignore # pyright: ignore # it is no message
 Deposit(1).size  # type: ignore # pyright: ignore # there is no such field
 InsufficientFunds("three")  # type: ignore # pyright: ignore # the field is an int
 InsufficientFunds()  # type: ignore # pyright: ignore # the field is missing
