@@ -28,6 +28,7 @@ from rio.objects.message import DynamicMessage, Message, check
 from rio.objects.registry import Registry
 from rio.objects.service_object import ServiceObject
 from rio.objects.state import State
+from rio.objects.threads import from_thread
 from rio.objects.upcasters import upcast
 from rio.runner import run
 from rio.server.config import ServerConfig
@@ -68,6 +69,7 @@ __all__ = [
     "UnknownApplicationError",
     "check",
     "errors",
+    "from_thread",
     "handler",
     "managed_state",
     "open_storage",

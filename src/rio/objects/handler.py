@@ -81,6 +81,8 @@ class Handler(Generic[S_co, M_contra, R_co]):
     """Seconds that a turn of this handler may take; ``None`` for no limit of its own."""
     is_async: bool
     """Whether the method is ``async def``."""
+    in_thread: bool
+    """Whether the method runs in a thread of its own."""
     takes_app_data: bool
     """Whether the method has a third parameter."""
 
@@ -89,10 +91,12 @@ class Handler(Generic[S_co, M_contra, R_co]):
         function: Callable[..., Any],
         message_name: str | None = None,
         timeout: float | None = None,
+        in_thread: bool = False,
     ) -> None:
         self.function = function
         self.name = getattr(function, "__name__", "handler")
         self.timeout = timeout
+        self.in_thread = in_thread
         self.__doc__ = getattr(function, "__doc__", None)
         self._where = f"{_name_of(function)} ({type_hints.line_of(function)})"
         self._owner: type | None = None
@@ -104,6 +108,8 @@ class Handler(Generic[S_co, M_contra, R_co]):
         self.is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
             inspect.unwrap(function)
         )
+        if in_thread and self.is_async:
+            raise self._refusal("thread=True is for a plain def, and this is an async def")
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -406,10 +412,14 @@ def handler(function: Callable[[S, M], R], /) -> Handler[S, M, R]: ...
 @overload
 def handler(function: Callable[[S, M, AppData], R], /) -> Handler[S, M, R]: ...
 @overload
-def handler(*, timeout: float | None = None) -> HandlerDecorator: ...
+def handler(*, timeout: float | None = None, thread: bool = False) -> HandlerDecorator: ...
 @overload
-def handler(message_name: str, /, *, timeout: float | None = None) -> DynamicHandlerDecorator: ...
-def handler(function_or_name: Any = None, /, *, timeout: float | None = None) -> Any:
+def handler(
+    message_name: str, /, *, timeout: float | None = None, thread: bool = False
+) -> DynamicHandlerDecorator: ...
+def handler(
+    function_or_name: Any = None, /, *, timeout: float | None = None, thread: bool = False
+) -> Any:
     """Mark a method of a service object as the handler of a message.
 
     The annotation of the method's parameter says which message: a subclass of :class:`rio.Message`.
@@ -431,6 +441,12 @@ def handler(function_or_name: Any = None, /, *, timeout: float | None = None) ->
     ``async def``, and the caller gets :class:`rio.errors.CallTimeout`. The caller's own deadline
     holds as well.
 
+    ``thread=True`` runs a plain ``def`` that blocks, such as a computation or a driver that is not
+    asynchronous, in a thread of its own. The event loop is not blocked meanwhile, and the object
+    takes no other turn. There the object is used by :func:`rio.from_thread`. If the thread still
+    runs at the end of the turn, the object is dropped from memory, and the thread can do nothing
+    with it any more.
+
     A name in place of an annotation makes a dynamic handler: it answers the message of that name,
     1 to 128 bytes of UTF-8, and gets plain values of MessagePack types.
 
@@ -442,7 +458,7 @@ def handler(function_or_name: Any = None, /, *, timeout: float | None = None) ->
         text has its line and what to change.
     """
     if function_or_name is None or isinstance(function_or_name, str):
-        return lambda function: Handler(function, function_or_name, timeout)
+        return lambda function: Handler(function, function_or_name, timeout, thread)
     return Handler(function_or_name, None, timeout)
 
 

@@ -36,6 +36,7 @@ from rio.server.ownership import Ownership
 from rio.server.pubsub import MessageRouter
 from rio.server.stacks import stack_of
 from rio.server.states import StateGroup, group_states
+from rio.server.threads import Threads
 from rio.server.versions import Versions
 from rio.transport.protocol import text_of
 
@@ -103,9 +104,10 @@ class Catalog:
         self.router = MessageRouter(config.frame_limit)
         self.draining = False
         """Nothing is activated any more."""
+        threads = Threads(config.thread_limit)
         self.dispatcher = Dispatcher(
             self,
-            [table_of(registered, self.router, filters) for registered in registry],
+            [table_of(registered, self.router, threads, filters) for registered in registry],
             clock=clock,
             waiting_limit=config.waiting_limit,
             in_flight_limit=config.in_flight_limit,

@@ -82,6 +82,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     call ends as :class:`rio.errors.OutcomeUnknown`.
     """
 
+    thread_limit: int = 64
+    """Handlers with ``thread=True`` that run at the same time; at least 1.
+
+    Others wait within their turns. A thread that outlasts its turn counts until it ends.
+    """
+
     activate_timeout: float = 10.0
     """Seconds that the hooks have which bring an object to life, all together; more than 0.
 
@@ -144,6 +150,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise _out_of_range("waiting_limit", self.waiting_limit, "at least 1")
         if self.in_flight_limit < 1:
             raise _out_of_range("in_flight_limit", self.in_flight_limit, "at least 1")
+        if self.thread_limit < 1:
+            raise _out_of_range("thread_limit", self.thread_limit, "at least 1")
         if self.held_limit is not None and self.held_limit < 2 * self.frame_limit:
             raise _out_of_range(
                 "held_limit",

@@ -58,9 +58,15 @@ class HandlerCall(Call):
 
 
 def with_filters(
-    handler: Handler[Any, Any, Any], filters: Sequence[Filter]
+    handler: Handler[Any, Any, Any],
+    function: Callable[..., Any],
+    filters: Sequence[Filter],
+    *,
+    is_async: bool,
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
-    """What the core calls in the place of the handler's function, with the same arguments."""
+    """What the core calls in the place of ``function``, which runs the handler, with the same
+    arguments.
+    """
     expected = handler.message_type
 
     async def handle(call: HandlerCall) -> Any:
@@ -70,8 +76,8 @@ def with_filters(
                 f" {call.message!r:.200} in its place"
             )
         call.has_begun = True
-        result = handler.function(call.instance, call.message, *call.arguments)
-        return await result if handler.is_async else result
+        result = function(call.instance, call.message, *call.arguments)
+        return await result if is_async else result
 
     way = compose(filters, handle)
 

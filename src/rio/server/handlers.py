@@ -21,11 +21,15 @@ from rio.objects.registry import RegisteredType
 from rio.objects.system_messages import RESERVED_PREFIX, Shutdown, Subscribe
 from rio.server.filtered import with_filters
 from rio.server.pubsub import MessageRouter
+from rio.server.threads import Threads
 from rio.transport.codec import ENCODER, decoder_of
 
 
 def table_of(
-    registered: RegisteredType, router: MessageRouter, filters: Sequence[Filter] = ()
+    registered: RegisteredType,
+    router: MessageRouter,
+    threads: Threads,
+    filters: Sequence[Filter] = (),
 ) -> TypeTable:
     """The dispatch table of one type: its own handlers, and those that every object has.
 
@@ -35,7 +39,7 @@ def table_of(
     """
     _check_names(registered)
     filters = (*filters, *registered.cls.__rio_filters__)
-    own = [_row(handler, filters) for handler in registered.handlers.values()]
+    own = [_row(handler, threads, filters) for handler in registered.handlers.values()]
     return TypeTable(registered.type_name, [*own, *_builtin_rows(router)])
 
 
@@ -53,16 +57,22 @@ def _check_names(registered: RegisteredType) -> None:
             )
 
 
-def _row(handler: Handler[Any, Any, Any], filters: Sequence[Filter]) -> Method:
+def _row(handler: Handler[Any, Any, Any], threads: Threads, filters: Sequence[Filter]) -> Method:
     reply = handler.reply_type
+    function = handler.function
+    is_async = handler.is_async or handler.in_thread
+    if handler.in_thread:
+        function = threads.around(function)
+    if filters:
+        function = with_filters(handler, function, filters, is_async=is_async)
     return Method(
         handler,
         handler.message_name,
-        function=with_filters(handler, filters) if filters else handler.function,
+        function=function,
         decode=decoder_of(handler.message_type or Any),
         encode=ENCODER.encode,
         reply_class=reply if isinstance(reply, type) and _is_exact(reply) else None,
-        is_async=handler.is_async or bool(filters),
+        is_async=is_async or bool(filters),
         takes_app_data=handler.takes_app_data,
         timeout=handler.timeout,
     )
