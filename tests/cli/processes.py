@@ -47,7 +47,9 @@ def rio(
 
 
 class Running:
-    """A ``rio ...`` command while it runs; killed in the end, if it has not ended."""
+    """A ``rio ...`` command, or that of another module, while it runs; killed in the end, if it has
+    not ended.
+    """
 
     def __init__(
         self,
@@ -55,10 +57,11 @@ class Running:
         cwd: Path,
         environ: Mapping[str, str] | None = None,
         errors_in: Path | None = None,
+        module: str = "rio",
     ) -> None:
         self._errors = ((errors_in or cwd) / f"stderr-{time.monotonic_ns()}.txt").open("w+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rio", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=cwd,
             env=environment(environ),
             stdout=subprocess.PIPE,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from examples.metric_aggregator.audit import audit
 from examples.metric_aggregator.load import Book, value_of
 from examples.metric_aggregator.service import Receipts, Report, Summary
 from tests.cli.processes import ROOT, Running, python
+from tests.servers import PostgresServer
 
 
 def storage(directory: Path) -> tuple[str, str]:
@@ -52,6 +58,48 @@ def test_what_an_object_saved_outlives_its_server(tmp_path: Path) -> None:
                 "-m", "examples.ping_pong.client", *storage(tmp_path), cwd=ROOT
             ).stdout.split()[-1:]
     assert counts == ["2", "4"]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'stock.db'}"
+    else:
+        with PostgresServer() as server:
+            yield server.url
+
+
+def test_other_programs_read_the_columns_of_a_custom_storage(database: str, tmp_path: Path) -> None:
+    page = (ROOT / "examples" / "custom_storage" / "README.md").read_text()
+    members = storage(tmp_path)
+    with Running(
+        *members,
+        "--table",
+        database,
+        cwd=ROOT,
+        errors_in=tmp_path,
+        module="examples.custom_storage.server",
+    ) as server:
+        server.address()
+        client = python("-m", "examples.custom_storage.client", *members, cwd=ROOT)
+        assert client.stderr == ""
+        assert f"```\n{client.stdout}```\n" in page
+        rows = asyncio.run(read_stock(database))
+        shown = "".join(f"{row!r}\n" for row in rows)
+        assert f"```\n{shown}```\n" in page
+        assert server.errors() == ""
+
+
+async def read_stock(database: str) -> list[tuple[Any, ...]]:
+    query = "SELECT id, name, pieces, shelf FROM stock WHERE rio_version > 0 ORDER BY id"
+    if database.startswith("sqlite"):
+        with closing(sqlite3.connect(database.removeprefix("sqlite:///"))) as connection:
+            return connection.execute(query).fetchall()
+    session = await asyncpg.connect(database)
+    try:
+        return [tuple(row) for row in await session.fetch(query)]
+    finally:
+        await session.close()
 
 
 class Reader:

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
-from rio.errors import BadState, StateCorrupt, StateTooNew
+from rio.errors import BadState, StateCorrupt, StateTooNew, Unsupported
 from rio.identity import ObjectId
+from rio.objects.managed_state import ManagedStateField
 from rio.objects.registry import RegisteredType, Registry
 from rio.server.states import StateGroup, group_states
 
@@ -51,7 +52,7 @@ async def _check_type(
     failures: dict[str, list[str]] = {}
     seen: set[str] = set()
     rewritten: set[str] = set()
-    for group in group_states(registered, default):
+    for group in group_states(registered, _own_storages(registered), default):
         await group.storage.prepare()
         try:
             async for id in _ids(group.storage, registered.type_name, sample):
@@ -65,6 +66,20 @@ async def _check_type(
             if group.storage is not default:
                 await group.storage.close()
     return TypeReport(registered.type_name, len(seen), failures, len(rewritten))
+
+
+def _own_storages(registered: RegisteredType) -> dict[ManagedStateField, StateStorage]:
+    """:raises Unsupported: a state is kept by what only the program can make."""
+    own = {}
+    for field in registered.managed_states:
+        if isinstance(field.storage, StateStorage):
+            own[field] = field.storage
+        elif field.storage is not None:
+            raise Unsupported(
+                f"{registered.type_name}.{field.attribute} is kept by {field.storage!r}, which the"
+                " program itself opens: look there with its own tools"
+            )
+    return own
 
 
 async def _ids(storage: StateStorage, type_name: str, sample: int | None) -> AsyncIterator[str]:

@@ -35,6 +35,7 @@ from rio.contracts.state import (
     StateStorage,
     StoredObject,
     StoredState,
+    TypedStateStorage,
 )
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "StatusChange",
     "StoredObject",
     "StoredState",
+    "TypedStateStorage",
     "Vote",
     "add_vote",
     "check_forward",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -12,6 +12,8 @@ from rio.contracts.placement import ObjectPlacement
 from rio.contracts.role import Role
 from rio.errors import StateCorrupt, StateNotFound, Unsupported
 from rio.identity import ObjectId
+
+T = TypeVar("T")
 
 
 class StoredState(NamedTuple):
@@ -180,3 +182,36 @@ class SimpleStateStorage(StateStorage):
         self, type_name: str, *, prefix: str = "", after: str = "", limit: int = 1000
     ) -> Sequence[str]:
         raise Unsupported(f"{type(self).__name__} cannot list the objects of {type_name}")
+
+
+class TypedStateStorage(Role, Generic[T]):
+    """A storage that is given states as they are, and not as bytes: for tables whose columns others
+    read as well.
+
+    Subclass it, and implement :meth:`load_and_fence` and :meth:`save`. It keeps one state of the
+    objects of one type. What it keeps is its own affair: fields that newer code has saved are not
+    kept by older code, and it commits apart from the other states of an object.
+    """
+
+    @abstractmethod
+    async def load_and_fence(self, object_id: ObjectId, token: int) -> tuple[int, T]:
+        """Read the version and the state of an object, and refuse every save under an older token
+        from now on, in one atomic step.
+
+        The fence is laid even if nothing is stored yet.
+
+        :raises StateNotFound: the storage has looked, and nothing is stored. The fence is laid.
+        :raises Superseded: a newer token was here. This activation no longer owns the object.
+        :raises StateCorrupt: something is stored that is no such state.
+        :raises StorageUnavailable: the storage did not answer. This says nothing about the state.
+        """
+
+    @abstractmethod
+    async def save(self, object_id: ObjectId, token: int, version: int, state: T) -> int:
+        """Write a state durably if ``token`` is the one that fenced it, and ``version`` the one
+        that was loaded or saved last; 0 if none was found. Returns the new version,
+        ``version + 1``.
+
+        :raises Superseded: another token, or another version, is there. Nothing was written.
+        :raises StorageUnavailable: it is not known whether the state was written.
+        """

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Protocol, Self, TypeGuard
+from typing import Any, ClassVar, Protocol, Self, TypeAlias, TypeGuard
 
 import msgspec
 
 from rio import type_hints
-from rio.contracts.state import StateStorage, StoredState
+from rio.contracts.state import StateStorage, StoredState, TypedStateStorage
 from rio.errors import BadIdentity, BadRegistration
 from rio.identity import MAX_TYPE_NAME_BYTES, check_name
 from rio.objects import defaults, upcasters
@@ -16,8 +16,15 @@ from rio.objects.state import State
 from rio.objects.state_codec import KeptFields, LoadedState, state_codec_of
 from rio.transport import codec
 
+OwnStorage: TypeAlias = (
+    StateStorage | TypedStateStorage[Any] | type[StateStorage] | type[TypedStateStorage[Any]]
+)
+"""What a managed state may name as its storage: a back end, or the type under which the server's
+:class:`rio.AppData` has one.
+"""
 
-def managed_state(*, name: str | None = None, storage: StateStorage | None = None) -> Any:
+
+def managed_state(*, name: str | None = None, storage: OwnStorage | None = None) -> Any:
     """Mark a field of a service object as state that a storage keeps.
 
     Annotate the field with a subclass of :class:`rio.State`::
@@ -29,8 +36,12 @@ def managed_state(*, name: str | None = None, storage: StateStorage | None = Non
     message. ``await self.save_state()`` writes it; nothing else does.
 
     ``name`` is the name of the state in the storage, 1 to 128 bytes of UTF-8, by default the name
-    of the field. When you rename the field, give the old name here. ``storage`` keeps this state;
-    by default the server's storage does.
+    of the field. When you rename the field, give the old name here.
+
+    ``storage`` keeps this state; by default the server's storage does. It is a
+    :class:`rio.contracts.StateStorage` or a :class:`rio.contracts.TypedStateStorage`, or the type
+    under which the :class:`rio.AppData` of the server has one: each server takes its own when it is
+    made, opens it when it starts, and closes it when it ends.
 
     :raises BadRegistration: (when the class is made or registered) the annotation is missing, is
         not a subclass of :class:`rio.State`, has a field without a default or cannot travel, or the
@@ -48,7 +59,7 @@ class ManagedStateField(msgspec.Struct, frozen=True):
     """The name of the state in the storage. No other state of the class has it."""
     state_type: type[State]
     """Called without arguments, it gives the state of an object that was never saved."""
-    storage: StateStorage | None
+    storage: OwnStorage | None
     """The storage that keeps the state; ``None`` for the server's."""
 
     @property
@@ -81,7 +92,7 @@ class ManagedState:
     The loaded state is an attribute of the instance, under the same name.
     """
 
-    def __init__(self, name: str | None, storage: StateStorage | None) -> None:
+    def __init__(self, name: str | None, storage: OwnStorage | None) -> None:
         self._name = name
         self._storage = storage
         self._owner: type = object
@@ -110,6 +121,7 @@ class ManagedState:
         if self._field is None:
             state_type = self._read_annotation(local_names)
             self._check_state_type(state_type)
+            self._check_storage()
             self._field = ManagedStateField(
                 self._attribute, self._state_name(), state_type, self._storage
             )
@@ -137,6 +149,15 @@ class ManagedState:
         if required:
             raise self._refusal(
                 f"{name} cannot start empty: give a default to {', '.join(required)}"
+            )
+
+    def _check_storage(self) -> None:
+        storage = self._storage
+        kind = storage if isinstance(storage, type) else type(storage)
+        if storage is not None and not issubclass(kind, (StateStorage, TypedStateStorage)):
+            raise self._refusal(
+                f"its storage is {storage!r:.100}: give a back end of states, or the type under"
+                " which AppData has one"
             )
 
     def _state_name(self) -> str:

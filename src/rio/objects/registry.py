@@ -167,15 +167,17 @@ class Registry:
 def replace_storages(
     registry: Registry, change: Callable[[StateStorage], StateStorage]
 ) -> Registry:
-    """A registry of the same classes in which ``change`` has replaced the storages of their own
-    that managed states have. It is for one server of a test; nothing can be added to ``registry``
-    any more.
+    """A registry of the same classes in which ``change`` has replaced the storages of bytes of
+    their own that managed states have. It is for one server of a test; nothing can be added to
+    ``registry`` any more.
     """
     registry.freeze()
     changed = Registry()
     for record in registry:
         states = tuple(
-            field if field.storage is None else replace(field, storage=change(field.storage))
+            replace(field, storage=change(field.storage))
+            if isinstance(field.storage, StateStorage)
+            else field
             for field in record.managed_states
         )
         changed._keep(replace(record, managed_states=states))

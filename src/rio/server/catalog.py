@@ -21,6 +21,7 @@ from rio.identity import Address, ObjectId
 from rio.objects.app_data import AppData
 from rio.objects.application_error import ApplicationError
 from rio.objects.filters import Filter
+from rio.objects.managed_state import ManagedStateField
 from rio.objects.registry import Registry
 from rio.objects.system_messages import RESERVED_PREFIX
 from rio.server import answers
@@ -84,6 +85,7 @@ class Catalog:
         ownership: Ownership,
         versions: Versions,
         state: StateStorage,
+        own_states: Mapping[ManagedStateField, StateStorage],
         app_data: AppData,
         address: Address,
         clock: Clock | None,
@@ -92,7 +94,8 @@ class Catalog:
         self.ownership = ownership
         self._versions = versions
         self.state_groups: Mapping[str, Sequence[StateGroup]] = {
-            registered.type_name: group_states(registered, state) for registered in registry
+            registered.type_name: group_states(registered, own_states, state)
+            for registered in registry
         }
         """The states of each type, by its name."""
         self.app_data = app_data

@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from rio import background
@@ -47,6 +46,7 @@ from rio.server.fence import Fence
 from rio.server.fork import keep_from_children
 from rio.server.loop_watch import LoopWatch
 from rio.server.node_access import NodeAccess
+from rio.server.own_states import OwnStates
 from rio.server.ownership import Ownership
 from rio.server.states import check_atomic
 from rio.server.statistics import ServerStatistics
@@ -133,12 +133,12 @@ class Server:
         self._storage, self._opened_roles = mix_roles(
             storage, membership=membership, placement=placement, state=state
         )
-        self._own_states = _own_states(registry)
-        _refuse_mixed_memories(self._storage, self._own_states)
-        for state in self._own_states:
+        self._app_data = app_data or AppData()
+        self._own_states = OwnStates(registry, self._app_data)
+        _refuse_mixed_memories(self._storage, self._own_states.storages)
+        for state in self._own_states.storages:
             state.use_placement(self._storage.placement)
         self._cluster = _provider(cluster, self._storage.membership, clock, rng)
-        self._app_data = app_data or AppData()
         self._drain_timeout = config.drain_timeout
         registry.freeze()
         self._manifest = make_manifest(registry, version=version, labels=labels)
@@ -151,6 +151,7 @@ class Server:
             ownership=ownership,
             versions=self._versions,
             state=self._storage.state,
+            own_states=self._own_states.by_field,
             app_data=self._app_data,
             address=self._bind_address,
             clock=clock,
@@ -161,7 +162,7 @@ class Server:
         self._audit = LiveObjects(
             self._catalog,
             ownership,
-            [self._storage.state, *self._own_states],
+            [self._storage.state, *self._own_states.storages],
             storage_timeout=self._cluster.config.storage_timeout,
         )
         self._connections = Connections(
@@ -329,8 +330,10 @@ class Server:
     async def _open_storages(self) -> None:
         for type_name, groups in self._catalog.state_groups.items():
             check_atomic(type_name, groups)
-        for role in (*self._storage, *self._own_states):
+        for role in self._storage:
             await role.prepare()
+        await self._own_states.open()
+        for role in (*self._storage, *self._own_states.storages):
             self._check_durability(role.why_not_durable)
 
     def _check_durability(self, why_not: str) -> None:
@@ -388,7 +391,7 @@ class Server:
         """Refuse placements and states of another cluster, before anything is registered."""
         self._audit.accept_histories()
         cluster_id = (await self._cluster.refresh()).cluster_id
-        for role in (self._storage.placement, self._storage.state, *self._own_states):
+        for role in (self._storage.placement, self._storage.state, *self._own_states.storages):
             owner = await role.adopt(cluster_id)
             if owner != cluster_id:
                 raise WrongCluster(
@@ -597,7 +600,10 @@ class Server:
         await take("closing the connections", self._stop_listening)
         await take("closing the HTTP pages", self._stop_showing_pages)
         await take("ending the search for versions", self._versions.close)
-        await take("closing the storages", partial(close_roles, self._opened_roles))
+        await take("closing the storages", self._close_storages)
+
+    async def _close_storages(self) -> None:
+        await close_roles([*self._opened_roles, *self._own_states.take_unused()])
 
     async def _drain(self) -> None:
         self._catalog.draining = True
@@ -687,12 +693,6 @@ def _require_config(config: ServerConfig | None) -> ServerConfig:
 def _unexpected(error: Exception) -> Exception | None:
     """What the log shows with its traceback: no storage and no cluster promises to raise that."""
     return None if isinstance(error, StorageError | NodeEvicted) else error
-
-
-def _own_states(registry: Registry) -> list[StateStorage]:
-    """The back ends that managed states name for themselves, each once."""
-    storages = [field.storage for registered in registry for field in registered.managed_states]
-    return [storage for storage in dict.fromkeys(storages) if storage is not None]
 
 
 def _refuse_mixed_memories(storage: Storage, own_states: Iterable[StateStorage]) -> None:

@@ -61,11 +61,15 @@ class StateOwner(Protocol):
     def drop(self, *, superseded: bool = False) -> None: ...
 
 
-def group_states(registered: RegisteredType, default: StateStorage) -> list[StateGroup]:
+def group_states(
+    registered: RegisteredType,
+    own: Mapping[ManagedStateField, StateStorage],
+    default: StateStorage,
+) -> list[StateGroup]:
     """The states of a class by their storage, in the order in which the class declares them."""
     groups: dict[StateStorage, list[ManagedStateField]] = {}
     for field in registered.managed_states:
-        groups.setdefault(field.storage or default, []).append(field)
+        groups.setdefault(own.get(field, default), []).append(field)
     return [StateGroup(storage, fields) for storage, fields in groups.items()]
 
 

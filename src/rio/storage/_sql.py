@@ -99,6 +99,10 @@ class SqlDatabase(SharedDatabase):
         """
         return self._write(operation, *args)
 
+    def _write_once(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
+        """Like :meth:`_write`, for an operation of one statement, which is never repeated."""
+        return self._write(operation, *args)
+
     def _save_several(
         self,
         object_id: ObjectId,
@@ -132,7 +136,7 @@ def _adopt(cluster_id: str, instead_of: str) -> Operation[str]:
     return str(recorded)
 
 
-class _SqlRole(DatabaseRole):
+class SqlRole(DatabaseRole):
     """A role that runs operations on an SQL database."""
 
     def __init__(self, database: SqlDatabase) -> None:
@@ -157,6 +161,11 @@ class _SqlRole(DatabaseRole):
         if not self._is_open:
             self._check_open()
         return self._database._write_apart(operation, *args)
+
+    def _write_once(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
+        if not self._is_open:
+            self._check_open()
+        return self._database._write_once(operation, *args)
 
     def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         if not self._is_open:
@@ -352,7 +361,7 @@ def _purge(statements: _MemberStatements, generation: int) -> Operation[bool]:
     return purged
 
 
-class SqlMembershipStorage(_SqlRole, MembershipStorage):
+class SqlMembershipStorage(SqlRole, MembershipStorage):
     """Members as rows of ``rio_member``.
 
     The snapshot's version, the highest generation and the cluster's id are in the one row of
@@ -481,7 +490,7 @@ def _decode_name(table: str, name: Any) -> str:
     raise row_corrupt(f"a row of {table}", f"it is named {name!r}")
 
 
-class SqlObjectPlacement(_SqlRole, ObjectPlacement):
+class SqlObjectPlacement(SqlRole, ObjectPlacement):
     """Placements as rows of ``rio_placement``.
 
     A claim that succeeds is one statement, a claim that is refused is two.
@@ -632,7 +641,7 @@ def _list(type_name: str, prefix: str, after: str, limit: int) -> Operation[list
     )
 
 
-class SqlState(_SqlRole, StateStorage):
+class SqlState(SqlRole, StateStorage):
     """States in the rows of their objects.
 
     The row of an object in ``rio_object`` is its anchor: it has the fence, the version, and the

@@ -152,6 +152,12 @@ class PostgresDatabase(SqlDatabase):
 
         return await self._detach(self._require_open().lease.run(run, repeatable=True))
 
+    async def _write_once(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
+        def run(connection: Any) -> Awaitable[T]:
+            return _drive(operation(*args), _fetcher(connection))
+
+        return await self._detach(self._require_open().pool.run(run))
+
     async def _save_several(
         self,
         object_id: ObjectId,

@@ -12,16 +12,17 @@ for::
             async with MyState(...) as state:      # prepared, and empty
                 yield state
 
-===============================  ==============  ==================================================
-suite                            fixture         yields, for each test anew
-===============================  ==============  ==================================================
-:class:`MembershipStorageTests`  ``membership``  a :class:`rio.contracts.MembershipStorage`
-:class:`ObjectPlacementTests`    ``placement``   a :class:`rio.contracts.ObjectPlacement`
-:class:`StateStorageTests`       ``state``       a :class:`rio.contracts.StateStorage`
-:class:`FirstCommitTests`        ``storage``     a :class:`rio.Storage`, placement and states in
-                                                 one database
-:class:`SharedStorageTests`      ``shared``      a :class:`SharedStorage`, for several processes
-===============================  ==============  ==================================================
+===============================  ===============  =================================================
+suite                            fixture          yields, for each test anew
+===============================  ===============  =================================================
+:class:`MembershipStorageTests`  ``membership``   a :class:`rio.contracts.MembershipStorage`
+:class:`ObjectPlacementTests`    ``placement``    a :class:`rio.contracts.ObjectPlacement`
+:class:`StateStorageTests`       ``state``        a :class:`rio.contracts.StateStorage`
+:class:`TypedStateStorageTests`  ``typed_state``  a :class:`rio.contracts.TypedStateStorage`
+:class:`FirstCommitTests`        ``storage``      a :class:`rio.Storage`, placement and states in
+                                                  one database
+:class:`SharedStorageTests`      ``shared``       a :class:`SharedStorage`, for several processes
+===============================  ===============  =================================================
 
 The suites need pytest and pytest-asyncio with ``asyncio_mode = "auto"``. A test that fails shows
 the values that it compared, in whatever project it runs.
@@ -45,6 +46,7 @@ pytest.register_assert_rewrite(
     "rio.testing.conformance._placement",
     "rio.testing.conformance._shared",
     "rio.testing.conformance._state",
+    "rio.testing.conformance._typed_state",
 )
 
 from rio.testing._shared_storage import SharedStorage
@@ -52,6 +54,7 @@ from rio.testing.conformance._membership import MembershipStorageTests
 from rio.testing.conformance._placement import ObjectPlacementTests
 from rio.testing.conformance._shared import SharedStorageTests
 from rio.testing.conformance._state import FirstCommitTests, StateStorageTests
+from rio.testing.conformance._typed_state import TypedStateStorageTests
 
 __all__ = [
     "FirstCommitTests",
@@ -60,4 +63,5 @@ __all__ = [
     "SharedStorage",
     "SharedStorageTests",
     "StateStorageTests",
+    "TypedStateStorageTests",
 ]
