@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import pwd
 import random
 import shutil
 import signal
@@ -336,6 +335,8 @@ class PostgresServer(Server):
         """PostgreSQL refuses to run as root: it then runs as ``nobody``."""
         if os.geteuid() != 0:
             return 0, 0
+        import pwd  # here, because Windows has none
+
         nobody = pwd.getpwnam("nobody")
         return nobody.pw_uid, nobody.pw_gid
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import sqlite3
 import subprocess
@@ -191,6 +190,8 @@ async def test_a_worker_that_cannot_be_started_costs_no_other(
     running = asyncio.ensure_future(supervisor.run())
     await seen(lambda: len(supervisor._children) == 2)
     before = {number: child.pid for number, child in supervisor._children.items()}
+    import resource  # here, because Windows has none
+
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
     try:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import resource
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -206,6 +205,8 @@ async def test_what_was_served_leaves_no_task_and_no_connection(cluster: Cluster
 
 def limit_descriptors(process: int, *, spare: int) -> None:
     """Let a process open so many files and sockets more than it has now."""
+    import resource  # here, because Windows has none
+
     used = len(list(Path(f"/proc/{process}/fd").iterdir()))
     _, hard = resource.prlimit(process, resource.RLIMIT_NOFILE)
     resource.prlimit(process, resource.RLIMIT_NOFILE, (used + spare, hard))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import resource
 import sys
 from typing import Any
 
@@ -47,6 +46,8 @@ def test_a_lack_of_descriptors_is_told_once_a_minute_and_so_is_its_end(
 def test_the_lack_is_seen_where_it_is_real_and_nothing_is_left_open(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    import resource  # here, because Windows has none
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     descriptors = Descriptors(lambda: 0.0)
     before = len(os.listdir("/proc/self/fd"))

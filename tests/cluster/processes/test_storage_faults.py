@@ -6,7 +6,6 @@ Everything pauses, nothing is lost, and no server is declared dead.
 from __future__ import annotations
 
 import asyncio
-import resource
 import sqlite3
 import time
 from contextlib import closing
@@ -72,7 +71,7 @@ async def test_a_full_disk_refuses_saves_and_changes_nothing_until_there_is_room
                 lambda node=node: node.said("has lost its lease"),
                 f"the end of the lease of {node.address}",
             )
-        limit_file_sizes(cluster, resource.RLIM_INFINITY)
+        limit_file_sizes(cluster, None)
         await load.more(200)
     assert stored == await cluster.value("full") == 1
     assert (await client.send(Counter, "full", Add("test", 3))).value == 2
@@ -85,13 +84,16 @@ def assert_all_there(cluster: Cluster) -> None:
     assert all(node.alive for node in cluster.nodes)
 
 
-def limit_file_sizes(cluster: Cluster, limit: int) -> None:
+def limit_file_sizes(cluster: Cluster, limit: int | None) -> None:
     """Do to a process what a full disk does: it can make no file longer.
 
     The lock file and the log are mapped, not written.
     """
+    import resource  # here, because Windows has none
+
+    limits = (resource.RLIM_INFINITY if limit is None else limit, resource.RLIM_INFINITY)
     for node in cluster.nodes:
-        resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        resource.prlimit(node.process.pid, resource.RLIMIT_FSIZE, limits)
 
 
 def stored_value(cluster: Cluster, id: str) -> int:
