@@ -4,18 +4,27 @@
 #   make test ARGS="-n 0 -x"           one test after the other, in this process
 #   make test PYTHON=python3.13        another interpreter, in a virtual environment of its own
 #   make test RIO_DEBUG=1              the core built with its assertions on
+#   make test-storage SERVERS=system   PostgreSQL and Redis as the system has them, not as wheels
+#   make check VERSIONS=lowest         on the oldest versions that pyproject.toml allows, or the newest
 #   make chaos MINUTES=60 STORAGE=redis  also SEED, PRESET and FAULTS: see tests/cluster/processes/chaos.py
 
-PYTHON ?= python3
-VENV   := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
-BIN    := $(VENV)/bin
+WINDOWS := $(filter Windows_NT,$(OS))
+PYTHON ?= $(if $(WINDOWS),python,python3)
+VENV   := .venv$(if $(filter-out python python3,$(PYTHON)),-$(notdir $(PYTHON)))$(if $(VERSIONS),-$(VERSIONS))
+BIN    := $(VENV)/$(if $(WINDOWS),Scripts,bin)
 TOOLS  := $(VENV)/.tools
+AUDIT  := $(VENV)/audit
 BUILT  := $(VENV)/.built$(if $(filter 1,$(RIO_DEBUG)),-debug)
 PEERS  := $(patsubst bench/peers/requirements/%.txt,$(VENV)/peers/%/.installed,$(wildcard bench/peers/requirements/*.txt))
 CORE   := setup.py $(wildcard src/rio/_core/*.pyx src/rio/_core/*.pxd)
+SYSTEM_SERVERS = RIO_TEST_POSTGRES_BIN=$(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin))) \
+                 RIO_TEST_REDIS_BIN=$(shell command -v redis-server || command -v valkey-server)
+# how uv calls the oldest and the newest versions that are allowed
+RESOLUTION = $(if $(filter lowest,$(1)),lowest-direct,highest)
 export RIO_DEBUG
 
-.PHONY: help demo quick test test-eager sweep chaos check bench bench-full bench-instructions bench-peers soak build clean
+.PHONY: help demo quick test test-assertions test-dev test-eager test-storage test-lowest test-newest sweep chaos \
+        check audit audit-lowest audit-newest sdist release-check bench bench-full bench-instructions bench-peers soak build clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +41,22 @@ test: $(BUILT)  ## run all tests
 test-eager: $(BUILT)  ## run the tests of clients and servers in one process under the eager task factory: Python 3.12 or newer
 	@RIO_EAGER=1 $(BIN)/python -m pytest -n auto tests/client tests/server tests/cluster --ignore tests/cluster/processes $(ARGS)
 
+test-assertions:  ## run all tests on the core built with its assertions, and those of Cython and CPython
+	@$(MAKE) --no-print-directory test RIO_DEBUG=1
+
+test-dev: $(BUILT)  ## run all tests in Python's development mode, with each warning an error from the first import on
+	@PYTHONDEVMODE=1 PYTHONWARNINGS=error $(BIN)/python -m pytest -n auto $(ARGS)
+
+test-storage: $(BUILT)  ## run the tests of the storages; SERVERS=system takes the servers of the system
+	@$(if $(filter system,$(SERVERS)),$(SYSTEM_SERVERS)) $(BIN)/python -m pytest -n auto tests/storage $(ARGS)
+
+test-lowest:  ## run all tests with the oldest versions that pyproject.toml allows
+	@$(MAKE) --no-print-directory test VERSIONS=lowest
+
+test-newest:  ## run all tests with the newest versions that there are today
+	@rm -f $(VENV)-newest/.tools
+	@$(MAKE) --no-print-directory test VERSIONS=newest
+
 sweep: $(BUILT)  ## let each point of a small life of a cluster fail in each way
 	@RIO_SWEEP=1 $(BIN)/python -m pytest -n auto tests/faults $(ARGS)
 
@@ -45,6 +70,23 @@ check: $(BUILT)  ## run the linters and the type checkers
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest --concise rio._core
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/zizmor --quiet --offline --persona pedantic .github
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows $(wildcard .github/workflows/*)
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+
+audit: audit-lowest audit-newest  ## look for known vulnerabilities of the oldest and the newest versions: asks pypi.org
+
+audit-lowest audit-newest: audit-%: $(AUDIT)/.installed
+	@echo "the $* versions:"
+	@$(AUDIT)/bin/uv pip compile --quiet --resolution $(call RESOLUTION,$*) --upgrade --all-extras --group dev \
+	  --generate-hashes --python $(AUDIT)/bin/python --output-file $(AUDIT)/$*.txt pyproject.toml >/dev/null
+	@$(AUDIT)/bin/pip-audit --strict --disable-pip --requirement $(AUDIT)/$*.txt
+
+sdist: $(TOOLS)  ## make the archive of the sources, in dist
+	@$(BIN)/python -m build --sdist
+
+release-check:  ## say whether TAG=v1.2.3 may be released, and print its notes
+	@$(PYTHON) -m tests.release $(TAG)
 
 bench: $(BUILT)  ## run the benchmarks that take a few minutes
 	@$(BIN)/python -m pytest bench/ --benchmark-autosave $(ARGS)
@@ -75,12 +117,20 @@ $(VENV)/peers/%/.installed: bench/peers/requirements/%.txt
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
+$(AUDIT)/.installed: pyproject.toml
+	@echo "installing what audits into $(AUDIT)"
+	@$(PYTHON) -m venv --clear $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install --quiet --upgrade pip
+	@$(AUDIT)/bin/python -m pip install --quiet --group audit
+	@touch $@
+
 $(TOOLS): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("rio needs Python 3.11 or newer: make PYTHON=python3.13" if sys.version_info < (3, 11) else 0)'
 	@echo "installing the tools into $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet --group dev
+	@$(PYTHON) -m venv $(if $(VERSIONS),--clear) $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip $(if $(VERSIONS),uv)
+	@$(BIN)/python -m $(if $(VERSIONS),uv pip install --quiet --python $(BIN)/python --resolution \
+	  $(call RESOLUTION,$(VERSIONS)) --requirement pyproject.toml --all-extras,pip install --quiet) --group dev
 	@touch $@
 
 $(BUILT): $(TOOLS) $(CORE)

@@ -1,6 +1,6 @@
 """The compiled core. Everything else is in pyproject.toml.
 
-RIO_DEBUG=1 builds it with assertions and None checks.
+RIO_DEBUG=1 builds it with None checks and with assertions: ours, Cython's and CPython's.
 """
 
 import os
@@ -19,7 +19,7 @@ extensions = [
         define_macros=[] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", None)],
         extra_compile_args=["/O2"]
         if sys.platform == "win32"
-        else ["-O3", "-g" if DEBUG else "-g0"],
+        else ["-O3", *(["-g", "-UNDEBUG"] if DEBUG else ["-g0"])],
     )
     for source in sorted(Path("src/rio/_core").glob("*.pyx"))
 ]
