@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from rio.testing import VirtualTimeLoop
 from tests.effort import QUICK, examples
 from tests.machine import forget, machine
 
@@ -149,14 +150,25 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run tests of the core, and those marked ``both_loops``, on asyncio's own loop and on uvloop.
 
-    All others run on asyncio's own.
+    Those marked ``virtual_time`` run by a virtual clock, and all others on asyncio's own loop.
     """
+    virtual = item.get_closest_marker("virtual_time")
+    if virtual and virtual.args != (False,):
+        return {"virtual": new_virtual_loop}
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
     if new_uvloop and (CORE_TESTS in item.path.parents or item.get_closest_marker("both_loops")):
         loops["uvloop"] = new_uvloop
     if EAGER:
         return {"eager": new_eager_loop}
     return loops
+
+
+def new_virtual_loop() -> asyncio.AbstractEventLoop:
+    """An event loop whose clock the machine does not move, however busy it is."""
+    loop = VirtualTimeLoop(0)
+    if EAGER:
+        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+    return loop
 
 
 def new_eager_loop() -> asyncio.AbstractEventLoop:

@@ -14,6 +14,8 @@ from rio.errors import NoServersAvailable, NotExecuted
 from rio.storage.local import LocalMembershipStorage
 from tests.server.harness import Cluster, until
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Echo(rio.Message[str]):
     text: str

@@ -13,6 +13,8 @@ from rio.errors import Expired, NoServersAvailable, RioError
 from rio.identity import ObjectId
 from tests.server.harness import Cluster, activation
 
+pytestmark = pytest.mark.virtual_time
+
 OBJECTS = 40
 
 

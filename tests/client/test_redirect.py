@@ -13,7 +13,7 @@ from rio._core.calls import Call
 from rio.contracts.membership import MemberStatus
 from rio.errors import Redirected, UnknownType
 from rio.identity import ObjectId
-from tests.server.harness import NO_ANSWER, Cluster, Probe, RawPeer, activations, until
+from tests.server.harness import NO_ANSWER, Cluster, Patient, Probe, RawPeer, activations, until
 
 
 class Where(rio.Message[str], readonly=True):
@@ -168,6 +168,7 @@ async def test_of_two_nodes_that_claim_at_once_one_wins_and_the_other_redirects(
 # --- redirects that do not end --------------------------------------------------------------------
 
 
+@pytest.mark.virtual_time
 async def test_a_redirect_loop_pauses_after_four_hops_until_the_nodes_agree(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,10 +176,11 @@ async def test_a_redirect_loop_pauses_after_four_hops_until_the_nodes_agree(
     for server, other in ((one, two), (two, one)):
         error = Redirected(f"ask {other.address}", [other.address, other.generation])
         monkeypatch.setattr(server._catalog, "activate", lambda turn, error=error: turn.fail(error))
-    client = await cluster.client()
-    call = asyncio.ensure_future(client.send(Thing, "t", Where()))
+    client = await cluster.client(rng=Patient())
+    call = asyncio.ensure_future(client.send(Thing, "t", Where(), timeout=1000.0))
     await until(lambda: cluster.calls() == 5)
-    assert not call.done(), "the first, and four hops, then a pause"
+    await asyncio.sleep(1.0)
+    assert cluster.calls() == 5, "the first, and four hops, then a pause"
     monkeypatch.undo()
     assert await call in (str(one.address), str(two.address))
 
@@ -226,6 +228,7 @@ async def test_a_placement_on_a_member_that_is_gone_is_taken_over(
     assert placement.generation == home.generation
 
 
+@pytest.mark.virtual_time
 async def test_a_placement_on_a_member_that_may_be_alive_is_left_alone(
     servers: list[rio.Server], cluster: Cluster
 ) -> None:

@@ -35,7 +35,9 @@ from rio.errors import (
     UnknownType,
 )
 from rio.storage.local import LocalMembershipStorage
-from tests.server.harness import Cluster, Probe, crash, sever, until
+from tests.server.harness import Cluster, Patient, Probe, crash, sever, until
+
+pytestmark = pytest.mark.virtual_time
 
 
 class Count(rio.Message[int]):
@@ -171,7 +173,7 @@ async def test_once_an_attempt_may_have_run_the_outcome_is_unknown_whatever_late
     cluster: Cluster, probe: Probe, message: type[Count], later: str
 ) -> None:
     server = await cluster.server(Counter)
-    client = await cluster.client()
+    client = await cluster.client(rng=Patient() if later == "closed" else None)
     call = asyncio.ensure_future(client.send(Counter, "a", message("never"), timeout=0.5))
     await probe.noted("a counts")
     if later == "overloaded":
@@ -274,6 +276,7 @@ async def test_a_call_waits_while_the_only_server_is_started_again(
     assert await asyncio.gather(*calls) == [2, 3, 4]
 
 
+@pytest.mark.virtual_time(False)
 async def test_an_empty_membership_is_told_at_the_deadline_with_its_storage(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/bank.db"
     async with rio.storage.open_storage(url), rio.Client(url) as client:
@@ -384,11 +387,14 @@ async def test_a_server_that_could_not_be_reached_is_tried_again_after_a_while(
     await cluster.server(Counter)
     client = await cluster.client()
     await asyncio.gather(*(client.send(Counter, f"c{n}", Count()) for n in range(40)))
-    async with await asyncio.start_server(knock, host, port):
-        for number in itertools.count(40):
-            await client.send(Counter, f"c{number}", Count())
-            if knocked.is_set():
-                break
+    listener = await asyncio.start_server(knock, host, port)
+    for number in itertools.count(40):
+        await client.send(Counter, f"c{number}", Count())
+        if knocked.is_set():
+            break
+        await asyncio.sleep(0.1)
+    listener.close()
+    await listener.wait_closed()
 
 
 async def test_servers_are_not_looked_at_one_by_one_for_each_call(

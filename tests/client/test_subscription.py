@@ -10,6 +10,8 @@ import rio
 from rio.errors import Gap, NoServersAvailable, RioError
 from tests.server.harness import Cluster, crash, sever, until
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Say(rio.Message[None]):
     text: str

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import rio
+from rio.testing import Host, Network, VirtualTimeLoop
 from tests.server.harness import Cluster, Probe
 
 
@@ -35,6 +36,14 @@ def probe() -> Probe:
 
 @pytest.fixture
 async def cluster(_nothing_is_swallowed: None, probe: Probe) -> AsyncIterator[Cluster]:
-    """A cluster without a server; the test starts them."""
+    """A cluster without a server; the test starts them.
+
+    In virtual time, its servers and clients are on one host of a network in memory.
+    """
+    loop = asyncio.get_running_loop()
     async with rio.open_storage("memory://") as storage, AsyncExitStack() as stack:
+        if isinstance(loop, VirtualTimeLoop):
+            network = Network()
+            network.outside = network.add(Host("127.0.0.1"))
+            stack.enter_context(network.on(loop))
         yield Cluster(storage, probe, stack)

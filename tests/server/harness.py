@@ -14,6 +14,7 @@ import rio
 from rio._core.wire import Kind
 from rio.errors import CallTimeout, NotExecuted
 from rio.storage import Storage
+from rio.testing import VirtualTimeLoop
 from rio.transport.protocol import VERSION, Hello, write_hello
 
 NO_ANSWER = (NotExecuted, CallTimeout)
@@ -63,6 +64,9 @@ class Cluster:
         self.storage = storage
         self.probe = probe
         self.servers: list[rio.Server] = []
+        loop = asyncio.get_running_loop()
+        self.clock = loop.time if isinstance(loop, VirtualTimeLoop) else None
+        """That of a virtual loop, and else that of the system."""
         self._stack = stack
 
     def app_data(self) -> rio.AppData:
@@ -80,6 +84,7 @@ class Cluster:
             "storage": self.storage,
             "cluster": "local",
             "app_data": self.app_data(),
+            "clock": self.clock,
             **options,
         }
         server = rio.Server(registry or rio.Registry(*classes), **options)
@@ -93,6 +98,7 @@ class Cluster:
         return [await self.server(*classes, **options) for _ in range(count)]
 
     async def client(self, **options: Any) -> rio.Client:
+        options = {"clock": self.clock, **options}
         return await self._stack.enter_async_context(rio.Client(self.storage, **options))
 
     def calls(self) -> int:

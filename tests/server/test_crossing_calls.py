@@ -7,9 +7,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+import pytest
+
 import rio
 from rio.errors import CallTimeout, NotExecuted
 from tests.server.harness import Cluster
+
+pytestmark = pytest.mark.virtual_time
 
 
 class Deposit(rio.Message[int]):

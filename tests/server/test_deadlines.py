@@ -12,6 +12,8 @@ import rio
 from rio.errors import CallTimeout, Expired, NotExecuted
 from tests.server.harness import Cluster, Patient, Probe, RawPeer, instance, until
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Wait(rio.Message[str]):
     gate: str

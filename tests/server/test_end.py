@@ -16,6 +16,8 @@ from rio.storage.local import LocalState
 from tests.server.harness import NO_ANSWER, Cluster, Probe, instance, until
 from tests.server.test_lease import Leash
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Get(rio.Message[int], readonly=True):
     pass

@@ -13,6 +13,8 @@ from rio.errors import BadRegistration, ConfigurationError, NotActivated, Storag
 from rio.server import catalog
 from tests.server.harness import Cluster, Probe, until
 
+pytestmark = pytest.mark.virtual_time
+
 LOADS = ["before_load", "load", "after_load"]
 ENDS = ["before_shutdown", "shutdown"]
 TIMES = {"activate_timeout": 0.05, "deactivate_timeout": 0.05}

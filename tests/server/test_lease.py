@@ -21,6 +21,8 @@ from rio.identity import ObjectId
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement
 from tests.server.harness import NO_ANSWER, Cluster, Probe, instance, until
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Add(rio.Message[int]):
     amount: int = 1

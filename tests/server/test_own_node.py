@@ -113,6 +113,7 @@ async def test_a_circle_is_found_after_calls_that_were_answered_at_once(client: 
         await client.send(Speaker, "a", Ask(["b", "c", "a"]))
 
 
+@pytest.mark.virtual_time
 async def test_a_deadline_is_inherited_after_calls_that_were_answered_at_once(
     client: rio.Client, probe: Probe
 ) -> None:

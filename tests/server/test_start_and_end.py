@@ -15,6 +15,8 @@ from rio.errors import JoinFailed, NodeEvicted, StorageUnavailable
 from rio.storage.local import LocalMembershipStorage
 from tests.server.harness import Cluster, Probe, until
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Wait(rio.Message[None]):
     pass
@@ -241,6 +243,7 @@ async def test_a_stop_at_any_turn_of_the_start_leaves_no_zombie(
         assert not await is_listening(server)
 
 
+@pytest.mark.virtual_time(False)
 async def test_a_wrong_advertised_address_is_an_error_of_the_server_that_advertises_it(
     cluster: Cluster,
 ) -> None:
