@@ -311,7 +311,7 @@ async def test_a_slow_reader_may_choose_what_is_dropped(
 async def test_a_connection_that_is_too_slow_is_told_what_the_server_dropped(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, overflow: Any
 ) -> None:
-    monkeypatch.setattr("rio.server.pubsub.MAX_UNSENT", 0)
+    monkeypatch.setattr("rio.server.audience.MAX_UNSENT", 0)
     server = await cluster.server(Room)
     client = await cluster.client()
     async with client.subscribe(Room, "lobby", Said, overflow=overflow) as events:
@@ -523,7 +523,7 @@ async def test_nothing_is_left_after_unsubscribing(cluster: Cluster) -> None:
             pass
     await until(lambda: server.statistics().subscriptions == 0)
     router = server._catalog.router
-    assert not router._listeners
+    assert not router._audiences
     assert not router._of_sink
     assert not client._router.subscriptions
 
@@ -535,7 +535,7 @@ async def test_nothing_is_left_after_a_client_has_gone(cluster: Cluster) -> None
         await asyncio.gather(*(events.__aenter__() for events in everybody))
         assert server.statistics().subscriptions == 50
     await until(lambda: server.statistics().subscriptions == 0)
-    assert not server._catalog.router._listeners
+    assert not server._catalog.router._audiences
     assert not server._catalog.router._of_sink
     for events in everybody:
         with pytest.raises(StopAsyncIteration):

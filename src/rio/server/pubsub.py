@@ -2,78 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+import asyncio
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from itertools import islice
 
-from rio._core import wire
 from rio._core.frame import DEFAULT_FRAME_LIMIT
 from rio.errors import FrameTooLarge, RioError
 from rio.identity import ObjectId
+from rio.server.audience import GROUP, Audience, EventSink, Listener, Waiting
 from rio.transport import protocol
 
-MAX_UNSENT = 1024 * 1024
-"""Bytes that may wait for a slow subscriber's connection. Above that events are dropped, and the
-subscriber is told how many.
-"""
 ROOM_FOR_HEAD = 160
 """Bytes that an event takes besides its payload, at most."""
-ROOM_FOR_NUMBERS = 30
-"""Those of them that are not its name, at most."""
 
-
-class EventSink(Protocol):
-    """The connection of a subscriber."""
-
-    send_limit: int
-    """Bytes of the largest frame that the subscriber reads."""
-
-    @property
-    def unsent(self) -> int:
-        """Bytes that wait to be sent."""
-        ...
-
-    def put(self, body: bytes) -> None: ...
-
-
-class Listener:
-    """One subscription on one connection.
-
-    A gap in the sequence tells the subscriber how many events were dropped. If no event comes after
-    them, a notice does.
-    """
-
-    __slots__ = ("number", "object_id", "sequence", "sink")
-
-    def __init__(self, object_id: ObjectId, sink: EventSink, number: int) -> None:
-        self.object_id = object_id
-        self.sink = sink
-        self.number = number
-        self.sequence = 0
-
-    def deliver(self, tail: bytes) -> bool:
-        self.sequence += 1
-        if self.sink.unsent > MAX_UNSENT or len(tail) + ROOM_FOR_NUMBERS > self.sink.send_limit:
-            return False
-        self.sink.put(wire.write_event(self.number, self.sequence, tail))
-        return True
-
-    def tell_of_drops(self) -> bool:
-        self.sequence -= 1  # the notice has the number of the last event, which was dropped
-        return self.deliver(_NOTICE)
+Slices = Generator[None]
+"""Work that takes one turn of the loop after the other."""
 
 
 class MessageRouter:
     """Delivers what objects publish. An entry exists only while somebody listens.
+
+    An object may have any number of listeners. What concerns more than a group of them is done
+    group by group, each in a turn of the loop, in the order in which it was asked for.
 
     ``frame_limit``: bytes of an event with its names, at most.
     """
 
     def __init__(self, frame_limit: int = DEFAULT_FRAME_LIMIT) -> None:
         self._frame_limit = frame_limit
-        self._listeners: dict[ObjectId, dict[tuple[int, int], Listener]] = {}
+        self._audiences: dict[ObjectId, Audience] = {}
         self._of_sink: dict[int, dict[int, Listener]] = {}
+        self._gone: dict[int, EventSink] = {}
+        """Connections that are gone, and whose listeners are being removed."""
         self._behind: dict[Listener, None] = {}
         """Whose last event was dropped: they do not know of it yet."""
+        self._work: deque[Slices] = deque()
+        self._next_slice: asyncio.Handle | None = None
         self.delivered = 0
         self.dropped = 0
         self.on_last_left: Callable[[ObjectId], None] = _ignore
@@ -81,37 +46,81 @@ class MessageRouter:
 
     def __len__(self) -> int:
         """How many subscriptions there are."""
-        return sum(map(len, self._listeners.values()))
+        return sum(audience.count for audience in self._audiences.values())
 
     def has_listeners(self, object_id: ObjectId) -> bool:
         """Whether somebody listens to an object."""
-        return object_id in self._listeners
+        return object_id in self._audiences
+
+    # --- those who listen -------------------------------------------------------------------------
 
     def subscribe(self, object_id: ObjectId, sink: EventSink, number: int) -> int:
         """Deliver the object's events to ``sink`` as subscription ``number``, which is the sink's
-        choice. Repeating it changes nothing. Returns how many events it has counted already.
+        choice. Repeating it changes nothing. Returns how many events it has counted already, with
+        those that are on their way to it.
         """
-        key = (id(sink), number)
-        listeners = self._listeners.setdefault(object_id, {})
-        if key not in listeners:
-            listeners[key] = self._of_sink.setdefault(id(sink), {})[number] = Listener(
-                object_id, sink, number
-            )
-        return listeners[key].sequence
+        audience = self._audiences.get(object_id)
+        if audience is None:
+            audience = self._audiences[object_id] = Audience(object_id)
+        of_sink = self._of_sink.setdefault(id(sink), {})
+        listener = of_sink.get(number)
+        if listener is None or listener.audience is not audience:
+            listener = of_sink[number] = Listener(audience, sink, number)
+            audience.add(listener)
+        return audience.published - listener.since
 
     def unsubscribe(self, sink: EventSink, number: int) -> None:
         """End one subscription; unknown ones are ignored, since both sides may end it at once."""
-        listener = self._of_sink.get(id(sink), {}).pop(number, None)
+        listener = self._of_sink.get(id(sink), {}).get(number)
         if listener is not None:
             self._remove(listener)
 
     def disconnect(self, sink: EventSink) -> None:
         """End all subscriptions of a connection that is gone."""
-        for listener in self._of_sink.pop(id(sink), {}).values():
-            self._remove(listener)
+        listeners = self._of_sink.pop(id(sink), {})
+        self._gone[id(sink)] = sink
+        self._do(self._remove_all(sink, listeners.values()), in_slices=len(listeners) > GROUP)
 
-    def publish(self, object_id: ObjectId, type_name: str, payload: bytes) -> int:
-        """Deliver an event that is encoded already. Returns to how many.
+    def end(self, object_id: ObjectId, error: RioError) -> None:
+        """The object leaves this node: tell all who listen, so that they look for it."""
+        audience = self._audiences.pop(object_id, None)
+        if audience is not None:
+            self._do(self._end_all(audience, error), in_slices=not audience.is_small)
+
+    def _remove_all(self, sink: EventSink, listeners: Iterable[Listener]) -> Slices:
+        rest = iter(listeners)
+        while group := list(islice(rest, GROUP)):
+            for listener in group:
+                self._remove(listener)
+            yield
+        del self._gone[id(sink)]
+
+    def _end_all(self, audience: Audience, error: RioError) -> Slices:
+        for group in list(audience.groups.values()):
+            for listener in list(group.values()):
+                if id(listener.sink) not in self._gone:
+                    listener.sink.put(protocol.write_end(listener.number, error))
+                self._remove(listener)
+            yield
+
+    def _remove(self, listener: Listener) -> None:
+        audience = listener.audience
+        if not audience.remove(listener):
+            return
+        self._behind.pop(listener, None)
+        if not audience.count and self._audiences.get(audience.object_id) is audience:
+            del self._audiences[audience.object_id]
+            self.on_last_left(audience.object_id)
+        of_sink = self._of_sink.get(id(listener.sink))
+        if of_sink is not None and of_sink.get(listener.number) is listener:
+            del of_sink[listener.number]
+            if not of_sink:
+                del self._of_sink[id(listener.sink)]
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def publish(self, object_id: ObjectId, type_name: str, payload: bytes) -> None:
+        """Deliver an event that is encoded already.
 
         :raises FrameTooLarge: the event does not fit into a frame, whether somebody listens or not.
         """
@@ -120,47 +129,90 @@ class MessageRouter:
                 f"{type_name} of {object_id} takes {len(payload)} bytes, "
                 f"the frame limit is {self._frame_limit}"
             )
-        listeners = self._listeners.get(object_id)
-        if not listeners:
-            return 0
+        audience = self._audiences.get(object_id)
+        if audience is None:
+            return
         tail = protocol.write_event_tail(type_name, payload)
-        behind = [listener for listener in listeners.values() if not listener.deliver(tail)]
-        if behind or self._behind:
-            for listener in listeners.values():
-                self._behind.pop(listener, None)
-            self._behind.update(dict.fromkeys(behind))
-        sent = len(listeners) - len(behind)
-        self.delivered += sent
-        self.dropped += len(behind)
-        return sent
+        audience.published += 1
+        if audience.is_small and not self._gone:
+            listeners = audience.groups[audience.newest].values()
+            behind = [listener for listener in listeners if not listener.deliver(tail)]
+            if behind or self._behind:
+                self._note_behind(listeners, behind)
+            self._count(len(listeners), len(behind))
+        elif waiting := audience.queue(tail):
+            self._do(self._deliver_to_all(audience, waiting), in_slices=True)
+
+    def _deliver_to_all(self, audience: Audience, event: Waiting) -> Slices:
+        event.begun = True
+        for group in list(audience.groups.values()):
+            owed, behind = [], []
+            for listener in group.values():
+                count = event.is_owed_to(listener)
+                if not count or id(listener.sink) in self._gone:
+                    continue
+                owed.append(listener)
+                if event.tail is None:
+                    listener.sequence += count
+                    self.dropped += count - 1
+                    behind.append(listener)
+                elif not listener.deliver(event.tail):
+                    behind.append(listener)
+            self._note_behind(owed, behind)
+            self._count(len(owed), len(behind))
+            yield
+        audience.take(event)
+
+    def _note_behind(self, listeners: Iterable[Listener], behind: Iterable[Listener]) -> None:
+        for listener in listeners:
+            self._behind.pop(listener, None)
+        self._behind.update(dict.fromkeys(behind))
+
+    def _count(self, listeners: int, behind: int) -> None:
+        self.delivered += listeners - behind
+        self.dropped += behind
 
     def tell_of_drops(self) -> None:
-        """Tell the subscribers whose last event was dropped, and whose connection has room again,
-        the number of that event. Call it now and then.
+        """Tell some of the subscribers whose last event was dropped, and whose connection has room
+        again, the number of that event. Call it again and again.
         """
-        for listener in list(self._behind):
-            if listener.tell_of_drops():
-                del self._behind[listener]
+        for listener in list(islice(self._behind, GROUP)):
+            del self._behind[listener]
+            if id(listener.sink) not in self._gone and not listener.tell_of_drops():
+                self._behind[listener] = None  # behind the others
 
-    def end(self, object_id: ObjectId, error: RioError) -> None:
-        """The object leaves this node: tell all who listen, so that they look for it."""
-        for listener in list(self._listeners.get(object_id, {}).values()):
-            listener.sink.put(protocol.write_end(listener.number, error))
-            self.unsubscribe(listener.sink, listener.number)
+    # --- work in slices ---------------------------------------------------------------------------
 
-    def _remove(self, listener: Listener) -> None:
-        self._behind.pop(listener, None)
-        listeners = self._listeners[listener.object_id]
-        del listeners[(id(listener.sink), listener.number)]
-        if not listeners:
-            del self._listeners[listener.object_id]
-            self.on_last_left(listener.object_id)
-        of_sink = self._of_sink.get(id(listener.sink))
-        if of_sink is not None and not of_sink:
-            del self._of_sink[id(listener.sink)]
+    def _do(self, work: Slices, *, in_slices: bool) -> None:
+        """Do some work, now or in turns of the loop to come."""
+        if in_slices:
+            self._work.append(work)
+            self._schedule()
+        else:
+            for _ in work:
+                pass
+
+    def _schedule(self) -> None:
+        if self._next_slice is None and self._work:
+            self._next_slice = asyncio.get_running_loop().call_soon(self._do_slice)
+
+    def _do_slice(self) -> None:
+        self._next_slice = None
+        try:
+            next(self._work[0])
+        except StopIteration:
+            self._work.popleft()
+        except BaseException:
+            self._work.popleft()
+            raise
+        finally:
+            self._schedule()
+
+    def close(self) -> None:
+        """The node has ended: drop the work that is left."""
+        self._work.clear()
+        if self._next_slice is not None:
+            self._next_slice.cancel()
 
 
 def _ignore(_: ObjectId) -> None: ...
-
-
-_NOTICE = protocol.write_event_tail(protocol.DROPPED, protocol.encode(None))

@@ -664,6 +664,7 @@ class Server:
             self._connections.refuse()
             await self._connections.close()
             await self._listener.wait_closed()
+        self._catalog.router.close()
 
     async def _stop_showing_pages(self) -> None:
         if self._http is not None:
