@@ -41,6 +41,7 @@ from rio.storage.sqlite import (
     SqliteMembershipStorage,
     SqliteObjectPlacement,
     SqliteState,
+    _lane,
 )
 from rio.storage.sqlite._connection import connect_writer
 from rio.testing.conformance import (
@@ -228,11 +229,22 @@ async def test_an_operation_that_fails_fails_alone(
     assert await placement.lookup(failed) is None
 
 
-async def test_operations_that_all_fail_each_learn_why(placement: ObjectPlacement) -> None:
+async def test_operations_that_all_fail_each_learn_why_and_are_started_a_few_times(
+    placement: ObjectPlacement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = _lane._start, 0
+
+    def count(batch: list[Any]) -> Any:
+        nonlocal started
+        started += len(batch)
+        return start(batch)
+
+    monkeypatch.setattr(_lane, "_start", count)
     fates = await asyncio.gather(
         *(placement.claim(ADA, TOO_LARGE_FOR_SQLITE) for _ in range(1500)), return_exceptions=True
     )
     assert {type(fate) for fate in fates} == {OverflowError}
+    assert started < 3 * 1500
     assert (await placement.claim(ADA, 1)).generation == 1
 
 

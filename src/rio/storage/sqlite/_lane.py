@@ -254,11 +254,16 @@ class SqliteLane:
             assert self._loop.is_closed()  # and all callers are gone with it
 
     def _transact(self, batch: list[WaitingOperation]) -> list[Any]:
-        """The outcome of each operation: its result, or its own error."""
+        """The outcome of each operation: its result, or its own error.
+
+        After one that failed, few are tried at once: if many fail, each attempt is for nothing.
+        """
         outcomes: list[Any] = []
+        size = len(batch)
         while len(outcomes) < len(batch):
-            left = batch[len(outcomes) :]
+            left = batch[len(outcomes) : len(outcomes) + size]
             outcomes += self._run_alone(*left) if len(left) == 1 else self._commit(left)
+            size = 1 if isinstance(outcomes[-1], Exception) else 2 * size
         return outcomes
 
     def _run_alone(self, waiting: WaitingOperation) -> list[Any]:
