@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from rio.testing import VirtualTimeLoop
 from tests.effort import QUICK, examples
-from tests.machine import forget, machine
+from tests.machine import Turn, forget
 
 ROOT = Path(__file__).parents[1]
 EAGER = os.environ.get("RIO_EAGER") == "1"
@@ -31,6 +31,8 @@ STARTS_SERVERS = {"postgres_server", "redis_server"}
 """Fixtures that start PostgreSQL or Valkey."""
 
 CLUSTERS = TESTS / "cluster" / "processes"
+TURN = pytest.StashKey[Turn]()
+"""The use of the machine by this worker."""
 
 STARTS_PROCESSES = {TESTS / name for name in ("cli", "cluster/processes", "docs", "examples")}
 """Folders whose tests start commands and servers of ``rio``."""
@@ -122,14 +124,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Give a test with a cluster of processes the machine for itself."""
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Give tests with a cluster of processes the machine for themselves."""
     run = getattr(item.config, "workerinput", {}).get("testrunuid")
     if run is None:
         return (yield)
-    alone = "make_cluster" in getattr(item, "fixturenames", ()) or CLUSTERS in item.path.parents
-    with machine(run, alone=alone):
+    turn = item.config.stash.setdefault(TURN, Turn(run))
+    turn.take(alone=has_processes(item))
+    try:
         return (yield)
+    finally:
+        if nextitem is None or not (has_processes(item) and has_processes(nextitem)):
+            turn.give_back()
+
+
+def has_processes(item: pytest.Item) -> bool:
+    return "make_cluster" in getattr(item, "fixturenames", ()) or CLUSTERS in item.path.parents
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -19,15 +19,13 @@ pytestmark = pytest.mark.processes
 
 
 class TestSqlite(SharedStorageTests):
-    elections = 1000
-
     @pytest.fixture
     def shared(self, sqlite_url: str) -> SharedStorage:
         return SharedStorage("rio.storage:open_storage", (f"{sqlite_url}?busy_timeout=30",))
 
 
 class TestPostgres(SharedStorageTests):
-    elections = 100
+    elections = 50
 
     @pytest.fixture
     def shared(self, postgres_url: str) -> SharedStorage:
@@ -35,8 +33,6 @@ class TestPostgres(SharedStorageTests):
 
 
 class TestRedis(SharedStorageTests):
-    elections = 1000
-
     @pytest.fixture
     def shared(self, redis_url: str) -> SharedStorage:
         return SharedStorage("rio.storage:open_storage", (redis_url,))

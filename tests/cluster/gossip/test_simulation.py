@@ -14,7 +14,7 @@ from rio._core.gossip import MemberTable
 from rio.cluster.gossip.messages import Ping, Update, encode
 from rio.contracts.membership import MemberStatus, Vote
 from tests.cluster.gossip.world import STRICT, Node, World, at_once
-from tests.effort import seeds
+from tests.effort import MANY, seeds
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -235,7 +235,7 @@ MOST_BYTES = 32 * 1024
 Three messages of 64 records five times, and probes; the simulation stays far below.
 """
 
-SIZES = [3, 10, 100, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
+SIZES = [3, 10, 100, pytest.param(1000 if MANY else 300, marks=[pytest.mark.slow])]
 
 
 def spent(
@@ -256,6 +256,7 @@ def spent(
     return total_bytes / samples, most_bytes, total_queries / samples, most_queries
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", SIZES)
 def test_bytes_and_queries_of_each_node_and_second_are_bounded_whatever_the_size(
     count: int,
