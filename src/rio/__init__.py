@@ -32,7 +32,7 @@ from rio.objects.threads import from_thread
 from rio.objects.upcasters import upcast
 from rio.runner import run
 from rio.server.config import ServerConfig
-from rio.server.pubsub import MessageRouter
+from rio.server.message_router import MessageRouter
 from rio.server.server import Server
 from rio.storage import Storage, open_storage
 

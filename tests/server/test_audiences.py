@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rio.errors import Unavailable
 from rio.identity import ObjectId
 from rio.server import audience, pubsub
-from rio.server.pubsub import MessageRouter
+from rio.server.pubsub import Subscribers
 from rio.transport import protocol
 
 ROOM = ObjectId("Room", "lobby")
@@ -44,10 +44,10 @@ def readable(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-async def turns_until_done(router: MessageRouter) -> int:
+async def turns_until_done(subscribers: Subscribers) -> int:
     """How many turns of the loop the work takes that is left."""
     turns = 0
-    while router._work:
+    while subscribers._work:
         turns += 1
         await asyncio.sleep(0)
     return turns
@@ -57,91 +57,91 @@ async def turns_until_done(router: MessageRouter) -> int:
 
 
 async def test_an_event_serves_a_group_in_each_turn_of_the_loop() -> None:
-    router, sink = MessageRouter(), Sink()
+    subscribers, sink = Subscribers(), Sink()
     listeners = 5 * audience.GROUP
     for number in range(listeners):
-        router.subscribe(ROOM, sink, number)
-    router.publish(ROOM, "Said", b"x")
+        subscribers.subscribe(ROOM, sink, number)
+    subscribers.publish(ROOM, "Said", b"x")
     served = [0]
-    while router._work:
+    while subscribers._work:
         await asyncio.sleep(0)
         served.append(len(sink.frames))
     steps = [after - before for before, after in pairwise(served)]
     assert max(steps) == audience.GROUP
-    assert sum(steps) == listeners == router.delivered
+    assert sum(steps) == listeners == subscribers.delivered
     assert [frame[:2] for frame in sink.frames] == [(number, 1) for number in range(listeners)]
 
 
 @pytest.mark.parametrize("what", ["disconnect", "end", "tell_of_drops"])
 async def test_what_concerns_all_listeners_serves_a_group_in_each_turn(what: str) -> None:
-    router, sink = MessageRouter(), Sink()
+    subscribers, sink = Subscribers(), Sink()
     for number in range(3 * audience.GROUP):
-        router.subscribe(ROOM, sink, number)
+        subscribers.subscribe(ROOM, sink, number)
     if what == "disconnect":
         sink.is_gone = True
-        router.disconnect(sink)
+        subscribers.disconnect(sink)
     elif what == "end":
-        router.end(ROOM, GONE)
-        assert not router.has_listeners(ROOM)
+        subscribers.end(ROOM, GONE)
+        assert not subscribers.has_listeners(ROOM)
     else:
         sink.unsent = 1 << 30
-        router.publish(ROOM, "Said", b"x")
-        await turns_until_done(router)
-        assert len(router._behind) == 3 * audience.GROUP
+        subscribers.publish(ROOM, "Said", b"x")
+        await turns_until_done(subscribers)
+        assert len(subscribers._behind) == 3 * audience.GROUP
         sink.unsent = 0
         for left in (2, 1, 0):
-            router.tell_of_drops()
-            assert len(router._behind) == left * audience.GROUP
+            subscribers.tell_of_drops()
+            assert len(subscribers._behind) == left * audience.GROUP
         return
-    assert await turns_until_done(router) == 4
-    assert len(router) == 0
-    assert not router._of_sink
-    assert not router._gone
-    assert not router._audiences
+    assert await turns_until_done(subscribers) == 4
+    assert len(subscribers) == 0
+    assert not subscribers._of_sink
+    assert not subscribers._gone
+    assert not subscribers._audiences
 
 
 async def test_a_few_listeners_are_served_at_once_while_others_wait() -> None:
-    router, sink, other = MessageRouter(), Sink(), Sink()
+    subscribers, sink, other = Subscribers(), Sink(), Sink()
     for number in range(2 * audience.GROUP):
-        router.subscribe(ROOM, sink, number)
+        subscribers.subscribe(ROOM, sink, number)
     small = ObjectId("Room", "closet")
-    router.subscribe(small, other, 1)
-    router.publish(ROOM, "Said", b"x")
-    router.publish(small, "Said", b"x")
+    subscribers.subscribe(small, other, 1)
+    subscribers.publish(ROOM, "Said", b"x")
+    subscribers.publish(small, "Said", b"x")
     assert len(other.frames) == 1
     assert sink.frames == []
-    await turns_until_done(router)
+    await turns_until_done(subscribers)
 
 
 async def test_a_router_that_is_closed_does_nothing_more() -> None:
-    router, sink = MessageRouter(), Sink()
+    subscribers, sink = Subscribers(), Sink()
     for number in range(2 * audience.GROUP):
-        router.subscribe(ROOM, sink, number)
-    router.publish(ROOM, "Said", b"x")
-    router.close()
+        subscribers.subscribe(ROOM, sink, number)
+    subscribers.publish(ROOM, "Said", b"x")
+    subscribers.close()
     for _ in range(5):
         await asyncio.sleep(0)
     assert sink.frames == []
 
 
 async def test_what_waits_for_many_listeners_is_bounded_and_what_is_dropped_is_counted() -> None:
-    router, sink = MessageRouter(), Sink()
+    subscribers, sink = Subscribers(), Sink()
     listeners = 2 * audience.GROUP
     for number in range(listeners):
-        router.subscribe(ROOM, sink, number)
+        subscribers.subscribe(ROOM, sink, number)
     large = b"x" * (audience.MOST_WAITING_BYTES // 4)
-    router._frame_limit = 1 << 26
+    subscribers._frame_limit = 1 << 26
     sink.send_limit = 1 << 26
     for _ in range(10):
-        router.publish(ROOM, "Said", large)
-    held = sum(len(event.tail or b"") for event in router._audiences[ROOM]._waiting)
+        subscribers.publish(ROOM, "Said", large)
+    held = sum(len(event.tail or b"") for event in subscribers._audiences[ROOM]._waiting)
     assert held <= audience.MOST_WAITING_BYTES
-    await turns_until_done(router)
-    router.publish(ROOM, "Said", b"y")
-    await turns_until_done(router)
+    await turns_until_done(subscribers)
+    subscribers.publish(ROOM, "Said", b"y")
+    await turns_until_done(subscribers)
     of_one = [frame[1] for frame in sink.frames if frame[0] == 0]
     assert of_one == [1, 2, 3, 11]
-    assert router.dropped == 7 * listeners
+    assert subscribers.dropped == 7 * listeners
 
 
 # --- as if there were no groups -------------------------------------------------------------------
@@ -160,12 +160,12 @@ class Follower:
 
 
 class World:
-    """A router with small groups, and what its listeners have to hear."""
+    """A subscribers with small groups, and what its listeners have to hear."""
 
     rooms: ClassVar = [ObjectId("Room", "a"), ObjectId("Room", "b")]
 
     def __init__(self) -> None:
-        self.router = MessageRouter()
+        self.subscribers = Subscribers()
         self.sinks = [Sink() for _ in range(4)]
         self.followers: list[Follower] = []
         self.published = 0
@@ -178,20 +178,20 @@ class World:
         match what:
             case "subscribe":
                 number = len(self.followers) + 1
-                assert self.router.subscribe(room, sink, number) == 0
+                assert self.subscribers.subscribe(room, sink, number) == 0
                 self.followers.append(Follower(sink, number, room))
             case "subscribe again" if active := self.active():
                 again = active[one % len(active)]
-                counted = self.router.subscribe(again.room, again.sink, again.number)
+                counted = self.subscribers.subscribe(again.room, again.sink, again.number)
                 assert counted == len(again.events)
             case "unsubscribe" if active := self.active():
                 leaver = active[one % len(active)]
                 leaver.left = True
-                self.router.unsubscribe(leaver.sink, leaver.number)
+                self.subscribers.unsubscribe(leaver.sink, leaver.number)
             case "publish":
                 self.published += 1
                 payload = b"%d" % self.published
-                self.router.publish(room, "Said", payload)
+                self.subscribers.publish(room, "Said", payload)
                 for each in self.active():
                     if each.room == room:
                         each.events.append(protocol.write_event_tail("Said", payload))
@@ -200,9 +200,9 @@ class World:
                 self.sinks[other % len(self.sinks)] = Sink()
                 for each in self.active():
                     each.left = each.left or each.sink is sink
-                self.router.disconnect(sink)
+                self.subscribers.disconnect(sink)
             case "end":
-                self.router.end(room, GONE)
+                self.subscribers.end(room, GONE)
                 for each in self.active():
                     each.ended = each.room == room
             case "stall":
@@ -210,14 +210,14 @@ class World:
             case "turn":
                 await asyncio.sleep(0)
             case "tell":
-                self.router.tell_of_drops()
+                self.subscribers.tell_of_drops()
 
     async def settle(self) -> None:
-        await turns_until_done(self.router)
+        await turns_until_done(self.subscribers)
         for sink in self.sinks:
             sink.unsent = 0
-        while self.router._behind:
-            self.router.tell_of_drops()
+        while self.subscribers._behind:
+            self.subscribers.tell_of_drops()
 
     def check(self) -> None:
         for each in self.followers:
@@ -235,7 +235,7 @@ class World:
             if not each.left and not each.ended:
                 heard_of = max((frame[1] for frame in events), default=0)
                 assert heard_of == len(each.events), "it knows of each that it did not get"
-        assert len(self.router) == len(self.active())
+        assert len(self.subscribers) == len(self.active())
 
 
 STEPS = st.lists(

@@ -522,7 +522,7 @@ async def test_nothing_is_left_after_unsubscribing(cluster: Cluster) -> None:
         async with client.subscribe(Room, f"r{number}", Said):
             pass
     await until(lambda: server.statistics().subscriptions == 0)
-    router = server._catalog.router
+    router = server._catalog.subscribers
     assert not router._audiences
     assert not router._of_sink
     assert not client._router.subscriptions
@@ -535,8 +535,8 @@ async def test_nothing_is_left_after_a_client_has_gone(cluster: Cluster) -> None
         await asyncio.gather(*(events.__aenter__() for events in everybody))
         assert server.statistics().subscriptions == 50
     await until(lambda: server.statistics().subscriptions == 0)
-    assert not server._catalog.router._audiences
-    assert not server._catalog.router._of_sink
+    assert not server._catalog.subscribers._audiences
+    assert not server._catalog.subscribers._of_sink
     for events in everybody:
         with pytest.raises(StopAsyncIteration):
             await anext(events)

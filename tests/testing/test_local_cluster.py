@@ -205,7 +205,8 @@ def test_each_node_can_have_application_data_of_its_own_or_all_share_one() -> No
         async with bank(app_data=make) as cluster:
             assert [node.server.app_data.get(int) for node in cluster.nodes] == [0, 1, 2]
         async with bank(app_data=rio.AppData()) as cluster:
-            assert len({id(node.server.app_data) for node in cluster.nodes}) == 1
+            cluster.nodes[0].server.app_data.set("for all")
+            assert {node.server.app_data.get(str) for node in cluster.nodes} == {"for all"}
 
     run(main())
 

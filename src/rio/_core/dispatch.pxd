@@ -15,6 +15,7 @@ from rio._core.wire cimport Frame, Request
 cdef class Method:
     cdef readonly object handler     # the rio.objects.handler.Handler that this row was made from
     cdef readonly str name           # the message's name on the wire
+    cdef readonly bint takes_turn    # no: the runtime answers it, whatever the object does
     cdef object _function            # called as function(instance, message[, app_data])
     cdef object _decode              # bytes -> message; raises what the codec raises
     cdef object _encode              # reply -> bytes
@@ -106,6 +107,7 @@ cdef class Turn:
     cdef bint _is_in_flight          # it did not end at once: dispatcher and caller hold it
     cdef bint _abandoned             # nobody waits for the answer
     cdef bint _expired               # cancelled because the deadline passed
+    cdef bint _is_cut_short          # cancelled to let its object leave
     cdef object _nested_context      # what nested calls carry, made when the first one asks
 
     cdef int _fail_plainly(self) noexcept

@@ -132,6 +132,7 @@ cdef class Method:
         bint is_async,
         bint takes_app_data,
         timeout,
+        bint takes_turn=True,
     ):
         self.handler = handler
         self.name = name
@@ -141,6 +142,7 @@ cdef class Method:
         self._reply_class = reply_class
         self._is_async = is_async
         self._takes_app_data = takes_app_data
+        self.takes_turn = takes_turn
         self._timeout = timeout or 0.0
 
 
@@ -346,6 +348,20 @@ cdef class Turn:
         mailbox._wait(self)
         self.dispatcher._keep(self)
 
+    def keep(self):
+        """Let it wait for its answer, but for no object."""
+        self.dispatcher._keep(self)
+
+    def read_message(self):
+        """Its message, decoded. This raises what the codec raises."""
+        return self.method._decode(self._payload)
+
+    def reply(self, bytes payload not None):
+        """Answer what needs no turn, unless that has happened; ``payload`` is MessagePack."""
+        if not self.finished:
+            self._end()
+            self.caller._reply(self, payload)
+
     def refuse(self, error):
         """Answer with an error instead of waiting any longer."""
         self.mailbox._leave(self)
@@ -394,6 +410,14 @@ cdef class Turn:
             if self.mailbox is not None:
                 self.mailbox._leave(self)
 
+    def cut_short(self):
+        """Cancel a handler that runs, because its object is to leave. The object lives on until its
+        shutdown hooks have run.
+        """
+        if self._task is not None:
+            self._is_cut_short = True
+            self._task.cancel()
+
     def __call__(self, task):
         """The handler's task has ended."""
         cdef Mailbox mailbox = self.mailbox
@@ -414,6 +438,11 @@ cdef class Turn:
             self.fail(self._late_error())
         elif self.dispatcher.lease_until <= self.dispatcher._now():
             self.fail(self._lease_is_lost())
+        elif self._is_cut_short:
+            self.fail(OutcomeUnknown(
+                f"{self.table.type_name}/{self.id} was shut down by force while it handled "
+                f"{self.method.name}"
+            ))
         else:
             self.dispatcher.runtime.answer_failure(self, error)
         return 0
@@ -810,12 +839,12 @@ cdef object busy_error(double wait):
 cdef class Dispatcher:
     """The dispatch table of one node, and the rules by which turns are taken.
 
-    ``runtime`` is asked in every slow case: ``activate(turn)``, ``undecodable(turn, error)``,
-    ``answer_failure(turn, error)``, ``encode_reply(turn, value)``, ``unencodable(value, error)``,
-    ``note_waiting(turn)``, ``deactivate(mailbox)``, ``unknown_type(name)``,
-    ``unknown_message(table, name)``, and before that ``find_method(table, name)``, which may have a
-    :class:`Method` that passes the message on, or ``None``; it may raise ``Unavailable``. ``clock``
-    replaces the system's, in seconds.
+    ``runtime`` is asked in every slow case: ``activate(turn)``, also with what takes no turn,
+    ``undecodable(turn, error)``, ``answer_failure(turn, error)``, ``encode_reply(turn, value)``,
+    ``unencodable(value, error)``, ``note_waiting(turn)``, ``deactivate(mailbox)``,
+    ``unknown_type(name)``, ``unknown_message(table, name)``, and before that
+    ``find_method(table, name)``, which may have a :class:`Method` that passes the message on, or
+    ``None``; it may raise ``Unavailable``. ``clock`` replaces the system's, in seconds.
     """
 
     def __init__(
@@ -1168,7 +1197,7 @@ cdef class Dispatcher:
             return turn.caller._hold(turn)
         if len(self._in_flight) >= self.in_flight_limit and not turn._is_in_flight:
             return refuse(turn, self._full_error())
-        if mailbox is None:
+        if mailbox is None or not turn.method.takes_turn:
             problem = self._why_not_hold(turn)
             if problem is not None:
                 return refuse(turn, problem)

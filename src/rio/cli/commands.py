@@ -404,12 +404,14 @@ def _read_message(arguments: Arguments) -> tuple[Any, Message[Any] | DynamicMess
 
 def add_shutdown_options(parser: CommandParser) -> None:
     options.add_object(parser)
+    parser.add_argument("--force", action="store_true", help="cancel what the object handles now")
     options.add_timeout(parser)
 
 
 def shut_object_down(arguments: Arguments) -> None:
     """Have an object leave memory."""
-    run(_administer(arguments, AdminCommand.shutdown(arguments.type_name, arguments.id)))
+    type_name, id = arguments.type_name, arguments.id
+    run(_administer(arguments, AdminCommand.shutdown(type_name, id, force=arguments.force)))
 
 
 def add_stop_options(parser: CommandParser) -> None:

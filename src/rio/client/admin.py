@@ -15,9 +15,16 @@ class AdminCommand(msgspec.Struct, frozen=True):
     """
 
     @staticmethod
-    def shutdown(object_type: type[ServiceObject] | str, id: str) -> Shutdown:
-        """Deactivate an object, on whichever server it lives. Its next message brings it back."""
-        return Shutdown(object_type, id)
+    def shutdown(
+        object_type: type[ServiceObject] | str, id: str, *, force: bool = False
+    ) -> Shutdown:
+        """Deactivate an object, on whichever server it lives. Its next message brings it back.
+
+        The object leaves after the turn that runs; calls that wait bring it back. An object that is
+        not in memory stays where it is, and nothing is written. ``force=True`` cancels the turn
+        that runs, and its caller gets :class:`rio.errors.OutcomeUnknown`; the shutdown hooks run.
+        """
+        return Shutdown(object_type, id, force)
 
     @staticmethod
     def server_exit(address: str) -> ServerExit:
@@ -30,6 +37,8 @@ class Shutdown(AdminCommand, frozen=True):
 
     object_type: type[Any] | str
     id: str
+    force: bool = False
+    """Whether the turn that runs is cancelled."""
 
 
 class ServerExit(AdminCommand, frozen=True):

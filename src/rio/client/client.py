@@ -211,7 +211,9 @@ class Client(Sender):
     async def admin(self, command: AdminCommand) -> None:
         """Carry out a command to the cluster, as ``AdminCommand.shutdown(Account, "ada")``.
 
-        On return the object is about to be deactivated, or the server has begun to drain.
+        On return the object is about to be deactivated, or was not in memory; or the server has
+        begun to drain. A handler can send commands as well: ``app.get(rio.Client)`` is that of its
+        server.
 
         :raises NotExecuted: the server cannot be reached.
         :raises ConnectionLost: the connection broke before the answer came.
@@ -219,8 +221,8 @@ class Client(Sender):
         :raises TypeError: ``command`` is none.
         """
         match command:
-            case Shutdown(object_type, id):
-                await self._router.caller.send(object_type, id, system_messages.Shutdown())
+            case Shutdown(object_type, id, force):
+                await self._router.caller.send(object_type, id, system_messages.Shutdown(force))
             case ServerExit(address):
                 await self._router.request(address, Kind.GOAWAY)
             case _:

@@ -20,4 +20,20 @@ class Subscribe(Message[tuple[int, int]], type_name="rio.subscribe", idempotent=
 
 
 class Shutdown(Message[None], type_name="rio.shutdown", idempotent=True):
-    """Asks for the object's deactivation, which starts after this turn."""
+    """Asks for the object's deactivation, which starts after the turn that runs. It takes no turn,
+    and does not bring the object into memory.
+    """
+
+    force: bool = False
+    """Whether the turn that runs is cancelled."""
+
+
+class Publish(Message[None], type_name="rio.publish"):
+    """Hands an event to the subscribers of the object. A member of the cluster sends it. It takes
+    no turn, and does not bring the object into memory: then nobody listens.
+    """
+
+    name: str
+    """The type name of the event."""
+    payload: bytes
+    """The event in MessagePack."""

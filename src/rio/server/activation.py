@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rio.objects.state_codec import KeptFields
     from rio.server.idle import IdleObjects, Slot
     from rio.server.ownership import Ownership
-    from rio.server.pubsub import MessageRouter
+    from rio.server.pubsub import Subscribers
     from rio.server.states import StateGroup
 
 logger = logging.getLogger("rio.server")
@@ -54,7 +54,7 @@ class NodeHost(Protocol):
     ownership: Ownership
     state_groups: Mapping[str, Sequence[StateGroup]]
     """The states of each type, by its name."""
-    router: MessageRouter
+    subscribers: Subscribers
     app_data: AppData
     address: Address
     idle: IdleObjects
@@ -244,6 +244,13 @@ class Activation(Mailbox):
         self.closing = True
         self.node.dispatcher.pump(self)
 
+    def end_soon(self, *, force: bool) -> None:
+        """Somebody asks for the deactivation. ``force``: the running turn does not go on."""
+        self.leave("asked")
+        turn = self.turn
+        if force and turn is not None:
+            turn.cut_short()
+
     def drop(self, *, superseded: bool = False) -> None:
         """Start no further turn, and leave the memory once the running turn has ended. The instance
         can do nothing any more.
@@ -382,7 +389,14 @@ class Activation(Mailbox):
         return ref(self, object_type, id)
 
     def publish(self, event: Message[Any], /) -> None:
-        self.node.router.publish(self.object_id, type_name_of(type(event)), encode_event(event))
+        self.node.subscribers.publish(
+            self.object_id, type_name_of(type(event)), encode_event(event)
+        )
+        self.published += 1
+
+    def pass_on(self, type_name: str, payload: bytes) -> None:
+        """Publish an event that comes from outside of the object."""
+        self.node.subscribers.publish(self.object_id, type_name, payload)
         self.published += 1
 
     async def shutdown(self) -> None:

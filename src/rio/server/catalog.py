@@ -33,8 +33,9 @@ from rio.server.filtered import FilterFailed
 from rio.server.handlers import HandledElsewhere, passing_row, table_of
 from rio.server.idle import IdleObjects
 from rio.server.limits import limits_of
+from rio.server.notices import Notices
 from rio.server.ownership import Ownership
-from rio.server.pubsub import MessageRouter
+from rio.server.pubsub import Subscribers
 from rio.server.stacks import stack_of
 from rio.server.states import StateGroup, group_states
 from rio.server.threads import Threads
@@ -104,23 +105,24 @@ class Catalog:
         self.send: Callable[..., Awaitable[Any]] = _refuse_to_send
         self.tell: Callable[..., None] = _refuse_to_send
         """The compiled methods of the node's client, once the node is bound."""
-        self.router = MessageRouter(config.frame_limit)
+        self.subscribers = Subscribers(config.frame_limit)
         self.draining = False
         """Nothing is activated any more."""
         threads = Threads(config.thread_limit)
         self.dispatcher = Dispatcher(
             self,
-            [table_of(registered, self.router, threads, filters) for registered in registry],
+            [table_of(registered, self.subscribers, threads, filters) for registered in registry],
             clock=clock,
             waiting_limit=config.waiting_limit,
             in_flight_limit=config.in_flight_limit,
             held_limit=held_limit_of(config),
         )
         self.dispatcher.app_data = app_data
+        self.notices = Notices(ownership)
         self._deadlocks = Deadlocks(self.dispatcher)
         self.note_waiting = self._deadlocks.note
-        self.idle = IdleObjects(config, self.dispatcher, self.router)
-        self.router.on_last_left = self._note_use
+        self.idle = IdleObjects(config, self.dispatcher, self.subscribers)
+        self.subscribers.on_last_left = self._note_use
         self._hosted = {
             registered.type_name: (registered, limits_of(registered, config))
             for registered in registry
@@ -211,8 +213,10 @@ class Catalog:
     # --- objects that come into memory and leave it -----------------------------------------------
 
     def activate(self, turn: Turn, wasted_lives: int = 0) -> None:
-        """A request for an object that is not in memory here."""
-        if self.draining:
+        """A request for an object that is not in memory here, or one that takes no turn."""
+        if not turn.method.takes_turn:
+            self.notices.take(turn)
+        elif self.draining:
             turn.fail(Draining(f"{self.address} is about to stop"))
         elif not self.dispatcher.admits:
             turn.fail(Unavailable(f"{self.address} does not hold its lease at present"))
@@ -271,7 +275,7 @@ class Catalog:
         it again.
         """
         text = f"{activation.object_id} left {self.address}"
-        self.router.end(activation.object_id, Unavailable(text))
+        self.subscribers.end(activation.object_id, Unavailable(text))
         for turn in activation.leave_memory():
             standing = turn.table.mailboxes.get(turn.id)
             if standing is None and activation.wasted_lives >= MOST_WASTED_LIVES:
@@ -293,7 +297,7 @@ class Catalog:
     def sweep(self) -> None:
         """End what is overdue: calls, hooks, and claims and releases that do not return."""
         self.dispatcher.sweep()
-        self.router.tell_of_drops()
+        self.subscribers.tell_of_drops()
         self._deadlocks.look()
         now = self.dispatcher.now()
         for task, lifecycle in list(self._lifecycles.items()):
@@ -395,7 +399,7 @@ class Catalog:
 
     def _cancel_all(self) -> list[asyncio.Task[Any]]:
         """Cancel everything that runs for an object. Returns the tasks."""
-        tasks: list[asyncio.Task[Any]] = [*self._lifecycles, *self._stuck]
+        tasks: list[asyncio.Task[Any]] = [*self._lifecycles, *self._stuck, *self.notices.tasks]
         for activation in self.dispatcher.mailboxes():
             tasks += activation.owned_tasks
         for task in tasks:

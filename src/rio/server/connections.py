@@ -63,10 +63,10 @@ class Connections:
     # --- what a connection asks -------------------------------------------------------------------
 
     def unsubscribe(self, connection: ServerConnection, number: int) -> None:
-        self._catalog.router.unsubscribe(connection, number)
+        self._catalog.subscribers.unsubscribe(connection, number)
 
     def forget(self, connection: ServerConnection) -> None:
-        self._catalog.router.disconnect(connection)
+        self._catalog.subscribers.disconnect(connection)
         if not self._catalog.dispatcher.connections:
             self._all_gone.set()
 

@@ -18,16 +18,17 @@ from rio.objects.filters import Filter
 from rio.objects.handler import Handler
 from rio.objects.message import Message
 from rio.objects.registry import RegisteredType
-from rio.objects.system_messages import RESERVED_PREFIX, Shutdown, Subscribe
+from rio.objects.system_messages import RESERVED_PREFIX, Subscribe
 from rio.server.filtered import with_filters
-from rio.server.pubsub import MessageRouter
+from rio.server.notices import NOTICES
+from rio.server.pubsub import Subscribers
 from rio.server.threads import Threads
 from rio.transport.codec import ENCODER, decoder_of
 
 
 def table_of(
     registered: RegisteredType,
-    router: MessageRouter,
+    subscribers: Subscribers,
     threads: Threads,
     filters: Sequence[Filter] = (),
 ) -> TypeTable:
@@ -40,7 +41,7 @@ def table_of(
     _check_names(registered)
     filters = (*filters, *registered.cls.__rio_filters__)
     own = [_row(handler, threads, filters) for handler in registered.handlers.values()]
-    return TypeTable(registered.type_name, [*own, *_builtin_rows(router)])
+    return TypeTable(registered.type_name, [*own, *_builtin_rows(subscribers)])
 
 
 def _check_names(registered: RegisteredType) -> None:
@@ -99,24 +100,25 @@ class BuiltinHandler:
         return f"<{type_name_of(self.message_type)}>"
 
 
-def _builtin_rows(router: MessageRouter) -> list[Method]:
+def _builtin_rows(subscribers: Subscribers) -> list[Method]:
     def subscribe(instance: Any, message: Subscribe) -> tuple[int, int]:
         turn = _current_turn()
         sink, activation = turn.caller.connection, turn.mailbox
-        counted = router.subscribe(instance.object_id, sink, message.number)
+        counted = subscribers.subscribe(instance.object_id, sink, message.number)
         return activation.token, activation.published - counted
-
-    def shutdown(instance: Any, _: Shutdown) -> None:
-        _current_turn().mailbox.leave("asked")
 
     return [
         _builtin_row(Subscribe, subscribe, tuple),
-        _builtin_row(Shutdown, shutdown, type(None)),
+        *(_builtin_row(each, _ignore, type(None), takes_turn=False) for each in NOTICES),
     ]
 
 
 def _builtin_row(
-    message_type: type[Message[Any]], function: Callable[[Any, Any], Any], reply_class: type
+    message_type: type[Message[Any]],
+    function: Callable[..., Any],
+    reply_class: type,
+    *,
+    takes_turn: bool = True,
 ) -> Method:
     return Method(
         BuiltinHandler(message_type),
@@ -128,6 +130,7 @@ def _builtin_row(
         is_async=False,
         takes_app_data=False,
         timeout=None,
+        takes_turn=takes_turn,
     )
 
 
@@ -166,7 +169,7 @@ def _pass_on(instance: Any, message: None) -> None:
     raise HandledElsewhere
 
 
-def _ignore(payload: bytes) -> None: ...
+def _ignore(*_: Any) -> None: ...
 
 
 def _current_turn() -> Turn:

@@ -11,7 +11,7 @@ from rio.identity import ObjectId
 from rio.server import memory
 from rio.server.config import ServerConfig
 from rio.server.limits import Limits
-from rio.server.pubsub import MessageRouter
+from rio.server.pubsub import Subscribers
 from rio.server.segments import Segments
 
 if TYPE_CHECKING:
@@ -111,9 +111,11 @@ class IdleObjects:
     save, and what they hold would be lost.
     """
 
-    def __init__(self, config: ServerConfig, dispatcher: Dispatcher, router: MessageRouter) -> None:
+    def __init__(
+        self, config: ServerConfig, dispatcher: Dispatcher, subscribers: Subscribers
+    ) -> None:
         self._dispatcher = dispatcher
-        self._router = router
+        self._subscribers = subscribers
         self._wheels: dict[float, Wheel] = {}
         self.max_objects = config.max_objects
         self._max_memory = _limit_of_memory(config.max_memory)
@@ -228,7 +230,7 @@ class IdleObjects:
             activation.turn is not None
             or activation.waiting > 0
             or activation.is_kept_alive
-            or self._router.has_listeners(activation.object_id)
+            or self._subscribers.has_listeners(activation.object_id)
         )
 
     def _is_unused(self, activation: Any) -> bool:

@@ -79,6 +79,22 @@ class Ownership:
             and placement.token >= token
         )
 
+    async def check_elsewhere(self, object_id: ObjectId) -> None:
+        """Make sure that no other member has an object in memory. This reads, and claims nothing.
+
+        :raises Redirected: another member owns the object, and may have it.
+        :raises Unavailable: the storage did not answer, or the owner is not known here yet.
+        """
+        try:
+            placement = await self._placement.lookup(object_id)
+            if placement is None or placement.generation == self._cluster.generation:
+                return
+            if await self._is_gone(placement.generation):
+                return
+        except (StorageError, NodeEvicted) as error:
+            raise Unavailable(f"{object_id} could not be looked up: {text_of(error)}") from error
+        raise self._redirect(object_id, placement)
+
     async def release(self, object_id: ObjectId, token: int) -> None:
         """Give an object back, or to its successor, if it is still held under ``token``.
 

@@ -20,7 +20,7 @@ Slices = Generator[None]
 """Work that takes one turn of the loop after the other."""
 
 
-class MessageRouter:
+class Subscribers:
     """Delivers what objects publish. An entry exists only while somebody listens.
 
     An object may have any number of listeners. What concerns more than a group of them is done
@@ -124,11 +124,7 @@ class MessageRouter:
 
         :raises FrameTooLarge: the event does not fit into a frame, whether somebody listens or not.
         """
-        if len(payload) + ROOM_FOR_HEAD > self._frame_limit:
-            raise FrameTooLarge(
-                f"{type_name} of {object_id} takes {len(payload)} bytes, "
-                f"the frame limit is {self._frame_limit}"
-            )
+        check_size(object_id, type_name, payload, self._frame_limit)
         audience = self._audiences.get(object_id)
         if audience is None:
             return
@@ -213,6 +209,14 @@ class MessageRouter:
         self._work.clear()
         if self._next_slice is not None:
             self._next_slice.cancel()
+
+
+def check_size(object_id: ObjectId, type_name: str, payload: bytes, limit: int) -> None:
+    """:raises FrameTooLarge: the event does not fit into a frame of ``limit`` bytes."""
+    if len(payload) + ROOM_FOR_HEAD > limit:
+        raise FrameTooLarge(
+            f"{type_name} of {object_id} takes {len(payload)} bytes, the frame limit is {limit}"
+        )
 
 
 def _ignore(_: ObjectId) -> None: ...

@@ -33,7 +33,7 @@ from rio.errors import (
     WrongCluster,
 )
 from rio.identity import Address
-from rio.objects.app_data import AppData
+from rio.objects.app_data import AppData, of_server, provide
 from rio.objects.filters import Filter, check_filters
 from rio.objects.registry import Registry
 from rio.server.audit import LiveObjects
@@ -45,6 +45,7 @@ from rio.server.ending import Ending, Step, take
 from rio.server.fence import Fence
 from rio.server.fork import keep_from_children
 from rio.server.loop_watch import LoopWatch
+from rio.server.message_router import MessageRouter
 from rio.server.node_access import NodeAccess
 from rio.server.own_states import OwnStates
 from rio.server.ownership import Ownership
@@ -133,7 +134,7 @@ class Server:
         self._storage, self._opened_roles = mix_roles(
             storage, membership=membership, placement=placement, state=state
         )
-        self._app_data = app_data or AppData()
+        self._app_data = of_server(app_data)
         self._own_states = OwnStates(registry, self._app_data)
         _refuse_mixed_memories(self._storage, self._own_states.storages)
         for state in self._own_states.storages:
@@ -185,6 +186,9 @@ class Server:
         )
         self._router.caller.why_not_open = "this server does not run, and its client with it"
         self._client = client_of(self._router)
+        provide(
+            self._app_data, self._client, MessageRouter(self._router.caller, config.frame_limit)
+        )
         self._links = GossipLinks(self._introduction)
         self._watch: LoopWatch | None = None
         if config.blocked_after is not None and clock is None:
@@ -260,7 +264,7 @@ class Server:
 
     def statistics(self) -> ServerStatistics:
         """The counters of this node now."""
-        return ServerStatistics.of(self._catalog.dispatcher, self._catalog.router)
+        return ServerStatistics.of(self._catalog.dispatcher, self._catalog.subscribers)
 
     def __repr__(self) -> str:
         return f"<Server on {self._address or self._bind_address}>"
@@ -664,7 +668,7 @@ class Server:
             self._connections.refuse()
             await self._connections.close()
             await self._listener.wait_closed()
-        self._catalog.router.close()
+        self._catalog.subscribers.close()
 
     async def _stop_showing_pages(self) -> None:
         if self._http is not None:

@@ -7,7 +7,7 @@ from typing import Self
 import msgspec
 
 from rio._core.dispatch import Dispatcher
-from rio.server.pubsub import MessageRouter
+from rio.server.pubsub import Subscribers
 
 
 class ServerStatistics(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class ServerStatistics(msgspec.Struct, frozen=True):
     """Events that were dropped because the subscriber's connection was too slow."""
 
     @classmethod
-    def of(cls, dispatcher: Dispatcher, router: MessageRouter) -> Self:
+    def of(cls, dispatcher: Dispatcher, subscribers: Subscribers) -> Self:
         """Read the counters now."""
         return cls(
             live_objects=dispatcher.live,
@@ -42,7 +42,7 @@ class ServerStatistics(msgspec.Struct, frozen=True):
             in_flight=dispatcher.in_flight,
             fenced=dispatcher.fenced,
             connections=len(dispatcher.connections),
-            subscriptions=len(router),
-            events_delivered=router.delivered,
-            events_dropped=router.dropped,
+            subscriptions=len(subscribers),
+            events_delivered=subscribers.delivered,
+            events_dropped=subscribers.dropped,
         )
