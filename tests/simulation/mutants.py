@@ -19,6 +19,7 @@ from rio.client import retry
 from rio.client.retry import Next
 from rio.cluster import lease
 from rio.cluster.config import ClusterConfig
+from rio.cluster.gossip.suspicion import Suspicions
 from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
 from rio.cluster.provider import ClusterProvider
 from rio.cluster.settings import Admission, SettingsRow, decode_row
@@ -332,3 +333,8 @@ def a_newer_schema_that_is_not_refused() -> AbstractContextManager[Any]:
         return data
 
     return mock.patch.object(StateCodec, "_to_current", to_current)
+
+
+def a_voter_that_hears_nobody() -> AbstractContextManager[Any]:
+    """M20: a node votes although nobody has answered it since it suspects the member."""
+    return mock.patch.object(Suspicions, "is_cut_off", return_value=False)

@@ -18,6 +18,7 @@ from rio.testing import run
 from tests.effort import how_to_replay
 from tests.simulation import mutants, promises
 from tests.simulation.model import Model
+from tests.simulation.silence import condemned_in_silence
 from tests.simulation.storage_outage import wrong_evictions
 from tests.simulation.world import Settings, World
 
@@ -196,6 +197,12 @@ def test_m5_no_gap_rule_is_found_by_the_members_that_it_evicts() -> None:
     with mutants.no_gap_rule():
         assert sum(wrong_evictions(seed) > 0 for seed in range(40)) >= 3
     assert sum(wrong_evictions(seed) > 0 for seed in range(40)) == 0
+
+
+def test_m20_a_voter_that_hears_nobody_is_found_by_the_members_that_it_condemns() -> None:
+    with mutants.a_voter_that_hears_nobody():
+        assert sum(condemned_in_silence(seed) > 0 for seed in range(120)) >= 3
+    assert sum(condemned_in_silence(seed) > 0 for seed in range(120)) == 0
 
 
 @pytest.mark.parametrize(

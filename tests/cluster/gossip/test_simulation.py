@@ -14,7 +14,7 @@ from rio._core.gossip import MemberTable
 from rio.cluster.gossip.messages import Ping, Update, encode
 from rio.contracts.membership import MemberStatus, Vote
 from tests.cluster.gossip.world import STRICT, Node, World, at_once
-from tests.effort import MANY, seeds
+from tests.effort import MANY, how_to_replay, seeds
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -154,6 +154,16 @@ def test_of_a_parted_cluster_the_larger_side_stays(count: int, minority: int, ol
     world.cut = lambda source, target: (source in small) != (target in small)
     world.run(60.0)
     assert set(world.ended()) == small
+
+
+@pytest.mark.parametrize(("count", "few"), [(3, 120), (4, 20), (5, 20)])
+def test_of_nodes_that_hear_nobody_none_is_voted_on(count: int, few: int) -> None:
+    for seed in seeds(few):
+        world = World(count, seed)
+        world.run(world.rng.uniform(5.0, 10.0))
+        world.cut = lambda source, target: True
+        world.run(60.0)
+        assert (world.ended(), world.votes) == ([], 0), how_to_replay(seed)
 
 
 @pytest.mark.parametrize("seed", range(5))

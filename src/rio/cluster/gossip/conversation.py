@@ -270,10 +270,12 @@ class Gossip:
                 state = self.news.piggyback(message.source)
                 self._actions.send(message.source, Ack, message.number, state=state)
             case Ack():
-                if not self._prober.take_answer(message) and not self._relays.take_answer(message):
+                if not (
+                    self._prober.take_answer(message, now) or self._relays.take_answer(message)
+                ):
                     self.greeting.take_answer(message)
             case Nack():
-                self._prober.take_nack(message)
+                self._prober.take_nack(message, now)
             case PingRequest():
                 self._relays.take_request(message, now)
             case Digest():

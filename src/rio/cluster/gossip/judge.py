@@ -79,6 +79,7 @@ class Judge:
             self._awareness.sick
             or self._view.generation not in active
             or now - suspicion.renewed_at > self._renewal_gap
+            or self._suspicions.is_cut_off(member.generation)
         ):
             return False
         remaining = self._suspicions.remaining(member.generation, now)

@@ -80,7 +80,7 @@ class Prober:
         if now >= self._next_at:
             self._begin(now)
 
-    def take_answer(self, message: Ack) -> bool:
+    def take_answer(self, message: Ack, now: float) -> bool:
         """End the probe, if this is an answer to it; returns whether it is."""
         probe = self._probe
         if (
@@ -91,13 +91,15 @@ class Prober:
             return False
         self._probe = None
         self._awareness.adjust(-1)
+        self._suspicions.note_answer(now)
         self._suspicions.end(probe.target)
         return True
 
-    def take_nack(self, message: Nack) -> None:
+    def take_nack(self, message: Nack, now: float) -> None:
         """Note that a member that was asked to try is alive, and has no answer either."""
         if self._probe is not None and message.number == self._probe.number:
             self._probe.nacks.add(message.source)
+            self._suspicions.note_answer(now)
 
     def note_health(self, message: GossipMessage) -> None:
         """Note what the sender of a message thinks of its own senses."""

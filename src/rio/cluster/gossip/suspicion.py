@@ -90,6 +90,8 @@ class Suspicions:
         config: GossipConfig,
     ) -> None:
         self.by_member: dict[int, Suspicion] = {}
+        self._answered_at = -math.inf
+        """When some member has last answered a probe of this node, or a request for one."""
         self._view = view
         self._table = table
         self._news = news
@@ -120,6 +122,10 @@ class Suspicions:
         suspicion.probed_at = now
         if not self._awareness.sick:
             self._news.publish(record._replace(suspects=(self._view.generation,)))
+
+    def note_answer(self, now: float) -> None:
+        """Some member has answered: this node is not cut off from all."""
+        self._answered_at = now
 
     def end(self, generation: int) -> None:
         """The member has answered."""
@@ -154,6 +160,13 @@ class Suspicions:
         active = self._view.active
         accusers = len(active.intersection(record.suspects))
         return 0 < accusers < quorum(len(active - {generation}))
+
+    def is_cut_off(self, generation: int) -> bool:
+        """Whether nobody has answered this node since it suspects this member: it may be the node
+        itself that nobody reaches. Of two members there is nobody else who could.
+        """
+        others = self._view.active - {self._view.generation, generation}
+        return bool(others) and self._answered_at <= self.by_member[generation].since
 
     def remaining(self, generation: int, now: float) -> float:
         """Seconds until the suspicion of this member has stood long enough; 0 or less once it has.
