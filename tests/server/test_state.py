@@ -47,6 +47,12 @@ class Reload(rio.Message[int]):
     swallow: bool = False
 
 
+class CatchAll(rio.Message[str]):
+    """Add and save; the reply is the name of the error, which is caught whatever it is."""
+
+    amount: int
+
+
 class Assign(rio.Message[str]):
     """Set the total to something wrong, or the label to that many letters, and save both. The reply
     is the error, if it was caught."""
@@ -104,6 +110,15 @@ class Keeper(rio.ServiceObject):
             if not message.swallow:
                 raise
         return self.total.value
+
+    @rio.handler
+    async def catch_all(self, message: CatchAll) -> str:
+        self.total.value += message.amount
+        try:
+            await self.save_state()
+        except BaseException as error:
+            return type(error).__name__
+        return ""
 
     @rio.handler
     def add_later(self, message: AddLater, app: rio.AppData) -> None:
@@ -417,6 +432,27 @@ async def test_a_save_that_fails_costs_the_object_its_memory(
         "loaded again: memory is what is stored"
     )
     assert probe.count("before_load") == 2
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["not written", "written, then failed"])
+@pytest.mark.parametrize("error", [TypeError, KeyError, SystemExit], ids=lambda error: error.__name__)
+async def test_a_storage_with_a_mistake_costs_the_object_its_memory(
+    client: rio.Client,
+    state: FlakyState,
+    probe: Probe,
+    written: bool,
+    error: type[BaseException],
+) -> None:
+    assert await client.send(Keeper, "a", Add(1)) == 1
+    state.fail_save, state.save_then_fail = error("a mistake of a third party"), written
+    with pytest.raises(OutcomeUnknown if error is not SystemExit else HandlerFailed):
+        await client.send(Keeper, "a", Add(10))
+    assert await client.send(Keeper, "b", CatchAll(10)) == error.__name__
+    state.fail_save = None
+    saved = 10 if written else 0
+    assert await client.send(Keeper, "a", Add(100)) == 1 + saved + 100, "it saves as before"
+    assert await client.send(Keeper, "b", Add(100)) == saved + 100, "also if nobody told"
+    assert probe.count("before_load") == 4
 
 
 async def test_a_save_that_is_cancelled_costs_the_object_its_memory(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
-from rio.errors import ConfigurationError, StateCorrupt, StorageError, Superseded
+from rio.errors import ConfigurationError, StateCorrupt, Superseded
 from rio.objects.state_codec import NO_FIELDS, LoadedState
 
 if TYPE_CHECKING:
@@ -116,7 +116,8 @@ async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
     """Write these managed states, or all if there are no names: in one commit for each storage.
 
     If it is not certain that all were written, memory and storage may differ: the activation is
-    dropped after this turn, and the next call loads the object again.
+    dropped after this turn, and the next call loads the object again. So it is whatever a storage
+    raises, as one with a mistake may have written before.
     """
     while owner.saving is not None:
         end = asyncio.get_running_loop().create_future()
@@ -134,15 +135,20 @@ async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
             if storage not in versions:
                 raise _not_loaded(owner, fields)
             batches.append((storage, versions[storage], _encode(owner, fields)))
-        if not owner.node.dispatcher.admits:
-            await owner.require_lease()
-        for storage, version, batch in batches:
-            versions[storage] = await storage.commit(owner.object_id, owner.token, version, batch)
-            _note_weight(owner, batch.states)
-    except (StorageError, Superseded, asyncio.CancelledError) as error:
-        owner.save_failure = error
-        owner.drop(superseded=isinstance(error, Superseded))
-        raise
+        try:
+            if not owner.node.dispatcher.admits:
+                await owner.require_lease()
+            for storage, version, batch in batches:
+                versions[storage] = await storage.commit(
+                    owner.object_id, owner.token, version, batch
+                )
+                _note_weight(owner, batch.states)
+        except GeneratorExit:  # the loop has ended, and nothing loads the object again
+            raise
+        except BaseException as error:
+            owner.save_failure = error
+            owner.drop(superseded=isinstance(error, Superseded))
+            raise
     finally:
         owner.saving = None
         for end in waiting:
