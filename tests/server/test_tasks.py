@@ -74,6 +74,10 @@ class Watcher(rio.ServiceObject):
     async def _exit(self) -> None:
         raise SystemExit(3)
 
+    async def _interrupt(self) -> None:
+        await asyncio.sleep(0)  # so that nobody but the loop is there to catch it
+        raise KeyboardInterrupt
+
     def task_failed(self, task: asyncio.Task[Any], error: BaseException) -> None:
         if self.id == "plain":
             super().task_failed(task, error)
@@ -99,6 +103,8 @@ class Watcher(rio.ServiceObject):
                 self.tasks.create(self._raise())
             case "exit":
                 self.tasks.create(self._exit())
+            case "interrupt":
+                self.tasks.create(self._interrupt())
             case name:
                 self.tasks.create(self._wait(name), name=name)
 
@@ -161,6 +167,10 @@ async def test_an_object_hears_of_a_task_that_failed(
     await server.client.send(Watcher, "plain", Start("exit"))
     await until(lambda: len(watcher.failed) == 2)
     assert "sys.exit(3)" in str(watcher.failed[1]), "the server lives on"
+    await server.client.send(Watcher, "plain", Start("interrupt"))
+    await until(lambda: len(watcher.failed) == 3)
+    assert "a task was ended by a KeyboardInterrupt" in str(watcher.failed[2])
+    assert await server.client.send(Watcher, "plain", Get()) == 0, "the server and the object live"
 
 
 @pytest.mark.parametrize("raised", [RuntimeError, SystemExit, asyncio.CancelledError])

@@ -118,3 +118,5 @@ async def _run(coroutine: Coroutine[Any, Any, T]) -> T:
         return await coroutine
     except SystemExit as error:  # it would end the event loop
         raise HandlerFailed(f"a task called sys.exit({error.code!r})") from error
+    except KeyboardInterrupt as error:  # so would this
+        raise HandlerFailed("a task was ended by a KeyboardInterrupt") from error

@@ -76,7 +76,9 @@ def to_failure(
         return OutcomeUnknown(
             f"{turn.type_name}/{turn.id} may not have saved its state: {text_of(cause)}"
         )
-    if isinstance(error, HandlerFailed) and isinstance(error.__cause__, SystemExit):
+    if isinstance(error, HandlerFailed) and isinstance(
+        error.__cause__, (SystemExit, KeyboardInterrupt)
+    ):
         return error
     return HandlerFailed(
         f"{turn.type_name}/{turn.id} failed in {turn.message_name}: {text_of(error)}",
