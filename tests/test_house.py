@@ -25,7 +25,7 @@ PACKAGE = Path(rio.__file__).parent
 FLOORS = [
     ["errors", "_version"],
     ["_core"],
-    ["identity", "type_hints", "backoff", "background", "runner"],
+    ["identity", "type_hints", "backoff", "background", "logs", "runner"],
     ["transport", "contracts"],
     ["objects"],
     ["cluster", "storage", "web"],

@@ -4,9 +4,8 @@ A first run under a virtual clock counts the points: each wait of a task of ours
 a storage, a hook, a handler, a constructor, ``__repr__``, a decoder, an encoder and the log. Then
 each point fails in each way, one in a run. ``make test`` runs a fixed sample, ``make sweep`` all.
 
-Two faults are not tried. A storage or a handler of the log that calls ``sys.exit()`` ends the
-program, as everywhere in asyncio. A handler whose storage ignores cancellation and never returns
-keeps its object.
+Two faults are not tried. A storage that calls ``sys.exit()`` ends the program, as everywhere in
+asyncio. A handler whose storage ignores cancellation and never returns keeps its object.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def targets(plan: Plan) -> list[Target]:
 def faults_of(plan: Plan, point: str) -> list[str]:
     is_storage = point.split(".")[0] in ROLE_NAMES
     faults = ["raises Exception", "raises CancelledError"]
-    if not is_storage and not point.startswith("log of"):
+    if not is_storage:
         faults.append("raises SystemExit")
     if plan.waits[point]:
         faults.append("never returns")

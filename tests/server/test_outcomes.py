@@ -228,3 +228,25 @@ async def test_a_failure_is_answered_although_it_cannot_be_logged(
     assert isinstance(failed, HandlerFailed)
     assert "ValueError" in str(failed)
     assert counted == 1, "the object was dropped, and came to life anew"
+
+
+@pytest.mark.parametrize("broken", [ValueError, asyncio.CancelledError, SystemExit])
+@pytest.mark.parametrize("during", ["__init__", "after_load"])
+async def test_a_failed_activation_gives_its_claim_back_although_it_cannot_be_logged(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, broken: type[BaseException], during: str
+) -> None:
+    monkeypatch.setattr(Hooked, "raised", ValueError)
+    monkeypatch.setattr(Hooked, "during", during)
+    await cluster.server(Hooked)
+    client = await cluster.client()
+    logger, filter = logging.getLogger("rio.server"), Filter(broken)
+    logger.addFilter(filter)
+    try:
+        with pytest.raises(NotActivated):
+            await client.send(Hooked, "a", Count(), timeout=5.0)
+        placement = await cluster.storage.placement.lookup(rio.ObjectId("Hooked", "a"))
+    finally:
+        logger.removeFilter(filter)
+    assert placement is None
+    monkeypatch.setattr(Hooked, "during", "nothing")
+    assert await client.send(Hooked, "a", Count()) == 1

@@ -435,7 +435,9 @@ async def test_a_save_that_fails_costs_the_object_its_memory(
 
 
 @pytest.mark.parametrize("written", [False, True], ids=["not written", "written, then failed"])
-@pytest.mark.parametrize("error", [TypeError, KeyError, SystemExit], ids=lambda error: error.__name__)
+@pytest.mark.parametrize(
+    "error", [TypeError, KeyError, SystemExit], ids=lambda error: error.__name__
+)
 async def test_a_storage_with_a_mistake_costs_the_object_its_memory(
     client: rio.Client,
     state: FlakyState,

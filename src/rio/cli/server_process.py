@@ -6,7 +6,6 @@ import asyncio
 import ctypes
 import faulthandler
 import gc
-import logging
 import os
 import signal
 import sys
@@ -16,12 +15,13 @@ from rio._core.clock import now
 from rio.backoff import backoff, make_rng
 from rio.cli.options import Arguments
 from rio.errors import StorageUnavailable
+from rio.logs import Logger
 from rio.objects.registry import Registry
 from rio.server.config import ServerConfig
 from rio.server.server import Server
 from rio.server.signals import stop_signals
 
-logger = logging.getLogger("rio.cli")
+logger = Logger("rio.cli")
 
 EVICTED = 70
 """The exit code of a server that the cluster declared dead (``EX_SOFTWARE``)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import subprocess
@@ -17,8 +16,9 @@ from rio.cli.options import NEVER, Arguments
 from rio.cli.server_process import EVICTED, PARENT, STOP_TIMEOUT
 from rio.errors import ConfigurationError
 from rio.identity import Address
+from rio.logs import Logger
 
-logger = logging.getLogger("rio.cli")
+logger = Logger("rio.cli")
 
 FIRST_DELAY = 0.5
 """Seconds before a crashed server starts again; doubled with each crash in a row."""

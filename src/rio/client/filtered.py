@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -21,10 +20,11 @@ from rio.errors import (
     RioError,
 )
 from rio.identity import ObjectId, name_of_type, type_name_of
+from rio.logs import Logger
 from rio.objects.filters import Call, Filter, compose
 from rio.objects.message import DynamicMessage
 
-logger = logging.getLogger("rio.client")
+logger = Logger("rio.client")
 
 PATIENCE = LONGEST_WAIT + 0.1
 """Seconds after its deadline for which a call that was sent may wait for the server's word."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Protocol
 
 from rio import background
@@ -11,11 +10,12 @@ from rio.client import retry
 from rio.client.access import ClusterAccess
 from rio.contracts.membership import MembershipSnapshot
 from rio.errors import RioError, StorageUnavailable
+from rio.logs import Logger
 
 if TYPE_CHECKING:
     import random
 
-logger = logging.getLogger("rio.client")
+logger = Logger("rio.client")
 
 REPEAT_DELAY = 0.1
 """Seconds after which the membership is read again if the task that read it was cancelled."""

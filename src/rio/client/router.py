@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -48,6 +47,7 @@ from rio.errors import (
     WrongServer,
     from_code,
 )
+from rio.logs import Logger
 from rio.objects.application_error import decode_application_error
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection
@@ -56,7 +56,7 @@ from rio.transport.protocol import Hello
 if TYPE_CHECKING:
     import random
 
-logger = logging.getLogger("rio.client")
+logger = Logger("rio.client")
 
 
 class Router:

@@ -8,7 +8,6 @@ addresses.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -18,11 +17,12 @@ from rio import background
 from rio._core.calls import Call
 from rio._core.frame import ReceiveBuffer
 from rio.errors import ConnectionLost, RioError, WrongServer
+from rio.logs import Logger
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection, open_connection
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 
-logger = logging.getLogger("rio.cluster")
+logger = Logger("rio.cluster")
 
 FRAME_LIMIT = 64 * 1024
 """Bytes of a frame that a node reads on the connections that it made, at most: it is sent next to

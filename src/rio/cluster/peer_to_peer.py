@@ -8,7 +8,6 @@ Where the nodes can talk to each other, gossip makes that quicker and sees more
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -28,6 +27,7 @@ from rio.contracts.membership import (
     Vote,
 )
 from rio.errors import ConfigurationError, JoinFailed, StorageError
+from rio.logs import Logger
 
 if TYPE_CHECKING:
     import random
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rio.cluster.gossip.runner import GossipRunner
     from rio.cluster.gossip.transport import GossipTransport
 
-logger = logging.getLogger("rio.cluster")
+logger = Logger("rio.cluster")
 
 LAST_LOOK = 0.05
 """Seconds in which an evicted node may read why."""

@@ -31,13 +31,14 @@ from rio.cluster.settings import (
 from rio.cluster.storage_calls import StorageCalls
 from rio.contracts.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
 from rio.errors import NodeEvicted, StorageError
+from rio.logs import Logger
 
 if TYPE_CHECKING:
     import random
 
     from rio.cluster.gossip.transport import GossipTransport
 
-logger = logging.getLogger("rio.cluster")
+logger = Logger("rio.cluster")
 
 FIRST_RETRY = 0.05
 """Seconds before the first retry of an action that failed, at most. Each further failure doubles

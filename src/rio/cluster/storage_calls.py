@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from rio.errors import StorageUnavailable
+from rio.logs import Logger
 
-logger = logging.getLogger("rio.cluster")
+logger = Logger("rio.cluster")
 
 T = TypeVar("T")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Coroutine, Iterable
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -13,6 +12,7 @@ from msgspec import UNSET, UnsetType
 from rio import type_hints
 from rio.errors import BadRegistration, NotAttached
 from rio.identity import MAX_TYPE_NAME_BYTES, Address, ObjectId, check_name, default_name
+from rio.logs import Logger
 from rio.objects.app_data import AppData
 from rio.objects.attributes import check_attributes
 from rio.objects.filters import Filter, check_filters
@@ -30,7 +30,7 @@ from rio.objects.sender import Carrier, Sender
 from rio.objects.tasks import Tasks
 from rio.objects.timers import Timers
 
-logger = logging.getLogger("rio.objects")
+logger = Logger("rio.objects")
 
 T = TypeVar("T")
 

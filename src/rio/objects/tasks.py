@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
@@ -12,8 +11,9 @@ from rio import background
 from rio._core.dispatch import outside_of_turns
 from rio.errors import HandlerFailed
 from rio.identity import ObjectId
+from rio.logs import Logger
 
-logger = logging.getLogger("rio.objects")
+logger = Logger("rio.objects")
 
 T = TypeVar("T")
 

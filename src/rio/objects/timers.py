@@ -6,16 +6,16 @@ They live in memory and end with the activation, however that ends.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from typing import Any, Protocol
 
 from rio._core.dispatch import Dispatcher, Turn, TurnCaller, TypeTable, outside_of_turns
 from rio.errors import UnknownMessage
 from rio.identity import ObjectId, check_name, type_name_of
+from rio.logs import Logger
 from rio.objects.message import DynamicMessage, Message, encode_message
 
-logger = logging.getLogger("rio.objects")
+logger = Logger("rio.objects")
 
 MAX_TIMERS = 64
 """Timers of one object."""

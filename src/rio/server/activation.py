@@ -6,7 +6,6 @@ The compiled core takes its turns.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -21,6 +20,7 @@ from rio.errors import (
     Unavailable,
 )
 from rio.identity import Address, ObjectId, type_name_of
+from rio.logs import Logger
 from rio.objects.message import Message, encode_event
 from rio.objects.ref import ref
 from rio.objects.tasks import Tasks
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from rio.server.pubsub import Subscribers
     from rio.server.states import StateGroup
 
-logger = logging.getLogger("rio.server")
+logger = Logger("rio.server")
 
 T = TypeVar("T")
 

@@ -6,8 +6,6 @@ of these functions.
 
 from __future__ import annotations
 
-import sys
-from contextlib import suppress
 from typing import Any
 
 from rio._core.dispatch import Turn
@@ -101,12 +99,6 @@ def _single(error: BaseException) -> BaseException:
     while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
         found = found.exceptions[0]
     return error if isinstance(found, BaseExceptionGroup) else found
-
-
-def print_failure(text: str, problem: BaseException) -> None:
-    """The last, plain word about a failure that could not be logged."""
-    with suppress(OSError, ValueError):
-        print(f"rio: {text} (not logged: {text_of(problem)})", file=sys.__stderr__)
 
 
 def to_failed_load(object_id: ObjectId, error: Exception, *, superseded: bool) -> RioError:

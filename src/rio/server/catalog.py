@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from rio.client.router import Router
 from rio.contracts.state import StateStorage
 from rio.errors import Draining, NotActivated, Overloaded, Unavailable, UnknownMessage
 from rio.identity import Address, ObjectId
+from rio.logs import Logger
 from rio.objects.app_data import AppData
 from rio.objects.application_error import ApplicationError
 from rio.objects.filters import Filter
@@ -26,7 +26,6 @@ from rio.objects.registry import Registry
 from rio.objects.system_messages import RESERVED_PREFIX
 from rio.server import answers
 from rio.server.activation import Activation, RunningHooks
-from rio.server.answers import print_failure
 from rio.server.config import ServerConfig, held_limit_of
 from rio.server.deadlocks import Deadlocks
 from rio.server.filtered import FilterFailed
@@ -40,9 +39,8 @@ from rio.server.stacks import stack_of
 from rio.server.states import StateGroup, group_states
 from rio.server.threads import Threads
 from rio.server.versions import Versions
-from rio.transport.protocol import text_of
 
-logger = logging.getLogger("rio.server")
+logger = Logger("rio.server")
 
 MOST_WASTED_LIVES = 3
 """So often a call has its object brought to life, if that leaves each time before it takes the
@@ -185,7 +183,13 @@ class Catalog:
             return
         if isinstance(error, FilterFailed):
             turn.fail(answers.to_failed_filter(turn, error.cause))
-            _log_failure(turn, "did not run %r: a filter before it failed", error.cause)
+            logger.error(
+                "%s/%s did not run %r: a filter before it failed",
+                turn.type_name,
+                turn.id,
+                turn.method.handler,
+                exc_info=error.cause,
+            )
             return
         activation: Activation = turn.mailbox
         answer = answers.to_failure(turn, error, own_failure=activation.save_failure)
@@ -194,7 +198,12 @@ class Catalog:
             return
         activation.drop()
         turn.fail(answer)
-        _log_failure(turn, "failed in %r and is dropped from memory", error)
+        logger.error(
+            "%s failed in %r and is dropped from memory",
+            activation.object_id,
+            turn.method.handler,
+            exc_info=error,
+        )
 
     def _pass_on(self, turn: Turn) -> None:
         """Let an object go to a member that handles a message; its caller finds it there."""
@@ -423,14 +432,6 @@ class Catalog:
         for activation in self.dispatcher.mailboxes():
             activation.refuse(Unavailable(f"{self.address} was stopped"))
         self._departed.set()
-
-
-def _log_failure(turn: Turn, text: str, error: BaseException) -> None:
-    object_id = f"{turn.type_name}/{turn.id}"
-    try:
-        logger.error(f"%s {text}", object_id, turn.method.handler, exc_info=error)
-    except BaseException as problem:  # that of a log's filter, or of what formats the record
-        print_failure(f"{object_id} failed: {text_of(error)}", problem)
 
 
 def _gone_again(activation: Activation) -> NotActivated:

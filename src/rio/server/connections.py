@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 
 from rio.cluster.provider import ClusterProvider
+from rio.logs import Logger
 from rio.server.catalog import Catalog
 from rio.transport import protocol
 from rio.transport.protocol import Hello
 from rio.transport.pulse import LOOK_INTERVAL
 from rio.transport.server_connection import ServerConnection
 
-logger = logging.getLogger("rio.server")
+logger = Logger("rio.server")
 
 FAREWELL_TIMEOUT = 1.0
 """Seconds that clients have to close after they were told that the server has stopped."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from collections.abc import Callable
 
-logger = logging.getLogger("rio.server")
+from rio.logs import Logger
+
+logger = Logger("rio.server")
 
 REPEAT = 60.0
 """Seconds between two lines in the log about the same lack."""

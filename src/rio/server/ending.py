@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeAlias
 
 from rio import background
 from rio.errors import NodeEvicted
+from rio.logs import Logger
 
-logger = logging.getLogger("rio.server")
+logger = Logger("rio.server")
 
 STEP_TIMEOUT = 10.0
 """Seconds that one of the last steps may take before the node goes on without it."""

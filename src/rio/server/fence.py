@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 
+from rio.logs import Logger
 from rio.server.catalog import Catalog
 
-logger = logging.getLogger("rio.server")
+logger = Logger("rio.server")
 
 FENCE_GRACE = 1.0
 """Seconds without the lease after which handlers that still run are cancelled."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from rio._core.dispatch import Dispatcher
 from rio.identity import ObjectId
+from rio.logs import Logger
 from rio.server import memory
 from rio.server.config import ServerConfig
 from rio.server.limits import Limits
@@ -17,7 +17,7 @@ from rio.server.segments import Segments
 if TYPE_CHECKING:
     from rio.objects.lifecycle import LeavingReason
 
-logger = logging.getLogger("rio.server")
+logger = Logger("rio.server")
 
 MAX_LEAVING = 64
 """Objects that leave at the same time because they are not in use."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 import threading
 from types import FrameType
 
 from rio._core.clock import now
+from rio.logs import Logger
 from rio.objects.service_object import ServiceObject
 from rio.server.catalog import Catalog
 from rio.server.stacks import is_of_the_loop, lines_of
 
-logger = logging.getLogger("rio.server")
+logger = Logger("rio.server")
 
 LOOKS = 4
 """How often the thread looks while the loop may stand still without being told of."""

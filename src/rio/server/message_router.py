@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 from typing import Any
 
 from rio._core.calls import Caller
 from rio.errors import NotExecuted, RioError
 from rio.identity import ObjectId, name_of_type, type_name_of
+from rio.logs import Logger
 from rio.objects.message import Message, encode_event
 from rio.objects.service_object import ServiceObject
 from rio.objects.system_messages import Publish
 from rio.server.pubsub import check_size
 from rio.transport.protocol import text_of
 
-logger = logging.getLogger("rio.server")
+logger = Logger("rio.server")
 
 
 class MessageRouter:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-
 from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import Member
 from rio.contracts.placement import ObjectPlacement, Placement
 from rio.errors import NodeEvicted, Redirected, StorageError, Unavailable
 from rio.identity import ObjectId
+from rio.logs import Logger
 from rio.server.versions import Versions
 from rio.transport.protocol import text_of
 
-logger = logging.getLogger("rio.server")
+logger = Logger("rio.server")
 
 
 class Ownership:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -33,6 +32,7 @@ from rio.errors import (
     WrongCluster,
 )
 from rio.identity import Address
+from rio.logs import Logger
 from rio.objects.app_data import AppData, of_server, provide
 from rio.objects.filters import Filter, check_filters
 from rio.objects.registry import Registry
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
     from rio.web.listener import HttpListener
 
-logger = logging.getLogger("rio.server")
+logger = Logger("rio.server")
 
 TICK_INTERVAL = 0.1
 """Seconds between two looks for calls that are past their deadline."""

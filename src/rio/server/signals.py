@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-logger = logging.getLogger("rio.server")
+from rio.logs import Logger
+
+logger = Logger("rio.server")
 
 STOP = (signal.SIGTERM, signal.SIGINT)
 

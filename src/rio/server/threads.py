@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
 from rio._core.dispatch import Turn, current
+from rio.logs import Logger
 from rio.objects.threads import Worker
 
-logger = logging.getLogger("rio.server")
+logger = Logger("rio.server")
 
 
 class Threads:

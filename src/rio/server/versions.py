@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Mapping
 
@@ -14,9 +13,10 @@ from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import Member, MembershipSnapshot
 from rio.errors import NodeEvicted, StorageError
 from rio.identity import ObjectId
+from rio.logs import Logger
 from rio.objects.system_messages import RESERVED_PREFIX
 
-logger = logging.getLogger("rio.server")
+logger = Logger("rio.server")
 
 LOOK_INTERVAL = 0.1
 """Seconds between two reads of what the members handle, at least."""

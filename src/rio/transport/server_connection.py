@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,11 +11,12 @@ import msgspec
 from rio._core.dispatch import HIGH_WATER, Dispatcher, ServerHalf
 from rio._core.wire import Kind
 from rio.errors import ProtocolError, RioError, WrongServer
+from rio.logs import Logger
 from rio.transport import protocol
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello, text_of
 from rio.transport.pulse import SERVER_PATIENCE, Pulse, Verdict, watch_acknowledgements
 
-logger = logging.getLogger("rio.transport")
+logger = Logger("rio.transport")
 
 STALL_TIMEOUT = 10.0
 """Seconds without a byte taken after which a peer is cut off that has bytes to take."""

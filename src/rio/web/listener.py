@@ -5,7 +5,6 @@ reads no bodies.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import NamedTuple
@@ -13,8 +12,9 @@ from urllib.parse import unquote
 
 from rio.errors import BindFailed
 from rio.identity import Address
+from rio.logs import Logger
 
-logger = logging.getLogger("rio.web")
+logger = Logger("rio.web")
 
 MAX_HEAD = 8192
 """Bytes of a request line and its headers, at most."""

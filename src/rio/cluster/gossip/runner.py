@@ -5,7 +5,6 @@ the storage what it asks for.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -36,8 +35,9 @@ from rio.cluster.gossip.events import (
 from rio.cluster.gossip.transport import GossipTransport
 from rio.contracts.membership import Member, MembershipSnapshot
 from rio.errors import NodeEvicted, StorageError
+from rio.logs import Logger
 
-logger = logging.getLogger("rio.cluster")
+logger = Logger("rio.cluster")
 
 MAX_DUTIES = 64
 """Calls of the storage that gossip has asked for and that have not been made. More are dropped, as

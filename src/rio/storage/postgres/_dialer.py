@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -10,10 +9,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import asyncpg
 
 from rio.errors import ConfigurationError
+from rio.logs import Logger
 from rio.storage._url_form import show_url
 from rio.storage.postgres._errors import TEMPORARY, explain, sqlstate_of
 
-logger = logging.getLogger("rio.storage")
+logger = Logger("rio.storage")
 
 CONNECT_TIMEOUT = 3
 """Seconds for one attempt to connect."""

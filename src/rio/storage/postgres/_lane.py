@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import Any
@@ -11,13 +10,14 @@ from typing import Any
 import msgspec
 
 from rio.errors import StorageUnavailable
+from rio.logs import Logger
 from rio.storage._connector import WAIT_TIMEOUT
 from rio.storage._sql import Row
 from rio.storage.postgres._errors import concerns_one_row
 from rio.storage.postgres._pool import PostgresPool
 from rio.storage.postgres._statements import ArrayStatement
 
-logger = logging.getLogger("rio.storage")
+logger = Logger("rio.storage")
 
 MAX_BATCH = 256
 """Rows of one statement."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from typing import Any
 
@@ -11,11 +10,12 @@ import asyncpg
 
 from rio import background
 from rio.errors import RioError
+from rio.logs import Logger
 from rio.storage._connector import PAUSE
 from rio.storage.postgres._dialer import PostgresDialer
 from rio.storage.postgres._schema import CHANNEL
 
-logger = logging.getLogger("rio.storage")
+logger = Logger("rio.storage")
 
 
 class ChangeListener:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import asyncpg
 
 from rio.errors import StorageUnavailable
+from rio.logs import Logger
 from rio.storage._connector import WAIT_TIMEOUT, Connector
 from rio.storage.postgres._dialer import LONGEST_COMMAND, PostgresDialer
 from rio.storage.postgres._errors import TEMPORARY, explain, leaves_usable, was_not_sent
 
-logger = logging.getLogger("rio.storage")
+logger = Logger("rio.storage")
 
 T = TypeVar("T")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 from rio.contracts.state import StoredState
 from rio.errors import ConfigurationError, StorageClosed
 from rio.identity import ObjectId
+from rio.logs import Logger
 from rio.storage._connector import Connector
 from rio.storage._migrations import SchemaStatus
 from rio.storage._sql import (
@@ -48,7 +48,7 @@ from rio.storage.postgres._statements import (
     number_placeholders,
 )
 
-logger = logging.getLogger("rio.storage")
+logger = Logger("rio.storage")
 
 _WITH_NAMES = {LIST, READ, LOCK_VERSION, SET_ANCHOR, SET_MORE}
 """Statements for one object that are not gathered, and whose texts are all names."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -13,6 +12,7 @@ from redis import exceptions
 
 from rio import background
 from rio.errors import StorageUnavailable
+from rio.logs import Logger
 from rio.storage._connector import WAIT_TIMEOUT, Connector
 from rio.storage.redis._dialer import RedisDialer, drop, exchange
 from rio.storage.redis._errors import TEMPORARY, explain
@@ -25,7 +25,7 @@ MAX_BATCH = 512
 MAX_BATCH_BYTES = 1 << 22
 """Bytes of one write, if it is more than one row."""
 
-logger = logging.getLogger("rio.storage")
+logger = Logger("rio.storage")
 
 _script = attrgetter("script")
 

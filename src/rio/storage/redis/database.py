@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import warnings
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from rio.contracts.roles import ROLES
 from rio.errors import ConfigurationError, StorageClosed
+from rio.logs import Logger
 from rio.storage._migrations import SchemaStatus
 from rio.storage._shared import SharedDatabase
 from rio.storage._url_form import show_url, split_url
@@ -21,7 +21,7 @@ from rio.storage.redis._lane import RedisLane
 from rio.storage.redis._schema import migrate, prepare_schema, read_status
 from rio.storage.redis._scripts import TELL_SETTINGS
 
-logger = logging.getLogger("rio.storage")
+logger = Logger("rio.storage")
 
 _RIGHT = "redis://user:password@host:port/0"
 RECHECK_INTERVAL = 30.0

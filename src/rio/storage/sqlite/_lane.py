@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 import random
@@ -19,6 +18,7 @@ import aiosqlite
 import msgspec
 
 from rio.errors import RioError, StorageUnavailable
+from rio.logs import Logger
 from rio.storage._sql import Operation, Row
 from rio.storage.sqlite._connection import OpenFile, is_busy
 from rio.storage.sqlite._errors import explain
@@ -26,7 +26,7 @@ from rio.storage.sqlite._identity import FileId
 from rio.storage.sqlite._lock import describe_writer
 from rio.storage.sqlite._statements import MAX_ROWS, MULTI_ROW_STATEMENTS, MultiRowStatement
 
-logger = logging.getLogger("rio.storage")
+logger = Logger("rio.storage")
 
 LONG_LOG = 64 << 20
 """Bytes of the write-ahead log at which a reader must be standing in the way of emptying it."""

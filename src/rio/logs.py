@@ -1,0 +1,51 @@
+"""Loggers that raise nothing: a log that fails changes nothing of what the program does."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import suppress
+from typing import Any
+
+
+class Logger(logging.LoggerAdapter[logging.Logger]):
+    """The standard library's logger of that name. Filters and handlers are the program's own, and
+    what they raise comes out of the call that logs: in the middle of a release, or of a callback of
+    the event loop. Here it goes to stderr, with what could not be logged.
+
+    A ``KeyboardInterrupt`` passes: it comes from the keyboard, whatever runs at that moment.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(logging.getLogger(name))
+
+    def log(self, level: int, msg: object, *args: Any, stacklevel: int = 1, **options: Any) -> None:
+        try:
+            super().log(level, msg, *args, stacklevel=stacklevel + 1, **options)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as problem:
+            _print(_text_of(msg, args), options.get("exc_info"), problem)
+
+
+def _text_of(msg: object, args: tuple[Any, ...]) -> str:
+    try:
+        return str(msg) % args if args else str(msg)
+    except BaseException:  # perhaps it is the text that cannot be made
+        return str(msg)
+
+
+def _print(text: str, logged: object, problem: BaseException) -> None:
+    """The last, plain word about what could not be logged."""
+    cause = f": {_name(logged)}" if isinstance(logged, BaseException) else ""
+    stderr = sys.__stderr__
+    if stderr is not None:  # as in a process without a console
+        with suppress(OSError, ValueError):
+            print(f"rio: {text}{cause} (not logged: {_name(problem)})", file=stderr)
+
+
+def _name(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:
+        return type(error).__name__
