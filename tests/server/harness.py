@@ -30,6 +30,13 @@ async def until(condition: Callable[[], Any]) -> None:
         await asyncio.sleep(0.002)
 
 
+def compute(seconds: float) -> None:
+    """Let virtual time pass as code does that computes: meanwhile the loop runs nothing."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
+    loop._jump.now += seconds
+
+
 class Patient(random.Random):
     """The settings of a client that waits long before it tries again."""
 
