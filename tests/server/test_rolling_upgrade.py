@@ -209,12 +209,12 @@ async def test_a_first_server_of_a_new_version_draws_no_objects(cluster: Cluster
     first, second, canary = await old(cluster), await old(cluster), await new(cluster)
     await all_have_read(cluster)
     asked = {"client": await cluster.client(), "old": first.client, "new": canary.client}[ask]
-    for number in range(30):
+    for number in range(100):
         await asked.send(Account, f"a{number}", Where())
     shares = homes(cluster)
     assert shares[canary.address] == 0
-    assert shares[first.address] + shares[second.address] == 30
-    assert ask == "old" or shares[first.address] > 5 < shares[second.address]
+    assert shares[first.address] + shares[second.address] == 100
+    assert ask == "old" or shares[first.address] > 20 < shares[second.address]
 
 
 @pytest.mark.parametrize("ask", ["client", "old", "new"])

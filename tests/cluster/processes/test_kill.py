@@ -120,7 +120,7 @@ async def takes_new_objects(cluster: Cluster, process: int) -> bool:
     """
     async with rio.Client(cluster.url) as newcomer:
         owners = [
-            (await newcomer.send(Counter, f"new-{number}", Owner())).value for number in range(10)
+            (await newcomer.send(Counter, f"new-{number}", Owner())).value for number in range(50)
         ]
     return process in owners
 
