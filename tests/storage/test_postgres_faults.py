@@ -349,19 +349,20 @@ async def test_rows_do_not_wait_for_a_round_that_is_slow(state: StateStorage, se
 
 
 async def test_a_row_that_stays_locked_is_unavailable_and_its_connection_lives_on(
-    state: StateStorage, session: Any
+    postgres_url: str, session: Any
 ) -> None:
-    await state.commit(ADA, 1, 0, single(b"first"))
-    transaction = session.transaction()
-    await transaction.start()
-    await session.execute("SELECT FROM rio_object FOR UPDATE")
-    ours = "SELECT pid FROM pg_stat_activity WHERE application_name = 'rio' ORDER BY pid"
-    before = await session.fetch(ours)
-    with pytest.raises(StorageUnavailable, match="took too long"):
-        await state.commit(ADA, 1, 1, single(b"x"))
-    await transaction.rollback()
-    assert await state.commit(ADA, 1, 1, single(b"x")) == 2
-    assert await session.fetch(ours) == before
+    async with PostgresState(PostgresDatabase(postgres_url, pool_size=1)) as state:
+        await state.commit(ADA, 1, 0, single(b"first"))
+        transaction = session.transaction()
+        await transaction.start()
+        await session.execute("SELECT FROM rio_object FOR UPDATE")
+        ours = "SELECT pid FROM pg_stat_activity WHERE application_name = 'rio' ORDER BY pid"
+        before = await session.fetch(ours)
+        with pytest.raises(StorageUnavailable, match="took too long"):
+            await state.commit(ADA, 1, 1, single(b"x"))
+        await transaction.rollback()
+        assert await state.commit(ADA, 1, 1, single(b"x")) == 2
+        assert await session.fetch(ours) == before
 
 
 async def test_a_renewal_does_not_wait_for_what_is_stuck(postgres_url: str, session: Any) -> None:
@@ -381,19 +382,20 @@ async def test_a_renewal_does_not_wait_for_what_is_stuck(postgres_url: str, sess
 
 
 async def test_a_connection_whose_server_is_frozen_is_dropped_and_replaced(
-    state: StateStorage, session: Any
+    postgres_url: str, session: Any
 ) -> None:
-    await load_nothing(state)
-    frozen = await session.fetchval(
-        "SELECT pid FROM pg_stat_activity WHERE application_name = 'rio'"
-    )
-    os.kill(frozen, signal.SIGSTOP)
-    try:
-        with pytest.raises(StorageUnavailable, match="it may have been done or not"):
-            await state.commit(ADA, 1, 0, single(b"x"))
-        await load_nothing(state, token=2)
-    finally:
-        os.kill(frozen, signal.SIGCONT)
+    async with PostgresState(PostgresDatabase(postgres_url, pool_size=1)) as state:
+        await load_nothing(state)
+        frozen = await session.fetchval(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'rio'"
+        )
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            with pytest.raises(StorageUnavailable, match="it may have been done or not"):
+                await state.commit(ADA, 1, 0, single(b"x"))
+            await load_nothing(state, token=2)
+        finally:
+            os.kill(frozen, signal.SIGCONT)
 
 
 async def test_a_claim_whose_connection_was_lost_is_made_again(
@@ -426,7 +428,8 @@ async def test_a_lost_reply_to_a_save_is_an_unknown_outcome_and_not_a_second_sav
 ) -> None:
     async with Proxy("127.0.0.1", postgres_server.port) as proxy:
         behind = postgres_url.replace(f":{postgres_server.port}", f":{proxy.port}")
-        async with PostgresState(behind) as state:
+        database = PostgresDatabase(behind, pool_size=1)  # nobody else loses a reply
+        async with PostgresState(database) as state:
             await state.commit(ADA, 1, 0, single(b"first"))
             for version in range(1, 21):
                 with pytest.raises(Superseded):

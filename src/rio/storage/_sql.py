@@ -184,7 +184,7 @@ LIVE_MEMBERS = (
 )
 _READ_SCHEMA = "SELECT schema_version FROM rio_cluster"
 _FIND = f"SELECT {_MEMBER} FROM rio_member AS m WHERE m.generation = ?"
-_SNAPSHOT = (
+SNAPSHOT = (
     f"SELECT c.snapshot_version, c.generation_high, c.cluster_id, c.settings, {_MEMBER}"
     " FROM rio_cluster AS c LEFT JOIN rio_member AS m ON 1 = 1 ORDER BY m.generation"
 )
@@ -196,7 +196,7 @@ _REGISTER = (
     " (generation, address, status, lease_counter, metadata, votes, manifest, manifest_digest)"
     " VALUES (?, ?, ?, 0, ?, ?, ?, ?)"
 )
-_RENEW = (
+RENEW = (
     "UPDATE rio_member SET lease_counter = lease_counter + 1"
     f" WHERE generation = ? AND status <= {MemberStatus.DRAINING:d}"
     " RETURNING lease_counter, (SELECT cluster_id FROM rio_cluster)"
@@ -274,7 +274,7 @@ def _find(generation: int) -> Operation[Member | None]:
 
 
 def _read_snapshot() -> Operation[MembershipSnapshot]:
-    rows = yield _SNAPSHOT, ()
+    rows = yield SNAPSHOT, ()
     cluster = _only(rows[:1])[:4]
     members = [_member_of(row[4:]) for row in rows if row[4] is not None]
     return snapshot_of(_CLUSTER_ROW, cluster, members)
@@ -295,7 +295,7 @@ def _register(
 
 
 def _renew(generation: int) -> Operation[Renewal | None]:
-    rows = yield _RENEW, (generation,)
+    rows = yield RENEW, (generation,)
     return renewal_of(f"{_CLUSTER_ROW}, or {_name_member(generation)},", rows[0]) if rows else None
 
 

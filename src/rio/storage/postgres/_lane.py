@@ -11,7 +11,7 @@ import msgspec
 
 from rio.errors import StorageUnavailable
 from rio.logs import Logger
-from rio.storage._connector import WAIT_TIMEOUT
+from rio.storage._connector import LINE_TIMEOUT
 from rio.storage._sql import Row
 from rio.storage.postgres._errors import concerns_one_row
 from rio.storage.postgres._pool import PostgresPool
@@ -156,7 +156,7 @@ class PostgresLane:
     def _take(self) -> list[Group]:
         """The next round, up to the limits."""
         groups: dict[ArrayStatement, Group] = {}
-        oldest = self._loop.time() - WAIT_TIMEOUT
+        oldest = self._loop.time() - LINE_TIMEOUT
         rows = size = 0
         for key in [key for key in self._waiting if key not in self._busy]:
             waiting = self._pop(key)

@@ -75,7 +75,7 @@ class ChangeListener:
         try:
             lost = asyncio.Event()
             connection.add_termination_listener(lambda _: lost.set())
-            own_schema = await connection.fetchval("SELECT current_schema()")
+            own_schema = await connection.value_in_time("SELECT current_schema()")
 
             def hear(connection: Any, pid: int, channel: str, payload: str) -> None:
                 version, _, schema = payload.partition(" ")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
 
+from rio import background
 from rio.errors import StorageUnavailable
 from rio.logs import Logger
-from rio.storage._connector import WAIT_TIMEOUT, Connector
-from rio.storage.postgres._dialer import LONGEST_COMMAND, PostgresDialer
+from rio.storage._connector import CONNECT_TIMEOUT, WAIT_TIMEOUT, Connector, in_words
+from rio.storage.postgres._dialer import LONGEST_COMMAND, PostgresDialer, drop
 from rio.storage.postgres._errors import TEMPORARY, explain, leaves_usable, was_not_sent
 
 logger = Logger("rio.storage")
@@ -23,33 +25,58 @@ GRACE = 1.0
 
 
 class PostgresPool:
-    """At most ``size`` connections, made when they are needed.
+    """At most ``size`` connections.
 
-    A lost connection is replaced when the next one is needed.
+    A connection takes several round trips to make, so tasks of the pool make it: whoever finds none
+    idle gets the first that is returned or made. They are made when somebody waits, and after
+    :meth:`keep_ready` also before.
     """
 
     def __init__(self, dialer: PostgresDialer, size: int) -> None:
         self._server = dialer.server
-        self._connector = Connector(dialer.server, dialer.dial, TEMPORARY)
-        self._idle: list[Any] = []
+        self._connector = Connector(dialer.server, dialer.dial, TEMPORARY, drop)
+        self._loop = asyncio.get_running_loop()
         self.size = size
         """Connections at most."""
-        self._turns = asyncio.Semaphore(size)
+        self._made = 0
+        """How many connections there are, idle or in use."""
+        self._idle: list[Any] = []
+        self._dialling: set[asyncio.Task[Any]] = set()
+        self._failure: BaseException | None = None
+        """Why the last attempt to connect failed."""
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._in_advance: Sequence[str] = ()
 
-    async def run(self, action: Callable[[Any], Awaitable[T]], *, repeatable: bool = False) -> T:
+    @property
+    def idle(self) -> int:
+        """How many connections are there for the next callers."""
+        return len(self._idle)
+
+    def keep_ready(self, statements: Sequence[str]) -> None:
+        """Have ``size`` connections before they are needed, that know these statements already: no
+        caller should wait for the round trips that this takes.
+        """
+        if not self._in_advance:
+            self._in_advance = statements
+            self._dial()
+
+    async def run(
+        self,
+        action: Callable[[Any], Awaitable[T]],
+        *,
+        repeatable: bool = False,
+        patience: float | None = None,
+    ) -> T:
         """``await action(connection)``. It must not be cancelled from outside.
 
         The action is done again if nothing of it was sent; and once, if it is repeatable and the
-        connection was lost.
+        connection was lost. ``patience``: how long it may take; as long as one statement by
+        default.
 
         :raises StorageUnavailable: there was no connection, or not in time, or it was lost.
         """
         try:
-            await self._wait_for_turn()
-            try:
-                return await self._run(action, repeatable)
-            finally:
-                self._turns.release()
+            return await self._run(action, repeatable, patience or LONGEST_COMMAND)
         except Exception as error:
             explained = explain(self._server, error)
             if explained is error:
@@ -57,26 +84,23 @@ class PostgresPool:
             raise explained from error
 
     async def close(self) -> None:
+        """Nobody uses a connection, or waits for one."""
+        self._in_advance = ()
+        dialling = list(self._dialling)
+        for task in dialling:
+            task.cancel()
+        if dialling:
+            await asyncio.wait(dialling)
         idle, self._idle = self._idle, []
         await asyncio.gather(*map(_close, idle))
 
-    async def _wait_for_turn(self) -> None:
-        if not self._turns.locked():
-            await self._turns.acquire()  # at once
-            return
-        try:
-            async with asyncio.timeout(WAIT_TIMEOUT):
-                await self._turns.acquire()
-        except TimeoutError as error:
-            raise StorageUnavailable(
-                f"{self._server}: all connections are busy, nothing was done"
-            ) from error
-
-    async def _run(self, action: Callable[[Any], Awaitable[T]], repeatable: bool) -> T:
+    async def _run(
+        self, action: Callable[[Any], Awaitable[T]], repeatable: bool, patience: float
+    ) -> T:
         for _ in range(self.size):  # each may have been terminated while it was idle
             connection = await self._take()
             try:
-                return await self._use(connection, action)
+                return await self._use(connection, action, patience)
             except Exception as error:
                 if not was_not_sent(error):
                     lost = connection.is_closed() and not isinstance(error, TimeoutError)
@@ -88,29 +112,29 @@ class PostgresPool:
                     self._server,
                     error,
                 )
-        return await self._use(await self._take(), action)
+        return await self._use(await self._take(), action, patience)
 
-    async def _use(self, connection: Any, action: Callable[[Any], Awaitable[T]]) -> T:
-        loop = asyncio.get_running_loop()
+    async def _use(
+        self, connection: Any, action: Callable[[Any], Awaitable[T]], patience: float
+    ) -> T:
         # The driver may wait for a farewell for ever.
-        overdue = loop.call_later(LONGEST_COMMAND + GRACE, connection.terminate)
+        overdue = self._loop.call_later(patience + GRACE, connection.terminate)
         try:
-            result = await action(connection)
+            return await action(connection)
         except BaseException as error:
-            if isinstance(error, TimeoutError) or overdue.when() <= loop.time():
-                self._drop_idle()  # the server answers nothing: the others would wait in vain too
-            if connection.is_closed() or not leaves_usable(error) or connection.is_in_transaction():
+            lost = connection.is_closed() or overdue.when() <= self._loop.time()
+            if lost or isinstance(error, TimeoutError):
+                self._drop_idle()  # they lead to the same server, and may be lost too
+            if lost or not leaves_usable(error) or connection.is_in_transaction():
                 connection.terminate()
-            else:
-                self._idle.append(connection)
             raise
         finally:
             overdue.cancel()
-        self._idle.append(connection)
-        return result
+            self._offer(connection)
 
     def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
+        self._made -= len(idle)
         for connection in idle:
             connection.terminate()
 
@@ -119,7 +143,98 @@ class PostgresPool:
             connection = self._idle.pop()
             if not connection.is_closed():
                 return connection
-        return await self._connector.connect()
+            self._made -= 1
+        waiter = self._loop.create_future()
+        self._waiting.append(waiter)
+        self._dial()
+        try:
+            return await self._wait(waiter)
+        except BaseException:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+            elif not waiter.cancelled() and waiter.exception() is None:
+                self._offer(waiter.result())
+            raise
+
+    async def _wait(self, waiter: asyncio.Future[Any]) -> Any:
+        """The connection for a caller. While one is dialled, which may take many trips, it waits
+        longer than for others to return theirs.
+        """
+        deadline = self._loop.time() + CONNECT_TIMEOUT
+        while not waiter.done():
+            await asyncio.wait((waiter,), timeout=WAIT_TIMEOUT)
+            is_late = not self._dialling or self._loop.time() >= deadline
+            if is_late and not waiter.done():
+                raise self._no_connection() from self._failure
+        return waiter.result()
+
+    def _no_connection(self) -> StorageUnavailable:
+        why = "all connections are busy"
+        if self._failure is not None:
+            why += f", another one cannot be made ({in_words(self._failure)})"
+        elif self._dialling:
+            why = "it is too slow to connect"
+        return StorageUnavailable(f"{self._server}: {why}, nothing was done")
+
+    def _offer(self, connection: Any) -> None:
+        """Give a connection to the caller who has waited longest, or keep it."""
+        if connection.is_closed():
+            self._made -= 1
+            if self._waiting or self._in_advance:
+                self._dial()
+            return
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():  # it is if its caller was cancelled
+                waiter.set_result(connection)
+                return
+        self._idle.append(connection)
+
+    def _dial(self) -> None:
+        """Have a connection made for each caller who waits, or for later, as far as there is
+        room.
+        """
+        wanted = min(max(1, len(self._waiting)), self.size - self._made)
+        for _ in range(wanted - len(self._dialling)):
+            task = background.start(self._connect(), loop=self._loop)
+            self._dialling.add(task)
+            task.add_done_callback(self._end_dialling)
+
+    async def _connect(self) -> Any:
+        connection = await self._connector.connect()
+        try:
+            await connection.prepare_in_advance(self._in_advance, lambda: self._waiting)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
+    def _end_dialling(self, task: asyncio.Task[Any]) -> None:
+        self._dialling.discard(task)
+        if task.cancelled():  # by close(), or somebody else
+            if self._waiting:
+                self._dial()
+            return
+        self._failure = task.exception()
+        if self._failure is not None:
+            self._take_note(self._failure)
+            return
+        self._made += 1
+        self._offer(task.result())
+        if self._waiting or self._in_advance:
+            self._dial()
+
+    def _take_note(self, failure: BaseException) -> None:
+        """An attempt to connect has failed. Who can get the connection of another caller, or of
+        another attempt, waits on.
+        """
+        logger.debug("%s: no connection was made: %r", self._server, failure)
+        if self._dialling or self._made > len(self._idle):
+            return
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(failure)
 
 
 async def _close(connection: Any) -> None:

@@ -109,9 +109,9 @@ async def prepare_schema(connection: Any, server: str) -> None:
 
     :raises SchemaMismatch: another version of ``rio`` made them.
     """
-    if not await connection.fetchval(_HAS_SCHEMA):
+    if not await connection.value_in_time(_HAS_SCHEMA):
         await connection.execute(f"BEGIN; {_LOCK}")
-        if not await connection.fetchval(_HAS_SCHEMA):
+        if not await connection.value_in_time(_HAS_SCHEMA):
             await connection.execute(_SCHEMA_1)
             await _apply(connection, MIGRATIONS)
         await connection.execute("COMMIT")
@@ -121,8 +121,8 @@ async def prepare_schema(connection: Any, server: str) -> None:
 async def read_status(connection: Any, server: str) -> SchemaStatus:
     """How the tables stand to those of this ``rio``."""
     found, live = 0, []
-    if await connection.fetchval(_HAS_SCHEMA):
-        found, live = await _read_schema(connection), await connection.fetch(LIVE_MEMBERS)
+    if await connection.value_in_time(_HAS_SCHEMA):
+        found, live = await _read_schema(connection), await connection.fetch_in_time(LIVE_MEMBERS)
     return SchemaStatus(
         server,
         found,
@@ -143,7 +143,7 @@ async def migrate(connection: Any, server: str) -> None:
             f" {_LOCK}",
             timeout=_NO_TIMEOUT,
         )
-        if not await connection.fetchval(_HAS_SCHEMA):
+        if not await connection.value_in_time(_HAS_SCHEMA):
             return
         await connection.execute("LOCK TABLE rio_cluster, rio_member", timeout=_NO_TIMEOUT)
         status = await read_status(connection, server)
@@ -161,7 +161,7 @@ async def _apply(connection: Any, migrations: Sequence[Migration]) -> None:
 
 
 async def _read_schema(connection: Any) -> int:
-    version: int = await connection.fetchval(
+    version: int = await connection.value_in_time(
         "SELECT coalesce(max(schema_version), 0) FROM rio_cluster"
     )
     return version

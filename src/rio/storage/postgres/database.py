@@ -18,15 +18,17 @@ from rio.storage._sql import (
     LIST,
     LOCK_VERSION,
     READ,
+    RENEW,
     SET_ANCHOR,
     SET_MORE,
+    SNAPSHOT,
     Operation,
     Row,
     SqlDatabase,
     Statement,
 )
 from rio.storage._url_form import show_url, split_url
-from rio.storage.postgres._dialer import PostgresDialer
+from rio.storage.postgres._dialer import COMMAND_TIMEOUT, PostgresDialer, drop
 from rio.storage.postgres._errors import TEMPORARY, explain
 from rio.storage.postgres._lane import PostgresLane
 from rio.storage.postgres._listener import ChangeListener
@@ -52,6 +54,17 @@ logger = Logger("rio.storage")
 
 _WITH_NAMES = {LIST, READ, LOCK_VERSION, SET_ANCHOR, SET_MORE}
 """Statements for one object that are not gathered, and whose texts are all names."""
+
+LONGEST_TRANSACTION = 10 * COMMAND_TIMEOUT
+"""Seconds for several statements, each in its own time."""
+
+_OF_OBJECTS = (
+    *(each.one for each in ARRAY_STATEMENTS.values()),
+    *(each.many for each in ARRAY_STATEMENTS.values()),
+    *(SAVE_FIRST_OF_SEVERAL, SAVE_FIRST_OF_SEVERAL_AS_OWNER, SAVE_SEVERAL),
+    SNAPSHOT,
+)
+"""The statements that a server executes again and again."""
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -141,7 +154,8 @@ class PostgresDatabase(SqlDatabase):
             await connection.execute("COMMIT")
             return result
 
-        return await self._detach(self._require_open().pool.run(transact))
+        run = self._require_open().pool.run(transact, patience=LONGEST_TRANSACTION)
+        return await self._detach(run)
 
     async def _write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         return await _drive(operation(*args), self._fetch)
@@ -157,6 +171,16 @@ class PostgresDatabase(SqlDatabase):
             return _drive(operation(*args), _fetcher(connection))
 
         return await self._detach(self._require_open().pool.run(run))
+
+    def _keep_ready(self) -> None:
+        """Have connections ready for the statements of objects: no save should wait for them."""
+        if self._opened is not None:  # else it was closed meanwhile
+            self._opened.pool.keep_ready(_OF_OBJECTS)
+
+    def _keep_lease_ready(self) -> None:
+        """Have the connection of the lease ready for its renewals."""
+        if self._opened is not None:
+            self._opened.lease.keep_ready((number_placeholders(RENEW),))
 
     async def _save_several(
         self,
@@ -216,7 +240,10 @@ class PostgresDatabase(SqlDatabase):
     async def _open(self) -> None:
         pool = PostgresPool(self._dialer, self._pool_size)
         try:
-            await pool.run(lambda connection: prepare_schema(connection, self._dialer.server))
+            await pool.run(
+                lambda connection: prepare_schema(connection, self._dialer.server),
+                patience=LONGEST_TRANSACTION,
+            )
         except BaseException:
             await pool.close()
             raise
@@ -236,7 +263,7 @@ class PostgresDatabase(SqlDatabase):
     async def _alone(self) -> AsyncIterator[Any]:
         """A connection whose statements may take long."""
         server = self._dialer.server
-        connection = await Connector(server, self._dialer.dial, TEMPORARY).connect()
+        connection = await Connector(server, self._dialer.dial, TEMPORARY, drop).connect()
         try:
             yield connection
         except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rio.contracts.membership import Registered
 from rio.storage._sql import SqlMembershipStorage, SqlObjectPlacement, SqlState
 from rio.storage.postgres.database import PostgresDatabase
 
@@ -18,6 +19,13 @@ class PostgresMembershipStorage(SqlMembershipStorage):
         self._postgres = _database_at(where)
         super().__init__(self._postgres)
 
+    async def register(
+        self, address: str, metadata: bytes = b"", manifest: bytes = b""
+    ) -> Registered:
+        self._check_open()
+        self._postgres._keep_lease_ready()
+        return await super().register(address, metadata, manifest)
+
     async def wait_for_change(self, version: int, timeout: float) -> None:
         self._check_open()
         await self._postgres._wait_for_change(version, timeout)
@@ -32,7 +40,12 @@ class PostgresObjectPlacement(SqlObjectPlacement):
     """
 
     def __init__(self, where: str | PostgresDatabase, /) -> None:
-        super().__init__(_database_at(where))
+        self._postgres = _database_at(where)
+        super().__init__(self._postgres)
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        self._postgres._keep_ready()
 
 
 class PostgresState(SqlState):
@@ -44,7 +57,12 @@ class PostgresState(SqlState):
     """
 
     def __init__(self, where: str | PostgresDatabase, /) -> None:
-        super().__init__(_database_at(where))
+        self._postgres = _database_at(where)
+        super().__init__(self._postgres)
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        self._postgres._keep_ready()
 
 
 def _database_at(where: str | PostgresDatabase) -> PostgresDatabase:

@@ -16,14 +16,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from rio.errors import ConfigurationError, StorageUnavailable
-from rio.storage._connector import in_words
+from rio.storage._connector import CONNECT_TIMEOUT, in_words
 from rio.storage._url_form import show_url
 from rio.storage.redis._errors import REFUSED_LOGIN
 from rio.storage.redis._scripts import SCRIPTS
-
-CONNECT_TIMEOUT = 2.0
-"""Seconds for one attempt to connect."""
-
 
 _SETTINGS: dict[str, Any] = {
     "protocol": 2,

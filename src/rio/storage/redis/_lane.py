@@ -11,9 +11,9 @@ import msgspec
 from redis import exceptions
 
 from rio import background
-from rio.errors import StorageUnavailable
+from rio.errors import RioError, StorageUnavailable
 from rio.logs import Logger
-from rio.storage._connector import WAIT_TIMEOUT, Connector
+from rio.storage._connector import LINE_TIMEOUT, Connector
 from rio.storage.redis._dialer import RedisDialer, drop, exchange
 from rio.storage.redis._errors import TEMPORARY, explain
 from rio.storage.redis._scripts import Script
@@ -63,11 +63,13 @@ class RedisLane:
 
     def __init__(self, dialer: RedisDialer) -> None:
         self._server = dialer.server
-        self._connector = Connector(dialer.server, dialer.dial, TEMPORARY)
+        self._connector = Connector(dialer.server, dialer.dial, TEMPORARY, drop)
         self._connection: Any = None
         self._loop = asyncio.get_running_loop()
         self._waiting: list[WaitingScript] = []
         self._serving: asyncio.Task[None] | None = None
+        self._readying: asyncio.Task[None] | None = None
+        """What connects before anybody waits for it."""
         self.rows = 0
         """Rows that went to the server."""
         self.commands = 0
@@ -82,6 +84,17 @@ class RedisLane:
         if self._serving is None:
             self._start_serving()
         return future
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next script need not wait for a connection."""
+        return self._connection is not None
+
+    def make_ready(self) -> None:
+        """Connect before anybody waits for it."""
+        if self._connection is None and self._serving is None and self._readying is None:
+            self._readying = background.start(self._connect_in_advance(), loop=self._loop)
+            self._readying.add_done_callback(self._end_readying)
 
     async def ask(self, *words: bytes) -> Any:
         """The answer to a command that is no script. Nobody else may use the lane meanwhile.
@@ -98,6 +111,9 @@ class RedisLane:
 
     async def close(self) -> None:
         """Run all scripts that wait, then disconnect."""
+        if self._readying is not None:
+            self._readying.cancel()
+            await asyncio.wait((self._readying,))
         while self._serving is not None:
             await asyncio.wait((self._serving,))
         await self._disconnect()
@@ -136,9 +152,18 @@ class RedisLane:
                 await asyncio.sleep(0)  # the callers that were just answered may submit more
         self._serving = None
 
+    async def _connect_in_advance(self) -> None:
+        try:
+            self._connection = await self._connector.connect()
+        except (RioError, *TEMPORARY, exceptions.RedisError) as error:
+            logger.debug("%s: it was not reached in advance: %r", self._server, error)
+
+    def _end_readying(self, _: asyncio.Task[None]) -> None:
+        self._readying = None
+
     def _take(self) -> list[Command]:
         """The commands of the next write, up to the limits."""
-        oldest = self._loop.time() - WAIT_TIMEOUT
+        oldest = self._loop.time() - LINE_TIMEOUT
         taken: list[WaitingScript] = []
         size = count = 0
         for waiting in self._waiting:
@@ -231,6 +256,8 @@ class RedisLane:
         :raises StorageUnavailable: there was no connection, so nothing was done.
         :raises Exception: of the driver. It is not known what was done, and the connection is gone.
         """
+        if self._readying is not None:
+            await asyncio.wait((self._readying,))
         if self._connection is not None and await self._is_stale():
             await self._disconnect()
         if self._connection is None:

@@ -123,6 +123,11 @@ class RedisDatabase(SharedDatabase):
             raise StorageClosed(f"{self!r} is not open: call prepare() on a role that uses it")
         return self._lanes
 
+    def _make_ready(self, lane: str) -> None:
+        """Have a lane connect, so that its first operation need not wait for that."""
+        if self._lanes is not None:  # else it was closed meanwhile
+            self._lanes[lane].make_ready()
+
     async def _open(self) -> None:
         names = [LEASE_LANE, *(role.name for role in ROLES)]
         lanes = {name: RedisLane(self._dialer) for name in names}

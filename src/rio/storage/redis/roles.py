@@ -63,6 +63,10 @@ class _RedisRole(DatabaseRole):
         """
         return self._database.why_not_durable
 
+    async def prepare(self) -> None:
+        await super().prepare()
+        self._database._make_ready(self._name)
+
     async def adopt(self, cluster_id: str, *, instead_of: str = "") -> str:
         """As :meth:`rio.contracts.Role.adopt`."""
         key = schema_key(self._database.namespace)
@@ -120,6 +124,8 @@ class RedisMembershipStorage(_RedisRole, MembershipStorage):
     ) -> Registered:
         check_metadata(metadata)
         check_manifest(manifest)
+        self._check_open()
+        self._database._make_ready(LEASE_LANE)  # whoever registers renews
         namespace, schema = self._database.namespace, current_schema()
         row = (
             address.encode(),
