@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -18,6 +19,14 @@ class Note(rio.Message[None]):
 
 class Hang(rio.Message[None]):
     pass
+
+
+class Block(rio.Message[None]):
+    pass
+
+
+LET_GO = threading.Event()
+"""Ends the thread of a handler that blocks."""
 
 
 class Dismiss(rio.Message[None]):
@@ -50,6 +59,11 @@ class Worker(rio.ServiceObject):
             await app.get(Probe).gate("never").wait()
         finally:
             app.get(Probe).note(f"hangs no more {self.id}")
+
+    @rio.handler(thread=True)
+    def block(self, message: Block, app: rio.AppData) -> None:
+        app.get(Probe).note(f"blocks {self.id}")
+        LET_GO.wait()
 
     @rio.handler
     async def dismiss(self, message: Dismiss, app: rio.AppData) -> None:
@@ -126,6 +140,20 @@ async def test_a_forced_shutdown_cancels_the_turn_that_hangs_and_runs_the_hooks(
         f"left {id}: asked",
         f"activated {id}",
     ]
+
+
+async def test_a_forced_shutdown_drops_an_object_whose_thread_hangs(
+    cluster: Cluster, probe: Probe
+) -> None:
+    server = await cluster.server(Worker)
+    blocking = asyncio.ensure_future(server.client.send(Worker, "a", Block()))
+    await probe.noted("blocks a")
+    await server.client.admin(rio.AdminCommand.shutdown(Worker, "a", force=True))
+    with pytest.raises(OutcomeUnknown, match="shut down by force"):
+        await blocking
+    await server.client.send(Worker, "a", Note())
+    assert probe.log == ["activated a", "blocks a", "activated a"]
+    LET_GO.set()
 
 
 async def test_a_forced_shutdown_of_an_idle_object_is_a_shutdown(
