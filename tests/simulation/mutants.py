@@ -39,6 +39,7 @@ from rio.server.activation import Activation
 from rio.server.audit import LiveObjects
 from rio.server.catalog import Catalog
 from rio.server.ownership import Ownership
+from rio.server.versions import Versions
 from rio.storage._migrations import SchemaStatus
 from rio.storage.local import LocalMembershipStorage, LocalObjectPlacement, LocalState
 from rio.transport.client_connection import ClientConnection
@@ -338,3 +339,13 @@ def a_newer_schema_that_is_not_refused() -> AbstractContextManager[Any]:
 def a_voter_that_hears_nobody() -> AbstractContextManager[Any]:
     """M20: a node votes although nobody has answered it since it suspects the member."""
     return mock.patch.object(Suspicions, "is_cut_off", return_value=False)
+
+
+def old_claims_while_new_exists() -> AbstractContextManager[Any]:
+    """M21: a node claims an object wherever it is asked for, whatever the others can do."""
+    return mock.patch.object(Versions, "choose_home", return_value=None)
+
+
+def unknown_fields_dropped() -> AbstractContextManager[Any]:
+    """M22: a save writes the fields that the class knows, and no others."""
+    return mock.patch.object(states, "_keep")

@@ -196,3 +196,78 @@ async def an_old_node_leaves_a_newer_schema_alone() -> list[str]:
         [(_, stored)] = storage.state._objects.values()  # type: ignore[attr-defined]
         schema = stored.states["state"].schema
         return [] if schema == 2 else [f"the old node saved schema {schema} over it"]
+
+
+class Keep(rio.Message[None]):
+    pass
+
+
+class Wide(rio.State):
+    value: int = 0
+    note: str = ""
+
+
+class Narrow(rio.State):
+    value: int = 0
+
+
+class WideAccount(rio.ServiceObject, type_name="Account"):
+    state: Wide = rio.managed_state()
+
+    @rio.handler
+    async def save(self, _: Save) -> None:
+        self.state.value += 1
+        await self.save_state()
+
+    @rio.handler
+    async def keep(self, _: Keep) -> None:
+        self.state.note = "kept"
+        await self.save_state()
+
+
+class NarrowAccount(rio.ServiceObject, type_name="Account"):
+    state: Narrow = rio.managed_state()
+
+    @rio.handler
+    async def save(self, _: Save) -> None:
+        self.state.value += 1
+        await self.save_state()
+
+
+@in_virtual_time
+async def an_old_node_claims_nothing_while_most_are_new() -> list[str]:
+    """Its objects could not handle what the new ones do, and would have to move at once."""
+    async with LocalCluster(rio.Registry(WideAccount), nodes=2, version="2") as cluster:
+        old = await cluster.start_node(version="1")
+        for node in cluster.nodes:
+            await node.server._cluster.read_manifests()
+        ids = [f"a{number}" for number in range(10)]
+        for id in ids:
+            await old.server.client.send(WideAccount, id, Save(), timeout=5.0)
+        placements = [
+            await cluster.storage.placement.lookup(rio.ObjectId("Account", id)) for id in ids
+        ]
+        claimed = [
+            id
+            for id, placement in zip(ids, placements, strict=True)
+            if placement is None or placement.generation == old.generation
+        ]
+        return [f"the old node claimed {id}" for id in claimed]
+
+
+@in_virtual_time
+async def an_old_node_keeps_the_fields_that_it_does_not_know() -> list[str]:
+    """What a newer node has saved is there when the object is back."""
+    async with open_storage("memory://") as storage:
+        notes = []
+        for account, message in (
+            (WideAccount, Keep()),
+            (NarrowAccount, Save()),
+            (WideAccount, Save()),
+        ):
+            registry = rio.Registry(account)
+            async with LocalCluster(registry, nodes=1, storage=storage) as cluster:
+                await cluster.client.send(account, "a", message, timeout=5.0)
+            [(_, stored)] = storage.state._objects.values()  # type: ignore[attr-defined]
+            notes.append(b"kept" in stored.states["state"].data)
+        return [] if all(notes) else [f"the field is there after each save: {notes}"]

@@ -181,8 +181,16 @@ BROKEN_PROMISES: dict[str, tuple[mutants.Mutant, promises.Scenario]] = {
         mutants.a_newer_schema_that_is_not_refused,
         promises.an_old_node_leaves_a_newer_schema_alone,
     ),
+    "M21 old claims while new exists": (
+        mutants.old_claims_while_new_exists,
+        promises.an_old_node_claims_nothing_while_most_are_new,
+    ),
+    "M22 unknown fields dropped": (
+        mutants.unknown_fields_dropped,
+        promises.an_old_node_keeps_the_fields_that_it_does_not_know,
+    ),
 }
-"""Mistakes in what a storage keeps; each shows in its scenario at once."""
+"""Mistakes in what storages keep and who claims; each shows in its scenario at once."""
 
 
 @pytest.mark.parametrize("name", BROKEN_PROMISES)

@@ -209,6 +209,23 @@ def test_a_message_in_the_name_of_another_member_is_refused() -> None:
     assert talk.gossip.rejected == 1
 
 
+@pytest.mark.parametrize("is_listed", [True, False], ids=["dead in the storage", "purged"])
+def test_an_earlier_member_at_an_address_does_not_speak_for_its_successor(is_listed: bool) -> None:
+    talk = Talk(4)
+    talk.change(2, status=DEAD)
+    talk.change(4, address="a:2")
+    if not is_listed:
+        del talk.members[1]
+    talk.read()
+    ping = talk.probe(4)
+    slander = state(Record(4, 1, ACTIVE, b"", (2,)))
+    assert talk.hear(Ack, 2, ping.number, state=slander) == []
+    assert talk.hear(Ping, 2, 77, state=slander) == []
+    assert talk.gossip.table.record(4) is None, "what it says is not heard"
+    talk.wait(10.0, answering=False)
+    assert 4 in talk.gossip.suspicions, "its answer is none of the member that was asked"
+
+
 def test_members_are_probed_in_turn_each_once_a_round() -> None:
     talk = Talk(6)
     targets = [message.to for message in messages(talk.wait(20.0), Ping)]
