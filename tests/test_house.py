@@ -138,6 +138,18 @@ def test_no_task_is_kept_that_may_have_ended_before() -> None:
     assert kept == [], "use background.start()"
 
 
+def test_no_module_logs_through_a_logger_that_may_raise() -> None:
+    """What a filter or a handler of the log raises would skip what follows the call."""
+    raising = [
+        f"{name}, line {node.lineno}"
+        for name, path in FILES.items()
+        if path.suffix == ".py" and name != "logs"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("getLogger")
+    ]
+    assert raising == [], "use rio.logs.Logger"
+
+
 @pytest.mark.parametrize("face", ["", "_core"])
 def test_a_face_holds_imports_and_all_only(face: str) -> None:
     for statement in ast.parse(FILES[face].read_text()).body:
