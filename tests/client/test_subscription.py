@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
 import rio
+from rio.client import subscriptions
 from rio.errors import Gap, NoServersAvailable, RioError
 from tests.server.harness import Cluster, crash, sever, until
 
@@ -114,3 +117,95 @@ async def test_subscriptions_that_were_given_up_are_not_left_on_the_server(
     await client.ping(server.address)  # behind all that was sent
     await until(lambda: server.statistics().in_flight == 0)
     assert server.statistics().subscriptions == 0
+
+
+# --- very many subscriptions ----------------------------------------------------------------------
+
+
+async def _subscribe_in_groups(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, count: int
+) -> tuple[rio.Server, rio.Client, list[rio.Subscription[Said]]]:
+    """So many subscriptions of one client, of which three make a group."""
+    monkeypatch.setattr(subscriptions, "GROUP", 3)
+    server = await cluster.server(Room)
+    client = await cluster.client()
+    events = [client.subscribe(Room, "lobby", Said) for _ in range(count)]
+    for each in events:
+        await each.__aenter__()
+    return server, client, events
+
+
+async def _lose_the_connection(server: rio.Server, client: rio.Client) -> Any:
+    sever(server)
+    rooms = client._router.subscriptions
+    while not rooms._lost:  # noqa: ASYNC110  # each turn of the loop counts
+        await asyncio.sleep(0)
+    return rooms
+
+
+async def test_a_group_of_subscriptions_looks_for_its_objects_in_each_turn_of_the_loop(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client, events = await _subscribe_in_groups(cluster, monkeypatch, 11)
+    rooms = await _lose_the_connection(server, client)
+    left = [len(events)]
+    while rooms._lost:
+        left.append(len(rooms._lost))
+        await asyncio.sleep(0)
+    left.append(0)
+    assert all(before - after <= 3 for before, after in pairwise(left))
+    await until(lambda: server.statistics().subscriptions == len(events))
+    assert [each.moves for each in events] == [1] * len(events)
+    await server.client.send(Room, "lobby", Say("hello"))
+    assert [await anext(each) for each in events] == [Said("hello")] * len(events)
+
+
+async def test_a_subscription_that_waits_to_look_for_its_object_can_be_entered_or_closed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client, events = await _subscribe_in_groups(cluster, monkeypatch, 11)
+    rooms = await _lose_the_connection(server, client)
+    entered, closed = events[-1], events[-2]
+    assert len(rooms._lost) > 2
+    entering = asyncio.ensure_future(entered.__aenter__())
+    await closed.close()
+    await entering
+    await until(lambda: server.statistics().subscriptions == len(events) - 1)
+    assert not rooms._lost
+    assert entered.moves == 1
+    assert closed.moves == 0
+    await server.client.send(Room, "lobby", Say("hello"))
+    assert await anext(entered) == Said("hello")
+    with pytest.raises(StopAsyncIteration):
+        await anext(closed)
+
+
+async def test_a_client_closes_a_group_of_subscriptions_in_each_turn_of_the_loop(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, client, events = await _subscribe_in_groups(cluster, monkeypatch, 11)
+    rooms = client._router.subscriptions
+    closing = asyncio.ensure_future(client.close())
+    left = [len(rooms)]
+    while not closing.done():
+        await asyncio.sleep(0)
+        left.append(len(rooms))
+    assert all(before - after <= 3 for before, after in pairwise(left))
+    await _expect_the_end(rooms, events)
+
+
+async def test_a_client_can_be_closed_while_subscriptions_wait_to_look_for_their_objects(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client, events = await _subscribe_in_groups(cluster, monkeypatch, 11)
+    rooms = await _lose_the_connection(server, client)
+    await client.close()
+    await _expect_the_end(rooms, [each for each in events if not each._queue.is_readable])
+
+
+async def _expect_the_end(rooms: Any, events: list[rio.Subscription[Said]]) -> None:
+    assert len(rooms) == len(rooms._lost) == 0
+    assert events
+    for each in events:
+        with pytest.raises(StopAsyncIteration):
+            await anext(each)

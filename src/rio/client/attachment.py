@@ -79,16 +79,22 @@ class Attachment:
 
     def attach_again(self) -> None:
         """The object, or the connection to it, has gone away: look for the object again."""
+        self.note_loss()
+        self.look_again()
+
+    def note_loss(self) -> None:
+        """The object, or the connection to it, has gone away: no event comes before
+        :meth:`look_again`.
+        """
         self.connection = None
         self._has_ended = True
-        if not self._closed and not self._is_looking and not self._is_attaching:
-            self._start_attaching()
 
     @property
     def _is_attaching(self) -> bool:
         return self._attaching is not None and not self._attaching.done()
 
-    def _start_attaching(self) -> None:
+    def look_again(self) -> None:
+        """Look for the object in a task, unless somebody does so already, or has found it."""
         if self._closed or self._is_looking or self._is_attaching or self.connection is not None:
             return
         self._attaching = background.start(
@@ -110,7 +116,7 @@ class Attachment:
         if task is self._attaching:
             self._attaching = None
         if task.cancelled() and not self._closed:
-            asyncio.get_running_loop().call_later(REPEAT_DELAY, self._start_attaching)
+            asyncio.get_running_loop().call_later(REPEAT_DELAY, self.look_again)
 
     async def close(self) -> None:
         """Idempotent."""

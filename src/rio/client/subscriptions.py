@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from rio._core.calls import Caller, ClientHalf
@@ -15,6 +17,10 @@ Connections = Callable[[], Iterable[ClientConnection]]
 """All connections of the client."""
 FindConnection = Callable[[str, str], ClientConnection | None]
 """By type name and id: the connection behind which an object has answered."""
+GROUP = 1000
+"""Subscriptions that begin to look for their objects, or are closed, in one turn of the loop, at
+most.
+"""
 
 
 class Subscriptions:
@@ -26,6 +32,9 @@ class Subscriptions:
         self._connections = connections
         self._attachments: dict[int, Attachment] = {}
         self._last_number = 0
+        self._lost: deque[Attachment] = deque()
+        """Those that have lost their connection, and have yet to look for their objects."""
+        self._next_group: asyncio.Handle | None = None
 
     # --- what connections bring -------------------------------------------------------------------
 
@@ -45,10 +54,22 @@ class Subscriptions:
             attachment.attach_again()
 
     def connection_lost(self, connection: ClientConnection) -> None:
-        """No event will come on this connection any more."""
-        for attachment in list(self._attachments.values()):
+        """No event will come on this connection any more: look for the objects elsewhere, for a
+        group of subscriptions in each turn of the loop.
+        """
+        for attachment in self._attachments.values():
             if attachment.connection is connection:
-                attachment.attach_again()
+                attachment.note_loss()
+                self._lost.append(attachment)
+        if self._lost and self._next_group is None:
+            self._look_for_lost()
+
+    def _look_for_lost(self) -> None:
+        for _ in range(min(GROUP, len(self._lost))):
+            self._lost.popleft().look_again()
+        self._next_group = (
+            asyncio.get_running_loop().call_soon(self._look_for_lost) if self._lost else None
+        )
 
     # --- what attachments ask ---------------------------------------------------------------------
 
@@ -77,8 +98,11 @@ class Subscriptions:
 
     async def close(self) -> None:
         """Close all subscriptions."""
-        for attachment in list(self._attachments.values()):
+        self._lost.clear()
+        for count, attachment in enumerate(list(self._attachments.values()), 1):
             await attachment.close()
+            if not count % GROUP:
+                await asyncio.sleep(0)
 
     def __len__(self) -> int:
         return len(self._attachments)
