@@ -77,6 +77,7 @@ sys.exit(pytest.main(["--collect-only", "-qq", "-n", "0", "-p", "no:cacheprovide
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_tests_can_be_collected_where_the_modules_of_posix_are_missing() -> None:
     """As on Windows, where ``make quick`` runs those of them that need no servers and processes."""
     run = subprocess.run(
