@@ -44,8 +44,8 @@ test-eager: $(BUILT)  ## run the tests of clients and servers in one process und
 test-assertions:  ## run all tests on the core built with its assertions, and those of Cython and CPython
 	@$(MAKE) --no-print-directory test RIO_DEBUG=1
 
-test-dev: $(BUILT)  ## run all tests in Python's development mode, with each warning an error from the first import on
-	@PYTHONDEVMODE=1 PYTHONWARNINGS=error $(BIN)/python -m pytest -n auto $(ARGS)
+test-dev: $(BUILT)  ## run the tests without processes in Python's development mode, each warning an error from the start
+	@$(BIN)/python -X dev -W error -m pytest -n 0 -m "not processes" $(ARGS)
 
 test-storage: $(BUILT)  ## run the tests of the storages; SERVERS=system takes the servers of the system
 	@$(if $(filter system,$(SERVERS)),$(SYSTEM_SERVERS)) $(BIN)/python -m pytest -n auto tests/storage $(ARGS)
