@@ -23,6 +23,8 @@ T = TypeVar("T")
 GRACE = 1.0
 """Seconds that a connection whose time is up has to say so before it is dropped."""
 
+_LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 
 class PostgresPool:
     """At most ``size`` connections.
@@ -69,9 +71,9 @@ class PostgresPool:
     ) -> T:
         """``await action(connection)``. It must not be cancelled from outside.
 
-        The action is done again if nothing of it was sent; and once, if it is repeatable and the
-        connection was lost. ``patience``: how long it may take; as long as one statement by
-        default.
+        The action is done again if nothing of it was sent, and if it is repeatable and the
+        connection was lost: several times, as what ended one may have ended others. ``patience``:
+        how long it may take; as long as one statement by default.
 
         :raises StorageUnavailable: there was no connection, or not in time, or it was lost.
         """
@@ -97,7 +99,7 @@ class PostgresPool:
     async def _run(
         self, action: Callable[[Any], Awaitable[T]], repeatable: bool, patience: float
     ) -> T:
-        for _ in range(self.size):  # each may have been terminated while it was idle
+        for _ in range(self.size):  # each may have been terminated while it was idle, or dialled
             connection = await self._take()
             try:
                 return await self._use(connection, action, patience)
@@ -106,7 +108,6 @@ class PostgresPool:
                     lost = connection.is_closed() and not isinstance(error, TimeoutError)
                     if not (repeatable and lost):
                         raise
-                    repeatable = False
                 logger.debug(
                     "%s: a connection was lost (%r), its statement is sent again",
                     self._server,
@@ -201,13 +202,22 @@ class PostgresPool:
             task.add_done_callback(self._end_dialling)
 
     async def _connect(self) -> Any:
-        connection = await self._connector.connect()
-        try:
-            await connection.prepare_in_advance(self._in_advance, lambda: self._waiting)
-        except BaseException:
-            connection.terminate()
-            raise
-        return connection
+        error: Exception | None = None
+        for _ in range(self.size):
+            connection = await self._connector.connect()
+            try:
+                await connection.prepare_in_advance(self._in_advance, lambda: self._waiting)
+                return connection
+            except _LOST as lost:  # it ended as the others did: nobody has used it
+                connection.terminate()
+                logger.debug("%s: a new connection was lost: %r", self._server, lost)
+                error = lost
+            except BaseException:
+                connection.terminate()
+                raise
+        raise StorageUnavailable(
+            f"{self._server}: new connections are lost, nothing was done"
+        ) from error
 
     def _end_dialling(self, task: asyncio.Task[Any]) -> None:
         self._dialling.discard(task)
