@@ -34,6 +34,9 @@ CLUSTERS = TESTS / "cluster" / "processes"
 TURN = pytest.StashKey[Turn]()
 """The use of the machine by this worker."""
 
+SLOW_TIMEOUT = 300.0
+"""Seconds for a test that is marked ``slow``: a second of it is ten on a busy machine."""
+
 STARTS_PROCESSES = {TESTS / name for name in ("cli", "cluster/processes", "docs", "examples")}
 """Folders whose tests start commands and servers of ``rio``."""
 
@@ -112,7 +115,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what ``make quick`` leaves out."""
+    """Mark what ``make quick`` leaves out, and give what takes seconds of a processor more time."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if STARTS_SERVERS.intersection(fixtures):
@@ -121,6 +124,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("processes")
         if STARTS_PROCESSES.intersection(item.path.parents):
             item.add_marker("processes")
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

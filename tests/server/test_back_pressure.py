@@ -305,9 +305,12 @@ async def test_clients_that_take_nothing_leave_sooner_when_there_is_no_room(
     peers = [await deaf_peer(server) for _ in range(8)]
     for peer in peers:
         ask(peer, 12)
-    await until(lambda: budget(server).is_exceeded)
+    before = len(connections(server))
+    # On a busy machine the first have gone before anybody looks.
+    await until(lambda: budget(server).is_exceeded or len(connections(server)) < before)
     await until(lambda: not budget(server).is_exceeded)
-    assert 1 <= len(connections(server)) < 9, "some had to go, and the others stay"
+    await until(lambda: len(connections(server)) < before)
+    assert connections(server), "some had to go, and the others stay"
     assert await client.send(Shelf, "a", Put(b"x")) == 1
     for peer in peers:
         await peer.close()

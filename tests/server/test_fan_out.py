@@ -10,7 +10,9 @@ import pytest
 
 import rio
 from rio.errors import NotExecuted
-from tests.server.harness import Cluster, Probe, until
+from tests.server.harness import Cluster, Probe, compute, until
+
+pytestmark = pytest.mark.virtual_time
 
 
 class Spread(rio.Message[int]):
@@ -46,6 +48,7 @@ class Leaf(rio.ServiceObject):
     @rio.handler
     async def add(self, message: Add) -> int:
         self.seen.append(message.number)
+        compute(0.0002)
         await asyncio.sleep(0)
         return 1
 

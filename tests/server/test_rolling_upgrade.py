@@ -130,6 +130,7 @@ async def test_an_old_server_takes_a_call_to_what_it_owns_on_to_a_new_one(
     assert cluster.home(Account, "ada") is newest
 
 
+@pytest.mark.virtual_time
 async def test_an_old_server_that_has_not_read_of_a_new_one_asks_before_it_refuses(
     cluster: Cluster,
 ) -> None:

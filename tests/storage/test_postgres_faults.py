@@ -414,13 +414,13 @@ async def test_a_lost_reply_to_a_claim_ends_with_the_claimant_as_the_owner(
     async with Proxy("127.0.0.1", postgres_server.port) as proxy:
         behind = postgres_url.replace(f":{postgres_server.port}", f":{proxy.port}")
         async with PostgresObjectPlacement(behind) as placement:
-            for number in range(500):
+            for number in range(100):
                 object_id = ObjectId("T", str(number))
                 proxy.lose_replies(1)
                 claimed = await placement.claim(object_id, 1)
                 assert claimed.generation == 1
                 assert await placement.claim(object_id, 2) == claimed
-            assert proxy.lost == 500
+            assert proxy.lost == 100
 
 
 async def test_a_lost_reply_to_a_save_is_an_unknown_outcome_and_not_a_second_save(

@@ -15,7 +15,7 @@ from rio.storage import Storage, open_storage
 from rio.testing._racer import run_race
 from rio.testing.conformance import SharedStorage, SharedStorageTests
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 
 class TestSqlite(SharedStorageTests):
@@ -26,6 +26,7 @@ class TestSqlite(SharedStorageTests):
 
 class TestPostgres(SharedStorageTests):
     elections = 50
+    reads = 3000
 
     @pytest.fixture
     def shared(self, postgres_url: str) -> SharedStorage:
@@ -33,6 +34,8 @@ class TestPostgres(SharedStorageTests):
 
 
 class TestRedis(SharedStorageTests):
+    reads = 3000
+
     @pytest.fixture
     def shared(self, redis_url: str) -> SharedStorage:
         return SharedStorage("rio.storage:open_storage", (redis_url,))

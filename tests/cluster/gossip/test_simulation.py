@@ -16,6 +16,8 @@ from rio.contracts.membership import MemberStatus, Vote
 from tests.cluster.gossip.world import STRICT, Node, World, at_once
 from tests.effort import MANY, how_to_replay, seeds
 
+pytestmark = pytest.mark.timeout(300)
+
 
 def percentile(values: Sequence[float], share: float) -> float:
     ranked = sorted(values)
@@ -266,7 +268,6 @@ def spent(
     return total_bytes / samples, most_bytes, total_queries / samples, most_queries
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", SIZES)
 def test_bytes_and_queries_of_each_node_and_second_are_bounded_whatever_the_size(
     count: int,
