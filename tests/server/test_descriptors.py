@@ -1,16 +1,29 @@
-"""A server that has no file descriptors left says so, a few times, and goes on when it has some."""
+"""A server that has no file descriptors left for clients says so, a few times, accepts nothing,
+keeps some for itself, and goes on when it has some again.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rio.server.descriptors import REPEAT, Descriptors
+import rio
+from rio.server import descriptors as module
+from rio.server.descriptors import REPEAT, RESERVE, Descriptors
+from tests.cli.processes import Running, python
+from tests.server.harness import Cluster
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs the limits of Linux")
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -21,41 +34,184 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_lack_of_descriptors_is_told_once_a_minute_and_so_is_its_end(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    def no_pipe() -> Any:
+    def refuse(*_: Any) -> Any:
         raise OSError(number, os.strerror(number))
 
     caplog.set_level(logging.INFO, logger="rio.server")
     time = [0.0]
     descriptors = Descriptors(lambda: time[0])
-    descriptors.look()
+    assert not descriptors.are_scarce()
     assert lines(caplog) == []
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pipe", no_pipe)
+        patch.setattr(os, "open", refuse)
+        patch.setattr(os, "listdir", refuse)
         for _ in range(1000):
-            descriptors.look()
+            assert descriptors.are_scarce()
+            assert not descriptors.are_enough()
             time[0] += 0.1
     assert len(lines(caplog)) == 1 + int(100 // REPEAT)
-    assert "no new connection can be accepted" in lines(caplog)[0]
-    descriptors.look()
-    descriptors.look()
+    assert "nearly all are in use: no new connections are accepted" in lines(caplog)[0]
+    assert descriptors.are_enough()
+    assert descriptors.are_enough()
     assert lines(caplog)[-1] == "there are descriptors again: new connections are accepted"
     assert len(lines(caplog)) == 2 + int(100 // REPEAT)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs the limits of Linux")
-def test_the_lack_is_seen_where_it_is_real_and_nothing_is_left_open(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("limit", "kept"), [(1600, RESERVE), (1_000_000, RESERVE), (800, 100), (64, 8)]
+)
+def test_a_reserve_is_kept_and_a_little_more_ends_the_lack(
+    monkeypatch: pytest.MonkeyPatch, limit: int, kept: int
 ) -> None:
+    monkeypatch.setattr(module, "_limit", lambda: limit)
+    numbers = [limit - kept - 1, limit - kept]
+    monkeypatch.setattr(module, "_next_number", lambda: numbers.pop(0))
+    counts = [limit - kept - kept // 8, limit - kept - kept // 8 - 1]
+    monkeypatch.setattr(module, "_count", lambda: counts.pop(0))
+    descriptors = Descriptors(lambda: 0.0)
+    assert [descriptors.are_scarce() for _ in range(2)] == [False, True]
+    assert [descriptors.are_enough() for _ in range(2)] == [False, True]
+
+
+@linux
+def test_looking_leaves_nothing_open() -> None:
+    descriptors = Descriptors(lambda: 0.0)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(10):
+        assert not descriptors.are_scarce()
+        assert descriptors.are_enough()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+class Ping(rio.Message[str]): ...
+
+
+class Thing(rio.ServiceObject):
+    @rio.handler
+    def ping(self, message: Ping) -> str:
+        return self.id
+
+
+async def test_a_server_that_rests_accepts_nothing_and_then_those_who_have_waited(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await cluster.server(Thing)
+    acceptor = server._acceptor
+    assert acceptor._listener is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_next_number", lambda: sys.maxsize)
+        patch.setattr(module, "_count", lambda: sys.maxsize)
+        acceptor._look_at = 0.0
+        acceptor.look()
+        assert acceptor._listener.rests
+        assert len(list(acceptor.numbers())) == 1  # the address is still taken
+        client = await cluster.client()
+        call = asyncio.ensure_future(client.send(Thing, "a", Ping()))
+        for _ in range(20):
+            acceptor._look_at = 0.0
+            acceptor.look()  # it goes on resting
+            await asyncio.sleep(0)
+        assert not call.done()
+    assert await call == "a"
+    assert not acceptor._listener.rests
+
+
+@pytest.mark.parametrize("turns", [None, 0, 1, 2, 3])
+async def test_a_server_that_rests_can_be_stopped(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, turns: int | None
+) -> None:
+    server = await cluster.server(Thing)
+    address = rio.Address.parse(server.address)
+    monkeypatch.setattr(module, "_next_number", lambda: sys.maxsize)
+    server._acceptor._look_at = 0.0
+    server._acceptor.look()
+    if turns is not None:  # it is about to accept again
+        server._acceptor._look_at = 0.0
+        server._acceptor.look()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    await server.stop()
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind((address.host, address.port))  # it is free
+        again.listen()
+
+
+# --- a process that has no more -------------------------------------------------------------------
+
+SERVICE = """
+import rio
+
+
+class Ping(rio.Message[str]): ...
+
+
+class Thing(rio.ServiceObject):
+    @rio.handler
+    def ping(self, message: Ping) -> str:
+        return self.id
+
+
+registry = rio.Registry(Thing)
+"""
+CALLER = """
+import sys, rio, service
+
+async def main():
+    async with rio.Client("sqlite:///things.db", timeout=60) as client:
+        print(await client.send(service.Thing, "a", service.Ping()))
+
+rio.run(main())
+"""
+
+
+@contextmanager
+def few_descriptors(limit: int) -> Iterator[None]:
+    """Let the processes that are started meanwhile have so many descriptors."""
     import resource  # here, because Windows has none
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    descriptors = Descriptors(lambda: 0.0)
-    before = len(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     try:
-        descriptors.look()
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    descriptors.look()
-    assert len(lines(caplog)) == 2
-    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@linux
+@pytest.mark.parametrize("loop_of_server", ["uvloop", "asyncio"])
+async def test_clients_that_take_all_descriptors_cost_one_line_and_no_lease(
+    tmp_path: Path, loop_of_server: str
+) -> None:
+    (tmp_path / "service.py").write_text(SERVICE)
+    if loop_of_server == "asyncio":
+        (tmp_path / "uvloop.py").write_text("raise ImportError")
+    arguments = ("run", "service:registry", "--storage", "sqlite:///things.db")
+    limit = 256
+    with few_descriptors(limit):
+        running = Running(*arguments, cwd=tmp_path)
+    with running as server:
+        address = rio.Address.parse(server.address())
+        process = server.process.pid
+        with ExitStack() as stack:
+            while "no new connections are accepted" not in server.errors():
+                client = stack.enter_context(socket.socket())
+                client.setblocking(False)
+                client.connect_ex((address.host, address.port))
+                await asyncio.sleep(0.005)  # so that the queue of the system is not full
+            # all but the reserve are in use, and stay so
+            folder = f"/proc/{process}/fd"
+            for _ in range(100):
+                client = stack.enter_context(socket.socket())
+                client.setblocking(False)
+                client.connect_ex((address.host, address.port))
+                await asyncio.sleep(0.005)
+                assert limit // 2 < len(os.listdir(folder)) < limit - 10
+        caller = await asyncio.to_thread(python, "-c", CALLER, cwd=tmp_path)
+        assert caller.stdout == "a\n", caller.stderr
+        log = [line for line in server.errors().splitlines() if "slow" not in line]
+        assert sum("no new connections are accepted" in line for line in log) == 1
+        assert sum("there are descriptors again" in line for line in log) == 1
+        assert "out of system resource" not in server.errors()
+        assert "Traceback" not in server.errors()
+        assert server.process.poll() is None

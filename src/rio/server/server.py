@@ -36,11 +36,11 @@ from rio.logs import Logger
 from rio.objects.app_data import AppData, of_server, provide
 from rio.objects.filters import Filter, check_filters
 from rio.objects.registry import Registry
+from rio.server.acceptor import Acceptor
 from rio.server.audit import LiveObjects
 from rio.server.catalog import Catalog
 from rio.server.config import ServerConfig
 from rio.server.connections import Connections
-from rio.server.descriptors import Descriptors
 from rio.server.ending import Ending, Step, take
 from rio.server.fence import Fence
 from rio.server.fork import keep_from_children
@@ -159,7 +159,6 @@ class Server:
             filters=check_filters("rio.Server", filters, ConfigurationError),
         )
         self._fence = Fence(self._catalog)
-        self._descriptors = Descriptors(self._catalog.dispatcher.now)
         self._audit = LiveObjects(
             self._catalog,
             ownership,
@@ -195,7 +194,7 @@ class Server:
             self._watch = LoopWatch(self._catalog, config.blocked_after)
         self._address = ""
         self._bound_http = ""
-        self._listener: asyncio.Server | None = None
+        self._acceptor = Acceptor(self._connections.make, self._catalog.dispatcher.now)
         self._http: HttpListener | None = None
         self._starting: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -303,7 +302,7 @@ class Server:
 
     def _is_new(self) -> bool:
         """Whether nobody has begun to start or to stop this server; it may be prepared."""
-        return self._listener is None and not self._ending.begun and not self._is_starting()
+        return not self._acceptor.is_open and not self._ending.begun and not self._is_starting()
 
     def _is_starting(self) -> bool:
         return self._starting is not None and not self._starting.done()
@@ -424,15 +423,13 @@ class Server:
             )
 
     async def _listen(self) -> None:
-        loop = self._catalog.dispatcher.loop = asyncio.get_running_loop()
+        self._catalog.dispatcher.loop = asyncio.get_running_loop()
         keep_from_children(self._open_sockets)
         host, port = self._bind_address
         try:
-            self._listener = await loop.create_server(
-                self._connections.make, host, port, start_serving=False
-            )
-            self._address = str(self._advertised(self._listener))
-            await self._listener.start_serving()
+            _, bound, *_ = await self._acceptor.bind(host, port)
+            self._address = str(self._advertised(bound))
+            await self._acceptor.start()
         except OSError as error:
             reason = error.strerror or error
             raise BindFailed(
@@ -442,16 +439,15 @@ class Server:
 
     def _open_sockets(self) -> Iterator[int]:
         """The numbers of what others reach this node by."""
-        for listener in (self._listener, self._http.server if self._http is not None else None):
-            if listener is not None:
-                yield from (each.fileno() for each in listener.sockets)
+        yield from self._acceptor.numbers()
+        if self._http is not None and self._http.server is not None:
+            yield from (each.fileno() for each in self._http.server.sockets)
         for connection in self._catalog.dispatcher.connections:
             own = connection.transport and connection.transport.get_extra_info("socket")
             if own is not None and own.fileno() >= 0:
                 yield own.fileno()
 
-    def _advertised(self, listener: asyncio.Server) -> Address:
-        port = listener.sockets[0].getsockname()[1]
+    def _advertised(self, port: int) -> Address:
         if self._advertise is not None:
             return Address(self._advertise.host, self._advertise.port or port)
         if self._bind_address.host in ("0.0.0.0", "::"):
@@ -543,7 +539,7 @@ class Server:
         if self._serving is not None and self._serving.done() and not self._ending.begun:
             self._hold_lease_again(self._serving)
         self._catalog.sweep()
-        self._descriptors.look()
+        self._acceptor.look()
         self._connections.look()
         self._catalog.idle.tick(may_evict=self._cluster.renewed and not self._catalog.draining)
         if self._watch is not None:
@@ -663,11 +659,9 @@ class Server:
                 await asyncio.gather(serving, return_exceptions=True)
 
     async def _stop_listening(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._connections.refuse()
-            await self._connections.close()
-            await self._listener.wait_closed()
+        await self._acceptor.close()
+        self._connections.refuse()
+        await self._connections.close()
         self._catalog.subscribers.close()
 
     async def _stop_showing_pages(self) -> None:
@@ -675,7 +669,8 @@ class Server:
             await self._http.close()
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        if getattr(self, "_listener", None) is not None and not self._ending.begun:
+        acceptor = getattr(self, "_acceptor", None)
+        if acceptor is not None and acceptor.is_open and not self._ending.begun:
             _warn(
                 f"{self!r} was never stopped: use it as `async with`, or await its stop()",
                 ResourceWarning,

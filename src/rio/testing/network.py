@@ -292,6 +292,9 @@ class _Listener:
     def getsockname(self) -> tuple[str, int]:
         return self.address
 
+    def fileno(self) -> int:
+        return -1  # as of a socket that is closed: there is none
+
     def is_serving(self) -> bool:
         return bool(self.sockets)
 
