@@ -1,22 +1,31 @@
 # cython: language_level=3
 """The clock of the other compiled modules, without a call through Python."""
 
-cdef extern from "<time.h>" nogil:
+# Each of them goes on while the machine is suspended, and nobody can set it.
+cdef extern from *:
     """
+    #ifdef _WIN32
+    #include <windows.h>
+    static double rio_system_clock(void) {
+        LARGE_INTEGER ticks, frequency;
+        QueryPerformanceFrequency(&frequency);
+        QueryPerformanceCounter(&ticks);
+        return (double)ticks.QuadPart / (double)frequency.QuadPart;
+    }
+    #else
     #include <time.h>
-    #ifndef CLOCK_BOOTTIME
-    #define CLOCK_BOOTTIME CLOCK_MONOTONIC
+    #if defined(__APPLE__)
+    #define RIO_CLOCK CLOCK_MONOTONIC_RAW
+    #elif defined(CLOCK_BOOTTIME)
+    #define RIO_CLOCK CLOCK_BOOTTIME
+    #else
+    #define RIO_CLOCK CLOCK_MONOTONIC
+    #endif
+    static double rio_system_clock(void) {
+        struct timespec now;
+        clock_gettime(RIO_CLOCK, &now);
+        return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+    }
     #endif
     """
-    ctypedef long time_t
-    cdef struct timespec:
-        time_t tv_sec
-        long tv_nsec
-    int CLOCK_BOOTTIME
-    int clock_gettime(int clock, timespec* result)
-
-
-cdef inline double system_clock() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_BOOTTIME, &now)
-    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
+    double system_clock "rio_system_clock"() noexcept nogil

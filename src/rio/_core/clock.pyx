@@ -14,10 +14,11 @@ Clock = Callable[[], float]
 def now():
     """Seconds since the machine started, time spent suspended included.
 
-    ``CLOCK_BOOTTIME`` where the system has it (Linux): a laptop or a virtual machine that was
-    suspended wakes with its lease run out, because the other nodes saw it silent and have evicted
-    it. A clock that stands still during the suspend would call the lease valid. Elsewhere it is
-    ``CLOCK_MONOTONIC``; there the fencing token stops the late write, not the clock. The wall clock
-    is never used, because people set it.
+    A laptop or a virtual machine that was suspended wakes with its lease run out, because the other
+    nodes saw it silent and have evicted it. A clock that stands still during the suspend would call
+    the lease valid. It is ``CLOCK_BOOTTIME`` on Linux, ``CLOCK_MONOTONIC_RAW`` on macOS and
+    ``QueryPerformanceCounter`` on Windows. A system without any of them has ``CLOCK_MONOTONIC``; if
+    that stands still, the fencing token stops the late write, not the clock. The wall clock is
+    never used, because people set it.
     """
     return system_clock()

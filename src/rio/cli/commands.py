@@ -176,6 +176,11 @@ def run_servers(arguments: Arguments) -> int:
 
 
 def _supervise(arguments: Arguments) -> int:
+    if sys.platform == "win32":
+        raise ConfigurationError(
+            "--workers does not exist on Windows, where no process can ask another one to end: run "
+            "the command once for each server, with a port of its own"
+        )
     urls = [arguments.storage, *arguments.roles().values()]
     if any(url.lower().startswith("memory:") for url in urls):
         raise ConfigurationError(
