@@ -19,6 +19,8 @@ from rio.errors import (
 )
 from tests.server.harness import Cluster, Probe, until
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Add(rio.Message[int]):
     amount: int

@@ -190,6 +190,7 @@ async def test_an_owner_that_cannot_be_looked_up_is_looked_up_again(
     assert not problems
 
 
+@pytest.mark.virtual_time
 async def test_a_lookup_that_never_returns_ends_with_the_call(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,8 @@ import rio
 from rio.errors import BadRegistration, CallTimeout, ConfigurationError, HandlerFailed
 from tests.server.harness import Cluster, Probe, instance
 
+pytestmark = pytest.mark.virtual_time
+
 
 class Note(rio.Message[str]):
     text: str

@@ -206,7 +206,12 @@ async def test_a_call_from_a_thread_ends_with_the_turn(
             except BaseException as error:
                 met.append(error)
 
+        @rio.handler
+        def count(self, message: Count) -> int:
+            return 0
+
     server = await cluster.server(Waiter)
+    await server.client.send(Waiter, "a", Count())  # a call that waits for its object has not begun
     with pytest.raises(CallTimeout):
         await server.client.send(Waiter, "a", Forever(), timeout=0.2)
     await until(lambda: len(met) == 1)
@@ -262,6 +267,7 @@ async def test_no_more_threads_run_than_the_limit_and_those_that_end_make_room(
     app.set(gate)
     config = rio.ServerConfig(thread_limit=2)
     client = (await cluster.server(Worker, app_data=app, config=config)).client
+    await client.send(Worker, "c", Count())
     calls = [asyncio.ensure_future(client.send(Worker, f"{n}", Block())) for n in range(3)]
     await until(lambda: gate.begun == 2)
     with pytest.raises(CallTimeout):  # it waits for room
