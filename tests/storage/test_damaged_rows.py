@@ -23,6 +23,7 @@ from rio.identity import ObjectId
 from rio.storage import Storage, open_storage, read_schemas
 from rio.storage.redis._schema import key_of
 from rio.testing.conformance._state import NOTHING, single
+from tests.server.harness import until
 from tests.storage.steps import ADA, load_nothing
 
 pytestmark = [pytest.mark.servers]
@@ -270,22 +271,14 @@ async def test_a_server_and_its_clients_outlive_a_damaged_membership(
     damage, repair = UNDER_SERVERS[kind]
     server = rio.Server(rio.Registry(Greeter), storage=database.url, cluster="fast")
     async with server, rio.Client(database.url) as client:
-        assert await client.send(Greeter, "a", Greet(name="ada"), timeout=5.0) == "hello ada"
+        assert await client.send(Greeter, "a", Greet(name="ada")) == "hello ada"
         await database.do(damage)
         await until(lambda: "reading the membership failed" in caplog.text)
         assert "RowCorrupt" in caplog.text
-        assert await client.send(Greeter, "b", Greet(name="bob"), timeout=5.0) == "hello bob"
+        assert await client.send(Greeter, "b", Greet(name="bob")) == "hello bob"
         with pytest.raises(RowCorrupt, match=r"votes|has no field"):
             await rio.Client(database.url).start()
         await database.do(repair)
         await until(lambda: "reading the membership works again" in caplog.text)
         async with rio.Client(database.url) as new_client:
-            assert (
-                await new_client.send(Greeter, "a", Greet(name="eve"), timeout=5.0) == "hello eve"
-            )
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10.0):
-        while not condition():  # noqa: ASYNC110  # the log has no event
-            await asyncio.sleep(0.02)
+            assert await new_client.send(Greeter, "a", Greet(name="eve")) == "hello eve"
