@@ -14,6 +14,7 @@ VENV   := .venv$(if $(filter-out python python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN    := $(VENV)/$(if $(WINDOWS),Scripts,bin)
 TOOLS  := $(VENV)/.tools
 AUDIT  := $(VENV)/audit
+WHEELS := $(VENV)/wheels
 BUILT  := $(VENV)/.built$(if $(filter 1,$(RIO_DEBUG)),-debug)
 PEERS  := $(patsubst bench/peers/requirements/%.txt,$(VENV)/peers/%/.installed,$(wildcard bench/peers/requirements/*.txt))
 CORE   := setup.py $(wildcard src/rio/_core/*.pyx src/rio/_core/*.pxd)
@@ -24,7 +25,7 @@ RESOLUTION = $(if $(filter lowest,$(1)),lowest-direct,highest)
 export RIO_DEBUG
 
 .PHONY: help demo quick test test-assertions test-dev test-eager test-storage test-lowest test-newest sweep chaos \
-        check audit audit-lowest audit-newest sdist release-check bench bench-full bench-instructions bench-peers soak build clean
+        check audit audit-lowest audit-newest sdist wheels release-check bench bench-full bench-instructions bench-peers soak build clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,7 +84,10 @@ audit-lowest audit-newest: audit-%: $(AUDIT)/.installed
 	@$(AUDIT)/bin/pip-audit --strict --disable-pip --requirement $(AUDIT)/$*.txt
 
 sdist: $(TOOLS)  ## make the archive of the sources, in dist
-	@$(BIN)/python -m build --sdist
+	@SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} $(BIN)/python -m build --sdist
+
+wheels: $(WHEELS)/.installed  ## build the wheels of Linux and try each as a new user; compile the core for other systems
+	@$(WHEELS)/bin/python -m pytest -rs --confcutdir tests/wheels tests/wheels/linux.py tests/wheels/elsewhere.py $(ARGS)
 
 release-check:  ## say whether TAG=v1.2.3 may be released, and print its notes
 	@$(PYTHON) -m tests.release $(TAG)
@@ -122,6 +126,13 @@ $(AUDIT)/.installed: pyproject.toml
 	@$(PYTHON) -m venv --clear $(AUDIT)
 	@$(AUDIT)/bin/python -m pip install --quiet --upgrade pip
 	@$(AUDIT)/bin/python -m pip install --quiet --group audit
+	@touch $@
+
+$(WHEELS)/.installed: pyproject.toml
+	@echo "installing what builds wheels into $(WHEELS)"
+	@$(PYTHON) -m venv --clear $(WHEELS)
+	@$(WHEELS)/bin/python -m pip install --quiet --upgrade pip
+	@$(WHEELS)/bin/python -m pip install --quiet --group wheels
 	@touch $@
 
 $(TOOLS): pyproject.toml

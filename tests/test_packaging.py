@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -11,6 +13,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.wheels import steps
 
 ROOT = Path(__file__).parents[1]
 SOURCES_OF_THE_CORE = {".pyx", ".pxd"}
@@ -74,6 +78,39 @@ def test_the_wheel_works_in_an_empty_environment(dist: Path, tmp_path: Path) -> 
         tmp_path
     )
     assert "usage" in run(tmp_path / "bin" / "rio", "--help").lower()
+
+
+def test_the_wheel_is_small_typed_and_says_what_its_licence_is(dist: Path) -> None:
+    [wheel] = dist.glob("*.whl")
+    assert wheel.stat().st_size < 1_500_000
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "rio/py.typed" in names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+@pytest.mark.parametrize("repository", ["", "somebody/rio"])
+def test_the_page_of_the_package_has_no_link_that_works_in_the_repository_only(
+    repository: str, tmp_path: Path
+) -> None:
+    command = (sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path))
+    subprocess.run(
+        command, cwd=ROOT, check=True, env={**os.environ, "GITHUB_REPOSITORY": repository}
+    )
+    [information] = tmp_path.glob("*.egg-info/PKG-INFO")
+    page = information.read_text()
+    targets = re.findall(r"]\(([^)\s]+)\)", page)
+    assert "https://github.com/rio-rs/rio-rs" in targets
+    assert [target for target in targets if not target.startswith("https://")] == []
+    assert ("https://github.com/somebody/rio/blob/HEAD/docs/tutorial.md" in targets) == bool(
+        repository
+    )
+    assert ("Project-URL: Repository, https://github.com/somebody/rio" in page) == bool(repository)
+
+
+def test_the_tests_of_a_wheel_read_only_what_cibuildwheel_gives_them(tmp_path: Path) -> None:
+    """With fewer examples than in a release; ``make wheels`` runs all, in empty environments."""
+    folder = steps.copy_test_sources(tmp_path)
+    assert " passed" in steps.run_test_command(Path(sys.executable), folder, RIO_QUICK="1")
 
 
 def test_the_build_group_is_what_the_build_system_requires() -> None:
