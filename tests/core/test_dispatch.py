@@ -14,7 +14,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rio._core import dispatch
@@ -1039,6 +1039,14 @@ class Play:
         await settle()
 
 
+@example(
+    play=[
+        ("read", 0, [("a", "wait", "raise", 0)]),
+        ("activated", False),
+        ("lease", 0.0),
+        ("gate", 0),
+    ]
+)
 @given(st.lists(events, max_size=25))
 @settings(some_examples, max_examples=examples(200))
 async def test_whatever_happens_the_compiled_dispatcher_does_what_the_twin_does(

@@ -16,6 +16,7 @@ import msgpack
 
 from rio.errors import (
     BadIdentity,
+    CallFailed,
     CallTimeout,
     Expired,
     FrameTooLarge,
@@ -230,9 +231,14 @@ class Turn:
 
     def fail(self, error: BaseException) -> None:
         self.end()
-        if not self.abandoned:
-            self.connection.dispatcher.failures += 1
-            self.connection.answer_error(self.request_id, error)
+        if self.abandoned:
+            return
+        dispatcher = self.connection.dispatcher
+        dispatcher.failures += 1
+        if isinstance(error, CallFailed) and not dispatcher.admits:
+            dispatcher.fenced += 1
+            error = OutcomeUnknown("the lease was lost")
+        self.connection.answer_error(self.request_id, error)
 
     def cancel(self) -> None:
         if self.steps is not None:
