@@ -165,6 +165,37 @@ async def test_a_migration_that_fails_leaves_nothing_of_the_others(url: str) -> 
         await save(purses, Purse("Ada", 7))
 
 
+class UnfencedPurses(Purses):
+    migrations = ("CREATE TABLE purse (id TEXT PRIMARY KEY, owner TEXT, cents BIGINT)",)
+
+
+class NoPurses(Purses):
+    migrations = ()
+
+
+@pytest.mark.parametrize("table", [UnfencedPurses, NoPurses])
+async def test_a_table_without_its_columns_is_refused_when_it_is_opened(
+    url: str, table: type[Purses]
+) -> None:
+    with pytest.raises(
+        SchemaMismatch,
+        match="the table purse needs the columns id, rio_token, rio_version, owner, cents, and has",
+    ):
+        await table(url).prepare()
+
+
+async def test_a_row_of_another_length_is_refused_with_the_names_of_the_columns(url: str) -> None:
+    class Short(Purses):
+        def to_row(self, state: Purse) -> tuple[object, ...]:
+            return (state.owner,)
+
+    async with Short(url) as purses:
+        with pytest.raises(
+            TypeError, match=r"Short.to_row\(\) gave 1 values for the columns owner"
+        ):
+            await save(purses, Purse("Ada", 7))
+
+
 async def test_a_row_that_is_no_state_is_corrupt(url: str) -> None:
     class Strict(Purses):
         def to_state(self, row: tuple[Any, ...]) -> Purse:

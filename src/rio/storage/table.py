@@ -80,6 +80,7 @@ class SqlTable(SqlRole, TypedStateStorage[T], Generic[T]):
             " rio_version = rio_version + 1"
             " WHERE id = ? AND rio_token = ? AND rio_version = ? RETURNING rio_version"
         )
+        self._look = f"SELECT id, rio_token, rio_version, {names} FROM {self.table} WHERE 1 = 0"
         self._type_name: str | None = None
 
     @abstractmethod
@@ -94,7 +95,8 @@ class SqlTable(SqlRole, TypedStateStorage[T], Generic[T]):
         """Open the database, and do the migrations that it has not seen. Idempotent.
 
         :raises StorageUnavailable: the database did not answer.
-        :raises SchemaMismatch: newer code has migrated the table, or a migration is wrong.
+        :raises SchemaMismatch: newer code has migrated the table, a migration is wrong, or a column
+            is missing.
         """
         if self._is_open:
             return
@@ -113,6 +115,13 @@ class SqlTable(SqlRole, TypedStateStorage[T], Generic[T]):
                 f"{self!r}: the table {self.table} has seen {seen} migrations, and this program"
                 f" knows {known}: newer code has changed it"
             )
+        try:
+            await self._read(_run, self._look, ())
+        except SchemaMismatch as error:
+            raise SchemaMismatch(
+                f"{self!r}: the table {self.table} needs the columns id, rio_token, rio_version,"
+                f" {', '.join(self.columns)}, and has others: {error.message}"
+            ) from error
 
     async def load_and_fence(self, object_id: ObjectId, token: int) -> tuple[int, T]:
         self._check_identity(object_id)
@@ -132,7 +141,13 @@ class SqlTable(SqlRole, TypedStateStorage[T], Generic[T]):
 
     async def save(self, object_id: ObjectId, token: int, version: int, state: T) -> int:
         self._check_identity(object_id)
-        row = (*self.to_row(state), object_id.id, token, version)
+        values = self.to_row(state)
+        if len(values) != len(self.columns):
+            raise TypeError(
+                f"{type(self).__name__}.to_row() gave {len(values)} values for the columns"
+                f" {', '.join(self.columns)}"
+            )
+        row = (*values, object_id.id, token, version)
         if not await self._write_once(_run, self._save, row):
             raise Superseded(
                 f"{object_id} was not saved:"
