@@ -17,7 +17,7 @@ from rio.cli.options import Arguments
 from rio.cli.program import parse
 from rio.cli.supervisor import Supervisor, command_lines
 from rio.errors import ConfigurationError
-from tests.cli.processes import ROOT, Running, environment, rio, until
+from tests.cli.processes import ROOT, Running, environment, python, rio, until
 
 pytestmark = pytest.mark.processes
 
@@ -312,3 +312,24 @@ print(*command_lines(parse(["run", "m", "--storage", "s"], {}))[0])
     flags = shown[1 : shown.index("-m")]
     assert {"-O", "-P", "-Werror::UserWarning"} <= set(flags)
     assert "dev" in flags or "-Xdev" in flags
+
+
+LATE = """
+import os, signal, sys
+from rio.cli.server_process import keep_exit_code
+
+with keep_exit_code() as note_end:
+    if sys.argv[1] == "before":
+        os.kill(os.getpid(), signal.SIGTERM)
+    note_end()
+    os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(70)
+"""
+
+
+@pytest.mark.parametrize(("moment", "code"), [("before", -signal.SIGTERM), ("after", 70)])
+def test_a_signal_to_a_process_that_has_ended_its_work_does_not_replace_its_exit_code(
+    moment: str, code: int, tmp_path: Path
+) -> None:
+    assert python("-c", LATE, moment, cwd=tmp_path).returncode == code

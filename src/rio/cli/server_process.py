@@ -9,7 +9,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 
 from rio._core.clock import now
 from rio.backoff import backoff, make_rng
@@ -69,7 +71,8 @@ async def serve(registry: Registry, arguments: Arguments) -> None:
         else:
             task.cancel()
 
-    with stop_signals(stop, end_in_time if PARENT in os.environ else None):
+    at_once = end_in_time if PARENT in os.environ else None
+    with keep_exit_code() as note_end, stop_signals(stop, at_once):
         try:
             await _open_storages(server, arguments.wait)
             await server.bind()
@@ -80,6 +83,30 @@ async def serve(registry: Registry, arguments: Arguments) -> None:
             await server.run(handle_signals=False)
         finally:
             await server.stop()
+            note_end()
+
+
+@contextmanager
+def keep_exit_code() -> Iterator[Callable[[], None]]:
+    """Let a SIGTERM that comes when all is done not end the process instead of its own exit code,
+    which tells whoever watches it why it ended. Call what this yields when all is done.
+    """
+    is_done = False
+
+    def take(number: int, frame: FrameType | None) -> None:
+        if not is_done:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+    def note_end() -> None:
+        nonlocal is_done
+        is_done = True
+
+    signal.signal(signal.SIGTERM, take)
+    try:
+        yield note_end
+    finally:
+        is_done = True
 
 
 async def _open_storages(server: Server, patience: float) -> None:
