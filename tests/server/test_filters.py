@@ -182,8 +182,7 @@ async def test_a_filter_that_fails_before_the_handler_has_run_keeps_the_object(
         await client.send(Plain, "a", Note("fail"))
     assert await client.send(Plain, "a", Note("x")) == "x"
     assert instance(server, Plain, "a") is before
-    (record,) = caplog.records
-    assert "Plain/a did not run" in record.getMessage()
+    assert sum("Plain/a did not run" in each.getMessage() for each in caplog.records) == 1
     caplog.clear()
 
 

@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 from rio.logs import Logger
 
-if sys.platform != "win32":
+try:
     import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 logger = Logger("rio.server")
 
@@ -75,7 +77,7 @@ def reserve_of(limit: int) -> int:
 
 def _limit() -> int:
     """How many descriptors the process may have; their numbers are below it."""
-    if sys.platform == "win32":
+    if resource is None:
         return sys.maxsize
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
