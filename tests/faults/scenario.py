@@ -459,17 +459,19 @@ def under(the_plan: Plan, reported: list[str]) -> Iterator[None]:
     def activate(activation: Activation) -> Any:
         return the_plan.watch("activate", _activate(activation))
 
+    level = root.level
     root.addHandler(log)
+    root.setLevel(logging.DEBUG)  # not its attribute: each logger remembers what it lets through
     try:
         with pytest.MonkeyPatch.context() as patch:
             plan = the_plan
             patch.setattr(sys, "unraisablehook", note)
             patch.setattr(Activation, "activate", activate)
             patch.setattr(root, "propagate", False)
-            patch.setattr(root, "level", logging.DEBUG)
             yield
             gc.collect()
     finally:
+        root.setLevel(level)
         root.removeHandler(log)
 
 
