@@ -144,6 +144,29 @@ async def test_what_waits_for_many_listeners_is_bounded_and_what_is_dropped_is_c
     assert subscribers.dropped == 7 * listeners
 
 
+async def test_an_event_that_cannot_be_delivered_does_not_hold_up_those_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    router, sink = Subscribers(), Sink()
+    for number in range(2 * audience.GROUP):
+        router.subscribe(ROOM, sink, number)
+    failures: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+
+    def fail(_: Any) -> None:
+        raise MemoryError
+
+    router.publish(ROOM, "Said", b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(sink, "put", fail)
+        await turns_until_done(router)
+    assert len(failures) == 1
+    assert not router._audiences[ROOM]._waiting
+    router.publish(ROOM, "Said", b"y")
+    await turns_until_done(router)
+    assert len(sink.frames) == 2 * audience.GROUP
+
+
 # --- as if there were no groups -------------------------------------------------------------------
 
 

@@ -85,7 +85,7 @@ class Client(Sender):
         if type(self).send is Sender.send:
             # On the instance it hides the method of the class, so that a call runs without a Python
             # frame of ours. A subclass that overrides the method keeps its own.
-            self.send = self._carrier().send  # type: ignore[method-assign]
+            self.send = self._carrier().send  # type: ignore[method-assign]  # on purpose, as above
 
     def _carrier(self) -> Carrier:
         return self._filtered or self._router.caller

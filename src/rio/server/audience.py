@@ -17,8 +17,6 @@ ROOM_FOR_NUMBERS = 30
 """Bytes that an event takes besides its payload and its name, at most."""
 GROUP = 1000
 """Listeners that are served in one turn of the loop, at most."""
-
-
 MOST_WAITING = 1000
 """Events that wait for the listeners of one object, at most."""
 MOST_WAITING_BYTES = 16 * 1024 * 1024
@@ -151,8 +149,8 @@ class Audience:
         return event
 
     def take(self, event: Waiting) -> None:
-        """All listeners have got it, the first of those that wait."""
-        self._waiting.popleft()
+        """It waits no longer: all listeners have got it, or it could not be delivered."""
+        self._waiting.remove(event)
         self._bytes -= len(event.tail or b"")
 
 

@@ -13,7 +13,7 @@ from rio.logs import Logger
 try:
     import resource
 except ImportError:  # on Windows
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # a module, where there is one
 
 logger = Logger("rio.server")
 

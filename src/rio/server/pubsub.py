@@ -89,11 +89,13 @@ class Subscribers:
 
     def _remove_all(self, sink: EventSink, listeners: Iterable[Listener]) -> Slices:
         rest = iter(listeners)
-        while group := list(islice(rest, GROUP)):
-            for listener in group:
-                self._remove(listener)
-            yield
-        del self._gone[id(sink)]
+        try:
+            while group := list(islice(rest, GROUP)):
+                for listener in group:
+                    self._remove(listener)
+                yield
+        finally:
+            del self._gone[id(sink)]
 
     def _end_all(self, audience: Audience, error: RioError) -> Slices:
         for group in list(audience.groups.values()):
@@ -141,23 +143,28 @@ class Subscribers:
 
     def _deliver_to_all(self, audience: Audience, event: Waiting) -> Slices:
         event.begun = True
-        for group in list(audience.groups.values()):
-            owed, behind = [], []
-            for listener in group.values():
-                count = event.is_owed_to(listener)
-                if not count or id(listener.sink) in self._gone:
-                    continue
-                owed.append(listener)
-                if event.tail is None:
-                    listener.sequence += count
-                    self.dropped += count - 1
-                    behind.append(listener)
-                elif not listener.deliver(event.tail):
-                    behind.append(listener)
-            self._note_behind(owed, behind)
-            self._count(len(owed), len(behind))
-            yield
-        audience.take(event)
+        try:
+            for group in list(audience.groups.values()):
+                self._deliver_to_group(group.values(), event)
+                yield
+        finally:
+            audience.take(event)
+
+    def _deliver_to_group(self, listeners: Iterable[Listener], event: Waiting) -> None:
+        owed, behind = [], []
+        for listener in listeners:
+            count = event.is_owed_to(listener)
+            if not count or id(listener.sink) in self._gone:
+                continue
+            owed.append(listener)
+            if event.tail is None:
+                listener.sequence += count
+                self.dropped += count - 1
+                behind.append(listener)
+            elif not listener.deliver(event.tail):
+                behind.append(listener)
+        self._note_behind(owed, behind)
+        self._count(len(owed), len(behind))
 
     def _note_behind(self, listeners: Iterable[Listener], behind: Iterable[Listener]) -> None:
         for listener in listeners:
