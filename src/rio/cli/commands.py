@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from rio.cli import options
+from rio.cli import cluster_options, options
 from rio.cli.options import Arguments, CommandParser
 from rio.cli.registry import load_registry
 from rio.cli.saved_states import TypeReport, check_states
@@ -66,6 +66,7 @@ RUN_EXAMPLES = """\
   rio run bank:registry --storage sqlite:///bank.db --workers 4
   rio run bank:registry --storage sqlite:///bank.db --address 0.0.0.0:7000 --advertise 10.0.0.7:7000
   rio run bank:registry --storage redis://cache/0 --state postgres://db/bank --http 127.0.0.1:8080
+  rio run bank:registry --storage sqlite:///bank.db --lease-local 10 --lease-evict 13
 
 exit codes:
   0   the server was asked to stop, and stopped
@@ -97,13 +98,6 @@ def add_run_options(parser: CommandParser) -> None:
         help="where to show /members, /livez and /readyz; nowhere by default",
     )
     options.add_roles(parser)
-    parser.add_option(
-        "--cluster",
-        metavar="PRESET",
-        default="strict",
-        type=options.read_preset,
-        help="strict, fast or local: how soon the cluster notices a dead server",
-    )
     parser.add_option(
         "--version",
         metavar="TEXT",
@@ -158,6 +152,7 @@ def add_run_options(parser: CommandParser) -> None:
         type=options.read_log_level,
         help=f"{', '.join(options.LOG_LEVELS)}: what goes to stderr",
     )
+    cluster_options.add_cluster(parser)
 
 
 def run_servers(arguments: Arguments) -> int:
@@ -169,10 +164,15 @@ def run_servers(arguments: Arguments) -> int:
     )
     if arguments.workers > 1:
         return _supervise(arguments)
+    config = _read_config(arguments.cluster, arguments)
     registry = load_registry(arguments.registry)
     with suppress(asyncio.CancelledError):  # it was stopped before it was ready
-        run(serve(registry, arguments))
+        run(serve(registry, config, arguments))
     return 0
+
+
+def _read_config(preset: str, arguments: Arguments) -> ClusterConfig:
+    return cluster_options.read_config(preset, cluster_options.given_settings(arguments))
 
 
 def _supervise(arguments: Arguments) -> int:
@@ -186,7 +186,8 @@ def _supervise(arguments: Arguments) -> int:
         raise ConfigurationError(
             "memory:// cannot be shared by several processes: use sqlite:///FILE, or --workers 1"
         )
-    load_registry(arguments.registry)  # what is wrong with it is said at once, and once
+    _read_config(arguments.cluster, arguments)  # what is wrong is said at once, and once
+    load_registry(arguments.registry)
     return run(Supervisor(command_lines(arguments), os.environ).run())
 
 
@@ -217,7 +218,7 @@ Show or change what all servers of a cluster must agree on, and the identity of 
 
   rio settings              show the cluster's id and settings, and which servers follow them
   rio settings set PRESET   have a running cluster follow other settings, step by step; from then on
-                            give each server that starts --cluster PRESET
+                            give each server that starts --cluster PRESET, and the same options
   rio settings new-id       give a copy of a database an identity of its own, and end the servers
                             that were copied with it: they belong to the cluster of the original
 """
@@ -225,6 +226,7 @@ Show or change what all servers of a cluster must agree on, and the identity of 
 SETTINGS_EXAMPLES = """\
   rio settings --storage postgres://db/bank
   rio settings set strict --storage postgres://db/bank
+  rio settings set strict --lease-local 10 --lease-evict 13 --storage postgres://db/bank
   rio settings new-id --storage postgres://staging/bank
 """
 
@@ -241,6 +243,7 @@ def add_settings_options(parser: CommandParser) -> None:
         help="for new-id: do not watch first whether a server lives",
     )
     options.add_timeout(parser)
+    cluster_options.add_settings(parser, cluster_options.LEASE)
 
 
 def manage_settings(arguments: Arguments) -> None:
@@ -266,7 +269,7 @@ async def _manage_settings(arguments: Arguments) -> None:
 
 
 async def _change_settings(membership: MembershipStorage, arguments: Arguments) -> None:
-    config = ClusterConfig.named(arguments.preset or "")
+    config = _read_config(arguments.preset or "", arguments)
     try:
         await change_settings(membership, config, timeout=arguments.timeout)
     except TimeoutError:

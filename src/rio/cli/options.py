@@ -71,13 +71,16 @@ class CommandParser(argparse.ArgumentParser):
         help: str,
         default: str | None = None,
         required: bool = False,
+        group: argparse._ArgumentGroup | None = None,
         **keywords: Any,
     ) -> None:
-        """Add an option. An empty variable of the environment counts as none."""
+        """Add an option, to a group of the help text if one is given. An empty variable of the
+        environment counts as none.
+        """
         variable = "RIO_" + name.lstrip("-").replace("-", "_").upper()
         value = self.environ.get(variable) or default
         shown = f"; {default} by default" if default else ""
-        self.add_argument(
+        (group or self).add_argument(
             name,
             default=value,
             required=required and value is None,

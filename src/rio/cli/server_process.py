@@ -16,6 +16,7 @@ from types import FrameType
 from rio._core.clock import now
 from rio.backoff import backoff, make_rng
 from rio.cli.options import Arguments
+from rio.cluster.config import ClusterConfig
 from rio.errors import StorageUnavailable
 from rio.logs import Logger
 from rio.objects.registry import Registry
@@ -39,7 +40,7 @@ PR_SET_PDEATHSIG = 1
 """Of ``prctl``: the signal to send when the parent ends."""
 
 
-async def serve(registry: Registry, arguments: Arguments) -> None:
+async def serve(registry: Registry, cluster: ClusterConfig, arguments: Arguments) -> None:
     """Run a server until a signal or the cluster ends it.
 
     :raises NodeEvicted: the cluster declared it dead.
@@ -51,7 +52,7 @@ async def serve(registry: Registry, arguments: Arguments) -> None:
         address=arguments.address,
         advertise=arguments.advertise,
         http=arguments.http,
-        cluster=arguments.cluster,
+        cluster=cluster,
         version=arguments.version,
         labels=arguments.label,
         config=ServerConfig(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from rio._core.clock import now
+from rio.cli.cluster_options import given_settings, option_of
 from rio.cli.options import NEVER, Arguments
 from rio.cli.server_process import EVICTED, PARENT, STOP_TIMEOUT
 from rio.errors import ConfigurationError
@@ -48,6 +49,7 @@ def _command_line(arguments: Arguments, number: int) -> list[str]:
         "--advertise": arguments.advertise and _shift_port(arguments.advertise, number),
         "--http": arguments.http and _shift_port(arguments.http, number),
         "--cluster": arguments.cluster,
+        **{option_of(name): text for name, text in given_settings(arguments).items()},
         "--version": arguments.version,
         "--wait": f"{arguments.wait:g}",
         "--idle-after": NEVER if arguments.idle_after is None else f"{arguments.idle_after:g}",

@@ -31,6 +31,9 @@ MIN_ATTEMPTS = 3
 another one is late.
 """
 
+PRESETS = ("strict", "fast", "local")
+"""The class methods of :class:`ClusterConfig` that make its presets."""
+
 DAY = 86_400.0
 """Seconds."""
 
@@ -294,12 +297,12 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
 
         :raises ConfigurationError: there is no such preset.
         """
-        presets = {"strict": cls.strict, "fast": cls.fast, "local": cls.local}
-        if name not in presets:
+        if name not in PRESETS:
             raise ConfigurationError(
-                f"there is no preset {name!r}: choose one of {', '.join(presets)}"
+                f"there is no preset {name!r}: choose one of {', '.join(PRESETS)}"
             )
-        return presets[name]()
+        preset: Self = getattr(cls, name)()
+        return preset
 
     @classmethod
     def from_rio_rs(
@@ -311,8 +314,9 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
         limit_monitored_members: int | None = None,
         drop_inactive_after_secs: float | None = None,
     ) -> Self:
-        """Translate the settings of rio-rs' ``PeerToPeerClusterConfig``. Names, units and defaults
-        are those of rio-rs; the formulas stand at the fields of this class.
+        """Translate the settings of rio-rs, which ``PeerToPeerClusterProvider::builder()`` takes
+        there, so that a cluster works without a change. Names, units and defaults are those of
+        rio-rs 0.7.2; the formulas stand at the fields of this class.
 
         rio-rs declares a member dead when ``num_failures_threshold`` checks, ``interval_secs``
         apart, have failed within ``interval_secs_threshold``. Here a check fails if the member's
