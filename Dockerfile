@@ -9,9 +9,9 @@ FROM python:3.13-slim
 RUN useradd --create-home rio && install --directory --owner=rio /data
 COPY --from=build /rio /rio
 COPY examples /app/examples
-ENV PATH=/rio/bin:$PATH PYTHONUNBUFFERED=1
+ENV PATH=/rio/bin:$PATH PYTHONUNBUFFERED=1 RIO_STORAGE=sqlite:////data/rio.db
 WORKDIR /app
 USER rio
 VOLUME /data
-EXPOSE 5000
-CMD ["sh", "-c", "exec rio run examples.ping_pong.service:registry --storage sqlite:////data/rio.db --address $(hostname -i):5000"]
+EXPOSE 5000 8080
+CMD ["sh", "-c", "exec rio run examples.metric_aggregator.service:registry --address $(hostname -i):5000 --http $(hostname -i):8080"]
