@@ -2,11 +2,12 @@
 
 A room keeps presence only in memory: when the room moves to another server, the next heartbeats
 fill it again. A user saves the rooms that it has entered, because no heartbeat could restore them.
+Each user in memory has a worker that listens for silence, and then shuts the object down.
 """
 
 from __future__ import annotations
 
-import time
+import asyncio
 
 import msgspec
 
@@ -53,7 +54,7 @@ class Room(rio.ServiceObject):
     @rio.handler
     def seen(self, message: Seen) -> None:
         came = message.user not in self.last_seen
-        self.last_seen[message.user] = time.monotonic()
+        self.last_seen[message.user] = now()
         if came:
             self.publish(Changed(message.user, online=True))
         self._drop_the_silent()
@@ -68,7 +69,8 @@ class Room(rio.ServiceObject):
         return Online(sorted(self.last_seen))
 
     def _drop_the_silent(self) -> None:
-        earliest = time.monotonic() - SILENCE
+        """Drop the users that nobody could report as gone, because their servers were killed."""
+        earliest = now() - 2 * SILENCE
         for user in [user for user, seen in self.last_seen.items() if seen < earliest]:
             self._forget(user)
 
@@ -94,6 +96,10 @@ class Leave(rio.Message[None], idempotent=True):
     """Leave all rooms."""
 
 
+class EndIfSilent(rio.Message[None], idempotent=True):
+    """The worker of a user object has heard nothing for too long."""
+
+
 class Entered(rio.State):
     """What a user remembers: the rooms that it has entered."""
 
@@ -103,8 +109,26 @@ class Entered(rio.State):
 class User(rio.ServiceObject):
     entered: Entered = rio.managed_state()
 
+    async def after_load(self) -> None:
+        self.heard_at = now()
+        self.tasks.create(self._listen())
+
+    async def _listen(self) -> None:
+        """The worker. It ends with the object, which it has shut down when the user is silent.
+
+        It runs beside the handlers, so it changes nothing itself: it sends the object a message.
+        """
+        while True:
+            await asyncio.sleep(SILENCE / 8)
+            if self._is_silent():
+                self.tell(User, self.id, EndIfSilent())
+
+    def _is_silent(self) -> bool:
+        return now() - self.heard_at > SILENCE
+
     @rio.handler
     async def enter(self, message: Enter) -> None:
+        self.heard_at = now()
         if message.room not in self.entered.rooms:
             self.entered.rooms.append(message.room)
             await self.save_state()
@@ -112,6 +136,7 @@ class User(rio.ServiceObject):
 
     @rio.handler
     async def heartbeat(self, message: Heartbeat) -> None:
+        self.heard_at = now()
         for room in self.entered.rooms:
             await self.send(Room, room, Seen(self.id))
 
@@ -121,6 +146,17 @@ class User(rio.ServiceObject):
             await self.send(Room, room, Gone(self.id))
         self.entered.rooms.clear()
         await self.save_state()
+
+    @rio.handler
+    async def end_if_silent(self, message: EndIfSilent) -> None:
+        if self._is_silent():  # still: a heartbeat may have come before this message
+            for room in self.entered.rooms:
+                await self.send(Room, room, Gone(self.id))
+            await self.shutdown()
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 registry = rio.Registry(Room, User)
