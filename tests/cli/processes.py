@@ -64,6 +64,7 @@ class Running:
             [sys.executable, "-m", module, *arguments],
             cwd=cwd,
             env=environment(environ),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
@@ -78,6 +79,8 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
         self._errors.close()
 
     def _read(self) -> None:
@@ -95,6 +98,12 @@ class Running:
             raise AssertionError(f"no more output; on stderr:\n{self.errors()}") from None
         assert line is not None, f"it has ended; on stderr:\n{self.errors()}"
         return line
+
+    def type(self, line: str) -> None:
+        """Give it a line of input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
 
     def address(self) -> str:
         """Wait for the next server that listens, and return its address."""
