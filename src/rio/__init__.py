@@ -21,6 +21,7 @@ from rio.errors import RioError
 from rio.identity import Address, ObjectId
 from rio.objects.app_data import AppData
 from rio.objects.application_error import ApplicationError, UnknownApplicationError
+from rio.objects.context_var import ContextVar
 from rio.objects.filters import Call, Filter, Proceed
 from rio.objects.handler import handler
 from rio.objects.managed_state import managed_state
@@ -45,6 +46,7 @@ __all__ = [
     "Client",
     "ClusterConfig",
     "ClusterProvider",
+    "ContextVar",
     "DynamicMessage",
     "Filter",
     "GossipConfig",

@@ -201,6 +201,8 @@ class Node:
         turn.mailbox.closing = True
         turn.fail(error if isinstance(error, RioError) else HandlerFailed(type(error).__name__))
 
+    def read_values(self, context: bytes) -> None: ...
+
     def note_waiting(self, turn: Any) -> None:
         if turn.context == b"cycle":
             turn.refuse(Unavailable("it would wait for itself"))

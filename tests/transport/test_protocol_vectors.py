@@ -49,6 +49,7 @@ VECTORS = {
     name: Vector(ast.literal_eval(value), bytes.fromhex(digits))
     for name, value, digits in VECTOR.findall(TEXT)
 }
+FRAMES = {name: vector for name, vector in VECTORS.items() if not name.startswith("context")}
 
 
 class Line(ClientHalf):
@@ -85,7 +86,11 @@ def request(id: int, name: str, payload: bytes, context: bytes | None = None) ->
     return b"\x98" + b"".join(map(msgpack.packb, head)) + payload
 
 
-CHAIN = Context((Link("Teller", "7", "Transfer", 2**63),))
+CHAIN = Context(chain=(Link("Teller", "7", "Transfer", 2**63),))
+WITH_VALUES = Context(
+    values={"tenant": msgspec.Raw(msgpack.packb("acme"))},
+    chain=(Link("Teller", "7", "Transfer", 9),),
+)
 
 CLUSTER = "6f1ed002ab5595859014ebf0951522d9"
 HELLO_OF_A_NODE = Hello(
@@ -107,6 +112,7 @@ OURS: dict[str, Callable[[], bytes]] = {
         300, "Deposit", msgpack.packb({"amount": -5}), msgspec.msgpack.encode(CHAIN)
     ),
     "context": lambda: msgspec.msgpack.encode(CHAIN),
+    "context_with_values": lambda: msgspec.msgpack.encode(WITH_VALUES),
     "cancel": lambda: protocol.write_bare(Kind.CANCEL, 1),
     "error": lambda: protocol.write_error(
         300, errors.Redirected("Account/ada lives on 10.0.0.8:7070", ["10.0.0.8:7070", 4])
@@ -160,7 +166,7 @@ def rows(heading: str) -> list[list[str]]:
 def test_each_vector_is_what_we_write_and_decodes_to_the_value_beside_it(name: str) -> None:
     value, data = VECTORS[name]
     ours = OURS[name]()
-    if name == "context":
+    if name.startswith("context"):
         assert (msgpack.unpackb(data), data) == (value, ours)
         return
     writer = FrameWriter()
@@ -172,7 +178,7 @@ def test_each_vector_is_what_we_write_and_decodes_to_the_value_beside_it(name: s
 
 
 def test_every_kind_has_a_vector() -> None:
-    assert {vector.value[0] for name, vector in VECTORS.items() if name != "context"} == set(Kind)
+    assert {vector.value[0] for vector in FRAMES.values()} == set(Kind)
 
 
 def test_the_table_of_kinds_names_them_all() -> None:
@@ -201,7 +207,7 @@ def test_the_compiled_server_writes_the_response_of_the_page() -> None:
 
 
 def test_what_is_read_of_a_vector_is_what_was_meant() -> None:
-    bodies = {name: vector.data[4:] for name, vector in VECTORS.items()}
+    bodies = {name: vector.data[4:] for name, vector in FRAMES.items()}
     assert protocol.read_hello(bodies["hello_node"]) == HELLO_OF_A_NODE
     assert protocol.read_error(bodies["error"]) == (
         "redirect",
@@ -212,6 +218,7 @@ def test_what_is_read_of_a_vector_is_what_was_meant() -> None:
     assert protocol.read_hello(bodies["hello_limits"]) == HELLO_WITH_LIMITS
     assert protocol.read_goaway(bodies["goaway_stopped"]) == ("10.0.0.7:7070 has stopped", 301)
     assert call_context.read_context(VECTORS["context"].data) == CHAIN
+    assert call_context.read_context(VECTORS["context_with_values"].data) == WITH_VALUES
 
 
 def test_keys_that_are_not_known_are_skipped() -> None:

@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from itertools import chain
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.contextvars cimport get_value
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint8_t, uint64_t
 
@@ -19,7 +20,7 @@ cimport cython
 from rio._core cimport limits
 from rio._core.clock cimport system_clock
 from rio._core.connection cimport Connection
-from rio._core.dispatch cimport Turn, running_turn
+from rio._core.dispatch cimport Turn, carried_values, carries_values, running_turn
 from rio._core.frame cimport ReceiveBuffer
 from rio._core.msgpack cimport bytes_of
 from rio._core.wire cimport Frame, Kind, Request, Text, put_cancel, put_request, room_for_request
@@ -115,6 +116,7 @@ cdef class Call:
     cdef ClientHalf _connection
     cdef readonly uint64_t request_id  # 0: it was not written there
     cdef Turn _turn              # during which it is made; None: outside of any
+    cdef bint _is_told                # nobody waits for the answer
     cdef bint _is_routed              # it was sent where its object was found before
 
     def __call__(self, future):
@@ -375,9 +377,7 @@ cdef class ClientHalf(Connection):
         return [
             call
             for call in self._calls.values()
-            if call.context is not None
-            and call.context is turn._nested_context
-            and call.is_awaited
+            if call._turn is turn and not call._is_told and call.is_awaited
         ]
 
     def find_overdue(self, double now):
@@ -682,7 +682,8 @@ cdef class Caller:
     ``codecs`` knows the messages. ``name_of(object_type) -> str`` and
     ``codec_of(message) -> MessageCodec`` are asked once for each class,
     ``reply_decoder(message, object_type, returns)`` where the message's class does not tell its
-    reply, ``context_of(turn) -> bytes`` for what a nested call carries;
+    reply, ``context_of(turn) -> bytes`` for what a nested call carries, and
+    ``context_with(turn, values) -> bytes`` if it carries other values than the turn;
     ``unencodable(message, error)`` and ``undecodable(call, error)`` make errors.
 
     ``clock`` replaces the system's, in seconds: deadlines are times of it.
@@ -763,6 +764,9 @@ cdef class Caller:
         cdef Call call = self._new_call()
         cdef double now = self._prepare(call, object_type, id, message, timeout, None)
         call._turn = running_turn()
+        call._is_told = True
+        if carries_values:
+            call.context = self._carry(call)
         self._send(call, now)
         self._owner.told(call)
 
@@ -835,8 +839,21 @@ cdef class Caller:
         if turn is not None:
             if turn.deadline != 0 and turn.deadline < call.deadline:
                 call.deadline = turn.deadline
-            call.context = turn.nested_context(self._codecs.context_of)
+            if not carries_values:
+                call.context = turn.nested_context(self._codecs.context_of)
+        if carries_values:
+            call.context = self._carry(call)
         return 0
+
+    cdef object _carry(self, Call call):
+        # The context of a call in a program whose values travel with calls.
+        cdef Turn turn = None if call._is_told else call._turn
+        values = get_value(carried_values, None)
+        if turn is None:
+            return None if values is None else values.context
+        if values is turn.values:
+            return turn.nested_context(self._codecs.context_of)
+        return self._codecs.context_with(turn, values)
 
     cdef int _send(self, Call call, double now) except -1:
         cdef ClientHalf connection

@@ -109,6 +109,7 @@ cdef class Turn:
     cdef bint _expired               # cancelled because the deadline passed
     cdef bint _is_cut_short          # cancelled to let its object leave
     cdef object _nested_context      # what nested calls carry, made when the first one asks
+    cdef readonly object values      # what came with it for the ContextVars of the program
 
     cdef int _fail_plainly(self) noexcept
     cdef int _answer_cancelled(self, object error) except -1
@@ -229,4 +230,6 @@ cdef class Dispatcher:
 
 # a ContextVar[Turn]: that of the async handler or hook to which the running code belongs
 cdef object current_turn
+cdef object carried_values
+cdef bint carries_values
 cdef Turn running_turn()

@@ -12,7 +12,7 @@ import os
 from asyncio import CancelledError
 from collections import deque
 
-from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.contextvars cimport (
     PyContext_Copy,
     PyContext_Enter,
@@ -90,6 +90,14 @@ cdef object UNDER_WAY = object()    # instead of the result of a handler that wa
 
 cdef object current_turn = contextvars.ContextVar("rio_current_turn", default=None)
 
+# The values of the program's own rio.ContextVars that the running code sees, an object with their
+# encoded form in `context`; None: there are none. Nobody looks before such a variable exists.
+cdef object carried_values = contextvars.ContextVar("rio_carried_values", default=None)
+CARRIED_VALUES = carried_values
+cdef bint carries_values = False
+# how a context begins that holds nothing but a chain
+cdef bytes CHAIN_ONLY = b"\x81\xa5chain"
+
 
 cdef Turn running_turn():
     """The turn that the running code belongs to, or None: outside of any, or after its turn has
@@ -105,6 +113,12 @@ cdef Turn running_turn():
 def current():
     """The turn that the running code belongs to, or ``None``."""
     return running_turn()
+
+
+def carry_values():
+    """Have values travel with calls from now on."""
+    global carries_values
+    carries_values = True
 
 
 def outside_of_turns():
@@ -790,6 +804,15 @@ cdef class ServerHalf(Connection):
         return 0
 
 
+cdef inline bint has_values(bytes context) noexcept:
+    # Whether a context may hold values, as far as its beginning tells.
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(CHAIN_ONLY)
+    return (
+        PyBytes_GET_SIZE(context) < size
+        or memcmp(PyBytes_AS_STRING(context), PyBytes_AS_STRING(CHAIN_ONLY), size) != 0
+    )
+
+
 cdef inline str text(const Text* name):
     try:
         return PyUnicode_DecodeUTF8(name.data, name.size, NULL)
@@ -842,6 +865,7 @@ cdef class Dispatcher:
     ``runtime`` is asked in every slow case: ``activate(turn)``, also with what takes no turn,
     ``undecodable(turn, error)``, ``answer_failure(turn, error)``, ``encode_reply(turn, value)``,
     ``unencodable(value, error)``, ``note_waiting(turn)``, ``deactivate(mailbox)``,
+    ``read_values(context)`` if values travel with calls,
     ``unknown_type(name)``, ``unknown_message(table, name)``, and before that
     ``find_method(table, name)``, which may have a :class:`Method` that passes the message on, or
     ``None``; it may raise ``Unavailable``. ``clock`` replaces the system's, in seconds.
@@ -890,6 +914,8 @@ cdef class Dispatcher:
         cdef Method method
         self._loop = loop
         self._context = outside_of_turns()
+        if carried_values in self._context:
+            self._context.run(carried_values.set, None)    # turns have those of their calls
         for found in self.tables.values():
             table = <TypeTable>found
             for found_method in table._methods.values():
@@ -1235,6 +1261,8 @@ cdef class Dispatcher:
             return self._expire(turn)
         try:
             message = turn.method._decode(turn._payload)
+            if carries_values and turn.context is not None and has_values(turn.context):
+                turn.values = self.runtime.read_values(turn.context)
         except BaseException as error:
             return self._refuse_payload(turn, error)
         self._begin(turn, now)
@@ -1284,6 +1312,8 @@ cdef class Dispatcher:
         try:
             if method._is_async:
                 PyContextVar_Set(current_turn, turn)
+            if turn.values is not None:
+                PyContextVar_Set(carried_values, turn.values)
             if method._takes_app_data:
                 result = method._function(turn.mailbox.instance, message, self.app_data)
             else:

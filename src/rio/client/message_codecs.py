@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rio._core.calls import Call, MessageCodec
+from rio._core.dispatch import Turn
 from rio.errors import BadMessage, BadReply, RioError
 from rio.identity import name_of_type, type_name_of
+from rio.objects.context_var import Values
 from rio.objects.handler import callable_handlers
 from rio.objects.message import (
     NO_REPLY_DECLARED,
@@ -27,6 +29,13 @@ class MessageCodecs:
     """
 
     context_of = staticmethod(call_context.nested_context)
+
+    @staticmethod
+    def context_with(turn: Turn, values: Values | None) -> bytes:
+        """What a call carries that is made during a turn with other values than those of the turn;
+        ``None``: with none.
+        """
+        return call_context.nested_context(turn, {} if values is None else values.encoded)
 
     name_of = staticmethod(name_of_type)
 

@@ -13,6 +13,7 @@ from rio._core.dispatch import Dispatcher, Turn, TurnCaller, TypeTable, outside_
 from rio.errors import UnknownMessage
 from rio.identity import ObjectId, check_name, type_name_of
 from rio.logs import Logger
+from rio.objects.context_var import current_values
 from rio.objects.message import DynamicMessage, Message, encode_message
 
 logger = Logger("rio.objects")
@@ -187,6 +188,9 @@ class Timer(TurnCaller):
         self._message_name = message_name
         self._payload = payload
         self._context = outside_of_turns()
+        values = current_values()
+        self._call_context = None if values is None else values.context
+        """What the message carries: the values that the code sees which sets the timer."""
         self._handle: asyncio.TimerHandle | None = None
         self._turn: Turn | None = None
 
@@ -216,7 +220,11 @@ class Timer(TurnCaller):
         if owner.closing:
             return  # the object leaves after its turn, and its timers end
         turn = self._timers.dispatcher.admit(
-            self, *owner.object_id, self._message_name, self._payload
+            self,
+            *owner.object_id,
+            self._message_name,
+            self._payload,
+            context=self._call_context,
         )
         self._turn = None if turn.finished else turn
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rio._core.dispatch import Turn
 from rio.errors import (
+    BadMessage,
     BadReply,
     Deactivated,
     Deadlock,
@@ -49,6 +50,8 @@ def encode_reply(turn: Turn, value: Any) -> bytes:
 
 def undecodable(turn: Turn, error: BaseException) -> RioError:
     """The answer to a payload that does not decode into the handler's message."""
+    if isinstance(error, BadMessage):  # it is about what came with the message
+        return error
     return codec.decoding_error(error, turn.method.handler.message_type or Any)
 
 

@@ -18,6 +18,7 @@ from rio.contracts.state import StateStorage
 from rio.errors import Draining, NotActivated, Overloaded, Unavailable, UnknownMessage
 from rio.identity import Address, ObjectId
 from rio.logs import Logger
+from rio.objects import context_var
 from rio.objects.app_data import AppData
 from rio.objects.application_error import ApplicationError
 from rio.objects.filters import Filter
@@ -173,6 +174,7 @@ class Catalog:
     undecodable = staticmethod(answers.undecodable)
     unencodable = staticmethod(answers.unencodable)
     encode_reply = staticmethod(answers.encode_reply)
+    read_values = staticmethod(context_var.read_values)
 
     def answer_failure(self, turn: Turn, error: BaseException) -> None:
         """Answer an exception of a handler. If it is no application error, the object may be in any

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from typing import Any
 
 from rio._core.calls import Caller
+from rio._core.dispatch import outside_of_turns
 from rio.errors import NotExecuted, RioError
 from rio.identity import ObjectId, name_of_type, type_name_of
 from rio.logs import Logger
@@ -59,7 +59,7 @@ class MessageRouter:
         if _runs_here(loop):
             self._send(object_id, notice)
         else:
-            context = contextvars.Context()  # nothing of this thread's turn, if it has one
+            context = outside_of_turns()  # this thread's turn, if it has one, may end before that
             loop.call_soon_threadsafe(self._send_late, object_id, notice, context=context)
 
     def _send(self, object_id: ObjectId, notice: Publish) -> None:

@@ -1,11 +1,10 @@
-"""The context that travels with a call: the chain of calls that wait for it.
-
-A deadlock shows in the chain.
+"""The context that travels with a call: the chain of calls that wait for it, in which a deadlock
+shows, and what the program has it carry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -31,9 +30,13 @@ class Link(msgspec.Struct, array_like=True, frozen=True):
         return f"{self.type_name}/{self.id}.{self.message_name}"
 
 
-class Context(msgspec.Struct, omit_defaults=True):
-    """What travels with a call. Readers ignore unknown keys."""
+class Context(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What travels with a call. Readers ignore unknown keys. Only nodes write a chain; the rest may
+    come from clients.
+    """
 
+    values: dict[str, msgspec.Raw] = {}
+    """Those of the program's context variables that are set, by name, in MessagePack."""
     chain: tuple[Link, ...] = ()
     """The calls that wait for this one, the outermost first."""
 
@@ -46,12 +49,20 @@ def read_context(context: bytes | None) -> Context:
     return Context() if context is None else read(context, Context)
 
 
-def nested_context(turn: Turn) -> bytes:
-    """The context of a call that is made during ``turn``.
+def values_context(values: Mapping[str, msgspec.Raw]) -> bytes:
+    """The context of a call that nobody waits for in a turn."""
+    return encode(Context(values=dict(values)))
+
+
+def nested_context(turn: Turn, values: Mapping[str, msgspec.Raw] | None = None) -> bytes:
+    """The context of a call that is made during ``turn``. It carries ``values`` if they are given,
+    else those of the turn.
 
     :raises Deadlock: the chain is longer than ``MAX_CHAIN``.
     """
     context = read_context(turn.context)
+    if values is not None:
+        context.values = dict(values)
     chain = _without_earlier_turns(context.chain, turn)
     if len(chain) >= MAX_CHAIN:
         links = names_of(chain)
