@@ -65,6 +65,14 @@ def test_ci_tests_the_versions_of_python_that_are_declared_and_built() -> None:
     assert PROJECT["project"]["requires-python"] == f">={tested[0]}"
 
 
+def test_the_files_of_a_release_have_the_time_of_the_commit() -> None:
+    """So whoever builds a commit again gets the same files; ``make sdist`` does so by itself."""
+    release = jobs((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    moment, built = release["wheels"].index("SOURCE_DATE_EPOCH="), "uses: pypa/cibuildwheel"
+    assert moment < release["wheels"].index(built)
+    assert "SOURCE_DATE_EPOCH" in PROJECT["tool"]["cibuildwheel"]["environment-pass"]
+
+
 WITHOUT_POSIX = """
 import signal, sys
 for module in ("fcntl", "grp", "pty", "pwd", "resource", "termios", "tty", "uvloop"):
