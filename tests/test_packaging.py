@@ -102,7 +102,7 @@ def test_the_page_of_the_package_has_no_link_that_works_in_the_repository_only(
     [information] = tmp_path.glob("*.egg-info/PKG-INFO")
     page = information.read_text()
     targets = re.findall(r"]\(([^)\s]+)\)", page)
-    assert "https://github.com/rio-rs/rio-rs" in targets
+    assert "https://github.com/rcelha/rio-rs" in targets
     assert [target for target in targets if not target.startswith("https://")] == []
     assert ("https://github.com/somebody/rio/blob/HEAD/docs/tutorial.md" in targets) == bool(
         repository
