@@ -415,6 +415,15 @@ class StateCorrupt(StorageError):
     """The stored bytes do not decode into the state's class. The storage keeps them as they are."""
 
 
+class UnknownKey(StorageError):
+    """A state is encrypted under a key that the keyring of the :class:`rio.storage.EncryptedState`
+    does not have.
+
+    The text names the key, and the storage keeps the state as it is. Give the servers of a cluster
+    a new key as one that reads before it is the first of any of them.
+    """
+
+
 class RowCorrupt(StorageError):
     """A row or key of a database holds what ``rio`` has not written, or a part of it is missing.
 

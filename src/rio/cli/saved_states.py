@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
-from rio.errors import BadState, StateCorrupt, StateTooNew, Unsupported
+from rio.errors import BadState, StateCorrupt, StateTooNew, UnknownKey, Unsupported
 from rio.identity import ObjectId
 from rio.objects.managed_state import ManagedStateField
 from rio.objects.registry import RegisteredType, Registry
@@ -106,8 +106,8 @@ async def _look_at(group: StateGroup, object_id: ObjectId, rewrite: bool) -> Loo
     while True:
         try:
             stored = await group.storage.read_object(object_id)
-        except StateCorrupt as error:
-            return Look([f"StateCorrupt: {error.message}"])
+        except (StateCorrupt, UnknownKey) as error:
+            return Look([f"{type(error).__name__}: {error.message}"])
         problems, newer = _load(group, stored)
         if not (rewrite and newer):
             return Look(problems)

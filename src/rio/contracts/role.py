@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Self
+from typing import Self
 
 
 class Role(ABC):
@@ -15,7 +15,7 @@ class Role(ABC):
     ``async with role:`` prepares it and closes it.
     """
 
-    volatile: ClassVar[bool] = False
+    volatile: bool = False
     """Whether it is in the memory of one process, and gone with it. A server does not mix volatile
     members or placements with states that outlive them.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -14,6 +14,11 @@ from rio.errors import StateCorrupt, StateNotFound, Unsupported
 from rio.identity import ObjectId
 
 T = TypeVar("T")
+
+ENCRYPTED = b"\xc1"
+"""The first byte of a state that was encrypted by :class:`rio.storage.EncryptedState`. No
+MessagePack begins with it.
+"""
 
 
 class StoredState(NamedTuple):
@@ -50,7 +55,7 @@ class StateStorage(Role):
     :class:`rio.errors.StorageUnavailable`, which says nothing about what is stored.
     """
 
-    atomic: ClassVar[bool] = True
+    atomic: bool = True
     """Whether a commit may have several states. If not, a class with more than one state in this
     storage is refused when its server prepares.
     """

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from rio import type_hints
+from rio.contracts.state import ENCRYPTED
 from rio.errors import BadState, StateCorrupt, StateTooLarge, StateTooNew
 from rio.objects import upcasters
 from rio.objects.round_trip import Unreadable, round_trip_of
@@ -77,6 +78,11 @@ class StateCodec:
         :raises StateCorrupt: they do not decode as a value of the class, or an upcaster failed.
         :raises StateTooNew: the class has a lower schema.
         """
+        if data[:1] == ENCRYPTED:
+            raise StateCorrupt(
+                "the state is encrypted: open its storage as rio.storage.EncryptedState, with the"
+                " keyring"
+            )
         data = self._to_current(data, schema or 1)
         value: State = codec.decode(data, self._state_type, failure=StateCorrupt)
         fields = _fields_of(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rio.storage._migrations import SchemaStatus
 from rio.storage._shared import DatabaseRole, SharedDatabase
+from rio.storage.encrypted import EncryptedState
 from rio.storage.storage import Storage
 
 
@@ -50,5 +51,6 @@ async def migrate(storage: Storage) -> None:
 
 def _databases_of(storage: Storage) -> list[SharedDatabase]:
     """Each database once, in the order of the roles."""
-    databases = [role._shared for role in storage if isinstance(role, DatabaseRole)]
+    roles = [role.inner if isinstance(role, EncryptedState) else role for role in storage]
+    databases = [role._shared for role in roles if isinstance(role, DatabaseRole)]
     return list(dict.fromkeys(databases))
