@@ -81,8 +81,8 @@ async def dispatching(is_async: bool) -> AsyncIterator[Run]:
 
 
 @asynccontextmanager
-async def a_server() -> AsyncIterator[rio.Server]:
-    storage = rio.open_storage("memory://")
+async def a_server(storage: rio.Storage | None = None) -> AsyncIterator[rio.Server]:
+    storage = storage or rio.open_storage("memory://")
     provider = rio.LocalClusterProvider(storage.membership, rio.ClusterConfig())
     config = rio.ServerConfig(blocked_after=None)  # here each turn of the loop takes long
     async with rio.Server(registry(), storage=storage, cluster=provider, config=config) as server:
@@ -96,9 +96,24 @@ async def calling() -> AsyncIterator[Run]:
     """One call from a client's send to its reply, through both halves of the core and no socket."""
     async with a_server() as server:
         await activate(server.client, objects=64)
+        for connection in server.client._router.pool.connections:
+            connection.step_budget = math.inf
 
         async def run(count: int) -> None:
             await closed_loop(server.client, count, in_flight=64, objects=64)
+
+        yield run
+
+
+@asynccontextmanager
+async def calling_over_a_socket() -> AsyncIterator[Run]:
+    """One call at a time from a client to a server, which share a loop and count together."""
+    storage = rio.open_storage("memory://")
+    async with a_server(storage), rio.Client(storage, timeout=3600.0) as client:
+        await activate(client, objects=64)
+
+        async def run(count: int) -> None:
+            await closed_loop(client, count, in_flight=1, objects=64)
 
         yield run
 
@@ -163,6 +178,7 @@ PATHS = {
     "dispatch to a def handler": (lambda: dispatching(False), 3200),
     "dispatch to an async def handler": (lambda: dispatching(True), 3200),
     "call and reply": (calling, 3200),
+    "call over a socket": (calling_over_a_socket, 640),
     "activate an object": (activating, 3200),
     "deliver an event": (delivering, 10_000),
     "merge 2 x 64 members": (merging, 50),

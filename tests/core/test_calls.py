@@ -111,7 +111,7 @@ class Asker:
 
     def ask(self, n: int, id: str = "a", **options: Any) -> asyncio.Future[Any]:
         future = self.caller.send("Thing", id, Ask(n), **options)
-        assert isinstance(future, asyncio.Future)
+        assert asyncio.isfuture(future)
         return future
 
     # --- the owner of the caller ------------------------------------------------------------------

@@ -7,22 +7,37 @@ owner.
 """
 
 import asyncio
+from asyncio import CancelledError, InvalidStateError
 from collections import OrderedDict, deque
 from itertools import chain
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.contextvars cimport get_value
+from cpython.contextvars cimport (
+    PyContext_CopyCurrent,
+    PyContext_Enter,
+    PyContext_Exit,
+    get_value,
+)
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport strcmp
 
 cimport cython
 
 from rio._core cimport limits
 from rio._core.clock cimport system_clock
 from rio._core.connection cimport Connection
-from rio._core.dispatch cimport Turn, carried_values, carries_values, running_turn
+from rio._core.dispatch cimport (
+    Turn,
+    carried_values,
+    carries_values,
+    is_in_a_plain_handler,
+    running_turn,
+)
 from rio._core.frame cimport ReceiveBuffer
 from rio._core.msgpack cimport bytes_of
+from rio._core.task cimport is_in_a_task, takes_short_cuts
 from rio._core.wire cimport Frame, Kind, Request, Text, put_cancel, put_request, room_for_request
 
 from rio.errors import (
@@ -42,18 +57,42 @@ from rio.errors import (
 
 
 cdef extern from "Python.h":
-    object PyObject_Call(object function, tuple args, dict options)
-    int PyContext_Enter(object context) except -1
-    int PyContext_Exit(object context) except -1
+    ctypedef struct PyObject:
+        pass
+    ctypedef struct AsyncMethods "PyAsyncMethods":
+        int (*am_send)(PyObject*, PyObject*, PyObject**) noexcept
+    ctypedef struct TypeWithSend "PyTypeObject":
+        AsyncMethods* tp_as_async
+        PyObject* (*tp_iternext)(PyObject*) noexcept
+    ctypedef struct PyMethodDef:
+        const char* ml_name
+    ctypedef struct PyCFunctionObject:
+        PyMethodDef* m_ml
+    bint PyCFunction_CheckExact(object function)
+    void PyErr_SetObject(object type, object value)
 
 
-cdef object Future = asyncio.Future
+cdef enum:
+    # what a step of an awaitable says, which Python calls a PySendResult
+    RAISED = -1
+    RETURNED = 0
+    YIELDED = 1
+
+
+cdef enum State:
+    PENDING
+    ANSWERED
+    FAILED
+    CANCELLED
+
+
+cdef enum Stepping:
+    UNDECIDED
+    AT_ONCE
+    LATER
+
+
 cdef object get_running_loop = asyncio._get_running_loop      # None where none runs
-# Called as functions, these save a look-up of the attribute in each call.
-cdef object is_done = Future.done
-cdef object set_result = Future.set_result
-cdef object add_done_callback = Future.add_done_callback
-cdef object remove_done_callback = Future.remove_done_callback
 cdef double INFINITY = float("inf")
 cdef str NOT_OPEN = (
     "this client is not open: use it as `async with rio.Client(...) as client`,"
@@ -91,9 +130,14 @@ cdef class MessageCodec:
 @cython.final
 @cython.freelist(256)
 cdef class Call:
-    """One call, with all that is needed to send it again."""
+    """One call, with all that is needed to send it again, and the future that its caller awaits.
 
-    cdef readonly object future
+    It is to asyncio what every future is, ``gather()``, ``wait()`` and ``shield()`` included. Only
+    the reply is quicker than that of an ``asyncio.Future``: the task that awaits it goes on while
+    the read that has brought it is handled, and not in the loop's next turn.
+    """
+
+    cdef public bint _asyncio_future_blocking    # asyncio knows a future by it
     cdef readonly Caller caller
     cdef readonly str type_name
     cdef readonly str id
@@ -112,6 +156,14 @@ cdef class Call:
     # the calls among which it has its place while that of its object is not sure; None: no matter
     cdef readonly object line
     cdef object _decode
+    cdef object _loop
+    cdef State _state
+    cdef object _outcome         # the reply, the Failure, or what cancel() was told
+    # who is told of the end, each with a context; mostly it is one, or nobody yet
+    cdef object _callback
+    cdef object _callback_context
+    cdef list _callbacks         # the others; None: there are none
+    cdef object __weakref__
     # where it waits for its answer, or to be written; None: nowhere
     cdef ClientHalf _connection
     cdef readonly uint64_t request_id  # 0: it was not written there
@@ -119,16 +171,130 @@ cdef class Call:
     cdef bint _is_told                # nobody waits for the answer
     cdef bint _is_routed              # it was sent where its object was found before
 
-    def __call__(self, future):
-        """The caller gave up: its future was cancelled."""
+    # --- what asyncio asks of a future ------------------------------------------------------------
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return (<object (*)(PyObject*)>next_of_call)(<PyObject*>self)
+
+    def __repr__(self):
+        return (
+            f"<Call of {self.message_name} to {self.type_name}/{self.id},"
+            f" {('pending', 'answered', 'failed', 'cancelled')[<int>self._state]}>"
+        )
+
+    def get_loop(self):
+        """The event loop on which the call was made."""
+        return self._loop
+
+    def done(self):
+        """Whether it has been answered, has failed, or was cancelled."""
+        return self._state != PENDING
+
+    def cancelled(self):
+        """Whether it was cancelled."""
+        return self._state == CANCELLED
+
+    def result(self):
+        """The reply; raises the error instead if there is one."""
+        if self._state == ANSWERED:
+            return self._outcome
+        raise self._error()
+
+    def exception(self):
+        """The error, or ``None``."""
+        if self._state == ANSWERED:
+            return None
+        if self._state == FAILED:
+            return (<Failure>self._outcome).look()
+        raise self._error()
+
+    def cancel(self, msg=None):
+        """Give up: whoever awaits it gets ``CancelledError``, and the server is told. Returns
+        whether it had not ended yet.
+        """
+        if self._state != PENDING:
+            return False
+        self._end(CANCELLED, msg)
+        self._loop.call_soon(self.leave)
+        self._tell(LATER)
+        return True
+
+    def add_done_callback(self, callback, *, context=None):
+        """Have ``callback(call)`` called in the loop's next turn after the end."""
+        if context is None:
+            context = PyContext_CopyCurrent()
+        if self._state != PENDING:
+            self._loop.call_soon(callback, self, context=context)
+        elif self._callback is None:
+            self._callback, self._callback_context = callback, context
+        else:
+            if self._callbacks is None:
+                self._callbacks = []
+            self._callbacks.append((callback, context))
+
+    def remove_done_callback(self, callback):
+        """Have a callback not called. Returns how often it would have been."""
+        registered = self._find_callbacks()
+        kept = [one for one in registered if one[0] != callback]
+        self._callback = self._callback_context = self._callbacks = None
+        for other, context in kept:
+            self.add_done_callback(other, context=context)
+        return len(registered) - len(kept)
+
+    @property
+    def _cancel_message(self):
+        return self._outcome if self._state == CANCELLED else None
+
+    def _make_cancelled_error(self):
+        return CancelledError() if self._outcome is None else CancelledError(self._outcome)
+
+    cdef object _error(self):
+        # What to raise: it was not answered.
+        if self._state == PENDING:
+            return InvalidStateError("the call has not ended")
+        if self._state == CANCELLED:
+            return self._make_cancelled_error()
+        return (<Failure>self._outcome).take()
+
+    cdef list _find_callbacks(self):
+        # In their order, each with its context.
+        if self._callback is None:
+            return []
+        return [(self._callback, self._callback_context), *(self._callbacks or ())]
+
+    cdef int _end(self, State state, outcome) except -1:
+        self._state = state
+        self._outcome = outcome
+        return 0
+
+    cdef int _tell(self, Stepping stepping) except -1:
+        # Wake whoever awaits it if it has ended, and call who wants to know.
+        if self._callback is None or self._state == PENDING:
+            return 0
+        if stepping == AT_ONCE and self._callbacks is None and is_wakeup(self._callback):
+            callback, context = self._callback, self._callback_context
+            self._callback = self._callback_context = None
+            return step(callback, context, self)
+        registered = self._find_callbacks()
+        self._callback = self._callback_context = self._callbacks = None
+        for callback, context in registered:
+            self._loop.call_soon(callback, self, context=context)
+        return 0
+
+    # --- what the client asks of a call -----------------------------------------------------------
+
+    def leave(self):
+        """Its caller has given up."""
         if self._connection is not None:
             self._connection._drop(self)
         self.caller._owner.withdraw(self)
         self._leave_line()
-
-    @property
-    def done(self):
-        return self.future.done()
 
     @property
     def is_unwritten(self):
@@ -138,24 +304,23 @@ cdef class Call:
     @property
     def is_awaited(self):
         """Whether anybody waits for the answer: a task, or a future such as that of a gather()."""
-        callbacks = self.future._callbacks
-        return callbacks is not None and len(callbacks) > 1    # the first is the call itself
+        return self._callback is not None
 
     def succeed(self, value):
         """Give the caller its reply."""
-        if not self.future.done():
-            self.future.remove_done_callback(self)
-            self.future.set_result(value)
+        if self._state == PENDING:
+            self._end(ANSWERED, value)
+            self._tell(LATER)
             self._leave_line()
 
     def fail(self, error):
         """Give the caller an error."""
-        if not self.future.done():
-            self.future.remove_done_callback(self)
-            self.future.set_exception(self._outcome(error))
+        if self._state == PENDING:
+            self._end(FAILED, Failure(self, self._final_error(error)))
+            self._tell(LATER)
             self._leave_line()
 
-    cdef _outcome(self, error):
+    cdef _final_error(self, error):
         # That the last attempt did not run says nothing of an earlier one.
         if self.doubt is None or not isinstance(error, (NotExecuted, CallRefused)):
             return error
@@ -201,6 +366,111 @@ cdef class Call:
         if line is not None:
             line.leave(self)
         return 0
+
+
+cdef int send_to_call(PyObject* self, PyObject* value, PyObject** result) noexcept:
+    # Tasks and Python 3.11 look for this before `__next__`: a call that is answered hands its reply
+    # over without a StopIteration.
+    cdef Call call = <Call>self
+    if call._state == ANSWERED:
+        Py_INCREF(call._outcome)
+        result[0] = <PyObject*>call._outcome
+        return RETURNED
+    if call._state == PENDING and not call._asyncio_future_blocking:
+        call._asyncio_future_blocking = True
+        Py_INCREF(call)
+        result[0] = self
+        return YIELDED
+    set_error(
+        RuntimeError("a call that has not ended was not awaited, but stepped by hand")
+        if call._state == PENDING else call._error()
+    )
+    return RAISED
+
+
+cdef PyObject* next_of_call(PyObject* self) noexcept:
+    # `__next__` without a line of this file in the traceback, which takes longer than all the rest.
+    cdef PyObject* result = NULL
+    if send_to_call(self, NULL, &result) != RETURNED:
+        return result
+    set_error(StopIteration(<object>result))    # raised with the reply alone, a tuple falls apart
+    Py_DECREF(<object>result)
+    return NULL
+
+
+(<TypeWithSend*>Call).tp_as_async.am_send = send_to_call
+(<TypeWithSend*>Call).tp_iternext = next_of_call
+
+
+cdef inline void set_error(error) noexcept:
+    # As `raise` does, without a line of this file in the traceback.
+    PyErr_SetObject(type(error), error)
+
+
+cdef inline bint is_wakeup(callback) noexcept:
+    # Whether it is that with which a task of asyncio awaits a future.
+    return PyCFunction_CheckExact(callback) and strcmp(
+        (<PyCFunctionObject*>callback).m_ml.ml_name, "task_wakeup"
+    ) == 0
+
+
+cdef int step(wakeup, context, Call call) except -1:
+    # Let a task go on, as the loop would do it.
+    try:
+        PyContext_Enter(context)
+    except RuntimeError:    # this is the context of the running code
+        call._loop.call_soon(wakeup, call, context=context)
+        return 0
+    try:
+        wakeup(call)
+    except BaseException as error:    # SystemExit or KeyboardInterrupt, which the loop has to see
+        call._loop.call_soon(reraise, error)
+    finally:
+        PyContext_Exit(context)
+    return 0
+
+
+def reraise(error):
+    """Raise an error in the loop."""
+    raise error
+
+
+@cython.final
+cdef class Failure:
+    """The error of a call. Like asyncio, it complains if nobody has ever asked for it."""
+
+    cdef object _error
+    cdef object _traceback
+    cdef object _loop
+    cdef str _what
+    cdef bint _is_known
+
+    def __init__(self, Call call not None, error):
+        if isinstance(error, StopIteration):    # which would end the coroutine that awaits it
+            cause, error = error, RuntimeError("the call has raised StopIteration")
+            error.__cause__ = cause
+        self._error = error
+        self._traceback = error.__traceback__
+        self._loop = call._loop
+        self._what = f"{call.message_name} to {call.type_name}/{call.id}"
+        self._is_known = False
+
+    cdef object look(self):
+        self._is_known = True
+        return self._error
+
+    cdef object take(self):
+        # To be raised: the traceback does not grow each time.
+        self._is_known = True
+        traceback, self._traceback = self._traceback, None
+        return self._error.with_traceback(traceback)
+
+    def __del__(self):
+        if not self._is_known:
+            self._loop.call_exception_handler({
+                "message": f"{self._what} has failed, and its error was never retrieved",
+                "exception": self._error,
+            })
 
 
 @cython.final
@@ -279,6 +549,13 @@ cdef class ClientHalf(Connection):
     cdef int _handed_over             # so many since the loop's last turn
     cdef bint _is_handing_over
     cdef object _flush_method         # self.flush, made once
+    # Seconds of one read for which the tasks whose replies it has brought go on at once, one after
+    # the other; the rest is woken as the loop does it.
+    cdef public double step_budget
+    cdef Stepping _stepping           # in the read that is handled
+    cdef double _stepped_since
+    cdef bint _is_in_read
+    cdef bint _flushes_after_read
 
     def __init__(
         self,
@@ -300,6 +577,10 @@ cdef class ClientHalf(Connection):
         self._handed_over = 0
         self._is_handing_over = False
         self._flush_method = self.flush
+        self.step_budget = 0.005
+        self._stepping = LATER
+        self._is_in_read = False
+        self._flushes_after_read = False
 
     @property
     def waiting(self):
@@ -544,15 +825,59 @@ cdef class ClientHalf(Connection):
             self._flush_soon()
         return 0
 
+    cdef int _read(self) except -1:
+        cdef Stepping stepping = self._stepping
+        cdef double since = self._stepped_since
+        cdef bint is_inner = self._is_in_read
+        self._stepping = UNDECIDED
+        self._is_in_read = True
+        try:
+            Connection._read(self)
+        finally:
+            self._is_in_read = is_inner
+            self._stepping = stepping
+            self._stepped_since = since
+            if self._flushes_after_read:
+                self._flushes_after_read = False
+                self._flush()
+        return 0
+
     cdef int _frame(self, Frame* frame) except -1:
         cdef Call call
         if frame.kind == Kind.RESPONSE or frame.kind == Kind.ERROR:
             call = <Call>self._calls.pop(frame.id, None)
             if call is not None:
                 call._connection = None
-                self._take_answer(call, frame)
-                return self._note_end(call) if self._is_full() else 0
+                return self._end_call(call, frame)
         return self._leave_to_owner(frame)
+
+    cdef int _end_call(self, Call call, const Frame* frame) except -1:
+        # Calls that were made before are written before those that its caller makes next.
+        try:
+            self._take_answer(call, frame)
+            if self._is_full():
+                self._note_end(call)
+        except BaseException:
+            call._tell(LATER)
+            raise
+        return 0 if call._callback is None else call._tell(self._how_to_step(call))
+
+    cdef Stepping _how_to_step(self, Call call) except *:
+        if self._stepping == UNDECIDED:
+            self._stepping = LATER
+            if call.caller._takes_short_cuts and not self._is_in_other_code():
+                self._stepping = AT_ONCE
+                self._stepped_since = call.caller._now()
+        elif self._stepping == AT_ONCE:
+            if call.caller._now() - self._stepped_since >= self.step_budget:
+                self._stepping = LATER
+        return self._stepping
+
+    cdef bint _is_in_other_code(self) except -1:
+        # A task may go on at once where the loop itself has brought the reply. A server in this
+        # process brings it in the middle of other code: a task, a handler without one, or a
+        # callback that has made a call.
+        return self._is_handing_over or is_in_a_plain_handler() or is_in_a_task(self.loop)
 
     cdef int _take_answer(self, Call call, const Frame* frame) except -1:
         # Whatever is raised while an answer is read is the end of that call, and of nothing else.
@@ -568,15 +893,15 @@ cdef class ClientHalf(Connection):
         return 0
 
     cdef int _take_reply(self, Call call, const Frame* frame) except -1:
-        if is_done(call.future):
+        if call._state != PENDING:
             return 0
         payload = bytes_of(&frame.rest)
         try:
             reply = call._decode(payload)
         except BaseException as error:
             return self._fail_unread(call, error)
-        remove_done_callback(call.future, call)
-        set_result(call.future, reply)
+        if call._state == PENDING:    # a decoder may have run the user's code
+            call._end(ANSWERED, reply)
         if not call._is_routed:
             call._note_place(self)
         return 0
@@ -598,7 +923,10 @@ cdef class ClientHalf(Connection):
     cdef int _flush_soon(self) except -1:
         if not self._flush_is_due:
             self._flush_is_due = True
-            self.loop.call_soon(self._flush_method)
+            if self._is_in_read and self.handover is None:
+                self._flushes_after_read = True
+            else:
+                self.loop.call_soon(self._flush_method)
         return 0
 
 
@@ -694,7 +1022,7 @@ cdef class Caller:
     cdef object _loop
     cdef public str why_not_open             # what a call is told while there is no loop
     cdef object _clock                       # None: the system's; else a callable
-    cdef dict _future_options                # the keywords with which a call's future is made
+    cdef bint _takes_short_cuts
     cdef readonly double default_timeout     # seconds
     cdef readonly double armed_for           # the earliest deadline that the owner's timer watches
     cdef dict _type_names                    # class or name -> checked type name
@@ -713,6 +1041,7 @@ cdef class Caller:
         self._owner = owner
         self._codecs = codecs
         self._loop = None
+        self._takes_short_cuts = False
         self.why_not_open = NOT_OPEN
         self._clock = clock
         self.default_timeout = default_timeout
@@ -734,7 +1063,7 @@ cdef class Caller:
     @loop.setter
     def loop(self, loop):
         self._loop = loop
-        self._future_options = {"loop": loop}
+        self._takes_short_cuts = loop is not None and takes_short_cuts(loop)
 
     def check_loop(self):
         """Make sure that the client is open, and used where it was opened. Elsewhere a call would
@@ -757,7 +1086,7 @@ cdef class Caller:
             self._send(call, now)
         except Exception as error:
             call.fail(error)  # raised here, it would part the caller from the calls before
-        return call.future
+        return call
 
     def tell(self, object_type, id, message, /, *, timeout=None):
         """Send a message whose answer nobody awaits: see :meth:`rio.Client.tell`."""
@@ -796,8 +1125,7 @@ cdef class Caller:
             self.check_loop()
         call = Call.__new__(Call)
         call.caller = self
-        call.future = PyObject_Call(Future, (), self._future_options)
-        add_done_callback(call.future, call)
+        call._loop = self._loop
         return call
 
     cdef double _prepare(self, Call call, object_type, id, message, timeout, returns) except? -1:

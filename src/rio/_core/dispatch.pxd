@@ -233,3 +233,4 @@ cdef object current_turn
 cdef object carried_values
 cdef bint carries_values
 cdef Turn running_turn()
+cdef bint is_in_a_plain_handler() noexcept

@@ -110,6 +110,11 @@ cdef Turn running_turn():
     return None if turn.finished else turn
 
 
+cdef bint is_in_a_plain_handler() noexcept:
+    # Whether the running code is that of a handler without a task.
+    return plain_turn is not NULL
+
+
 def current():
     """The turn that the running code belongs to, or ``None``."""
     return running_turn()

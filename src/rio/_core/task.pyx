@@ -6,6 +6,7 @@ handlers end in their first step, or would if they were started at once.
 """
 
 import asyncio
+import os
 import sys
 
 from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
@@ -32,11 +33,27 @@ cdef enum:
 
 cdef object Task = asyncio.Task
 cdef bint EAGER = sys.version_info >= (3, 12)
+# In a Python on which the tests have not run, the tasks of asyncio may wait in another way.
+cdef bint KNOWN = sys.version_info < (3, 15)
 cdef dict current_tasks = {} if EAGER else asyncio.tasks._current_tasks     # by loop
 cdef object enter_task = asyncio.tasks._enter_task
 cdef object leave_task = asyncio.tasks._leave_task
+cdef object current_task = asyncio.current_task
 
 cdef object NOTHING = object()      # the result of a coroutine that has not returned
+
+
+cdef bint takes_short_cuts(object loop) except -1:
+    # Whether tasks are stepped where that saves a turn of the loop. In its debug mode the loop
+    # watches each step, and RIO_PLAIN_TASKS=1 is for those who suspect this.
+    return KNOWN and not loop.get_debug() and os.environ.get("RIO_PLAIN_TASKS") != "1"
+
+
+cdef bint is_in_a_task(object loop) except -1:
+    # Whether the running code is that of a task.
+    if EAGER:
+        return current_task(loop) is not None
+    return current_tasks.get(loop) is not None
 
 
 cdef dict options_of_task(object loop, str name):

@@ -6,7 +6,6 @@ The compiled caller sends a call without the router while it knows where the obj
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
@@ -221,7 +220,7 @@ class Router:
 
     def start(self, call: Call) -> None:
         """Find a server for a call that is the first of its line."""
-        if call.done:
+        if call.done():
             return  # it is about to leave
         self.waiting.discard(call)
         peer = self._choice.choose(call)
@@ -252,7 +251,7 @@ class Router:
 
     def submit(self, call: Call, connection: ClientConnection) -> None:
         """Write a call that may have waited."""
-        if call.done:
+        if call.done():
             return  # it is about to leave
         self.waiting.withdraw(call)
         self._write(call, connection)
@@ -300,9 +299,9 @@ class Router:
         :raises NotExecuted: it is known already that it does not run.
         :raises CallRefused: the same.
         """
-        if call.done and isinstance(error := call.future.exception(), (NotExecuted, CallRefused)):
+        if call.done() and isinstance(error := call.exception(), (NotExecuted, CallRefused)):
             raise error
-        call.future.add_done_callback(functools.partial(_log_told, call))
+        call.add_done_callback(_log_told)
 
     # --- an answer that is an error ---------------------------------------------------------------
 
@@ -326,7 +325,7 @@ class Router:
             self._handle_error(call, error, connection)
 
     def _handle_error(self, call: Call, error: RioError, connection: ClientConnection) -> None:
-        if call.done:
+        if call.done():
             return
         if self.caller.loop is None or not _returns(call, error) or self._is_too_late(call, error):
             call.fail(_end_of(call, error))
@@ -454,8 +453,8 @@ class Router:
         self.pool.relax()
 
 
-def _log_told(call: Call, answer: asyncio.Future[Any]) -> None:
-    error = None if answer.cancelled() else answer.exception()
+def _log_told(call: Call) -> None:
+    error = None if call.cancelled() else call.exception()
     if error is not None:
         what = f"{call.message_name} to {call.type_name}/{call.id}, which nobody awaits"
         logger.warning("%s, has failed: %s: %s", what, type(error).__name__, error)
