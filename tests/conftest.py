@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from rio.testing import VirtualTimeLoop
 from tests.effort import QUICK, examples
-from tests.machine import Turn, forget
+from tests.machine import give_way
 
 ROOT = Path(__file__).parents[1]
 EAGER = os.environ.get("RIO_EAGER") == "1"
@@ -31,8 +31,6 @@ STARTS_SERVERS = {"postgres_server", "redis_server"}
 """Fixtures that start PostgreSQL or Valkey."""
 
 CLUSTERS = TESTS / "cluster" / "processes"
-TURN = pytest.StashKey[Turn]()
-"""The use of the machine by this worker."""
 
 SLOW_TIMEOUT = 300.0
 """Seconds for a test that is marked ``slow``: a second of it is ten on a busy machine."""
@@ -115,7 +113,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what ``make quick`` leaves out, and give what takes seconds of a processor more time."""
+    """Mark what ``make quick`` leaves out, give what takes seconds of a processor more time, and
+    let what takes longest begin first.
+    """
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if STARTS_SERVERS.intersection(fixtures):
@@ -126,34 +126,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("processes")
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
+    items.sort(key=turn)
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(
-    item: pytest.Item, nextitem: pytest.Item | None
-) -> Generator[None, object, object]:
-    """Give tests with a cluster of processes the machine for themselves."""
-    run = getattr(item.config, "workerinput", {}).get("testrunuid")
-    if run is None:
-        return (yield)
-    turn = item.config.stash.setdefault(TURN, Turn(run))
-    turn.take(alone=has_processes(item))
-    try:
-        return (yield)
-    finally:
-        if nextitem is None or not (has_processes(item) and has_processes(nextitem)):
-            turn.give_back()
+def turn(item: pytest.Item) -> int:
+    """When a test has its turn: clusters of processes, then what is slow, then all others."""
+    if CLUSTERS in item.path.parents:
+        return 0
+    return 1 if item.get_closest_marker("slow") else 2
 
 
-def has_processes(item: pytest.Item) -> bool:
-    return "make_cluster" in getattr(item, "fixturenames", ()) or CLUSTERS in item.path.parents
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Remove the files by which the workers of a test run take turns."""
-    run = getattr(session.config, "workerinput", {}).get("testrunuid")
-    if run is not None:
-        forget(run)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Have a worker that runs no clusters of processes, or has run them all, give way to them."""
+    if hasattr(item.config, "workerinput") and CLUSTERS not in item.path.parents:
+        give_way()
 
 
 def pytest_collection_finish() -> None:

@@ -6,10 +6,13 @@ not let it change any more.
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 GROUPS = {
-    # so that one PostgreSQL and one Valkey serve all of them; each runs alone (tests/machine.py)
+    # so that one PostgreSQL and one Valkey serve all of them, and no two compete (tests/machine.py)
     "clusters of processes": ["tests/cluster/processes/"],
     # so that the wheel is built once, and the other project is tested once
     "packaging": ["tests/test_packaging"],
@@ -19,7 +22,11 @@ GROUPS = {
 
 
 class Distribution(LoadScopeScheduling):
-    """Gives each group to a worker first, and then each other test to the next worker."""
+    """Gives each group, and each other test, to the next worker, in the order of the collection."""
+
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        config.option.loadscopereorder = False  # which would begin with the group of most tests
+        super().__init__(config, log)
 
     def _split_scope(self, nodeid: str) -> str:
         for group, members in GROUPS.items():
