@@ -148,4 +148,5 @@ $(BUILT): $(TOOLS) $(CORE)
 	@echo "building the compiled core"
 	@rm -f $(VENV)/.built* && touch $(VENV)/.building
 	@$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[all]'
+	@$(BIN)/python -m compileall -q src/rio  # for the hundreds of processes that tests start
 	@mv $(VENV)/.building $@  # as old as the build's beginning: a source that changed meanwhile is built again
