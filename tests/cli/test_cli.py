@@ -24,7 +24,7 @@ from rio.cli.program import parse
 from rio.cli.registry import load_registry
 from rio.cli.supervisor import command_lines
 from rio.contracts.membership import MemberStatus
-from rio.storage import open_storage
+from rio.storage import Keyring, open_storage
 from tests.cli.processes import ROOT, Running, environment, rio, until
 
 COUNTERS = """
@@ -333,9 +333,37 @@ def test_workers_have_the_limits_that_are_given() -> None:
     assert (usual.idle_after, usual.max_objects, usual.max_memory) == (900.0, None, 1_000_000)
 
 
+def test_workers_have_the_keys_that_are_given() -> None:
+    given = {"RIO_KEYRING": "/etc/keys", "RIO_PLAIN_STATES": "accept"}
+    (command,) = command_lines(parse(["run", "m:r", "--storage", "s"], given))
+    again = parse(["run", *command[command.index("run") + 1 :]], {})
+    assert (again.keyring, again.plain_states) == ("/etc/keys", True)
+    assert parse(["run", "m:r", "--storage", "s"], {}).plain_states is False
+
+
+def test_a_server_with_a_keyring_encrypts_what_it_saves(shop: Path) -> None:
+    (shop / "keys").write_text(Keyring.generate("a"))
+    (shop / "keys").chmod(0o600)
+    storage = ("--storage", "sqlite:///c.db")
+    for saved in (1, 2):
+        with Running(
+            "run", "counters:registry", *storage, "--keyring", "keys", *FAST, cwd=shop
+        ) as server:
+            server.address()
+            sent = rio("send", "Counter", "x", "Add", *storage, cwd=shop)
+            assert json.loads(sent.stdout)["saved"] == saved
+            server.signal(signal.SIGTERM)
+            assert server.ended() == 0
+            assert server.errors() == ""
+    with closing(sqlite3.connect(shop / "c.db")) as database:
+        [(data,)] = database.execute("SELECT data FROM rio_object")
+    assert data.startswith(b"\xc1\x01\x01a")
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
+        ("--plain-states", "maybe"),
         ("--idle-after", "0"),
         ("--max-objects", "0"),
         ("--max-memory", "80 MB"),

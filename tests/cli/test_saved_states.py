@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ import pytest
 from rio.cli.program import main
 from rio.contracts.state import Batch, StoredState
 from rio.identity import ObjectId
-from rio.storage import open_storage
+from rio.storage import Keyring, open_storage
 from rio.storage.sqlite import SqliteState
 
 BANK = """
@@ -157,3 +158,50 @@ def test_a_state_that_is_saved_meanwhile_is_looked_at_again(
     assert migrate(url) == 0
     assert capsys.readouterr().out.endswith("  1 rewritten\n")
     assert asyncio.run(saved(url, 1)) == [GOOD[1]._replace(data=b"\x81\xa5cents\xcc\xc8")]
+
+
+# --- encrypted ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Callable[[str], str]:
+    """Makes the file of a keyring with keys of these ids."""
+    made: dict[str, str] = {}
+
+    def write(ids: str) -> str:
+        file = tmp_path / "keys"
+        file.write_text("\n".join(made.setdefault(id, Keyring.generate(id)) for id in ids))
+        file.chmod(0o600)
+        return str(file)
+
+    return write
+
+
+def under(data: bytes) -> str:
+    """The id of the key under which a state is stored, or that it is plain."""
+    return data[3:4].decode() if data[:1] == b"\xc1" else "plain"
+
+
+def state(action: str, url: str, *options: str) -> int:
+    return main(["state", action, "checked_bank:registry", "--storage", url, *options])
+
+
+def test_plain_states_and_those_of_older_keys_are_encrypted_anew(
+    url: str, keys: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(save(url, GOOD))
+    assert state("check", url, "--keyring", keys("a")) == 1
+    assert "StateCorrupt: the state 'ledger' of Account/a0000 is not" in capsys.readouterr().out
+    lenient = ("--keyring", keys("a"), "--plain-states", "accept")
+    assert state("check", url, *lenient) == 0
+    assert [under(each.data) for each in asyncio.run(saved(url, 2))] == ["plain", "plain"]
+    for ids, rewritten in [("a", 2), ("a", 0), ("ba", 2), ("b", 0)]:
+        keyring = ("--keyring", keys(ids))
+        assert state("migrate", url, *(lenient if rewritten else keyring)) == 0
+        assert capsys.readouterr().out.endswith(f"  {rewritten} rewritten\n")
+        stored = asyncio.run(saved(url, 2))
+        assert [(under(each.data), each.schema) for each in stored] == [(ids[0], 2)] * 2
+    assert state("check", url) == 1
+    assert "StateCorrupt: the state is encrypted: open its" in capsys.readouterr().out
+    assert state("check", url, "--keyring", keys("c")) == 1
+    assert "is encrypted under the key 'b', and the keyring has c" in capsys.readouterr().out

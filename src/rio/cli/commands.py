@@ -98,6 +98,7 @@ def add_run_options(parser: CommandParser) -> None:
         help="where to show /members, /livez and /readyz; nowhere by default",
     )
     options.add_roles(parser)
+    options.add_keyring(parser)
     parser.add_option(
         "--version",
         metavar="TEXT",
@@ -516,13 +517,15 @@ STATE = """\
 Check whether the saved states of a storage can be loaded by the classes of a registry, for example
 before servers with newer code are started. It reads the states, runs the upcasters, and writes
 nothing. Or migrate them: rewrite those of an older schema, so that their upcasters can go. Do that
-when all servers run the newer code. Objects that are in use go on.
+when all servers run the newer code. Objects that are in use go on. With --keyring, states that are
+not encrypted under its first key are encrypted under it, so that the other keys can go.
 """
 
 STATE_EXAMPLES = """\
   rio state check bank:registry --storage sqlite:///bank.db
   rio state check bank:registry --storage postgres://db/bank --sample 1000
   rio state migrate bank:registry --storage postgres://db/bank
+  rio state migrate bank:registry --storage sqlite:///bank.db --keyring keys --plain-states accept
 
 exit codes:
   0   all that was looked at can be loaded
@@ -540,6 +543,7 @@ def add_state_options(parser: CommandParser) -> None:
     )
     options.add_registry(parser)
     options.add_roles(parser)
+    options.add_keyring(parser)
     parser.add_option(
         "--sample",
         metavar="N",
@@ -551,7 +555,7 @@ def add_state_options(parser: CommandParser) -> None:
 def check_saved_states(arguments: Arguments) -> int:
     """Print which saved states cannot be loaded; rewrite those of older schemas if asked to."""
     registry = load_registry(arguments.registry)
-    storage = open_storage(_shared_storage(arguments), **arguments.roles())
+    storage = arguments.open_storage(_shared_storage(arguments))
     migrates = arguments.action == "migrate"
     reports = run(_check_states(registry, storage, arguments.sample, rewrite=migrates))
     for report in reports:

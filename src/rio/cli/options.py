@@ -14,6 +14,7 @@ from rio.contracts.roles import ROLES
 from rio.errors import RioError
 from rio.identity import Address
 from rio.server.memory import check_limit
+from rio.storage import EncryptedState, Keyring, Storage, open_storage
 
 NEVER = "never"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -48,11 +49,26 @@ class Arguments(argparse.Namespace):
     payload: Any
     types: str | None
     timeout: float
+    keyring: str | None
+    plain_states: bool
 
     def roles(self) -> dict[str, Any]:
         """The URLs of the roles that have one of their own, by the role's name."""
         urls = {role.name: getattr(self, role.name, None) for role in ROLES}
         return {name: url for name, url in urls.items() if url is not None}
+
+    def open_storage(self, url: str) -> Storage:
+        """The storage at a URL, with the roles that have one of their own, and states under the
+        keys that are given. It is not prepared yet.
+
+        :raises ConfigurationError: a URL or the file of the keys cannot be used.
+        """
+        storage = open_storage(url, **self.roles())
+        if self.keyring is None:
+            return storage
+        keyring = Keyring.from_file(self.keyring)
+        state = EncryptedState(storage.state, keyring, accept_plain=self.plain_states)
+        return msgspec.structs.replace(storage, state=state)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -119,6 +135,21 @@ def add_roles(parser: CommandParser) -> None:
         )
 
 
+def add_keyring(parser: CommandParser) -> None:
+    parser.add_option(
+        "--keyring",
+        metavar="FILE",
+        help="encrypt the states under the keys in this file, which only its owner may read",
+    )
+    parser.add_option(
+        "--plain-states",
+        metavar="refuse|accept",
+        default="refuse",
+        type=read_plain_states,
+        help="whether to read states that were saved before they were encrypted",
+    )
+
+
 def add_object(parser: CommandParser) -> None:
     parser.add_argument(
         "type_name", metavar="TYPE", help="the type name of the object, for example Account"
@@ -173,6 +204,13 @@ class AddLabels(argparse.Action):
     def __call__(self, parser: Any, arguments: Any, values: Any, option: Any = None) -> None:
         before = getattr(arguments, self.dest)
         setattr(arguments, self.dest, (before if isinstance(before, dict) else {}) | values)
+
+
+def read_plain_states(text: str) -> bool:
+    """:raises argparse.ArgumentTypeError: the text is neither ``refuse`` nor ``accept``."""
+    if text not in ("refuse", "accept"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither refuse nor accept")
+    return text == "accept"
 
 
 def read_count(text: str) -> int:

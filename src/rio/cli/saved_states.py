@@ -14,6 +14,7 @@ from rio.identity import ObjectId
 from rio.objects.managed_state import ManagedStateField
 from rio.objects.registry import RegisteredType, Registry
 from rio.server.states import StateGroup, group_states
+from rio.storage import EncryptedState
 
 PAGE = 1000
 
@@ -27,14 +28,15 @@ class TypeReport(NamedTuple):
     failures: Mapping[str, list[str]]
     """The ids of the objects whose state cannot be loaded, by the problem."""
     rewritten: int = 0
-    """How many had a state of an older schema, which was rewritten."""
+    """How many had a state of an older schema, or under an older key, which was rewritten."""
 
 
 async def check_states(
     registry: Registry, default: StateStorage, sample: int | None = None, *, rewrite: bool = False
 ) -> list[TypeReport]:
     """Load the saved states of the first ``sample`` objects of each type, or of all, without taking
-    the objects over. ``rewrite``: save those of an older schema in the form of the classes.
+    the objects over. ``rewrite``: save those of an older schema in the form of the classes, and
+    encrypt anew what is not encrypted under the first key of a keyring.
 
     :raises Unsupported: a storage cannot list its objects, or read and rewrite them without a
         fence.
@@ -110,10 +112,18 @@ async def _look_at(group: StateGroup, object_id: ObjectId, rewrite: bool) -> Loo
             return Look([f"{type(error).__name__}: {error.message}"])
         problems, newer = _load(group, stored)
         if not (rewrite and newer):
-            return Look(problems)
+            return Look(problems, rewrite and await _encrypt_anew(group.storage, object_id))
         if await group.storage.rewrite_object(object_id, stored.version, Batch(newer)):
+            await _encrypt_anew(group.storage, object_id)  # what was of no older schema
             return Look(problems, rewritten=True)
         # Its server has saved it meanwhile.
+
+
+async def _encrypt_anew(storage: StateStorage, object_id: ObjectId) -> bool:
+    """Leave nothing of an object plain, or under a key that is not the first. Returns whether there
+    was anything.
+    """
+    return isinstance(storage, EncryptedState) and await storage.encrypt_anew(object_id)
 
 
 def _load(group: StateGroup, stored: StoredObject) -> tuple[list[str], dict[str, StoredState]]:

@@ -21,6 +21,7 @@ from rio.errors import StorageUnavailable
 from rio.logs import Logger
 from rio.objects.registry import Registry
 from rio.server.config import ServerConfig
+from rio.server.ending import take
 from rio.server.server import Server
 from rio.server.signals import stop_signals
 
@@ -46,9 +47,10 @@ async def serve(registry: Registry, cluster: ClusterConfig, arguments: Arguments
     :raises NodeEvicted: the cluster declared it dead.
     :raises asyncio.CancelledError: a signal came before the server was ready.
     """
+    storage = arguments.open_storage(arguments.storage)
     server = Server(
         registry,
-        storage=arguments.storage,
+        storage=storage,
         address=arguments.address,
         advertise=arguments.advertise,
         http=arguments.http,
@@ -60,7 +62,6 @@ async def serve(registry: Registry, cluster: ClusterConfig, arguments: Arguments
             max_objects=arguments.max_objects,
             max_memory=arguments.max_memory,
         ),
-        **arguments.roles(),
     )
     task = asyncio.current_task()
     assert task is not None
@@ -84,6 +85,7 @@ async def serve(registry: Registry, cluster: ClusterConfig, arguments: Arguments
             await server.run(handle_signals=False)
         finally:
             await server.stop()
+            await take("closing the storages", storage.close)
             note_end()
 
 

@@ -45,6 +45,8 @@ def _command_line(arguments: Arguments, number: int) -> list[str]:
         "--workers": "1",
         "--storage": arguments.storage,
         **{f"--{name}": url for name, url in arguments.roles().items()},
+        "--keyring": arguments.keyring,
+        "--plain-states": "accept" if arguments.plain_states else None,
         "--address": _shift_port(arguments.address, number),
         "--advertise": arguments.advertise and _shift_port(arguments.advertise, number),
         "--http": arguments.http and _shift_port(arguments.http, number),

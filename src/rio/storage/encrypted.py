@@ -171,8 +171,8 @@ class EncryptedState(StateStorage):
     and sizes of states, their schemas and versions, and when they were written, but no value. A
     state that was changed, or copied from another object, another name or an older version, is
     refused with :class:`rio.errors.StateCorrupt`. An old copy of all that is stored of an object,
-    with its version, cannot be told from what was saved last; nor can that of one of its states, if
-    others of them were saved later.
+    with its version, cannot be told from what was saved last, and an object that was taken away
+    from one that was never saved; nor can this of one of its states, if others were saved later.
 
     ``accept_plain``: read states too that are not encrypted, because they were saved before. Then
     whoever can write to the database can put any state there: encrypt them (``rio state
