@@ -72,6 +72,14 @@ async def test_a_server_with_other_settings_is_refused_while_a_member_lives(
 
 
 @in_virtual_time
+async def test_servers_whose_settings_are_whole_numbers_join_each_other(cluster: Cluster) -> None:
+    """The storage keeps 5 and 5.0 as different bytes."""
+    await cluster.started(2, ClusterConfig(lease_local=5, lease_evict=7, poll_interval=1))
+    await cluster.node(config=ClusterConfig(lease_local=5.0, lease_evict=7.0, poll_interval=1.0))
+    assert len(await cluster.statuses()) == 3  # each has registered once
+
+
+@in_virtual_time
 async def test_stale_members_refuse_nobody_for_ever(cluster: Cluster) -> None:
     """A power cut leaves members that look alive."""
     one, two = await cluster.started(2, LOCAL)

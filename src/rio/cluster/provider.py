@@ -187,7 +187,7 @@ class ClusterProvider(ABC):
                 address,
                 registered.snapshot,
             )
-            if registered.snapshot.settings == row.encode():
+            if decode_row(registered.snapshot.settings) == row:
                 return
             await self._advance(MemberStatus.LEFT)  # somebody was faster with other settings
 
