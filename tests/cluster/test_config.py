@@ -7,6 +7,8 @@ import pytest
 
 from rio._core.clock import now
 from rio.cluster.config import MIN_EVICT_RATIO, ClusterConfig, GossipConfig
+from rio.cluster.peer_to_peer import PeerToPeerClusterProvider
+from rio.cluster.provider import LocalClusterProvider
 from rio.errors import ConfigurationError
 
 
@@ -146,6 +148,14 @@ def test_settings_of_rio_rs_that_could_never_evict_are_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         ClusterConfig.from_rio_rs(**settings)
+
+
+def test_a_provider_of_what_is_no_storage_of_members_is_refused() -> None:
+    for provider in (PeerToPeerClusterProvider, LocalClusterProvider):
+        with pytest.raises(
+            ConfigurationError, match=r"takes a rio.MembershipStorage, got 'sqlite:/"
+        ):
+            provider("sqlite:///app.db")  # type: ignore[arg-type]
 
 
 def test_the_clock_does_not_go_back() -> None:

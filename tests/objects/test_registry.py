@@ -181,6 +181,10 @@ def test_a_handler_from_outside_obeys_the_same_rules() -> None:
         match=r"two handlers for message 'Ping', <handler Room.ping .* and <handler ping_again",
     ):
         registry.add_handler(Room, ping_again)
+    with pytest.raises(
+        BadRegistration, match=r"takes a function, and .*Ping is a class: .*add_type"
+    ):
+        registry.add_handler(Room, Ping)
 
 
 def test_an_annotation_that_is_never_defined_is_refused() -> None:

@@ -76,6 +76,19 @@ async def test_a_server_takes_the_provider_of_its_cluster(cluster: Cluster) -> N
     assert await server.client.send(Teller, "a", Tell()) == server.address
 
 
+async def test_a_server_has_its_members_where_its_provider_has_them(tmp_path: Path) -> None:
+    members, rest = (f"sqlite:///{tmp_path}/{name}.db" for name in ("members", "rest"))
+    async with rio.open_storage(members) as storage:
+        provider = rio.PeerToPeerClusterProvider(storage.membership, rio.ClusterConfig.local())
+        async with (
+            rio.Server(rio.Registry(Teller), storage=rest, cluster=provider) as server,
+            rio.Client(members) as client,
+        ):
+            assert await client.send(Teller, "a", Tell()) == server.address
+        with pytest.raises(ConfigurationError, match="leave membership= out"):
+            rio.Server(rio.Registry(Teller), storage=rest, membership=members, cluster=provider)
+
+
 async def test_calls_of_the_server_take_the_timeout_of_its_settings(cluster: Cluster) -> None:
     server = await cluster.server(Teller, config=rio.ServerConfig(timeout=7.0))
     assert server.client.timeout == 7.0

@@ -37,6 +37,10 @@ class Add(rio.Message[int]):
     save: str = ""
 
 
+class SaveTo(rio.Message[None]):
+    """Save as in a framework where a state does not know its storage."""
+
+
 class AddLater(rio.Message[None]):
     """Save from a task that outlives the turn."""
 
@@ -83,6 +87,10 @@ class Keeper(rio.ServiceObject):
 
     def __init__(self) -> None:
         self.background: list[asyncio.Task[None]] = []
+
+    @rio.handler
+    async def save_to(self, message: SaveTo, app: rio.AppData) -> None:
+        await self.save_state(app)  # type: ignore[arg-type]
 
     async def before_load(self, app: rio.AppData) -> None:
         app.get(Probe).note("before_load")
@@ -271,6 +279,13 @@ async def test_saving_a_state_that_does_not_exist_names_those_that_do(client: ri
         HandlerFailed, match="Keeper has no managed state totla; it has: total, label"
     ):
         await client.send(Keeper, "a", Add(1, save="totla"))
+
+
+async def test_saving_to_a_storage_by_hand_says_that_a_field_knows_its_own(
+    client: rio.Client,
+) -> None:
+    with pytest.raises(HandlerFailed, match=r"it has: total, label. Name the fields, or none for"):
+        await client.send(Keeper, "a", SaveTo())
 
 
 async def test_state_survives_all_servers_on_one_file(sqlite_url: str) -> None:

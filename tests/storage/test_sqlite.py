@@ -799,9 +799,9 @@ async def test_a_write_is_durable_once_it_has_returned(path: Path) -> None:
         ]
 
 
-@pytest.mark.parametrize("name", ["", ":memory:"])
+@pytest.mark.parametrize("name", ["", ":memory:", "sqlite:///app.db"])
 def test_a_path_that_is_no_file_is_refused(name: str) -> None:
-    with pytest.raises(ConfigurationError, match="memory://"):
+    with pytest.raises(ConfigurationError, match=r"memory://|rio.open_storage"):
         SqliteDatabase(name)
 
 

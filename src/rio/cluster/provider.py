@@ -30,7 +30,7 @@ from rio.cluster.settings import (
 )
 from rio.cluster.storage_calls import StorageCalls
 from rio.contracts.membership import Member, MembershipSnapshot, MembershipStorage, MemberStatus
-from rio.errors import NodeEvicted, StorageError
+from rio.errors import ConfigurationError, NodeEvicted, StorageError
 from rio.logs import Logger
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class ClusterProvider(ABC):
     :attr:`on_snapshot` and :attr:`before_purge`, then calls :meth:`join`, :meth:`serve`,
     :meth:`drain` and :meth:`leave`.
 
-    ``storage``: prepared by the caller, who also closes it. ``config``: the settings, by default
+    ``storage``: that of the members, prepared by the caller, who also closes it; a server that gets
+    a provider takes its members from there. ``config``: the settings, by default
     :meth:`ClusterConfig.strict`. ``clock``: seconds, the same clock by which the server admits.
     ``rng``: spreads the retries.
 
@@ -76,6 +77,11 @@ class ClusterProvider(ABC):
         clock: Clock = now,
         rng: random.Random | None = None,
     ) -> None:
+        if not isinstance(storage, MembershipStorage):
+            raise ConfigurationError(
+                f"a {type(self).__name__} takes a rio.MembershipStorage, got {storage!r}:"
+                ' write rio.open_storage("sqlite:///app.db").membership'
+            )
         self._storage = storage
         self._given = self._config = config or ClusterConfig()
         self._clock = clock
@@ -116,6 +122,11 @@ class ClusterProvider(ABC):
         """Called with a member that has ended, before its row is deleted. While it fails, the row
         stays.
         """
+
+    @property
+    def storage(self) -> MembershipStorage:
+        """The storage of the members."""
+        return self._storage
 
     @property
     def config(self) -> ClusterConfig:

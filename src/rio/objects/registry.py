@@ -91,6 +91,11 @@ class Registry:
             for the message or of that name already, or a server already uses this registry.
         """
         self._check_not_frozen(cls)
+        if isinstance(function, type):
+            raise BadRegistration(
+                f"add_handler takes a function, and {type_hints.full_name(function)} is a class:"
+                " the methods that a class marks with @rio.handler come with add_type"
+            )
         self.add_type(cls)
         added = function if isinstance(function, Handler) else Handler(function)
         known = self._types[type_name_of(cls)]

@@ -88,7 +88,8 @@ class Server:
     ``/members``, ``/livez`` and ``/readyz``; nowhere by default.
 
     ``cluster``: the name of a preset (``"strict"``, ``"fast"`` or ``"local"``), a
-    :class:`rio.ClusterConfig`, or a :class:`rio.ClusterProvider`. ``config``: what tunes this
+    :class:`rio.ClusterConfig`, or a :class:`rio.ClusterProvider`, whose members are those of the
+    server then, whatever ``storage`` is. ``config``: what tunes this
     server, a :class:`rio.ServerConfig`. ``app_data``: what its objects share.
 
     ``version``: the version of the program, which the other servers learn; by default a digest of
@@ -132,7 +133,10 @@ class Server:
         self._advertise = None if advertise is None else Address.parse(advertise)
         self._http_address = None if http is None else Address.parse(http)
         self._storage, self._opened_roles = mix_roles(
-            storage, membership=membership, placement=placement, state=state
+            storage,
+            membership=_members_of(cluster, membership),
+            placement=placement,
+            state=state,
         )
         self._app_data = of_server(app_data)
         self._own_states = OwnStates(registry, self._app_data)
@@ -709,6 +713,23 @@ def _refuse_mixed_memories(storage: Storage, own_states: Iterable[StateStorage])
                 " restart nothing would fence it."
                 f" Give the {row.name} a database too, {row.name}=..."
             )
+
+
+def _members_of(
+    cluster: str | ClusterConfig | ClusterProvider, membership: MembershipStorage | str | None
+) -> MembershipStorage | str | None:
+    """Where the members are: where a given provider has them, else where the server is told.
+
+    :raises ConfigurationError: the two are not the same.
+    """
+    if not isinstance(cluster, ClusterProvider):
+        return membership
+    if membership is not None and membership is not cluster.storage:
+        raise ConfigurationError(
+            f"membership= is another storage than the {type(cluster).__name__} of cluster= has:"
+            " leave membership= out"
+        )
+    return cluster.storage
 
 
 def _provider(

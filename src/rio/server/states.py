@@ -243,10 +243,11 @@ def _chosen(owner: StateOwner, attributes: tuple[str, ...]) -> Sequence[StateGro
 
 def _check_attributes(owner: StateOwner, attributes: tuple[str, ...]) -> None:
     fields = owner.registered.managed_states
-    unknown = set(attributes) - {field.attribute for field in fields}
+    attribute_names = [field.attribute for field in fields]
+    unknown = [attribute for attribute in attributes if attribute not in attribute_names]
     if unknown:
-        known = ", ".join(field.attribute for field in fields) or "none"
         raise AttributeError(
-            f"{owner.table.type_name} has no managed state {', '.join(sorted(unknown))}; "
-            f"it has: {known}"
+            f"{owner.table.type_name} has no managed state {', '.join(map(str, unknown))}; "
+            f"it has: {', '.join(attribute_names) or 'none'}. Name the fields, or none"
+            " for all; each knows its storage"
         )

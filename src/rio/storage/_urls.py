@@ -52,7 +52,7 @@ def _open_memory(url: str) -> dict[str, Any]:
 def _open_sqlite(url: str) -> dict[str, Any]:
     from rio.storage import sqlite
 
-    right = "sqlite:///relative.db or sqlite:////absolute.db"
+    right = "sqlite:///relative.db or sqlite:////absolute.db, or memory:// to keep all in memory"
     parts = split_url(url, right)
     if parts.netloc or len(parts.path) < 2:
         raise ConfigurationError(f"{show_url(url)!r} names no file: write {right}")

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar, TypeVarTuple
 from rio.errors import ConfigurationError, StorageClosed, StorageUnavailable
 from rio.storage._migrations import SchemaStatus
 from rio.storage._sql import Operation, SqlDatabase
+from rio.storage._url_form import show_url
 from rio.storage.sqlite._connection import (
     OpenFile,
     connect_reader,
@@ -72,6 +73,11 @@ class SqliteDatabase(SqlDatabase):
             raise ConfigurationError(
                 f"{name!r} is no file; for storages in memory use rio.storage.local,"
                 " or the URL memory://"
+            )
+        if "://" in name:
+            raise ConfigurationError(
+                f"{show_url(name)!r} is a URL, and not the path of a file: open it with"
+                " rio.open_storage(...), or give the path"
             )
         if not 0 <= busy_timeout <= 3600:
             raise ConfigurationError(f"busy_timeout must be 0 to 3600 seconds, got {busy_timeout}")
