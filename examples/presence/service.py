@@ -121,7 +121,7 @@ class User(rio.ServiceObject):
         while True:
             await asyncio.sleep(SILENCE / 8)
             if self._is_silent():
-                self.tell(User, self.id, EndIfSilent())
+                await self.send(User, self.id, EndIfSilent())
 
     def _is_silent(self) -> bool:
         return now() - self.heard_at > SILENCE
