@@ -26,6 +26,7 @@ FLOORS = [
     ["errors", "_version"],
     ["_core"],
     ["identity", "type_hints", "backoff", "background", "logs", "runner"],
+    ["security"],
     ["transport", "contracts"],
     ["objects"],
     ["cluster", "storage", "web"],

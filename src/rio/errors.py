@@ -99,6 +99,14 @@ class WrongServer(NotExecuted):
     code = "wrong_server"
 
 
+class NotAuthenticated(NotExecuted):
+    """One side of a connection could not prove itself to the other: it holds no key, or one that
+    the other side does not know. The text says which, and what to do. See :class:`rio.Security`.
+    """
+
+    code = "not_authenticated"
+
+
 class Draining(NotExecuted):
     """The node is about to stop, so it activates no more objects."""
 
@@ -244,6 +252,12 @@ class BadIdentity(CallRefused, ValueError):
     """
 
     code = "bad_identity"
+
+
+class Forbidden(CallRefused):
+    """The key of the client does not allow the call, or the server's ``authorize`` does not."""
+
+    code = "forbidden"
 
 
 class UnknownMessage(CallRefused):

@@ -1,0 +1,222 @@
+"""What a process proves itself with and checks others by, as it stands at present."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import msgspec
+
+from rio.errors import ConfigurationError
+from rio.security.keys import UNLIMITED, Key, Rights, Role, decode_secret, encode_secret
+from rio.security.tls import CertificateTls, KeyTls
+
+Encryption = Literal["key", "certificates", "none"]
+ENCRYPTIONS: tuple[Encryption, ...] = get_args(Encryption)
+
+
+class Credentials:
+    """Keys, and the way in which connections are encrypted. It does not change.
+
+    ``keys``: the first one is that by which this process proves itself; a server takes the first of
+    role ``"node"``. A server accepts all of them.
+
+    :raises ConfigurationError: they cannot be used together, or this Python cannot use them.
+    """
+
+    def __init__(
+        self,
+        keys: tuple[Key, ...],
+        *,
+        encryption: Encryption | None = None,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+        ca: tuple[Path, ...] = (),
+    ) -> None:
+        self.keys = _by_id(keys)
+        """By their ids."""
+        self.rights = {key.id: Rights(key) for key in keys if key.role not in UNLIMITED}
+        """What the holder of a key may send; of who may send everything there are none."""
+        files = [each for each in (certificate, private_key, *ca) if each is not None]
+        self.files = {file: stamp_of(file) for file in files}
+        """What was read, and what shows that it has changed since."""
+        self.encryption: Encryption = encryption or ("certificates" if files else "key")
+        self.tls: KeyTls | CertificateTls | None = None
+        match self.encryption:
+            case "certificates":
+                if not ca:
+                    raise ConfigurationError(
+                        "certificates need ca: the files of the authorities that are trusted"
+                    )
+                if (certificate is None) != (private_key is None):
+                    raise ConfigurationError("certificate and private_key go together")
+                self.tls = CertificateTls(certificate, private_key, ca)
+            case "key" | "none" if files:
+                raise ConfigurationError(
+                    f"encryption {self.encryption!r} takes no certificate, private_key or ca"
+                )
+            case "key":
+                self.tls = KeyTls(keys)
+            case "none":
+                pass
+            case _:
+                raise ConfigurationError(
+                    f"encryption is one of {', '.join(ENCRYPTIONS)}, got {encryption!r:.100}"
+                )
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the own certificate; empty if there is none."""
+        return b"" if self.tls is None else self.tls.digest
+
+    def own_key(self, role: Role | None = None) -> Key | None:
+        """The key by which this process proves itself: the first one, or the first of a role."""
+        found = (key for key in self.keys.values() if role is None or key.role == role)
+        return next(found, None)
+
+
+def stamp_of(file: Path) -> object:
+    """What is another value once the file was changed or replaced."""
+    try:
+        found = file.stat()
+    except OSError as error:
+        return error.errno
+    return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
+
+
+def _by_id(keys: Iterable[Key]) -> dict[str, Key]:
+    """:raises ConfigurationError: there is none, or two have one id."""
+    found: dict[str, Key] = {}
+    for key in keys:
+        if not isinstance(key, Key):
+            raise ConfigurationError(f"security takes rio.Key objects, got {type(key).__name__}")
+        if key.id in found:
+            raise ConfigurationError(f"two keys have the id {key.id!r}: give each one of its own")
+        found[key.id] = key
+    if not found:
+        raise ConfigurationError("security without a key protects nothing: `rio keygen` makes one")
+    return found
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+class _KeyTable(msgspec.Struct, forbid_unknown_fields=True):
+    """A table ``[[keys]]`` of the file."""
+
+    id: str
+    role: str
+    secret: str
+    allow: tuple[str, ...] = ("*",)
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    """The whole file."""
+
+    keys: tuple[_KeyTable, ...] = ()
+    encryption: str | None = None
+    certificate: str | None = None
+    private_key: str | None = None
+    ca: tuple[str, ...] = ()
+
+
+def read_credentials(path: Path) -> Credentials:
+    """The credentials in a file. Paths in it are relative to its folder.
+
+    :raises ConfigurationError: the file cannot be read, others than its owner can read it too, or
+        it cannot be used; the text never shows a secret.
+    """
+    try:
+        stamp = stamp_of(path)
+        table = _parse(_read_private(path))
+        credentials = Credentials(
+            tuple(_read_key(each) for each in table.keys),
+            encryption=cast(Encryption | None, table.encryption),  # checked there
+            certificate=_beside(path, table.certificate),
+            private_key=_beside(path, table.private_key),
+            ca=tuple(path.parent / each for each in table.ca),
+        )
+        credentials.files[path] = stamp
+        return credentials
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"the security file {path} cannot be read: {error}") from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"the security file {path}: {error.message}") from None
+
+
+def _parse(text: str) -> _File:
+    """:raises ConfigurationError: this is no security file."""
+    import tomllib  # few programs read such a file
+
+    try:
+        return msgspec.convert(tomllib.loads(text), _File)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ConfigurationError(f"it is not of the right form: {error}") from None
+
+
+def _read_private(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if os.name == "posix" and mode & 0o077:
+            raise ConfigurationError(
+                f"others than its owner can read it (mode {mode & 0o777:o}): chmod 600 {path}"
+            )
+        return file.read()
+
+
+def _read_key(table: _KeyTable) -> Key:
+    secret = decode_secret(table.secret, table.id)
+    return Key(table.id, cast(Role, table.role), secret, table.allow)
+
+
+def _beside(path: Path, name: str | None) -> Path | None:
+    return None if name is None else path.parent / name
+
+
+def add_key(path: Path, key: Key, encryption: str | None) -> None:
+    """Add a key at the end of a file, which is made if it is not there. ``encryption``: what a new
+    file says; ``None``: nothing.
+
+    :raises ConfigurationError: the file cannot be used or written, has a key of this id, or exists
+        and an encryption is given.
+    """
+    try:
+        text = _read_private(path) if path.exists() else ""
+        if text and encryption is not None:
+            raise ConfigurationError(f"{path} exists: what it says of encryption stays")
+        if encryption is not None:
+            text = f'encryption = "{encryption}"\n\n'
+        text = f"{text}{write_key(key)}\n"
+        _by_id(map(_read_key, _parse(text).keys))
+        _replace(path, text)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file as a whole, readable for its owner only, in the place of the one that is there.
+
+    :raises OSError: that is not possible. The old one stays.
+    """
+    from tempfile import mkstemp  # needed here only
+
+    descriptor, name = mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def write_key(key: Key) -> str:
+    """A key as it stands in a file."""
+    lines: list[tuple[str, Any]] = [("id", key.id), ("role", key.role)]
+    lines.append(("secret", encode_secret(key.secret)))
+    if key.allow != ("*",):
+        lines.append(("allow", list(key.allow)))
+    text = "".join(f"{name} = {msgspec.json.encode(value).decode()}\n" for name, value in lines)
+    return f"[[keys]]\n{text}"

@@ -1,0 +1,206 @@
+"""The security of one client or server: its credentials now, and how they change while it runs."""
+
+from __future__ import annotations
+
+import functools
+import os
+import ssl
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from rio._core.dispatch import Turn
+from rio.errors import ConfigurationError, NotAuthenticated
+from rio.identity import ObjectId
+from rio.logs import Logger
+from rio.security.credentials import Credentials, Encryption, read_credentials, stamp_of
+from rio.security.keys import Identity, Key
+
+logger = Logger("rio.security")
+
+VARIABLE = "RIO_SECURITY"
+"""The variable of the environment that names the file, where nothing else does."""
+
+Authorize: TypeAlias = Callable[[Identity, ObjectId, str], bool]
+"""Decides whether a caller may send a message, by its name, to an object."""
+
+
+class Security:
+    """Who may reach a cluster. A server and a client that have it prove themselves to each other,
+    and encrypt what they say. ::
+
+        server = rio.Server(registry, storage=url, security="/run/secrets/rio.toml")
+
+        client = rio.Client(url, security=rio.Security([key], encryption="none"))
+
+    ``keys``: of a server all that it accepts; it proves itself by the first of role ``"node"``. A
+    client proves itself by the first one. ``encryption``: ``"key"`` (TLS 1.3 by the key itself,
+    from Python 3.13 on), ``"certificates"`` (TLS 1.3, on every Python), or ``"none"``, for networks
+    that nobody else can read. By default it is by certificates if there are some, and else by key.
+    ``certificate``, ``private_key``: the PEM files of this process; a client needs none.
+    ``ca``: the PEM files of all authorities that this process trusts.
+
+    ``authorize(identity, object_id, message_name)``: whether a caller may send this message to this
+    object, asked on the server for each call that comes from a client, before anything is decoded
+    or activated. It must not block. If it raises, the call is refused.
+
+    :raises ConfigurationError: the credentials cannot be used together, or this Python cannot use
+        them.
+    """
+
+    def __init__(
+        self,
+        keys: Iterable[Key],
+        *,
+        encryption: Encryption | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        private_key: str | os.PathLike[str] | None = None,
+        ca: Iterable[str | os.PathLike[str]] = (),
+        authorize: Authorize | None = None,
+    ) -> None:
+        self.credentials = Credentials(
+            tuple(keys),
+            encryption=encryption,
+            certificate=None if certificate is None else Path(certificate),
+            private_key=None if private_key is None else Path(private_key),
+            ca=tuple(Path(each) for each in ca),
+        )
+        """What holds now. Another object takes its place when the file has changed."""
+        self.authorize = authorize
+        self._path: Path | None = None
+        self._files = self.credentials.files
+
+    @classmethod
+    def from_file(
+        cls, path: str | os.PathLike[str], *, authorize: Authorize | None = None
+    ) -> Security:
+        """The security that a file describes, which ``rio keygen`` makes. Servers and clients read
+        it again when it changes; a new file that cannot be used is logged, and what the old one
+        said holds on.
+
+        :raises ConfigurationError: the file cannot be used, or others than its owner can read it.
+        """
+        made = cls.__new__(cls)
+        made.authorize = authorize
+        made._path = Path(path)
+        made.credentials = read_credentials(made._path)
+        made._files = made.credentials.files
+        return made
+
+    def refresh(self) -> None:
+        """Read the file again if it, or one that it names, has changed. :attr:`credentials` is
+        another object then.
+        """
+        found = {file: stamp_of(file) for file in self._files}
+        if self._path is None or found == self._files:
+            return
+        self._files = found  # what cannot be used is not read again until it changes once more
+        try:
+            self.credentials = self._read_again(self._path)
+        except ConfigurationError as error:
+            logger.error("the credentials stay as they were: %s", error)
+            return
+        self._files = self.credentials.files
+        logger.info("read %s again: %r", self._path, self)
+
+    def _read_again(self, path: Path) -> Credentials:
+        credentials, before = read_credentials(path), self.credentials
+        if before.own_key("node") and not credentials.own_key("node"):
+            raise ConfigurationError(f"{path} has no key of role 'node' any more")
+        if credentials.encryption != before.encryption:
+            raise ConfigurationError(
+                f"{path} changes the encryption from {before.encryption!r} to"
+                f" {credentials.encryption!r}, which needs a restart"
+            )
+        return credentials
+
+    # --- a client's side --------------------------------------------------------------------------
+
+    def own_key(self, role: str) -> Key:
+        """The key by which this process proves itself, as a ``"node"`` or as a ``"client"``.
+
+        :raises ConfigurationError: a node has none of its role.
+        """
+        key = self.credentials.own_key("node" if role == "node" else None)
+        if key is None:
+            raise ConfigurationError("a server needs a key of role 'node': `rio keygen` makes one")
+        return key
+
+    def client_tls(self, role: str) -> ssl.SSLContext | None:
+        """What a connection is encrypted with that this process makes; ``None`` if it is not."""
+        tls = self.credentials.tls
+        return None if tls is None else tls.client(self.own_key(role))
+
+    # --- a server's side --------------------------------------------------------------------------
+
+    def server_tls(self) -> ssl.SSLContext | None:
+        """What connections to this process are encrypted with; ``None`` if they are not.
+
+        :raises ConfigurationError: it has no certificate to encrypt by.
+        """
+        tls = self.credentials.tls
+        if tls is not None and tls.server is None:
+            raise ConfigurationError(
+                "a server that encrypts by certificates needs a certificate and a private_key"
+            )
+        return None if tls is None else tls.server
+
+    def key_of(self, id: str, role: str, shows_certificate: bool) -> Key:
+        """The key by which a peer wants to prove itself, as a ``"node"`` or as a ``"client"``.
+
+        :raises NotAuthenticated: there is no such key, or it is not enough for this role.
+        """
+        if not id:
+            raise NotAuthenticated(
+                "this server asks for a key: give the other side security=, or set RIO_SECURITY"
+            )
+        key = self.credentials.keys.get(id)
+        if key is None:
+            raise NotAuthenticated(f"this server knows no key {id!r:.200}")
+        if role == "node" and key.role != "node":
+            raise NotAuthenticated(f"key {id!r} is of role {key.role!r}: a server needs 'node'")
+        if (
+            role == "node"
+            and self.credentials.encryption == "certificates"
+            and not shows_certificate
+        ):
+            raise NotAuthenticated("a server has to show a certificate of its own")
+        return key
+
+    def authorizer(self, key: Key) -> Callable[[Turn], bool] | None:
+        """What decides about each call of a connection; ``None``: nothing does."""
+        if self.authorize is None:
+            return None
+        return functools.partial(_is_authorized, self.authorize, key.identity)
+
+    def __repr__(self) -> str:
+        ids = ", ".join(self.credentials.keys)
+        return f"<Security by {ids}; encryption: {self.credentials.encryption}>"
+
+
+def _is_authorized(authorize: Authorize, identity: Identity, turn: Turn) -> bool:
+    object_id = ObjectId(turn.type_name, turn.id)
+    try:
+        return bool(authorize(identity, object_id, turn.message_name))
+    except Exception:
+        logger.exception(
+            "authorize failed for %s of %s: it is refused", turn.message_name, object_id
+        )
+        return False
+
+
+def security_of(given: Any) -> Security | None:
+    """What a client or a server was given, or what the environment names.
+
+    :raises ConfigurationError: it is none, or its file cannot be used.
+    """
+    if given is None:
+        path = os.environ.get(VARIABLE)
+        return Security.from_file(path) if path else None
+    if isinstance(given, Security):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return Security.from_file(given)
+    raise ConfigurationError(
+        f"security= takes a rio.Security or the path of a security file, got {type(given).__name__}"
+    )

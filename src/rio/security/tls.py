@@ -1,0 +1,116 @@
+"""The encryption of connections: TLS 1.3, by the key itself or by certificates."""
+
+from __future__ import annotations
+
+import hmac
+import ssl
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+from rio.errors import ConfigurationError
+from rio.security.keys import Key
+
+CAN_USE_KEYS: bool = getattr(ssl, "HAS_PSK", False)
+"""Whether this Python can encrypt by a key: CPython can from 3.13 on."""
+
+
+class KeyTls:
+    """TLS by a pre-shared key: a server accepts each of ``keys``.
+
+    :raises ConfigurationError: this Python cannot do that.
+    """
+
+    digest = b""
+    """There is no certificate to which a proof would be bound."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        if not CAN_USE_KEYS:
+            raise ConfigurationError(
+                "this Python cannot encrypt by a key (3.13 and later can): give the security"
+                ' certificates, or say encryption = "none" for a network that nobody else can read'
+            )
+        secrets = {key.id: _derive(key) for key in keys}
+        context = _context(ssl.PROTOCOL_TLS_SERVER)
+        cast(Any, context).set_psk_server_callback(lambda id: secrets.get(id or "", b""))  # 3.13
+        self.server: ssl.SSLContext | None = context
+
+    def client(self, key: Key) -> ssl.SSLContext:
+        """What a client encrypts with that holds ``key``."""
+        secret = _derive(key)
+        context = _context(ssl.PROTOCOL_TLS_CLIENT)
+        context.verify_mode = ssl.CERT_NONE  # the server has the key, and no certificate
+        cast(Any, context).set_psk_client_callback(lambda hint: (key.id, secret))  # 3.13
+        return context
+
+
+class CertificateTls:
+    """TLS by certificates that one of the authorities ``ca`` has signed, whatever host names they
+    have. A client needs none of its own, and ``server`` is ``None`` for who has none.
+
+    :raises ConfigurationError: a file cannot be used.
+    """
+
+    def __init__(
+        self, certificate: Path | None, private_key: Path | None, ca: Iterable[Path]
+    ) -> None:
+        self._certificate, self._private_key, self._ca = certificate, private_key, tuple(ca)
+        self._client = self._load(_context(ssl.PROTOCOL_TLS_CLIENT))
+        self.server: ssl.SSLContext | None = None
+        self.digest = b""
+        """The SHA-256 of the own certificate, to which a server binds its proof."""
+        if certificate is not None:
+            self.server = self._load(_context(ssl.PROTOCOL_TLS_SERVER))
+            self.server.verify_mode = ssl.CERT_OPTIONAL  # a node must have one, and a client may
+            self.digest = sha256(_first_certificate(certificate)).digest()
+
+    def client(self, key: Key) -> ssl.SSLContext:
+        """What a client encrypts with."""
+        return self._client
+
+    def _load(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        for file in self._ca:
+            with _naming(file):
+                context.load_verify_locations(file)
+        if self._certificate is not None:
+            with _naming(self._certificate):
+                context.load_cert_chain(self._certificate, self._private_key)
+        return context
+
+
+def digest_of_peer(channel: ssl.SSLObject | None) -> bytes:
+    """The SHA-256 of the certificate that a server has shown; empty if it has none."""
+    shown = None if channel is None else channel.getpeercert(binary_form=True)
+    return b"" if shown is None else sha256(shown).digest()
+
+
+def _context(protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if protocol == ssl.PROTOCOL_TLS_CLIENT:
+        context.check_hostname = False  # the proof says who the server is, wherever it runs
+    else:
+        context.num_tickets = 0  # nobody resumes a session
+    return context
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        raise ConfigurationError(f"{file} cannot be used for TLS: {error}") from error
+
+
+def _derive(key: Key) -> bytes:
+    """The pre-shared key of TLS. It is not the secret itself, which makes the proofs."""
+    return hmac.digest(key.secret, b"rio/2 tls", "sha256")
+
+
+def _first_certificate(file: Path) -> bytes:
+    """The certificate of a chain's end, in DER."""
+    _, begin, rest = file.read_text().partition("-----BEGIN CERTIFICATE-----")
+    body, end, _ = rest.partition("-----END CERTIFICATE-----")
+    return ssl.PEM_cert_to_DER_cert(begin + body + end)
