@@ -32,10 +32,13 @@ from rio.objects.state import State
 from rio.objects.threads import from_thread
 from rio.objects.upcasters import upcast
 from rio.runner import run
+from rio.security.keys import Identity, Key
+from rio.security.security import Security
 from rio.server.config import ServerConfig
 from rio.server.message_router import MessageRouter
 from rio.server.server import Server
 from rio.storage import Storage, open_storage
+from rio.transport.call_context import caller
 
 __all__ = [
     "Address",
@@ -50,6 +53,8 @@ __all__ = [
     "DynamicMessage",
     "Filter",
     "GossipConfig",
+    "Identity",
+    "Key",
     "LocalClusterProvider",
     "Member",
     "MembershipStorage",
@@ -61,6 +66,7 @@ __all__ = [
     "Proceed",
     "Registry",
     "RioError",
+    "Security",
     "Server",
     "ServerConfig",
     "ServiceObject",
@@ -69,6 +75,7 @@ __all__ = [
     "Storage",
     "Subscription",
     "UnknownApplicationError",
+    "caller",
     "check",
     "errors",
     "from_thread",

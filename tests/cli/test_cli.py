@@ -22,7 +22,7 @@ import rio as package
 from rio.cli import main
 from rio.cli.program import parse
 from rio.cli.registry import load_registry
-from rio.cli.supervisor import command_lines
+from rio.cli.supervisor import command_lines, environment_of_children
 from rio.contracts.membership import MemberStatus
 from rio.storage import Keyring, open_storage
 from tests.cli.processes import ROOT, Running, environment, rio, until
@@ -326,7 +326,7 @@ def test_workers_have_the_limits_that_are_given() -> None:
     limits = {"idle_after": None, "max_objects": 50, "max_memory": "80%"}
     parsed = parse(["run", "m:r", "--storage", "s", *given], {})
     (command,) = command_lines(parsed)
-    again = parse(["run", *command[command.index("run") + 1 :]], {})
+    again = parse(["run", *command[command.index("run") + 1 :]], environment_of_children(parsed))
     for name, value in limits.items():
         assert getattr(parsed, name) == getattr(again, name) == value
     usual = parse(["run", "m:r", "--storage", "s"], {"RIO_MAX_MEMORY": "1000000"})
@@ -376,6 +376,13 @@ def test_a_limit_that_cannot_be_is_wrong_usage(
     with pytest.raises(SystemExit, match="2"):
         parse(["run", "m:r", "--storage", "s", option, value], {})
     assert option in capsys.readouterr().err
+
+
+def test_the_urls_of_storages_are_in_no_command_line_of_a_worker() -> None:
+    urls = ["--storage", "redis://u:secret@a", "--state", "postgres://u:secret@b/c"]
+    parsed = parse(["run", "m:r", *urls, "--workers", "2"], {})
+    assert not any("secret" in word for command in command_lines(parsed) for word in command)
+    assert environment_of_children(parsed) == {"RIO_STORAGE": urls[1], "RIO_STATE": urls[3]}
 
 
 def test_workers_with_port_0_each_take_a_free_one() -> None:
@@ -514,14 +521,14 @@ def test_shutdown_has_an_object_leave_memory_but_not_the_disk(cluster: Path) -> 
     assert (reply["saved"], reply["in_memory"]) == (7, 2)
 
 
-def test_stop_has_a_server_end_with_0(shop: Path) -> None:
+def test_a_server_that_a_client_has_stopped_ends_with_75(shop: Path) -> None:
     with Running(
         "run", "counters:registry", "--storage", "sqlite:///c.db", *FAST, cwd=shop
     ) as server:
         assert (
             rio("stop", server.address(), "--storage", "sqlite:///c.db", cwd=shop).returncode == 0
         )
-        assert server.ended() == 0
+        assert server.ended() == 75
 
 
 def test_an_application_error_is_shown_with_its_fields(cluster: Path) -> None:

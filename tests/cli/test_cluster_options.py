@@ -13,7 +13,7 @@ from rio import ClusterConfig, GossipConfig
 from rio.cli import main
 from rio.cli.cluster_options import HELP, given_settings, option_of, read_config
 from rio.cli.program import parse
-from rio.cli.supervisor import command_lines
+from rio.cli.supervisor import command_lines, environment_of_children
 from rio.storage import open_storage
 
 RUN = ["run", "m:r", "--storage", "s"]
@@ -153,7 +153,8 @@ def test_workers_have_the_settings_that_are_given() -> None:
     given = [word for name, (text, _) in EACH.items() for word in (option_of(name), text)]
     parsed = parse([*RUN, "--workers", "2", *given], {})
     for command in command_lines(parsed):
-        again = parse(["run", *command[command.index("run") + 1 :]], {})
+        words = command[command.index("run") + 1 :]
+        again = parse(["run", *words], environment_of_children(parsed))
         assert (
             given_settings(again) == given_settings(parsed) == {n: t for n, (t, _) in EACH.items()}
         )

@@ -239,6 +239,7 @@ class World:
             config=rio.ServerConfig(timeout=TIMEOUT, drain_timeout=3.0),
             rng=random.Random(len(self.servers)),
             address=f"{host.name}:0",
+            insecure=True,
             clock=host.clock,
         )
         self.servers.append(server)

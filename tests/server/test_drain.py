@@ -427,9 +427,10 @@ async def test_listening_on_every_interface_needs_an_address_for_the_others(
     with pytest.raises(
         ConfigurationError, match="say with advertise= which address the others shall use"
     ):
-        async with rio.Server(rio.Registry(Tally), storage=cluster.storage, address="0.0.0.0:0"):
-            pass
-    server = await cluster.server(Tally, address="0.0.0.0:0", advertise="127.0.0.1:0")
+        await cluster.server(Tally, address="0.0.0.0:0", insecure=True)
+    server = await cluster.server(
+        Tally, address="0.0.0.0:0", advertise="127.0.0.1:0", insecure=True
+    )
     client = await cluster.client()
     assert await client.send(Tally, "a", Add()) == 1
     assert server.address.startswith("127.0.0.1:")

@@ -27,6 +27,7 @@ from rio._core.wire import Kind
 from rio.client import retry
 from rio.cluster.gossip import messages as gossip_messages
 from rio.objects import system_messages
+from rio.security.proof import Proofs
 from rio.transport import call_context, protocol
 from rio.transport.call_context import Context, Link
 from rio.transport.protocol import Hello
@@ -97,6 +98,8 @@ HELLO_OF_A_NODE = Hello(
     protocol.VERSION, "node", 3, "10.0.0.7:7070", CLUSTER, protocol.NODE_FEATURES
 )
 
+HELLO_WITH_KEY = Hello(1, "client", key="web", nonce=b"c" * 32)
+HELLO_WITH_NONCE = Hello(1, "node", 3, "10.0.0.7:7070", nonce=b"s" * 32)
 HELLO_WITH_LIMITS = Hello(protocol.VERSION, "node", frame_limit=100_000, in_flight_limit=100)
 
 OURS: dict[str, Callable[[], bytes]] = {
@@ -105,6 +108,9 @@ OURS: dict[str, Callable[[], bytes]] = {
     ),
     "hello_node": lambda: protocol.write_hello(HELLO_OF_A_NODE),
     "hello_limits": lambda: protocol.write_hello(HELLO_WITH_LIMITS),
+    "hello_with_key": lambda: protocol.write_hello(HELLO_WITH_KEY),
+    "hello_with_nonce": lambda: protocol.write_hello(HELLO_WITH_NONCE),
+    "proof": lambda: protocol.write_proof(proof_of_server()),
     "error_version": lambda: protocol.write_error(0, version_mismatch()),
     "request": lambda: request(1, "Deposit", msgpack.packb({"amount": 100})),
     "response": lambda: b"\x93\x02\x01" + msgpack.packb({"amount": 100}),
@@ -145,6 +151,11 @@ def news() -> bytes:
     table = MemberTable()
     table.put(3, 1, 1, b"", ())
     return table.encode([3], snapshot=False)
+
+
+def proof_of_server() -> bytes:
+    hellos = map(protocol.write_hello, (HELLO_WITH_KEY, HELLO_WITH_NONCE))
+    return Proofs(*hellos, b"", b"k" * 32).of("server")
 
 
 def version_mismatch() -> errors.ProtocolVersionMismatch:
@@ -216,6 +227,8 @@ def test_what_is_read_of_a_vector_is_what_was_meant() -> None:
     )
     assert protocol.read_event(bodies["event"]) == (1, "Deposited", msgpack.packb({"amount": 100}))
     assert protocol.read_hello(bodies["hello_limits"]) == HELLO_WITH_LIMITS
+    assert protocol.read_hello(bodies["hello_with_key"]) == HELLO_WITH_KEY
+    assert protocol.read_proof(bodies["proof"]) == proof_of_server()
     assert protocol.read_goaway(bodies["goaway_stopped"]) == ("10.0.0.7:7070 has stopped", 301)
     assert call_context.read_context(VECTORS["context"].data) == CHAIN
     assert call_context.read_context(VECTORS["context_with_values"].data) == WITH_VALUES

@@ -9,6 +9,7 @@ class Connection:
     transport: Any
     send_limit: int
     held: bool
+    is_encrypted: bool
     def __init__(self, frame_limit: int, receive_buffer: ReceiveBuffer | None) -> None: ...
     @property
     def reader(self) -> FrameReader: ...

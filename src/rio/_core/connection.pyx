@@ -28,14 +28,15 @@ cdef class Connection:
         self.writer = FrameWriter()
         self.send_limit = frame_limit
         self.transport = None
-        self.held = False
+        self.held = self.is_encrypted = False
         self._flush_is_due = False
         self._is_receiving = False
         self._received = None
 
     def get_buffer(self, Py_ssize_t sizehint):
         """Where the transport may write: the reader's free room."""
-        return self.reader
+        # asyncio's TLS writes into slices of it
+        return memoryview(self.reader) if self.is_encrypted else self.reader
 
     def buffer_updated(self, Py_ssize_t nbytes):
         """Handle all whole frames that have arrived."""

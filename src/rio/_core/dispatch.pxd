@@ -137,6 +137,9 @@ cdef class ServerHalf(Connection):
     cdef readonly Dispatcher dispatcher
     cdef RemoteCaller _caller
     cdef public bint accepted        # the handshake is over: requests are taken
+    cdef public bint is_node         # its peer is one: what it says of other calls is believed
+    cdef public object rights        # what its peer may send; None: everything
+    cdef public object authorize     # is asked before each of its calls; None: nobody is
     cdef readonly uint64_t last_request  # the highest request id that was read
     cdef TypeTable _table            # what the last request named; None: nothing yet
     cdef Method _method

@@ -13,6 +13,11 @@ __pyx_capi__: dict[str, object]  # what rio._core.calls uses in C
 
 _T = TypeVar("_T")
 
+class _Rights(Protocol):
+    # What the peer of a connection may send.
+    def allows(self, type_name: str, message_name: str, /) -> bool: ...
+    def why_not(self, type_name: str, message_name: str, /) -> str: ...
+
 class _Runtime(Protocol):
     # The owner of a dispatcher. What it is handed is always a request's turn, never a lifecycle
     # hook's.
@@ -168,6 +173,9 @@ class RemoteCaller(TurnCaller):
 @disjoint_base
 class ServerHalf(Connection):
     accepted: bool
+    is_node: bool
+    rights: _Rights | None
+    authorize: Callable[[Turn], bool] | None
     def __init__(self, dispatcher: Dispatcher, frame_limit: int = ...) -> None: ...
     @property
     def dispatcher(self) -> Dispatcher: ...

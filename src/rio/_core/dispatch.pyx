@@ -43,6 +43,7 @@ from rio.errors import (
     CallFailed,
     CallTimeout,
     Expired,
+    Forbidden,
     HandlerFailed,
     OutcomeUnknown,
     Overloaded,
@@ -619,7 +620,8 @@ cdef class ServerHalf(Connection):
     answers leave in one write for each read.
 
     Besides what :class:`Connection` asks of it, the owner answers what is rare:
-    ``answer_error(id, error)`` writes an error, ``unsent`` counts the bytes that the client has not
+    ``answer_error(id, error)`` writes an error, ``sift_context(context)`` keeps what may come from
+    a peer that is no node (``is_node``), ``unsent`` counts the bytes that the client has not
     taken. It calls ``hold()`` when the client does not take its answers, and ``take_rest()`` when
     it does so again; meanwhile ``watch()`` is called with each sweep. The core calls ``stall()``
     when there is no room for answers: then the owner calls ``hold()`` until the client has taken
@@ -635,6 +637,8 @@ cdef class ServerHalf(Connection):
         self.dispatcher = dispatcher
         self._caller = None
         self.accepted = False
+        self.rights = self.authorize = None
+        self.is_node = True
         self._table = None
         self._method = None
         self._reading = False
@@ -728,7 +732,7 @@ cdef class ServerHalf(Connection):
         if not self._names_the_same(&request):
             try:
                 self._find(&request)
-            except (BadIdentity, UnknownType, UnknownMessage, Unavailable) as error:
+            except (BadIdentity, Forbidden, UnknownType, UnknownMessage, Unavailable) as error:
                 dispatcher.failures += 1
                 self.answer_error(request.id, error)
                 return 0
@@ -742,6 +746,13 @@ cdef class ServerHalf(Connection):
         if request.context.data is not NULL:
             turn.context = PyBytes_FromStringAndSize(request.context.data, request.context.size)
         turn._payload = bytes_of(&frame.rest)
+        if turn.context is not None and not self.is_node:
+            turn.context = self.sift_context(turn.context)
+        if self.authorize is not None and not self.authorize(turn):
+            return refuse(turn, Forbidden(
+                f"{turn.table.type_name}/{turn.id} is not for you: the server's authorize "
+                f"does not allow {turn.method.name}"
+            ))
         now = dispatcher._now()
         turn.deadline = now + (
             <double>request.timeout / 1000.0 if request.timeout else limits.DEFAULT_TIMEOUT
@@ -787,6 +798,8 @@ cdef class ServerHalf(Connection):
         check_size("a type name", &request.type_name, limits.MAX_TYPE_NAME)
         check_size("an object id", &request.object_id, limits.MAX_ID)
         check_size("a message's name", &request.message_name, limits.MAX_TYPE_NAME)
+        if self.rights is not None and not self.rights.allows(type_name, message_name):
+            raise Forbidden(self.rights.why_not(type_name, message_name))
         table = self.dispatcher._type_table(type_name)
         self._method = self.dispatcher._method(table, message_name)
         self._table = table

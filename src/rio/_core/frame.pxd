@@ -23,7 +23,7 @@ cdef class FrameReader:
     cdef Py_ssize_t _start      # the first byte that was not handed out as part of a frame
     cdef Py_ssize_t _end        # one past the last byte received
     cdef bint _is_used          # something was received since relax() was last called
-    cdef readonly Py_ssize_t limit
+    cdef public Py_ssize_t limit
 
     cpdef int advance(self, Py_ssize_t size) except -1
     cdef int _next(self, Cursor* body) except -1

@@ -15,8 +15,7 @@ class ReceiveBuffer:
 @final
 class FrameReader:
     def __new__(cls, limit: int = ..., buffer: ReceiveBuffer | None = None) -> Self: ...
-    @property
-    def limit(self) -> int: ...
+    limit: int
     @property
     def capacity(self) -> int: ...
     @property

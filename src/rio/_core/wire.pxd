@@ -26,6 +26,8 @@ cpdef enum Kind:
     # Between nodes, on a connection of its own, from the node that made the connection: what the
     # members tell each other.
     GOSSIP = 10
+    # Where a key is asked for: that this side holds it. It follows the HELLO.
+    PROOF = 11
 
 
 cdef struct Frame:

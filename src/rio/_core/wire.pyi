@@ -19,5 +19,6 @@ class Kind(IntEnum):
     PONG = 8
     GOAWAY = 9
     GOSSIP = 10
+    PROOF = 11
 
 def write_event(number: int, sequence: int, tail: bytes) -> bytes: ...

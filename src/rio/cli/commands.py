@@ -12,7 +12,9 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -21,7 +23,7 @@ from rio.cli.options import Arguments, CommandParser
 from rio.cli.registry import load_registry
 from rio.cli.saved_states import TypeReport, check_states
 from rio.cli.server_process import follow_parent, serve
-from rio.cli.supervisor import Supervisor, command_lines
+from rio.cli.supervisor import Supervisor, command_lines, environment_of_children
 from rio.client.admin import AdminCommand
 from rio.client.client import Client
 from rio.cluster.config import ClusterConfig
@@ -31,6 +33,8 @@ from rio.errors import BadMessage, ConfigurationError, StorageUnavailable, Wrong
 from rio.objects.message import DynamicMessage, Message
 from rio.objects.registry import Registry
 from rio.runner import run
+from rio.security.credentials import ENCRYPTIONS, add_key
+from rio.security.keys import ROLES, Key, Role
 from rio.storage import SchemaStatus, Storage, migrate, open_storage, read_schemas
 from rio.storage.migration import check_found
 from rio.storage.storage import open_members
@@ -49,6 +53,8 @@ class Command(NamedTuple):
     """Declares its options, besides ``--storage``."""
     execute: Callable[[Arguments], int | None]
     """Does it. Returns the exit code if that is not 0."""
+    uses_cluster: bool = True
+    """Whether it takes ``--storage`` and ``--security``."""
 
 
 # --- rio run --------------------------------------------------------------------------------------
@@ -64,7 +70,7 @@ The module is looked for in the current directory first. When the server is read
 RUN_EXAMPLES = """\
   rio run bank:registry --storage sqlite:///bank.db
   rio run bank:registry --storage sqlite:///bank.db --workers 4
-  rio run bank:registry --storage sqlite:///bank.db --address 0.0.0.0:7000 --advertise 10.0.0.7:7000
+  rio run bank:registry --storage postgres://db/bank --address 10.0.0.7:7000 --security bank.toml
   rio run bank:registry --storage redis://cache/0 --state postgres://db/bank --http 127.0.0.1:8080
   rio run bank:registry --storage sqlite:///bank.db --lease-local 10 --lease-evict 13
 
@@ -73,6 +79,7 @@ exit codes:
   1   an error
   2   wrong usage
   70  the cluster declared this server dead: start it again
+  75  a client stopped this server, with `rio stop` or AdminCommand.server_exit
 """
 
 
@@ -96,6 +103,10 @@ def add_run_options(parser: CommandParser) -> None:
         metavar="HOST:PORT",
         type=options.read_address,
         help="where to show /members, /livez and /readyz; nowhere by default",
+    )
+    parser.add_flag(
+        "--insecure",
+        help="let an address that others can reach be used without --security",
     )
     options.add_roles(parser)
     options.add_keyring(parser)
@@ -168,7 +179,7 @@ def run_servers(arguments: Arguments) -> int:
     config = _read_config(arguments.cluster, arguments)
     registry = load_registry(arguments.registry)
     with suppress(asyncio.CancelledError):  # it was stopped before it was ready
-        run(serve(registry, config, arguments))
+        return run(serve(registry, config, arguments))
     return 0
 
 
@@ -189,7 +200,8 @@ def _supervise(arguments: Arguments) -> int:
         )
     _read_config(arguments.cluster, arguments)  # what is wrong is said at once, and once
     load_registry(arguments.registry)
-    return run(Supervisor(command_lines(arguments), os.environ).run())
+    environ = {**os.environ, **environment_of_children(arguments)}
+    return run(Supervisor(command_lines(arguments), environ).run())
 
 
 # --- rio members ----------------------------------------------------------------------------------
@@ -380,7 +392,7 @@ def _as_json(reply: Any, encoding: str) -> str:
 
 async def _send(arguments: Arguments) -> Any:
     object_type, message = _read_message(arguments)
-    async with Client(_shared_storage(arguments), timeout=arguments.timeout) as client:
+    async with _client(arguments) as client:
         return await client.send(object_type, arguments.id, message)
 
 
@@ -439,8 +451,13 @@ def stop_server(arguments: Arguments) -> None:
 
 
 async def _administer(arguments: Arguments, command: AdminCommand) -> None:
-    async with Client(_shared_storage(arguments), timeout=arguments.timeout) as client:
+    async with _client(arguments) as client:
         await client.admin(command)
+
+
+def _client(arguments: Arguments) -> Client:
+    storage = _shared_storage(arguments)
+    return Client(storage, timeout=arguments.timeout, security=arguments.security)
 
 
 def _shared_storage(arguments: Arguments) -> str:
@@ -583,6 +600,63 @@ def _print_report(report: TypeReport) -> None:
         print(f"  {problem}\n    {len(ids)} objects, for example {examples}")
 
 
+# --- rio keygen -----------------------------------------------------------------------------------
+
+KEYGEN = """\
+Add a new key to a security file, and make the file if there is none. Servers hold all keys, a
+client only its own:
+
+  rio keygen servers.toml                              a key for the servers
+  rio keygen web.toml --role call --also servers.toml  a key for a client, which servers accept
+
+The first key in a file is the one that its process proves itself by: to replace a key, add another
+one everywhere, move it to the top everywhere, and remove the old one. Servers and clients read the
+file again when it changes.
+"""
+
+KEYGEN_EXAMPLES = """\
+  rio keygen bank.toml
+  rio keygen web.toml --role call --allow 'Account.*' --also bank.toml
+  rio keygen ops.toml --role admin --also bank.toml
+"""
+
+
+def add_keygen_options(parser: CommandParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="the file of whoever shall hold the key")
+    parser.add_argument("--role", choices=ROLES, default="node", help="node by default")
+    parser.add_argument(
+        "--id", dest="key_id", metavar="ID", help="the name of the key; by default role and date"
+    )
+    parser.add_argument(
+        "--allow",
+        metavar="TYPE.MESSAGE",
+        action="append",
+        default=[],
+        help="what a call or an observe key may send; * is any text; may be given several times",
+    )
+    parser.add_argument(
+        "--also",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a file of servers that shall accept the key; may be given several times",
+    )
+    parser.add_argument(
+        "--encryption",
+        choices=ENCRYPTIONS,
+        help="what a new file says: key (the default, from Python 3.13 on), certificates or none",
+    )
+
+
+def make_key(arguments: Arguments) -> None:
+    """Add a new key to the files."""
+    name = arguments.key_id or f"{arguments.role}-{date.today().isoformat()}"
+    key = Key.generate(name, cast(Role, arguments.role), tuple(arguments.allow) or ("*",))
+    for file in [arguments.file, *arguments.also]:
+        add_key(Path(file), key, arguments.encryption)
+        print(f"added key {name!r} of role {arguments.role} to {file}")
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 
@@ -656,6 +730,15 @@ COMMANDS = {
             STATE_EXAMPLES,
             add_state_options,
             check_saved_states,
+        ),
+        Command(
+            "keygen",
+            "make a key for servers or clients",
+            KEYGEN,
+            KEYGEN_EXAMPLES,
+            add_keygen_options,
+            make_key,
+            uses_cluster=False,
         ),
     ]
 }

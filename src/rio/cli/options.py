@@ -43,6 +43,14 @@ class Arguments(argparse.Namespace):
     check: bool
     sample: int | None
     log_level: str
+    security: str | None
+    insecure: bool
+    file: str
+    role: str
+    key_id: str | None
+    allow: list[str]
+    encryption: str | None
+    also: list[str]
     type_name: str
     id: str
     message: str
@@ -104,6 +112,16 @@ class CommandParser(argparse.ArgumentParser):
             **keywords,
         )
 
+    def add_flag(self, name: str, *, help: str) -> None:
+        """Add an option without a value. In the environment ``0`` and nothing turn it off."""
+        variable = "RIO_" + name.lstrip("-").replace("-", "_").upper()
+        self.add_argument(
+            name,
+            action="store_true",
+            default=self.environ.get(variable, "0") not in ("", "0"),
+            help=f"{help} [environment: {variable}=1]",
+        )
+
 
 # --- options that several commands have -----------------------------------------------------------
 
@@ -114,6 +132,14 @@ def add_storage(parser: CommandParser) -> None:
         metavar="URL",
         required=True,
         help="the storage of the cluster, for example sqlite:///app.db",
+    )
+
+
+def add_security(parser: CommandParser) -> None:
+    parser.add_option(
+        "--security",
+        metavar="FILE",
+        help="the keys by which servers and clients prove themselves; `rio keygen` makes the file",
     )
 
 

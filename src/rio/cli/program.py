@@ -36,6 +36,7 @@ a first cluster, in three terminals:
   rio send Account ada Deposit '{"amount": 100}' --storage sqlite:///bank.db
   rio shutdown Account ada --storage sqlite:///bank.db  have an object leave memory
   rio stop 127.0.0.1:40123 --storage sqlite:///bank.db  have a server drain and stop
+  rio keygen bank.toml                                  keys for servers that others can reach
 
 The environment can give every option instead: export RIO_STORAGE=sqlite:///bank.db
 `rio COMMAND --help` tells more about a command.
@@ -108,7 +109,9 @@ def _add_command(commands: Any, command: Command, environ: Mapping[str, str]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.environ = environ
-    options.add_storage(parser)
+    if command.uses_cluster:
+        options.add_storage(parser)
+        options.add_security(parser)
     command.add_options(parser)
 
 

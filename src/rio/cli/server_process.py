@@ -29,6 +29,10 @@ logger = Logger("rio.cli")
 
 EVICTED = 70
 """The exit code of a server that the cluster declared dead (``EX_SOFTWARE``)."""
+REMOTE_STOP = 75
+"""The exit code of a server that a client has stopped: to whoever watches the process it did not
+end by itself (``EX_TEMPFAIL``).
+"""
 PARENT = "RIO_PARENT_PID"
 """The variable that tells a server process which process is its parent."""
 STOP_TIMEOUT = 45.0
@@ -41,8 +45,8 @@ PR_SET_PDEATHSIG = 1
 """Of ``prctl``: the signal to send when the parent ends."""
 
 
-async def serve(registry: Registry, cluster: ClusterConfig, arguments: Arguments) -> None:
-    """Run a server until a signal or the cluster ends it.
+async def serve(registry: Registry, cluster: ClusterConfig, arguments: Arguments) -> int:
+    """Run a server until a signal, a client or the cluster ends it. Returns the exit code.
 
     :raises NodeEvicted: the cluster declared it dead.
     :raises asyncio.CancelledError: a signal came before the server was ready.
@@ -62,6 +66,8 @@ async def serve(registry: Registry, cluster: ClusterConfig, arguments: Arguments
             max_objects=arguments.max_objects,
             max_memory=arguments.max_memory,
         ),
+        security=arguments.security,
+        insecure=arguments.insecure,
     )
     task = asyncio.current_task()
     assert task is not None
@@ -87,6 +93,7 @@ async def serve(registry: Registry, cluster: ClusterConfig, arguments: Arguments
             await server.stop()
             await take("closing the storages", storage.close)
             note_end()
+    return REMOTE_STOP if server.was_stopped_remotely else 0
 
 
 @contextmanager

@@ -10,11 +10,12 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from rio._core.clock import now
 from rio.cli.cluster_options import given_settings, option_of
 from rio.cli.options import NEVER, Arguments
-from rio.cli.server_process import EVICTED, PARENT, STOP_TIMEOUT
+from rio.cli.server_process import EVICTED, PARENT, REMOTE_STOP, STOP_TIMEOUT
 from rio.errors import ConfigurationError
 from rio.identity import Address
 from rio.logs import Logger
@@ -40,13 +41,23 @@ def command_lines(arguments: Arguments) -> list[list[str]]:
     return [_command_line(arguments, number) for number in range(arguments.workers)]
 
 
+def environment_of_children(arguments: Arguments) -> dict[str, str]:
+    """The URLs of the storages. They may hold passwords, and every user of the machine can read the
+    command lines of others.
+    """
+    roles = arguments.roles().items()
+    return {
+        "RIO_STORAGE": arguments.storage,
+        **{f"RIO_{name.upper()}": url for name, url in roles},
+    }
+
+
 def _command_line(arguments: Arguments, number: int) -> list[str]:
-    options = {
+    options: dict[str, Any] = {
         "--workers": "1",
-        "--storage": arguments.storage,
-        **{f"--{name}": url for name, url in arguments.roles().items()},
         "--keyring": arguments.keyring,
         "--plain-states": "accept" if arguments.plain_states else None,
+        "--security": arguments.security,
         "--address": _shift_port(arguments.address, number),
         "--advertise": arguments.advertise and _shift_port(arguments.advertise, number),
         "--http": arguments.http and _shift_port(arguments.http, number),
@@ -60,6 +71,7 @@ def _command_line(arguments: Arguments, number: int) -> list[str]:
         "--log-level": arguments.log_level,
     }
     given = [word for name, value in options.items() if value is not None for word in (name, value)]
+    given += ["--insecure"] if arguments.insecure else []
     given += [word for label in arguments.label.items() for word in ("--label", "=".join(label))]
     return [*_python(), "-m", "rio", "run", arguments.registry, *given]
 
@@ -133,7 +145,7 @@ class Supervisor:
         settings are wrong. Later only wrong usage is final.
         """
         delay = FIRST_DELAY
-        final: tuple[int, ...] = (0, 1, WRONG_USAGE)
+        final: tuple[int, ...] = (0, 1, WRONG_USAGE, REMOTE_STOP)
         while not self._stopping.is_set():
             began = now()
             try:
@@ -144,7 +156,7 @@ class Supervisor:
                 if self._stopping.is_set() or code in final:
                     return self._report_end(number, code)
                 end = _describe_end(code)
-            final = (0, WRONG_USAGE)
+            final = (0, WRONG_USAGE, REMOTE_STOP)
             delay = FIRST_DELAY if now() - began > STEADY else delay
             logger.warning("server %d %s; it starts again in %g seconds", number, end, delay)
             await self._pause(delay)
@@ -184,6 +196,8 @@ class Supervisor:
 
 
 def _describe_end(code: int) -> str:
+    if code == REMOTE_STOP:
+        return "was stopped by a client"
     if code == EVICTED:
         return "was declared dead by the cluster"
     return (

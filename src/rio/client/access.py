@@ -7,6 +7,7 @@ from typing import Protocol, cast
 
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage
 from rio.errors import ConfigurationError
+from rio.security.security import Security
 from rio.storage import Storage
 from rio.storage._url_form import show_url
 from rio.storage.local import LocalMembershipStorage
@@ -41,6 +42,11 @@ class ClusterAccess(Protocol):
         """How the client introduces itself to a server."""
         ...
 
+    @property
+    def security(self) -> Security | None:
+        """By what the client proves itself to a server, and a server to the client."""
+        ...
+
     def connect(self, address: str, make: MakeConnection, /) -> Awaitable[ClientConnection]:
         """Connect, and wait until the server has introduced itself.
 
@@ -73,7 +79,10 @@ class StorageAccess:
     preferred_address = ""
     is_patient = True
 
-    def __init__(self, storage: str | Storage | MembershipStorage) -> None:
+    def __init__(
+        self, storage: str | Storage | MembershipStorage, security: Security | None = None
+    ) -> None:
+        self.security = security
         self._owned = open_members(storage) if isinstance(storage, str) else None
         opened = self._owned or storage
         self._membership = (
@@ -102,4 +111,7 @@ class StorageAccess:
         return Hello(protocol.VERSION, "client")
 
     def connect(self, address: str, make: MakeConnection, /) -> Awaitable[ClientConnection]:
-        return open_connection(address, make)
+        if self.security is None:
+            return open_connection(address, make)
+        self.security.refresh()
+        return open_connection(address, make, self.security.client_tls("client"))

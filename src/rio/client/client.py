@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -25,6 +26,7 @@ from rio.objects.message import DynamicMessage, Message
 from rio.objects.ref import ref
 from rio.objects.sender import Carrier, Sender
 from rio.objects.service_object import ServiceObject
+from rio.security.security import Security, security_of
 from rio.storage import Storage
 
 if TYPE_CHECKING:
@@ -45,7 +47,9 @@ class Client(Sender):
     call may take, unless the call says otherwise. ``refresh_interval``: seconds between two reads
     of the membership; the client also reads it at once when it cannot reach a server.
     ``route_limit``: of how many objects the client remembers where they live. ``frame_limit``:
-    bytes that a message or a reply may have. ``filters``: what runs around each call, the first
+    bytes that a message or a reply may have. ``security``: by what the client proves itself, a
+    :class:`rio.Security` or the path of a security file; by default what the variable
+    ``RIO_SECURITY`` names. ``filters``: what runs around each call, the first
     outermost; see :data:`rio.Filter`. ``clock`` and ``rng`` replace the system's clock and
     the random delays in tests.
 
@@ -61,6 +65,7 @@ class Client(Sender):
         refresh_interval: float = 5.0,
         route_limit: int = 200_000,
         frame_limit: int = DEFAULT_FRAME_LIMIT,
+        security: Security | str | os.PathLike[str] | None = None,
         filters: Iterable[Filter] = (),
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -68,7 +73,7 @@ class Client(Sender):
         filters = check_filters("rio.Client", filters, ConfigurationError)
         self._use(
             Router(
-                StorageAccess(storage),
+                StorageAccess(storage, security_of(security)),
                 timeout=timeout,
                 refresh_interval=refresh_interval,
                 route_limit=route_limit,

@@ -11,7 +11,7 @@ from rio._core.calls import Call
 from rio._core.frame import ReceiveBuffer
 from rio.client.access import ClusterAccess
 from rio.contracts.membership import MembershipSnapshot, MemberStatus
-from rio.errors import NodeEvicted, NotExecuted, RioError, WrongServer
+from rio.errors import NodeEvicted, NotAuthenticated, NotExecuted, RioError, WrongServer
 from rio.transport.client_connection import ClientConnection, ClientOwner
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 from rio.transport.pulse import LOOK_INTERVAL
@@ -58,11 +58,16 @@ class Pool:
         self._frame_limit = frame_limit
         self._receive_buffer = ReceiveBuffer()
         self._peers: dict[str, Peer] = {}
+        self._retired: dict[ClientConnection, str] = {}
+        """Connections that take no more calls, and the addresses of their servers."""
+        self._credentials = access.security and access.security.credentials
         self._timer: asyncio.TimerHandle | None = None
         """When the connections are looked at next; ``None``: they are not."""
 
     def watch(self) -> None:
         """Look at the connections from now on: those that are dead are given up."""
+        self._use_credentials()
+        self._close_retired()
         for connection in list(self.connections):
             connection.look()
         self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self.watch)
@@ -88,7 +93,10 @@ class Pool:
 
     @property
     def connections(self) -> Iterator[ClientConnection]:
-        return (peer.connection for peer in self._peers.values() if peer.connection is not None)
+        for peer in self._peers.values():
+            if peer.connection is not None:
+                yield peer.connection
+        yield from self._retired
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -109,7 +117,29 @@ class Pool:
             self._owner.introduction(),
             self._frame_limit,
             self._receive_buffer,
+            self._access.security,
         )
+
+    # --- other credentials ------------------------------------------------------------------------
+
+    def _use_credentials(self) -> None:
+        """If the credentials have changed, prove ourselves anew to all servers. What is under way
+        ends where it is.
+        """
+        security = self._access.security
+        if security is None:
+            return
+        security.refresh()
+        if security.credentials is not self._credentials:
+            self._credentials = security.credentials
+            for peer in self._peers.values():
+                if (connection := peer.retire()) is not None:
+                    self._retired[connection] = peer.address
+
+    def _close_retired(self) -> None:
+        for connection in [each for each in self._retired if not each.waiting]:
+            del self._retired[connection]
+            connection.close()
 
     # --- following the membership -----------------------------------------------------------------
 
@@ -125,6 +155,9 @@ class Pool:
         for address in sorted(dead - listed):
             if address in self._peers:
                 self._peers[address].abandon()
+            self._break_off_retired(
+                NodeEvicted(f"the cluster has declared {address} dead"), address
+            )
         gone = [
             address for address, peer in self._peers.items() if address not in listed and peer.idle
         ]
@@ -135,6 +168,13 @@ class Pool:
         """Break all connections: the servers behind them are not to be asked any more."""
         for peer in list(self._peers.values()):
             peer.break_off(NodeEvicted(f"{reason}: {peer.address} may not belong to it"))
+        self._break_off_retired(NodeEvicted(reason))
+
+    def _break_off_retired(self, error: RioError, address: str | None = None) -> None:
+        for connection, own in list(self._retired.items()):
+            if address in (None, own):
+                del self._retired[connection]
+                connection.break_off(error)
 
     def relax(self) -> None:
         """Have idle connections give memory back."""
@@ -145,8 +185,12 @@ class Pool:
         """Close all connections. Idempotent."""
         self.rest()
         peers, self._peers = self._peers, {}
+        retired, self._retired = self._retired, {}
         for peer in peers.values():
             peer.begin_to_close()
+        for connection in retired:
+            connection.close()
+            await connection.wait_closed()
         for peer in peers.values():
             await peer.close()
 
@@ -230,6 +274,15 @@ class Peer:
         """
         self.break_off(NodeEvicted(f"the cluster has declared {self.address} dead"))
 
+    def retire(self) -> ClientConnection | None:
+        """Give the connection away, if there is one over a socket: further calls make another."""
+        connection = self.connection
+        if connection is None or not connection.usable or connection.handover is not None:
+            return None
+        self.connection = None
+        connection.usable = False
+        return connection
+
     def break_off(self, reason: RioError) -> None:
         """Break the connection: an answer that would still come is not to be trusted."""
         if self.connection is not None and self.connection.usable:
@@ -261,6 +314,8 @@ class Peer:
         try:
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 self.connection = await self._open(self.address)
+        except NotAuthenticated as error:
+            self._use_failure(NotAuthenticated(f"{self.address}: {error.message}"))
         except (OSError, RioError) as error:
             reason = str(error) or type(error).__name__
             self._use_failure(NotExecuted(f"{self.address} cannot be reached: {reason}"))

@@ -39,6 +39,7 @@ from rio.errors import (
     Draining,
     Expired,
     NoServersAvailable,
+    NotAuthenticated,
     NotExecuted,
     OutcomeUnknown,
     Overloaded,
@@ -276,6 +277,9 @@ class Router:
         self.members.refresh_soon()
         active = self.members.snapshot.active
         if active and all(self.pool.peer(member.address).failures for member in active):
+            if isinstance(error, NotAuthenticated):
+                self._fail_line(call, error)  # to ask again would not help
+                return
             count = f"none of the {len(active)} active members can be reached"
             error = NoServersAvailable(f"{self._access.name}: {count}; the last one: {error}")
         self._try_later(call, error)

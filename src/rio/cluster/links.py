@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -18,6 +19,7 @@ from rio._core.calls import Call
 from rio._core.frame import ReceiveBuffer
 from rio.errors import ConnectionLost, RioError, WrongServer
 from rio.logs import Logger
+from rio.security.security import Security
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection, open_connection
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
@@ -52,6 +54,7 @@ systems that have such an option.
 """
 
 Make = Callable[[], ClientConnection]
+Connect = Callable[[str, Make, ssl.SSLContext | None], Awaitable[ClientConnection]]
 
 
 class GossipLinks:
@@ -59,16 +62,19 @@ class GossipLinks:
     it. A :class:`rio.cluster.gossip.transport.GossipTransport`.
 
     ``hello``: how this node introduces itself. It is called for each connection, as a node learns
-    its generation late. ``connect``: how to open a connection.
+    its generation late. ``connect``: how to open a connection. ``security``: by what this node
+    proves itself.
     """
 
     def __init__(
         self,
         hello: Callable[[], Hello],
         *,
-        connect: Callable[[str, Make], Awaitable[ClientConnection]] = open_connection,
+        connect: Connect = open_connection,
+        security: Security | None = None,
     ) -> None:
         self._hello = hello
+        self._security = security
         self._connect = connect
         self._receive_buffer = ReceiveBuffer()
         self._links: dict[str, GossipLink] = {}
@@ -102,6 +108,11 @@ class GossipLinks:
         if link is not None:
             link.drop()
 
+    def renew(self) -> None:
+        """Other credentials hold now: make all connections anew."""
+        for link in self._links.values():
+            link.drop()
+
     async def close(self) -> None:
         """Close all connections. Idempotent."""
         self._closed = True
@@ -115,9 +126,12 @@ class GossipLinks:
         loop = asyncio.get_running_loop()
 
         def make() -> ClientConnection:
-            return ClientConnection(loop, link, self._hello(), FRAME_LIMIT, self._receive_buffer)
+            return ClientConnection(
+                loop, link, self._hello(), FRAME_LIMIT, self._receive_buffer, self._security
+            )
 
-        connection = await self._connect(link.address, make)
+        tls = None if self._security is None else self._security.client_tls("node")
+        connection = await self._connect(link.address, make, tls)
         try:
             protocol.check_cluster(connection.ready.result(), self._hello().cluster)
         except WrongServer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,10 +24,18 @@ before that is noticed.
 
 
 class Acceptor:
-    """``make``: makes the node's half of a connection. ``now``: seconds, for the log."""
+    """``make``: makes the node's half of a connection. ``now``: seconds, for the log. ``tls``: what
+    connections are encrypted with.
+    """
 
-    def __init__(self, make: Callable[[], asyncio.BaseProtocol], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        make: Callable[[], asyncio.BaseProtocol],
+        now: Callable[[], float],
+        tls: Callable[[], ssl.SSLContext | None],
+    ) -> None:
         self._make = make
+        self._tls = tls
         self._now = now
         self._descriptors = Descriptors(now)
         self._listener: Listener | None = None
@@ -43,7 +52,8 @@ class Acceptor:
 
         :raises OSError: the address cannot be had.
         """
-        listener = Listener(self._make_and_look, max(1, min(BACKLOG, reserve() // 4)))
+        backlog = max(1, min(BACKLOG, reserve() // 4))
+        listener = Listener(self._make_and_look, backlog, self._tls)
         name = await listener.bind(host, port)
         self._listener = listener
         return name
@@ -79,7 +89,17 @@ class Acceptor:
         if not listener.rests:
             if self._descriptors.are_scarce():
                 listener.rest()
-        elif self._waking is None and self._descriptors.are_enough():
+        elif self._descriptors.are_enough():
+            self._wake(listener)
+
+    def renew_tls(self) -> None:
+        """Encrypt new connections with what there is now."""
+        if self._listener is not None and not self._listener.rests:
+            self._listener.rest()
+            self._wake(self._listener)
+
+    def _wake(self, listener: Listener) -> None:
+        if self._waking is None:
             self._waking = background.start(listener.wake(), "accept connections again")
             self._waking.add_done_callback(self._note_woken)
 

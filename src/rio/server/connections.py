@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from rio.cluster.provider import ClusterProvider
 from rio.logs import Logger
+from rio.security.security import Security
 from rio.server.catalog import Catalog
 from rio.transport import protocol
 from rio.transport.protocol import Hello
@@ -33,7 +34,9 @@ class Connections:
         *,
         frame_limit: int,
         request_stop: Callable[[], None],
+        security: Security | None,
     ) -> None:
+        self.security = security
         self.hello = Hello(protocol.VERSION, "node")
         """How the node introduces itself to those who connect to it."""
         self._catalog = catalog
@@ -60,6 +63,20 @@ class Connections:
             for connection in list(self._catalog.dispatcher.connections):
                 connection.look()
 
+    def check_keys(self) -> None:
+        """Other credentials hold now: cut the connections whose key allows less than before."""
+        assert self.security is not None
+        known = self.security.credentials
+        for connection in list(self._catalog.dispatcher.connections):
+            key = connection.key
+            if key is None or not connection.is_remote:
+                continue
+            now = known.keys.get(key.id)
+            if now is None or now.is_narrower_than(key):
+                connection.cut_off(f"key {key.id!r} was removed, or allows less now")
+            else:
+                connection.rights = connection.rights and known.rights.get(key.id)
+
     # --- what a connection asks -------------------------------------------------------------------
 
     def unsubscribe(self, connection: ServerConnection, number: int) -> None:
@@ -70,8 +87,11 @@ class Connections:
         if not self._catalog.dispatcher.connections:
             self._all_gone.set()
 
-    def gossip(self, source: int, payload: bytes) -> None:
-        self._cluster.receive(source, payload)
+    def gossip(self, peer: Hello, payload: bytes) -> None:
+        """Hear a member, or one that is newer than what this node has read; nobody else."""
+        member = self._cluster.snapshot.find(peer.generation)
+        if member is None or (member.address == peer.address and not member.status.terminal):
+            self._cluster.receive(peer.generation, payload)
 
     def request_stop(self) -> None:
         logger.info("%s was asked to stop", self._catalog.address)

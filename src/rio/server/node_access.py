@@ -10,6 +10,7 @@ from rio.client.access import MakeConnection
 from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import MembershipSnapshot
 from rio.errors import NodeEvicted
+from rio.security.security import Security
 from rio.server.catalog import Catalog
 from rio.transport.client_connection import ClientConnection, open_connection
 from rio.transport.memory import MemoryTransport
@@ -31,8 +32,10 @@ class NodeAccess:
         *,
         introduction: Callable[[], Hello],
         accept: Callable[[], ServerConnection],
+        security: Security | None,
     ) -> None:
         self.introduction = introduction
+        self.security = security
         self._cluster = cluster
         self._catalog = catalog
         self._accept = accept
@@ -63,7 +66,8 @@ class NodeAccess:
 
     async def connect(self, address: str, make: MakeConnection, /) -> ClientConnection:
         if address != self._cluster.address:
-            return await open_connection(address, make)
+            tls = None if self.security is None else self.security.client_tls("node")
+            return await open_connection(address, make, tls)
         connection = make()
         MemoryTransport.join(asyncio.get_running_loop(), connection, self._accept())
         await connection.ready

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -36,6 +37,7 @@ from rio.logs import Logger
 from rio.objects.app_data import AppData, of_server, provide
 from rio.objects.filters import Filter, check_filters
 from rio.objects.registry import Registry
+from rio.security.security import Security, security_of
 from rio.server.acceptor import Acceptor
 from rio.server.audit import LiveObjects
 from rio.server.catalog import Catalog
@@ -67,6 +69,10 @@ TICK_INTERVAL = 0.1
 """Seconds between two looks for calls that are past their deadline."""
 
 
+SECURITY_LOOK_INTERVAL = 1.0
+"""Seconds between two looks whether the security file has changed."""
+
+
 class StoppedWhileStarting(RuntimeError):
     """A server was stopped before it had started."""
 
@@ -96,6 +102,10 @@ class Server:
     the types that it serves. ``labels``: what else an operator tells about this server, such as
     ``{"zone": "eu"}``.
 
+    ``security``: by what this node proves itself, and whom it lets in: a :class:`rio.Security` or
+    the path of a security file; by default what the variable ``RIO_SECURITY`` names. Without
+    security a server listens where only this machine can reach it, unless ``insecure=True``.
+
     ``filters``: what runs around each handler, within its turn, the first outermost; the filters of
     a class come after them. See :data:`rio.Filter`.
 
@@ -122,6 +132,8 @@ class Server:
         app_data: AppData | None = None,
         version: str | None = None,
         labels: Mapping[str, str] | None = None,
+        security: Security | str | os.PathLike[str] | None = None,
+        insecure: bool = False,
         filters: Iterable[Filter] = (),
         clock: Clock | None = None,
         rng: random.Random | None = None,
@@ -130,6 +142,11 @@ class Server:
             raise ConfigurationError(f"a server takes a rio.Registry, got {registry!r}")
         config = _require_config(config)
         self._bind_address = Address.parse(address)
+        self._security = security_of(security)
+        if self._security is not None:
+            self._security.own_key("node")
+        elif not insecure:
+            _refuse_strangers(self._bind_address)
         self._advertise = None if advertise is None else Address.parse(advertise)
         self._http_address = None if http is None else Address.parse(http)
         self._storage, self._opened_roles = mix_roles(
@@ -173,7 +190,8 @@ class Server:
             self._catalog,
             self._cluster,
             frame_limit=config.frame_limit,
-            request_stop=self.request_stop,
+            request_stop=self._stop_for_client,
+            security=self._security,
         )
         self._router = Router(
             NodeAccess(
@@ -181,6 +199,7 @@ class Server:
                 self._catalog,
                 introduction=self._introduction,
                 accept=self._connections.make,
+                security=self._security,
             ),
             timeout=config.timeout,
             frame_limit=config.frame_limit,
@@ -192,20 +211,26 @@ class Server:
         provide(
             self._app_data, self._client, MessageRouter(self._router.caller, config.frame_limit)
         )
-        self._links = GossipLinks(self._introduction)
+        self._links = GossipLinks(self._introduction, security=self._security)
         self._watch: LoopWatch | None = None
         if config.blocked_after is not None and clock is None:
             self._watch = LoopWatch(self._catalog, config.blocked_after)
         self._address = ""
         self._bound_http = ""
-        self._acceptor = Acceptor(self._connections.make, self._catalog.dispatcher.now)
+        self._acceptor = Acceptor(
+            self._connections.make,
+            self._catalog.dispatcher.now,
+            _no_tls if self._security is None else self._security.server_tls,
+        )
         self._http: HttpListener | None = None
         self._starting: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
         self._ticking: asyncio.TimerHandle | None = None
         self._asked_to_stop = asyncio.Event()
         self._ending = Ending(self._end)
-        self._hurried = False
+        self._credentials = self._security and self._security.credentials
+        self._security_look_at = 0.0
+        self._hurried = self._stopped_remotely = False
         self._patience: asyncio.Timeout | None = None
 
     # --- what a node shows ------------------------------------------------------------------------
@@ -387,6 +412,11 @@ class Server:
         self._connections.hello = self._introduction()
 
     async def _begin_to_serve(self) -> None:
+        if self._security is None and not self._bind_address.is_loopback:
+            logger.warning(
+                "%s is insecure: whoever reaches it can call, read and stop everything",
+                self._address,
+            )
         self._cluster.on_snapshot = self._router.members.use
         self._hold_lease()
         if self._watch is not None:
@@ -516,6 +546,15 @@ class Server:
 
         return stop_signals(self.request_stop)
 
+    @property
+    def was_stopped_remotely(self) -> bool:
+        """Whether a client has stopped it, with ``AdminCommand.server_exit`` or ``rio stop``."""
+        return self._stopped_remotely
+
+    def _stop_for_client(self) -> None:
+        self._stopped_remotely = True
+        self.request_stop()
+
     def request_stop(self) -> None:
         """Have :meth:`run` drain and return. A signal handler of the event loop may call this. A
         server that still starts gives that up.
@@ -543,11 +582,24 @@ class Server:
         if self._serving is not None and self._serving.done() and not self._ending.begun:
             self._hold_lease_again(self._serving)
         self._catalog.sweep()
+        self._look_at_security()
         self._acceptor.look()
         self._connections.look()
         self._catalog.idle.tick(may_evict=self._cluster.renewed and not self._catalog.draining)
         if self._watch is not None:
             self._watch.beat()
+
+    def _look_at_security(self) -> None:
+        """Take over other credentials, if there are some now."""
+        if self._security is None or self._catalog.dispatcher.now() < self._security_look_at:
+            return
+        self._security_look_at = self._catalog.dispatcher.now() + SECURITY_LOOK_INTERVAL
+        self._security.refresh()
+        if self._security.credentials is not self._credentials:
+            self._credentials = self._security.credentials
+            self._connections.check_keys()
+            self._acceptor.renew_tls()
+            self._links.renew()
 
     def _hold_lease_again(self, ended: asyncio.Task[None]) -> None:
         error = None if ended.cancelled() else ended.exception()
@@ -692,6 +744,19 @@ def _require_config(config: ServerConfig | None) -> ServerConfig:
             "what all servers of a cluster share is given as cluster="
         )
     return config
+
+
+def _refuse_strangers(address: Address) -> None:
+    """:raises ConfigurationError: others than this machine reach the address."""
+    if not address.is_loopback:
+        raise ConfigurationError(
+            f"{address} can be reached by others, who could call, read and stop everything: give"
+            " the server security=, or set RIO_SECURITY (`rio keygen` makes the file); or say"
+            " insecure=True"
+        )
+
+
+def _no_tls() -> None: ...
 
 
 def _unexpected(error: Exception) -> Exception | None:

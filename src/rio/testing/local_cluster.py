@@ -203,6 +203,7 @@ class LocalCluster:
             "app_data": app_data,
             "clock": self._clock_of(host),
             "rng": random.Random(self.rng.random()),
+            "insecure": True,  # the network is in memory
             **self._options,
             **options,
         }

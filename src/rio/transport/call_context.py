@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from rio._core.calls import Call
-from rio._core.dispatch import Turn
+from rio._core.dispatch import RemoteCaller, Turn, current
 from rio.errors import Deadlock
+from rio.security.keys import Identity
 from rio.transport.protocol import encode, read
 
 MAX_CHAIN = 64
@@ -39,6 +40,8 @@ class Context(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Those of the program's context variables that are set, by name, in MessagePack."""
     chain: tuple[Link, ...] = ()
     """The calls that wait for this one, the outermost first."""
+    caller: Identity | None = None
+    """Who has made the first call of those that led to this one."""
 
 
 def read_context(context: bytes | None) -> Context:
@@ -52,6 +55,39 @@ def read_context(context: bytes | None) -> Context:
 def values_context(values: Mapping[str, msgspec.Raw]) -> bytes:
     """The context of a call that nobody waits for in a turn."""
     return encode(Context(values=dict(values)))
+
+
+def sift_context(context: bytes) -> bytes | None:
+    """What a server believes of the context of a client's call.
+
+    :raises ProtocolError: the bytes are no context.
+    """
+    values = read_context(context).values
+    return values_context(values) if values else None
+
+
+def caller_of(turn: Turn) -> Identity | None:
+    """Who has asked for a turn, or for the first of the turns that led to it; ``None`` if nobody
+    had to prove who it is, as without security, or if nobody has asked, as for a timer.
+    """
+    connection = turn.caller.connection if isinstance(turn.caller, RemoteCaller) else None
+    if connection is None or connection.is_node:
+        return read_context(turn.context).caller
+    return None if connection.key is None else connection.key.identity
+
+
+def caller() -> Identity | None:
+    """Who has called the object whose handler runs: the holder of a key of :class:`rio.Security`.
+
+    If other objects have called on the way, it is still the client that called the first of them.
+    ``None``: the server has no security; or it was no client, but a timer or a task of a server.
+
+    :raises RuntimeError: no handler runs.
+    """
+    turn = current()
+    if turn is None:
+        raise RuntimeError("no handler runs here, so nobody has called")
+    return caller_of(turn)
 
 
 def nested_context(turn: Turn, values: Mapping[str, msgspec.Raw] | None = None) -> bytes:
@@ -72,6 +108,7 @@ def nested_context(turn: Turn, values: Mapping[str, msgspec.Raw] | None = None) 
             " nobody awaits with tell()",
             links,
         )
+    context.caller = caller_of(turn)
     context.chain = (*chain, Link(turn.type_name, turn.id, turn.message_name, turn.number))
     return encode(context)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import ssl
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -14,14 +15,18 @@ from rio._core.wire import Kind
 from rio.errors import (
     ConnectionLost,
     Draining,
+    NotAuthenticated,
     NotExecuted,
     ProtocolError,
     RioError,
     from_code,
 )
 from rio.identity import Address
+from rio.security.proof import Proofs, make_nonce
+from rio.security.security import Security
+from rio.security.tls import digest_of_peer
 from rio.transport import protocol
-from rio.transport.protocol import Hello, text_of
+from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello, text_of
 from rio.transport.pulse import CLIENT_PATIENCE, Pulse, Verdict, watch_acknowledgements
 
 CLOSE_TIMEOUT = 2.0
@@ -49,10 +54,15 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         hello: Hello,
         frame_limit: int,
         receive_buffer: ReceiveBuffer,
+        security: Security | None = None,
     ) -> None:
         super().__init__(loop, frame_limit, receive_buffer)
         self._owner = owner
         self._hello = msgspec.structs.replace(hello, frame_limit=frame_limit)
+        self._key = None if security is None else security.own_key(hello.role)
+        if self._key is not None:
+            self._hello = msgspec.structs.replace(self._hello, key=self._key.id, nonce=make_nonce())
+        self._server_hello = b""
         self._replies: dict[int, asyncio.Future[None]] = {}
         self._closed = loop.create_future()
         self._closing: Any = None
@@ -75,6 +85,7 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
+        self.is_encrypted = transport.get_extra_info("ssl_object") is not None
         self._connected_at = self.loop.time()
         watch_acknowledgements(transport)
         self.put(protocol.write_hello(self._hello))
@@ -103,15 +114,8 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
     # --- what the core leaves to its owner --------------------------------------------------------
 
     def frame_received(self, kind: int, id: int, body: bytes) -> None:
-        if kind == Kind.HELLO:
-            hello = protocol.read_hello(body)
-            self.send_limit = min(self.send_limit, hello.frame_limit)
-            self.window = max(1, hello.in_flight_limit // 2)
-            self.usable = True
-            self.answers_cancel = protocol.CANCEL_ANSWER in hello.features
-            self.round_trip = self.loop.time() - self._connected_at
-            if not self.ready.done():
-                self.ready.set_result(hello)
+        if not self.ready.done() and kind in (Kind.HELLO, Kind.PROOF):
+            self._greet(kind, body)
         elif kind == Kind.EVENT:
             self._owner.event(self, id, body)
         elif kind == Kind.END:
@@ -125,10 +129,50 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
             reply = self._replies.pop(id, None)
             if reply is not None and not reply.done():
                 reply.set_result(None)
+        elif kind == Kind.ERROR and id in self._replies:
+            reply = self._replies.pop(id)
+            if not reply.done():
+                reply.set_exception(from_code(*protocol.read_error(body)))
         elif kind == Kind.ERROR and id == 0:
             self.break_off(from_code(*protocol.read_error(body)))
         elif kind not in (Kind.RESPONSE, Kind.ERROR):  # those answer calls that were given up
             self.break_off(ProtocolError(f"a client takes no frame of kind {kind}"))
+
+    def _greet(self, kind: int, body: bytes) -> None:
+        if kind == Kind.HELLO and not self._server_hello:
+            self._server_hello = body
+            hello = protocol.read_hello(body)
+            if self._key is None:
+                self._use(hello)
+            elif not hello.nonce:
+                raise NotAuthenticated(
+                    "the server does not prove itself: give it security=, or take it from this side"
+                )
+        elif self._key is None or not self._server_hello:
+            raise ProtocolError(f"a client takes no frame of kind {kind} here")
+        else:
+            self._check_proof(protocol.read_proof(body), self._key.secret)
+
+    def _check_proof(self, proof: bytes, secret: bytes) -> None:
+        digest = digest_of_peer(self.transport.get_extra_info("ssl_object"))
+        own_hello = protocol.write_hello(self._hello)
+        proofs = Proofs(own_hello, self._server_hello, digest, secret)
+        if not proofs.is_of("server", proof):
+            raise NotAuthenticated(
+                f"the server knows another secret of key {self._hello.key!r}, or is none of ours"
+            )
+        self.put(protocol.write_proof(proofs.of("client")))
+        self._use(protocol.read_hello(self._server_hello))
+
+    def _use(self, hello: Hello) -> None:
+        """The server has introduced itself, and is the one that it says."""
+        self.send_limit = min(self.send_limit, hello.frame_limit)
+        self.window = max(1, hello.in_flight_limit // 2)
+        self.usable = True
+        self.answers_cancel = protocol.CANCEL_ANSWER in hello.features
+        self.round_trip = self.loop.time() - self._connected_at
+        self._server_hello = b""
+        self.ready.set_result(hello)
 
     def _note_goaway(self, text: str, last_request: int | None) -> None:
         self.on_goaway()
@@ -231,17 +275,47 @@ def _take_note(ready: asyncio.Future[Hello]) -> None:
         ready.exception()
 
 
-async def open_connection(address: str, make: Callable[[], ClientConnection]) -> ClientConnection:
+async def open_connection(
+    address: str, make: Callable[[], ClientConnection], tls: ssl.SSLContext | None = None
+) -> ClientConnection:
     """Connect over TCP to ``host:port``, and wait until the server has introduced itself.
 
     :raises OSError: the server cannot be reached.
+    :raises NotAuthenticated: one of the two could not prove itself to the other.
     :raises RioError: the server does not speak this protocol.
     """
     host, port = Address.parse(address)
-    _, connection = await asyncio.get_running_loop().create_connection(make, host, port)
+    loop = asyncio.get_running_loop()
+    if tls is None:
+        _, connection = await loop.create_connection(make, host, port)
+    else:
+        connection = await _encrypt(loop.create_connection(make, host, port, **_OPTIONS, ssl=tls))
     try:
         await connection.ready
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+async def _encrypt(
+    connecting: Awaitable[tuple[Any, ClientConnection]],
+) -> ClientConnection:
+    try:
+        _, connection = await connecting
+    except ssl.SSLError as error:
+        raise NotAuthenticated(
+            f"the two sides do not agree on TLS, or on who may be trusted: {error}"
+        ) from error
+    except (ConnectionAbortedError, ConnectionResetError) as error:
+        raise ConnectionResetError(
+            "the server ended the TLS handshake: it may not know our key, or does not encrypt"
+        ) from error
+    return connection
+
+
+_OPTIONS: dict[str, Any] = {
+    "server_hostname": "",  # the proof says who the server is, wherever it runs
+    "ssl_handshake_timeout": HANDSHAKE_TIMEOUT,
+    "ssl_shutdown_timeout": CLOSE_TIMEOUT,
+}

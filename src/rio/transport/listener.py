@@ -5,20 +5,30 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from rio.transport.protocol import HANDSHAKE_TIMEOUT
 
 
 class Listener:
     """Listens on an address. While it rests it accepts nothing; the system holds those who come.
 
     ``make``: makes the protocol of a connection. ``backlog``: the connections that the system holds
-    until they are accepted; so many are accepted in one turn of the loop, at most.
+    until they are accepted; so many are accepted in one turn of the loop, at most. ``tls``: what
+    the connections are encrypted with, asked whenever it begins to listen.
     """
 
-    def __init__(self, make: Callable[[], asyncio.BaseProtocol], backlog: int) -> None:
+    def __init__(
+        self,
+        make: Callable[[], asyncio.BaseProtocol],
+        backlog: int,
+        tls: Callable[[], ssl.SSLContext | None],
+    ) -> None:
         self._make = make
         self._backlog = backlog
+        self._tls = tls
         self._servers: list[asyncio.Server] = []
         self._twins: list[socket.socket] = []
         """The same sockets under other descriptors: they are made while there are some."""
@@ -31,7 +41,7 @@ class Listener:
         :raises OSError: the address cannot be had.
         """
         server = await asyncio.get_running_loop().create_server(
-            self._make, host, port, backlog=self._backlog, start_serving=False
+            self._make, host, port, start_serving=False, **self._options()
         )
         self._keep(server)
         return server.sockets[0].getsockname()
@@ -40,6 +50,12 @@ class Listener:
         self._servers.append(server)
         numbers = [number for each in server.sockets if (number := each.fileno()) >= 0]
         self._twins += [socket.socket(fileno=os.dup(number)) for number in numbers]
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"backlog": self._backlog}
+        if (tls := self._tls()) is not None:
+            options |= {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_TIMEOUT}
+        return options
 
     async def start(self) -> None:
         """Accept connections from now on."""
@@ -67,7 +83,7 @@ class Listener:
         twins, self._twins = self._twins, []
         try:
             while twins and not self._is_closed:
-                server = await loop.create_server(self._make, sock=twins[-1], backlog=self._backlog)
+                server = await loop.create_server(self._make, sock=twins[-1], **self._options())
                 twins.pop()
                 self._keep(server)
             self.rests = False

@@ -64,6 +64,10 @@ class Hello(msgspec.Struct, omit_defaults=True):
     """Bytes of the largest frame that this side reads."""
     in_flight_limit: int = IN_FLIGHT_LIMIT
     """Calls that may wait or run on a node."""
+    key: str = ""
+    """The id of the key by which a client, or the node that connects, proves itself."""
+    nonce: bytes = b""
+    """A random number. A side that sends one proves itself, and wants a proof."""
 
 
 def check_cluster(hello: Hello, cluster: str) -> None:
@@ -95,6 +99,22 @@ def read_hello(body: bytes) -> Hello:
         )
     assert isinstance(hello, Hello)
     return hello
+
+
+def write_proof(proof: bytes) -> bytes:
+    return encode((Kind.PROOF, 0, proof))
+
+
+def read_proof(body: bytes) -> bytes:
+    """The proof in a PROOF.
+
+    :raises ProtocolError: the frame is none.
+    """
+    kind, _, proof = read(body, tuple[int, int, bytes])
+    if kind != Kind.PROOF:
+        raise ProtocolError(f"a PROOF must follow the HELLO, not a frame of kind {kind}")
+    assert isinstance(proof, bytes)
+    return proof
 
 
 # --- ERROR ----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,9 +11,13 @@ import msgspec
 
 from rio._core.dispatch import HIGH_WATER, Dispatcher, ServerHalf
 from rio._core.wire import Kind
-from rio.errors import ProtocolError, RioError, WrongServer
+from rio.errors import Forbidden, NotAuthenticated, ProtocolError, RioError
 from rio.logs import Logger
+from rio.security.keys import Key
+from rio.security.proof import Proofs, make_nonce
+from rio.security.security import Security
 from rio.transport import protocol
+from rio.transport.call_context import sift_context
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello, text_of
 from rio.transport.pulse import SERVER_PATIENCE, Pulse, Verdict, watch_acknowledgements
 
@@ -24,17 +29,22 @@ HASTY_TIMEOUT = 1.0
 """The same, while the node holds more bytes for its peers than it should."""
 
 
+HELLO_LIMIT = 64 * 1024
+"""Bytes of a frame that a peer may send before it is accepted."""
+
+
 class ServerOwner(Protocol):
     """What a server's connection asks of its node."""
 
     hello: Hello
+    security: Security | None
     refuses: bool
     """Whether it takes no more connections."""
 
     def unsubscribe(self, connection: ServerConnection, number: int) -> None: ...
     def forget(self, connection: ServerConnection) -> None: ...
     def request_stop(self) -> None: ...
-    def gossip(self, source: int, payload: bytes) -> None: ...
+    def gossip(self, peer: Hello, payload: bytes) -> None: ...
 
 
 class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
@@ -50,8 +60,14 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self._seen_taken = -1
         self._seen_taken_at = 0.0
         self._pulse = Pulse(SERVER_PATIENCE)
+        self._frame_limit = frame_limit
+        self.reader.limit = min(frame_limit, HELLO_LIMIT)
         self.peer: Hello | None = None
-        """How the other end has introduced itself; ``None`` until then."""
+        """How the other end has introduced itself; ``None`` until it is accepted."""
+        self.key: Key | None = None
+        """By which key the other end has proven itself; ``None`` if none is asked for."""
+        self._take_proof: Callable[[bytes], None] | None = None
+        """What checks its proof, once it has introduced itself."""
 
     # --- what the transport tells -----------------------------------------------------------------
 
@@ -60,6 +76,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             transport.abort()
             return
         self.transport = transport
+        self.is_encrypted = transport.get_extra_info("ssl_object") is not None
         transport.set_write_buffer_limits(HIGH_WATER)
         watch_acknowledgements(transport)
         self.dispatcher.connections[self] = None
@@ -123,33 +140,75 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         elif kind == Kind.END:
             self._owner.unsubscribe(self, id)
         elif kind == Kind.GOAWAY:
-            self.put(protocol.write_bare(Kind.GOAWAY, id))
-            self._owner.request_stop()
-        elif kind == Kind.GOSSIP and self.peer is not None and self.peer.role == "node":
-            self._owner.gossip(self.peer.generation, protocol.read_gossip(body))
+            self._stop_node(id)
+        elif kind == Kind.GOSSIP and self.peer is not None and self.is_node:
+            self._owner.gossip(self.peer, protocol.read_gossip(body))
         else:
             raise ProtocolError(f"a server takes no frame of kind {kind} from this peer")
 
     def _greet(self, body: bytes) -> None:
-        peer = protocol.read_hello(body)
-        try:
-            protocol.check_cluster(peer, self._owner.hello.cluster)
-        except WrongServer as error:
-            self.break_off(error)
-            return
-        self.peer = peer
-        self._clear_timer()
-        self.accepted = True
-        self.send_limit = min(self.send_limit, peer.frame_limit)
-        self.put(protocol.write_hello(self._introduction()))
+        if self._take_proof is None:
+            self._take_hello(body)
+        else:
+            self._take_proof(protocol.read_proof(body))
 
-    def _introduction(self) -> Hello:
+    def _take_hello(self, body: bytes) -> None:
+        peer = protocol.read_hello(body)
+        protocol.check_cluster(peer, self._owner.hello.cluster)
+        security = self._owner.security
+        if security is None:
+            self._accept(peer)
+            self.put(protocol.write_hello(self._introduction()))
+            return
+        key = security.key_of(peer.key, peer.role, self._shows_certificate())
+        hello = protocol.write_hello(self._introduction(make_nonce()))
+        digest = security.credentials.digest if self.is_encrypted else b""
+        proofs = Proofs(body, hello, digest, key.secret)
+        self.put(hello)
+        self.put(protocol.write_proof(proofs.of("server")))
+        self._take_proof = functools.partial(self._admit, security, key, peer, proofs)
+
+    def _admit(
+        self, security: Security, key: Key, peer: Hello, proofs: Proofs, proof: bytes
+    ) -> None:
+        if not proofs.is_of("client", proof):
+            raise NotAuthenticated(f"the proof of key {key.id!r} is wrong")
+        self._take_proof = None
+        self.key = key
+        self.rights = security.credentials.rights.get(key.id)
+        self._accept(peer)
+        self.authorize = None if self.is_node else security.authorizer(key)
+
+    def _accept(self, peer: Hello) -> None:
+        self._clear_timer()
+        self.peer = peer
+        self.is_node = peer.role == "node"
+        self.accepted = True
+        self.reader.limit = self._frame_limit
+        self.send_limit = min(self.send_limit, peer.frame_limit)
+
+    def _shows_certificate(self) -> bool:
+        """Whether the peer has one, or is this process itself, with which nothing is encrypted."""
+        channel = self.transport.get_extra_info("ssl_object")
+        return channel is None or channel.getpeercert(binary_form=True) is not None
+
+    def _introduction(self, nonce: bytes = b"") -> Hello:
         """The node's HELLO, with the limits that hold on this connection."""
         return msgspec.structs.replace(
             self._owner.hello,
-            frame_limit=self.reader.limit,
+            frame_limit=self._frame_limit,
             in_flight_limit=self.dispatcher.in_flight_limit,
+            nonce=nonce,
         )
+
+    def _stop_node(self, id: int) -> None:
+        if self.key is not None and self.key.role not in ("node", "admin"):
+            self.answer_error(id, Forbidden(f"key {self.key.id!r} may not stop a server"))
+            return
+        self.put(protocol.write_bare(Kind.GOAWAY, id))
+        self._owner.request_stop()
+
+    sift_context = staticmethod(sift_context)
 
     def answer_error(self, id: int, error: BaseException) -> None:
         if self.transport is None:
@@ -201,7 +260,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
     def close(self) -> None:
         """Send what is written, then close; cut the peer off if it does not read."""
         self.flush()
-        if self.transport is not None:
+        if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
             self._watch_progress()
 

@@ -1,0 +1,476 @@
+"""Servers and clients that prove themselves to each other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trustme
+
+import rio
+from rio._core.wire import Kind
+from rio.errors import (
+    ConfigurationError,
+    ConnectionLost,
+    Forbidden,
+    NoServersAvailable,
+    NotAuthenticated,
+)
+from rio.security.credentials import write_key
+from rio.security.tls import CAN_USE_KEYS
+from rio.transport.call_context import Context, Link
+from rio.transport.protocol import VERSION, Hello, encode, write_hello, write_proof
+from tests.security.test_security_file import write
+from tests.server.harness import Cluster, Probe, until
+
+NODE = rio.Key.generate("node", "node")
+OPS = rio.Key.generate("ops", "admin")
+WEB = rio.Key.generate("web", "call", ("Counter.*",))
+NARROW = rio.Key.generate("narrow", "call", ("Counter.Add",))
+WATCH = rio.Key.generate("watch", "observe")
+ALL = (NODE, OPS, WEB, NARROW, WATCH)
+
+ENCRYPTIONS = ["none", "certificates", *(["key"] if CAN_USE_KEYS else [])]
+
+MakeSecurity = Callable[..., rio.Security]
+
+
+class Add(rio.Message[int]):
+    amount: int = 1
+
+
+class Wait(rio.Message[None]):
+    pass
+
+
+class Forward(rio.Message[int]):
+    pass
+
+
+class Wide(rio.Message[int]):
+    text: str
+
+
+class Counter(rio.ServiceObject):
+    value = 0
+
+    async def after_load(self, app: rio.AppData) -> None:
+        app.get(Probe).note(f"activated {self.id}")
+
+    @rio.handler
+    async def add(self, message: Add) -> int:
+        self.value += message.amount
+        self.publish(message)
+        return self.value
+
+    @rio.handler
+    async def wait(self, message: Wait, app: rio.AppData) -> None:
+        app.get(Probe).note("waits")
+        await app.get(Probe).gate("go").wait()
+
+    @rio.handler
+    async def forward(self, message: Forward) -> int:
+        return await self.send("Hidden", self.id, Add(5))
+
+    @rio.handler
+    def measure(self, message: Wide) -> int:
+        return len(message.text)
+
+
+class Hidden(rio.ServiceObject):
+    @rio.handler
+    def add(self, message: Add) -> int:
+        return message.amount
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(params=ENCRYPTIONS)
+def make(request: pytest.FixtureRequest, tmp_path: Path, authority: trustme.CA) -> MakeSecurity:
+    """Makes a security of the given keys, in each way of encryption."""
+    if request.param != "certificates":
+        return lambda *keys, **more: rio.Security(keys, encryption=request.param, **more)
+    files = certificate_files(authority, tmp_path)
+
+    def make(*keys: rio.Key, **more: Any) -> rio.Security:
+        has_own = keys[0].role == "node"
+        return rio.Security(keys, **(files if has_own else {"ca": files["ca"]}), **more)
+
+    return make
+
+
+def certificate_files(authority: trustme.CA, folder: Path) -> dict[str, Any]:
+    own = authority.issue_cert("node.example")
+    ca, certificate, private_key = (folder / name for name in ("ca.pem", "node.pem", "node.key"))
+    authority.cert_pem.write_to_path(ca)
+    own.cert_chain_pems[0].write_to_path(certificate)
+    own.private_key_pem.write_to_path(private_key)
+    return {"certificate": certificate, "private_key": private_key, "ca": [ca]}
+
+
+async def start(cluster: Cluster, security: rio.Security, count: int = 1) -> list[rio.Server]:
+    return await cluster.nodes(count, Counter, Hidden, security=security)
+
+
+async def test_who_holds_a_key_calls_objects_on_all_servers(
+    cluster: Cluster, make: MakeSecurity
+) -> None:
+    servers = await start(cluster, make(*ALL), 2)
+    client = await cluster.client(security=make(WEB))
+    ids = [str(number) for number in range(20)]
+    assert [await client.send(Counter, id, Add()) for id in ids] == [1] * 20
+    assert [await client.send(Counter, id, Forward()) for id in ids] == [5] * 20
+    assert await client.send(Counter, "big", Wide("x" * 1_000_000)) == 1_000_000
+    assert all(server.statistics().calls for server in servers)
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ((rio.Key.generate("web", "call"),), "another secret of key 'web'|our key"),
+        ((rio.Key.generate("nobody", "call"),), "knows no key 'nobody'|our key"),
+    ],
+)
+async def test_who_holds_another_key_is_told_so_and_calls_nothing(
+    cluster: Cluster, probe: Probe, make: MakeSecurity, keys: tuple[rio.Key, ...], text: str
+) -> None:
+    await start(cluster, make(*ALL))
+    client = await cluster.client(security=make(*keys), timeout=0.5)
+    with pytest.raises((NotAuthenticated, NoServersAvailable), match=text):
+        await client.send(Counter, "a", Add())
+    assert probe.log == []
+
+
+async def test_who_holds_no_key_is_told_so_at_once(cluster: Cluster) -> None:
+    await start(cluster, rio.Security(ALL, encryption="none"))
+    client = await cluster.client()
+    with pytest.raises(NotAuthenticated, match=r"this server asks for a key: give .* RIO_SECURITY"):
+        await client.send(Counter, "a", Add())
+
+
+async def test_a_server_that_proves_nothing_is_not_used(cluster: Cluster) -> None:
+    await cluster.server(Counter)
+    client = await cluster.client(security=rio.Security([WEB], encryption="none"))
+    with pytest.raises(NotAuthenticated, match="the server does not prove itself"):
+        await client.send(Counter, "a", Add())
+
+
+async def test_a_call_key_is_no_key_for_a_server(cluster: Cluster) -> None:
+    with pytest.raises(ConfigurationError, match="a server needs a key of role 'node'"):
+        await start(cluster, rio.Security([WEB], encryption="none"))
+
+
+async def test_a_certificate_of_another_authority_is_refused(
+    cluster: Cluster, tmp_path: Path, authority: trustme.CA
+) -> None:
+    await start(cluster, rio.Security(ALL, **certificate_files(authority, tmp_path)))
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(other)
+    client = await cluster.client(security=rio.Security([WEB], ca=[other]))
+    with pytest.raises(NotAuthenticated, match="CERTIFICATE_VERIFY_FAILED"):
+        await client.send(Counter, "a", Add())
+
+
+async def test_a_node_without_a_certificate_is_refused(
+    tmp_path: Path, authority: trustme.CA
+) -> None:
+    security = rio.Security(ALL, **certificate_files(authority, tmp_path))
+    with pytest.raises(NotAuthenticated, match="a server has to show a certificate"):
+        security.key_of("node", "node", shows_certificate=False)
+
+
+async def test_a_server_that_encrypts_by_certificates_needs_one(
+    cluster: Cluster, tmp_path: Path, authority: trustme.CA
+) -> None:
+    ca = certificate_files(authority, tmp_path)["ca"]
+    with pytest.raises(ConfigurationError, match="needs a certificate and a private_key"):
+        await start(cluster, rio.Security(ALL, ca=ca))
+
+
+# --- what a key allows ----------------------------------------------------------------------------
+
+
+async def test_a_key_allows_what_its_patterns_say_and_nothing_else(
+    cluster: Cluster, probe: Probe
+) -> None:
+    [server] = await start(cluster, rio.Security(ALL, encryption="none"))
+    client = await cluster.client(security=rio.Security([NARROW], encryption="none"))
+    for _ in range(2):
+        assert await client.send(Counter, "a", Add()) >= 1
+        with pytest.raises(Forbidden, match=r"key 'narrow' .* may not send Forward to Counter"):
+            await client.send(Counter, "a", Forward())
+        with pytest.raises(Forbidden):
+            await client.send(Hidden, "b", Add())
+        with pytest.raises(Forbidden):
+            await client.send("Nowhere", "b", Add())
+    with pytest.raises(Forbidden):
+        async with client.subscribe(Counter, "a"):
+            pass
+    with pytest.raises(Forbidden, match=r"may not send rio\.shutdown to Counter"):
+        await client.admin(rio.AdminCommand.shutdown(Counter, "a"))
+    with pytest.raises(Forbidden, match="key 'narrow' may not stop a server"):
+        await client.admin(rio.AdminCommand.server_exit(server.address))
+    assert server.ready
+    assert probe.log == ["activated a"]
+
+
+async def test_an_observer_follows_and_does_not_call(cluster: Cluster) -> None:
+    await start(cluster, rio.Security(ALL, encryption="none"))
+    observer = await cluster.client(security=rio.Security([WATCH], encryption="none"))
+    caller = await cluster.client(security=rio.Security([WEB], encryption="none"))
+    async with observer.subscribe(Counter, "a", Add) as events:
+        await caller.send(Counter, "a", Add(7))
+        assert (await anext(events)).amount == 7
+    with pytest.raises(Forbidden):
+        await observer.send(Counter, "a", Add())
+
+
+async def test_an_admin_stops_objects_and_servers(cluster: Cluster, probe: Probe) -> None:
+    [server] = await start(cluster, rio.Security(ALL, encryption="none"))
+    admin = await cluster.client(security=rio.Security([OPS], encryption="none"))
+    await admin.send(Counter, "a", Add())
+    await admin.admin(rio.AdminCommand.shutdown(Counter, "a"))
+    await admin.send(Counter, "a", Add())
+    assert probe.log == ["activated a", "activated a"]
+    stopping = asyncio.create_task(server.run(handle_signals=False))
+    await admin.admin(rio.AdminCommand.server_exit(server.address))
+    await stopping
+
+
+async def test_authorize_decides_on_each_call_before_anything_is_activated(
+    cluster: Cluster, probe: Probe
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def authorize(caller: rio.Identity, object_id: rio.ObjectId, message: str) -> bool:
+        asked.append((caller.id, caller.role, str(object_id), message))
+        if object_id.id == "broken":
+            raise RuntimeError("the policy is broken")
+        return object_id.id == "mine"
+
+    await start(cluster, rio.Security(ALL, encryption="none", authorize=authorize))
+    client = await cluster.client(security=rio.Security([WEB], encryption="none"))
+    assert await client.send(Counter, "mine", Add()) == 1
+    assert await client.send(Counter, "mine", Forward()) == 5
+    for id in ("theirs", "broken"):
+        with pytest.raises(Forbidden, match=f"Counter/{id} is not for you"):
+            await client.send(Counter, id, Add())
+    assert probe.log == ["activated mine"]
+    assert asked == [
+        ("web", "call", f"Counter/{id}", message)
+        for id, message in (
+            ("mine", "Add"),
+            ("mine", "Forward"),
+            ("theirs", "Add"),
+            ("broken", "Add"),
+        )
+    ]
+
+
+# --- strangers ------------------------------------------------------------------------------------
+
+FRAMES_OF_STRANGERS = [
+    write_proof(b"x" * 32),
+    encode((Kind.GOAWAY, 1)),
+    encode((Kind.GOSSIP, 0, {})),
+    encode((Kind.PING, 1)),
+    encode((Kind.REQUEST, 1, "Counter", "a", "Add", 0, None, {})),
+    encode((Kind.END, 1)),
+    b"\xc1",
+]
+
+
+@pytest.mark.parametrize("frame", FRAMES_OF_STRANGERS)
+@pytest.mark.parametrize("after_hello", [False, True])
+async def test_a_stranger_is_heard_no_further_than_its_hello(
+    cluster: Cluster, probe: Probe, frame: bytes, after_hello: bool
+) -> None:
+    [server] = await start(cluster, rio.Security(ALL, encryption="none"))
+    hello = write_hello(Hello(VERSION, "node", 1, key="node", nonce=b"n" * 32))
+    answers = await converse(server.address, [hello, frame] if after_hello else [frame])
+    kinds = [answer[0] for answer in answers]
+    assert kinds == [*([Kind.HELLO, Kind.PROOF] if after_hello else []), Kind.ERROR]
+    assert server.ready
+    assert probe.log == []
+
+
+async def test_before_its_hello_a_stranger_may_not_announce_much(cluster: Cluster) -> None:
+    [server] = await start(cluster, rio.Security(ALL, encryption="none"))
+    answers = await converse(server.address, [b"x" * 70_000])
+    assert [answer[:3] for answer in answers] == [[Kind.ERROR, 0, "frame_too_large"]]
+
+
+async def converse(address: str, frames: list[bytes], count: int | None = None) -> list[Any]:
+    """Send these frames, and return what the server answers until it closes the connection, or
+    until it has answered so often.
+    """
+    host, port = rio.Address.parse(address)
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        for frame in frames:
+            writer.write(len(frame).to_bytes(4, "big") + frame)
+        answers = []
+        while len(answers) != count and (head := await reader.read(4)):
+            body = await reader.readexactly(int.from_bytes(head, "big"))
+            answers.append(msgspec.msgpack.decode(body))
+        return answers
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "10.0.0.7:0", "db.example:0"])
+def test_a_server_without_security_listens_to_this_machine_only(address: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"can be reached by others, .*`rio keygen`"):
+        rio.Server(rio.Registry(Counter), storage="memory://", address=address)
+    rio.Server(rio.Registry(Counter), storage="memory://", address=address, insecure=True)
+    security = rio.Security([NODE], encryption="none")
+    rio.Server(rio.Registry(Counter), storage="memory://", address=address, security=security)
+
+
+# --- other keys while it runs ---------------------------------------------------------------------
+
+
+def write_keys(path: Path, *keys: rio.Key) -> Path:
+    return write(path, 'encryption = "none"\n' + "".join(map(write_key, keys)))
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        (),
+        (rio.Key("web", "call", WEB.secret, ("Counter.Add",)),),
+        (rio.Key.generate("web", "call"),),
+    ],
+)
+async def test_a_key_that_is_removed_or_allows_less_cuts_its_connections_at_once(
+    cluster: Cluster, probe: Probe, tmp_path: Path, later: tuple[rio.Key, ...]
+) -> None:
+    path = write_keys(tmp_path / "rio.toml", NODE, WEB, OPS)
+    await start(cluster, rio.Security.from_file(path))
+    client = await cluster.client(security=rio.Security([WEB], encryption="none"))
+    other = await cluster.client(security=rio.Security([OPS], encryption="none"))
+    waiting = [
+        asyncio.ensure_future(each.send(Counter, str(n), Wait()))
+        for n, each in enumerate((client, other))
+    ]
+    await probe.noted("waits", 2)
+    write_keys(path, NODE, OPS, *later)
+    with pytest.raises(ConnectionLost):
+        await waiting[0]
+    probe.gate("go").set()
+    await waiting[1]
+
+
+async def test_a_key_that_allows_more_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    path = write_keys(tmp_path / "rio.toml", NODE, NARROW)
+    await start(cluster, rio.Security.from_file(path))
+    client = await cluster.client(security=rio.Security([NARROW], encryption="none"))
+    with pytest.raises(Forbidden):
+        await client.send(Counter, "a", Forward())
+    write_keys(path, NODE, rio.Key("narrow", "call", NARROW.secret, ("Counter.*",)))
+
+    [server] = cluster.servers
+    await until(lambda: server._credentials.keys["narrow"].allow == ("Counter.*",))
+    assert await client.send(Counter, "a", Forward()) == 5
+
+
+async def test_keys_are_replaced_while_calls_go_on_and_none_fails(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    new_node, new_web = rio.Key.generate("node-2", "node"), rio.Key.generate("web-2", "call")
+    of_servers = write_keys(tmp_path / "servers.toml", NODE, WEB)
+    of_client = write_keys(tmp_path / "client.toml", WEB)
+    servers = [
+        await cluster.server(Counter, Hidden, security=rio.Security.from_file(of_servers))
+        for _ in range(2)
+    ]
+    client = await cluster.client(security=rio.Security.from_file(of_client))
+    calls = 0
+
+    async def call(number: int) -> None:
+        nonlocal calls
+        while not done.is_set():
+            assert await client.send(Counter, f"{number}-{calls % 7}", Forward()) == 5
+            calls += 1
+
+    def used_keys() -> set[str]:
+        return {
+            connection.key.id
+            for server in servers
+            for connection in server._catalog.dispatcher.connections
+            if connection.is_remote and connection.key is not None
+        }
+
+    done = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        for number in range(4):
+            group.create_task(call(number))
+        await until(lambda: {"web", "node"} <= used_keys())
+        write_keys(of_servers, NODE, WEB, new_node, new_web)
+        await until(lambda: all(len(server._credentials.keys) == 4 for server in servers))
+        write_keys(of_servers, new_node, new_web, NODE, WEB)
+        write_keys(of_client, new_web)
+        await until(lambda: used_keys() == {"web-2", "node-2"})
+        write_keys(of_servers, new_node, new_web)
+        await until(lambda: all(len(server._credentials.keys) == 2 for server in servers))
+        before = calls
+        await until(lambda: calls > before + 100)
+        done.set()
+
+
+# --- who has called -------------------------------------------------------------------------------
+
+
+class WhoAmI(rio.Message[list[Any]]):
+    forwards: int = 0
+
+
+class Clerk(rio.ServiceObject):
+    @rio.handler
+    async def who(self, message: WhoAmI) -> list[Any]:
+        if message.forwards:
+            return await self.send(
+                Clerk, f"{self.id}{message.forwards}", WhoAmI(message.forwards - 1)
+            )
+        caller = rio.caller()
+        return [] if caller is None else [caller.id, caller.role]
+
+
+async def test_a_handler_knows_who_has_called_also_behind_other_objects(cluster: Cluster) -> None:
+    security = rio.Security([NODE, rio.Key("web", "call", WEB.secret)], encryption="none")
+    servers = await cluster.nodes(2, Clerk, security=security)
+    client = await cluster.client(security=rio.Security([WEB], encryption="none"))
+    for forwards in range(4):
+        for id in "abcd":
+            assert await client.send(Clerk, id, WhoAmI(forwards)) == ["web", "call"]
+    assert await servers[0].client.send(Clerk, "a", WhoAmI(2)) == []
+
+
+async def test_without_security_nobody_is_known_to_have_called(cluster: Cluster) -> None:
+    await cluster.nodes(2, Clerk)
+    client = await cluster.client()
+    assert await client.send(Clerk, "a", WhoAmI(3)) == []
+
+
+def test_outside_of_a_handler_nobody_has_called() -> None:
+    with pytest.raises(RuntimeError, match="no handler runs here"):
+        rio.caller()
+
+
+async def test_what_a_client_says_of_other_calls_is_not_believed(cluster: Cluster) -> None:
+    [server] = await cluster.nodes(1, Clerk)
+    chain = Context(chain=(Link("Clerk", "a", "WhoAmI", 1),), caller=rio.Identity("root", "admin"))
+    hello = write_hello(Hello(VERSION, "client"))
+    request = [Kind.REQUEST, 1, "Clerk", "a", "WhoAmI", 0, encode(chain), {"forwards": 1}]
+    answers = await converse(server.address, [hello, encode(request)], count=2)
+    assert answers[1] == [Kind.RESPONSE, 1, []]
+    request[6] = b"\xc1"
+    answers = await converse(server.address, [hello, encode(request)])
+    assert answers[1][:3] == [Kind.ERROR, 0, "protocol_error"]
