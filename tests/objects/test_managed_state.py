@@ -154,6 +154,13 @@ def test_a_field_that_cannot_be_state_is_refused_when_the_class_is_made(
         made(annotation)
 
 
+def test_a_state_without_its_parentheses_is_refused() -> None:
+    with pytest.raises(BadRegistration, match=r"Room\.ledger: write .*, with the parentheses"):
+
+        class Room(ServiceObject):
+            ledger: Ledger = managed_state  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize("name", ["", "x" * 129, 3])
 def test_a_state_name_must_fit_every_storage(name: Any) -> None:
     with pytest.raises(BadRegistration, match="the state's name"):

@@ -193,12 +193,19 @@ def collect_managed_states(cls: type) -> tuple[ManagedState, ...]:
     """The markers of a class in the order of their declaration, inherited ones first.
 
     A subclass overrides a state with any attribute of the same name.
+
+    :raises BadRegistration: ``managed_state`` stands there without its parentheses.
     """
     found: dict[str, ManagedState] = {}
     for base in reversed(cls.__mro__):
         for name, value in base.__dict__.items():
             if isinstance(value, ManagedState):
                 found[name] = value
+            elif value is managed_state:
+                raise BadRegistration(
+                    f"managed state {type_hints.full_name(base)}.{name}: write"
+                    f" {name}: YourState = rio.managed_state(), with the parentheses"
+                )
             elif name in found:
                 del found[name]
     return tuple(found.values())
