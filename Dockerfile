@@ -3,7 +3,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
 COPY . /src
-RUN python -m venv /rio && /rio/bin/pip install --no-cache-dir '/src[postgres,redis]'
+RUN python -m venv /rio && /rio/bin/pip install --no-cache-dir '/src[all]'
 
 FROM python:3.13-slim
 RUN useradd --create-home rio && install --directory --owner=rio /data
