@@ -119,13 +119,14 @@ def test_a_new_user_can_follow_the_readme_and_the_tutorial(
     )
 
 
-def test_the_sdist_builds_and_passes_its_tests_without_network(
-    python: str, sdist: Path, tmp_path: Path
-) -> None:
-    """Beyond what it declares: the requirements of build, package and tests are there already."""
+def test_the_sdist_builds_and_passes_its_tests_without_network(sdist: Path, tmp_path: Path) -> None:
+    """Beyond what it declares: the requirements of build, package and tests are there already.
+
+    On one version: the wheels of all of them are built from this archive too.
+    """
     shutil.unpack_archive(sdist, tmp_path, filter="data")
     [source] = tmp_path.glob("rio_actors-*")
-    interpreter = steps.create_environment(tmp_path / "environment", python)
+    interpreter = steps.create_environment(tmp_path / "environment", steps.TOOLS / "python")
     steps.install_test_groups(interpreter)
     steps.uv("pip", "install", "--quiet", "--python", interpreter, "--group", "build")
     steps.uv("pip", "install", "--quiet", "--python", interpreter, "-r", "pyproject.toml")
