@@ -335,8 +335,9 @@ def test_workers_have_the_limits_that_are_given() -> None:
 
 def test_workers_have_the_keys_that_are_given() -> None:
     given = {"RIO_KEYRING": "/etc/keys", "RIO_PLAIN_STATES": "accept"}
-    (command,) = command_lines(parse(["run", "m:r", "--storage", "s"], given))
-    again = parse(["run", *command[command.index("run") + 1 :]], {})
+    parsed = parse(["run", "m:r", "--storage", "s"], given)
+    (command,) = command_lines(parsed)
+    again = parse(["run", *command[command.index("run") + 1 :]], environment_of_children(parsed))
     assert (again.keyring, again.plain_states) == ("/etc/keys", True)
     assert parse(["run", "m:r", "--storage", "s"], {}).plain_states is False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from rio.errors import (
     ConfigurationError,
     ConnectionLost,
     Forbidden,
+    HandlerFailed,
     NoServersAvailable,
+    NotActivated,
     NotAuthenticated,
+    UnknownType,
 )
 from rio.security.credentials import write_key
 from rio.security.tls import CAN_USE_KEYS
@@ -332,6 +336,112 @@ def test_a_server_without_security_listens_to_this_machine_only(address: str) ->
     rio.Server(rio.Registry(Counter), storage="memory://", address=address, insecure=True)
     security = rio.Security([NODE], encryption="none")
     rio.Server(rio.Registry(Counter), storage="memory://", address=address, security=security)
+
+
+@pytest.mark.parametrize(
+    ("http", "options", "status"),
+    [
+        ("127.0.0.1:0", {}, b"200"),
+        ("0.0.0.0:0", {}, b"403"),
+        ("0.0.0.0:0", {"insecure": True}, b"200"),
+    ],
+)
+async def test_the_members_are_shown_to_this_machine_only(
+    cluster: Cluster, http: str, options: dict[str, Any], status: bytes
+) -> None:
+    server = await cluster.server(Counter, http=http, **options)
+    port = rio.Address.parse(server.http_address).port
+    answers = {}
+    for page in ("/members", "/members/127.0.0.1/1", "/livez", "/readyz"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET {page} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        answers[page] = (await reader.read()).split()[1]
+        writer.close()
+    assert answers.pop("/members/127.0.0.1/1") == (b"404" if status == b"200" else b"403")
+    assert answers == {"/members": status, "/livez": b"200", "/readyz": b"200"}
+
+
+# --- what a client is told ------------------------------------------------------------------------
+
+
+class Fail(rio.Message[None]):
+    how: str
+
+
+class Failing(rio.ServiceObject):
+    async def load(self) -> None:
+        if self.id == "broken":
+            raise RuntimeError("the password is secret")
+
+    @rio.handler
+    def fail(self, message: Fail) -> None:
+        if message.how == "declared":
+            raise Declared(5)
+        raise ValueError("the password is secret")
+
+
+class Declared(rio.ApplicationError):
+    amount: int
+
+
+@pytest.mark.parametrize(("key", "is_told"), [(WEB, False), (OPS, True)])
+async def test_a_client_with_limited_rights_does_not_learn_the_inside_of_a_server(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture, key: rio.Key, is_told: bool
+) -> None:
+    limited = rio.Key("web", "call", WEB.secret)
+    security = rio.Security([NODE, OPS, limited], encryption="none")
+    await cluster.server(Failing, security=security)
+    client = await cluster.client(security=rio.Security([key], encryption="none"))
+    caplog.set_level("INFO", "rio.security")
+    for id, error in (("a", HandlerFailed), ("broken", NotActivated)):
+        with pytest.raises(error) as caught:
+            await client.send(Failing, id, Fail("undeclared"))
+        said = f"{caught.value} {caught.value.detail}"
+        assert ("secret" in said) == ("test_security.py" in said) == is_told
+        if not is_told:
+            assert ("ValueError" in said) == (id == "a")
+            [number] = re.findall(r"as error (\w+)", said)
+            assert f"error {number}: " in caplog.text
+    with pytest.raises(UnknownType) as unknown:
+        await client.send("Nowhere", "a", Fail(""))
+    assert ("Failing" in str(unknown.value)) == is_told
+    with pytest.raises(Declared):
+        await client.send(Failing, "a", Fail("declared"))
+    assert "the password is secret" in caplog.text
+
+
+# --- one client against the others ----------------------------------------------------------------
+
+
+def wait_request(number: int, id: str) -> bytes:
+    return encode([Kind.REQUEST, number, "Counter", id, "Wait", 2**63, None, {}])
+
+
+async def test_one_client_cannot_have_all_the_calls_of_a_node(
+    cluster: Cluster, probe: Probe
+) -> None:
+    server = await cluster.server(Counter, config=rio.ServerConfig(in_flight_limit=64))
+    host, port = rio.Address.parse(server.address)
+    _, writer = await asyncio.open_connection(host, port)
+    for frame in [write_hello(Hello(VERSION, "client"))] + [
+        wait_request(number, str(number)) for number in range(1, 101)
+    ]:
+        writer.write(len(frame).to_bytes(4, "big") + frame)
+    await until(lambda: server.statistics().calls == 100)
+    await until(lambda: server.statistics().in_flight == 61)
+    client = await cluster.client()
+    assert await client.send(Counter, "other", Add()) == 1
+    writer.close()
+    await until(lambda: server.statistics().in_flight == 0)
+
+
+async def test_a_call_from_outside_takes_no_longer_than_the_server_allows(
+    cluster: Cluster,
+) -> None:
+    server = await cluster.server(Counter, config=rio.ServerConfig(max_timeout=0.2))
+    hello = write_hello(Hello(VERSION, "client"))
+    answers = await converse(server.address, [hello, wait_request(1, "a")], count=2)
+    assert answers[1][:3] == [Kind.ERROR, 1, "timeout"]
 
 
 # --- other keys while it runs ---------------------------------------------------------------------

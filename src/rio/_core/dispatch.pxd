@@ -168,6 +168,7 @@ cdef class Dispatcher:
     cdef readonly double lease_until  # turns start, and replies leave, only before this moment
     cdef public Py_ssize_t waiting_limit      # for each object
     cdef public Py_ssize_t in_flight_limit    # for the node
+    cdef public double max_timeout            # seconds, of a request from a connection
     cdef readonly dict tables        # type name -> TypeTable
     # Ordered sets, so that everything happens in the same order each time: the connections, the
     # turns that did not end at once, and the mailboxes whose turns wait for the lease.
@@ -214,7 +215,7 @@ cdef class Dispatcher:
     cdef int _serve_soon(self) except -1
     cdef int _serve(self, object waiting, double now) except -1
     cdef int _note_cost(self, double now) except -1
-    cdef object _full_error(self)
+    cdef object _why_not_keep(self, Turn turn)
     cdef int _recount(self) except -1
     cdef object _why_not_hold(self, Turn turn)
     cdef int _admit(self, Turn turn) except -1

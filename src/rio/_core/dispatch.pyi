@@ -35,6 +35,7 @@ class _Runtime(Protocol):
 
 WAITING_LIMIT: Final[int]
 IN_FLIGHT_LIMIT: Final[int]
+MAX_TIMEOUT: Final[int]
 HELD_LIMIT: Final[int]
 HIGH_WATER: Final[int]
 
@@ -194,6 +195,7 @@ class Dispatcher:
     app_data: Any
     waiting_limit: int
     in_flight_limit: int
+    max_timeout: float
     loop_budget: float
     def __init__(
         self,

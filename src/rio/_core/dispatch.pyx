@@ -71,6 +71,7 @@ cdef extern from "Python.h":
 
 WAITING_LIMIT = limits.WAITING_LIMIT
 IN_FLIGHT_LIMIT = limits.IN_FLIGHT_LIMIT
+MAX_TIMEOUT = limits.MAX_TIMEOUT
 HELD_LIMIT = limits.HELD_LIMIT
 HIGH_WATER = limits.HIGH_WATER
 
@@ -754,8 +755,9 @@ cdef class ServerHalf(Connection):
                 f"does not allow {turn.method.name}"
             ))
         now = dispatcher._now()
-        turn.deadline = now + (
-            <double>request.timeout / 1000.0 if request.timeout else limits.DEFAULT_TIMEOUT
+        turn.deadline = now + min(
+            <double>request.timeout / 1000.0 if request.timeout else limits.DEFAULT_TIMEOUT,
+            dispatcher.max_timeout,
         )
         if self.is_remote:
             self._note_delay(dispatcher._loop_time(now))
@@ -907,6 +909,7 @@ cdef class Dispatcher:
         self.lease_until = 0.0
         self.waiting_limit = waiting_limit
         self.in_flight_limit = in_flight_limit
+        self.max_timeout = limits.MAX_TIMEOUT
         self.connections = {}
         self._in_flight = {}
         self._paused = {}
@@ -1146,8 +1149,9 @@ cdef class Dispatcher:
     cdef int _line_up(self, Turn turn, double since) except -1:
         # The objects of this node are patient: their calls would wait here in any case, and how
         # many can is the business of the node's own client.
-        if len(self._in_flight) >= self.in_flight_limit:
-            return refuse(turn, self._full_error())
+        problem = self._why_not_keep(turn)
+        if problem is not None:
+            return refuse(turn, problem)
         problem = self._why_not_hold(turn)
         if problem is not None:
             return refuse(turn, problem)
@@ -1203,9 +1207,25 @@ cdef class Dispatcher:
             self._cost = cost if self._cost == 0 else (self._cost + cost) / 2
         return 0
 
-    cdef object _full_error(self):
+    cdef object _why_not_keep(self, Turn turn):
+        # Why there is no place for one more call, or None. A client may have up to 16 times as
+        # many as there are free places: so one that is alone has nearly all, many that take all
+        # they can get have equal shares, and there is a place for whoever comes next.
+        cdef Py_ssize_t own, free = self.in_flight_limit - len(self._in_flight)
+        if free * 2 > self.in_flight_limit or turn._is_in_flight:
+            return None
+        if free <= 0:
+            return Overloaded(
+                f"{self.in_flight_limit} calls are waiting or running on this node already"
+            )
+        if not turn.caller._is_peer or (<RemoteCaller>turn.caller).connection.is_node:
+            return None
+        own = len((<RemoteCaller>turn.caller)._turns)
+        if own < 16 * free:
+            return None
         return Overloaded(
-            f"{self.in_flight_limit} calls are waiting or running on this node already"
+            f"{own} calls of this client are waiting or running on this node, which has {free} "
+            f"places left (in_flight_limit: {self.in_flight_limit})"
         )
 
     cdef int _recount(self) except -1:
@@ -1239,8 +1259,9 @@ cdef class Dispatcher:
         cdef Mailbox mailbox = <Mailbox>turn.table.mailboxes.get(turn.id)
         if turn.caller._is_full:
             return turn.caller._hold(turn)
-        if len(self._in_flight) >= self.in_flight_limit and not turn._is_in_flight:
-            return refuse(turn, self._full_error())
+        problem = self._why_not_keep(turn)
+        if problem is not None:
+            return refuse(turn, problem)
         if mailbox is None or not turn.method.takes_turn:
             problem = self._why_not_hold(turn)
             if problem is not None:

@@ -29,6 +29,7 @@ cdef enum:
 
     # --- calls and turns
     DEFAULT_TIMEOUT = 30            # seconds, of a call that says nothing else
+    MAX_TIMEOUT = 300               # seconds, of a call that says more
     WAITING_LIMIT = 1024            # turns that wait for one object
     IN_FLIGHT_LIMIT = 8192          # turns that wait or run on one node
     ROUTE_LIMIT = 200_000           # objects whose place a client remembers

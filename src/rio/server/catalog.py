@@ -116,6 +116,7 @@ class Catalog:
             in_flight_limit=config.in_flight_limit,
             held_limit=held_limit_of(config),
         )
+        self.dispatcher.max_timeout = config.max_timeout
         self.dispatcher.app_data = app_data
         self.notices = Notices(ownership)
         self._deadlocks = Deadlocks(self.dispatcher)

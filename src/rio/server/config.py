@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from rio._core.dispatch import HELD_LIMIT, IN_FLIGHT_LIMIT, WAITING_LIMIT
+from rio._core.dispatch import HELD_LIMIT, IN_FLIGHT_LIMIT, MAX_TIMEOUT, WAITING_LIMIT
 from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT
 from rio.errors import ConfigurationError
 from rio.objects.lifecycle import problem_of_limit
@@ -35,6 +35,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds for a call that an object of this server or ``server.client`` makes; more than 0.
 
     A call that names its own ``timeout=`` takes that.
+    """
+
+    max_timeout: float = float(MAX_TIMEOUT)
+    """Seconds that a call from outside may take at most, whatever its sender says; more than 0.
+
+    Past it, it ends as if its sender had said so.
     """
 
     drain_timeout: float = 20.0
@@ -69,7 +75,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     in_flight_limit: int = IN_FLIGHT_LIMIT
     """Calls that may wait or run on this server; at least 1.
 
-    Further calls are refused with :class:`rio.errors.Overloaded`, and clients try again later.
+    Further calls are refused with :class:`rio.errors.Overloaded`, and clients try again later. A
+    client may have up to 16 times as many as there are free places, so there is one for others.
     """
 
     held_limit: int | None = None
@@ -130,6 +137,10 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not 0 < self.timeout < math.inf:
             raise _out_of_range("timeout", self.timeout, "a finite number of seconds above 0")
+        if not 0 < self.max_timeout < math.inf:
+            raise _out_of_range(
+                "max_timeout", self.max_timeout, "a finite number of seconds above 0"
+            )
         if not 0 <= self.drain_timeout < math.inf:
             raise _out_of_range(
                 "drain_timeout", self.drain_timeout, "a finite number of seconds, 0 or more"

@@ -91,7 +91,8 @@ class Server:
 
     ``address``: where to listen, ``"host:port"``; port 0 takes a free one. ``advertise``: the
     address under which the others reach this node, if that differs. ``http``: where to show
-    ``/members``, ``/livez`` and ``/readyz``; nowhere by default.
+    ``/members``, ``/livez`` and ``/readyz``; nowhere by default. Where others than this machine can
+    reach it, ``/members`` is shown with ``insecure=True`` only.
 
     ``cluster``: the name of a preset (``"strict"``, ``"fast"`` or ``"local"``), a
     :class:`rio.ClusterConfig`, or a :class:`rio.ClusterProvider`, whose members are those of the
@@ -143,6 +144,7 @@ class Server:
         config = _require_config(config)
         self._bind_address = Address.parse(address)
         self._security = security_of(security)
+        self._is_insecure = insecure
         if self._security is not None:
             self._security.own_key("node")
         elif not insecure:
@@ -497,7 +499,9 @@ class Server:
         from rio.web.listener import HttpListener
         from rio.web.pages import NodePages
 
-        self._http = HttpListener(NodePages(lambda: self.members, self._why_not_ready))
+        is_private = self._is_insecure or self._http_address.is_loopback
+        pages = NodePages(lambda: self.members, self._why_not_ready, shows_members=is_private)
+        self._http = HttpListener(pages)
         self._bound_http = str(await self._http.start(self._http_address))
 
     def _why_not_ready(self) -> str:

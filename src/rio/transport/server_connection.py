@@ -13,6 +13,7 @@ from rio._core.dispatch import HIGH_WATER, Dispatcher, ServerHalf
 from rio._core.wire import Kind
 from rio.errors import Forbidden, NotAuthenticated, ProtocolError, RioError
 from rio.logs import Logger
+from rio.security.disclosure import conceal
 from rio.security.keys import Key
 from rio.security.proof import Proofs, make_nonce
 from rio.security.security import Security
@@ -213,6 +214,8 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
     def answer_error(self, id: int, error: BaseException) -> None:
         if self.transport is None:
             return
+        if self.rights is not None:
+            error = conceal(error)
         body = protocol.write_error(id, error)
         if len(body) > self.send_limit:
             body = protocol.write_error(id, protocol.without_payload(error, len(body)))

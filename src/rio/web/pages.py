@@ -21,6 +21,7 @@ from rio.identity import Address
 from rio.web.listener import Answer
 
 JSON = "application/json"
+NOT_SHOWN = b"the members are shown on a loopback address, or with insecure=True\n"
 INDEX = b"rio: /members  /members/{ip}/{port}  /livez  /readyz\n"
 
 
@@ -28,14 +29,20 @@ class NodePages:
     """The pages of one server.
 
     ``snapshot``: the membership as the server knows it. ``why_not_ready``: the reason, or an empty
-    string while the server takes new objects.
+    string while the server takes new objects. ``shows_members``: whether whoever asks may know the
+    membership; the probes are for everybody.
     """
 
     def __init__(
-        self, snapshot: Callable[[], MembershipSnapshot], why_not_ready: Callable[[], str]
+        self,
+        snapshot: Callable[[], MembershipSnapshot],
+        why_not_ready: Callable[[], str],
+        *,
+        shows_members: bool = True,
     ) -> None:
         self._snapshot = snapshot
         self._why_not_ready = why_not_ready
+        self._shows_members = shows_members
 
     def __call__(self, path: str) -> Answer:
         match path.strip("/").split("/"):
@@ -45,6 +52,8 @@ class NodePages:
                 return Answer(HTTPStatus.OK, b"ok\n")
             case ["readyz"]:
                 return self._ready()
+            case ["members", *_] if not self._shows_members:
+                return Answer(HTTPStatus.FORBIDDEN, NOT_SHOWN)
             case ["members"]:
                 return Answer(self._status(), encode_members(self._snapshot()), JSON)
             case ["members", host, port]:
