@@ -119,6 +119,25 @@ async def calling_over_a_socket() -> AsyncIterator[Run]:
 
 
 @asynccontextmanager
+async def calling_without_sampling() -> AsyncIterator[Run]:
+    """The same in a program that traces, from code that is not sampled. The last of the paths: from
+    here on the program traces.
+    """
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    trace.set_tracer_provider(TracerProvider())
+    unsampled = trace.SpanContext(1, 1, is_remote=False, trace_flags=trace.TraceFlags(0))
+    async with calling() as run:
+
+        async def run_unsampled(count: int) -> None:
+            with trace.use_span(trace.NonRecordingSpan(unsampled)):
+                await run(count)
+
+        yield run_unsampled
+
+
+@asynccontextmanager
 async def activating() -> AsyncIterator[Run]:
     """A call to an object that is not in memory, while the server remembers its placement."""
     ids = itertools.count()
@@ -182,6 +201,7 @@ PATHS = {
     "activate an object": (activating, 3200),
     "deliver an event": (delivering, 10_000),
     "merge 2 x 64 members": (merging, 50),
+    "call and reply, not sampled": (calling_without_sampling, 3200),
 }
 """Each path's maker, and N."""
 

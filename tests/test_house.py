@@ -27,7 +27,7 @@ FLOORS = [
     ["_core"],
     ["identity", "type_hints", "backoff", "background", "logs", "runner"],
     ["security"],
-    ["transport", "contracts"],
+    ["transport", "contracts", "observability"],
     ["objects"],
     ["cluster", "storage", "web"],
     ["client"],

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any
+
+_find_marks: Callable[[], Mapping[str, str]] = dict
+
+
+def mark_records(find_marks: Callable[[], Mapping[str, str]]) -> None:
+    """Have each record say more than its text, as the trace in which it was written."""
+    global _find_marks
+    _find_marks = find_marks
 
 
 class Logger(logging.LoggerAdapter[logging.Logger]):
@@ -18,6 +27,12 @@ class Logger(logging.LoggerAdapter[logging.Logger]):
 
     def __init__(self, name: str) -> None:
         super().__init__(logging.getLogger(name))
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(kwargs.get("extra") or {}), **_find_marks()}
+        return msg, kwargs
 
     def log(self, level: int, msg: object, *args: Any, stacklevel: int = 1, **options: Any) -> None:
         try:

@@ -152,8 +152,8 @@ class Asker:
     def context_of(self, turn: Any) -> bytes:
         return f"in turn of {turn.id}".encode()
 
-    def context_with(self, turn: Any, values: Any) -> bytes:
-        return f"in turn of {turn.id} with {values}".encode()
+    def context_with(self, turn: Any, values: Any, trace: Any) -> bytes:
+        return f"in turn of {turn.id} with {values} and {trace}".encode()
 
 
 async def outcome(awaitable: Awaitable[Any]) -> Any:

@@ -88,6 +88,7 @@ def request(id: int, name: str, payload: bytes, context: bytes | None = None) ->
 
 
 CHAIN = Context(chain=(Link("Teller", "7", "Transfer", 2**63),))
+WITH_TRACE = Context(trace=("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",))
 WITH_VALUES = Context(
     values={"tenant": msgspec.Raw(msgpack.packb("acme"))},
     chain=(Link("Teller", "7", "Transfer", 9),),
@@ -118,6 +119,8 @@ OURS: dict[str, Callable[[], bytes]] = {
         300, "Deposit", msgpack.packb({"amount": -5}), msgspec.msgpack.encode(CHAIN)
     ),
     "context": lambda: msgspec.msgpack.encode(CHAIN),
+    "context_with_a_trace": lambda: msgspec.msgpack.encode(WITH_TRACE),
+    "context_not_sampled": lambda: msgspec.msgpack.encode(Context(trace=False)),
     "context_with_values": lambda: msgspec.msgpack.encode(WITH_VALUES),
     "cancel": lambda: protocol.write_bare(Kind.CANCEL, 1),
     "error": lambda: protocol.write_error(
@@ -231,6 +234,7 @@ def test_what_is_read_of_a_vector_is_what_was_meant() -> None:
     assert protocol.read_proof(bodies["proof"]) == proof_of_server()
     assert protocol.read_goaway(bodies["goaway_stopped"]) == ("10.0.0.7:7070 has stopped", 301)
     assert call_context.read_context(VECTORS["context"].data) == CHAIN
+    assert call_context.read_context(VECTORS["context_with_a_trace"].data) == WITH_TRACE
     assert call_context.read_context(VECTORS["context_with_values"].data) == WITH_VALUES
 
 

@@ -68,6 +68,7 @@ cdef extern from "Python.h":
         const char* ml_name
     ctypedef struct PyCFunctionObject:
         PyMethodDef* m_ml
+    PyObject* PyDict_GetItemWithError(object dict, object key) except? NULL
     bint PyCFunction_CheckExact(object function)
     void PyErr_SetObject(object type, object value)
 
@@ -94,6 +95,8 @@ cdef enum Stepping:
 
 cdef object get_running_loop = asyncio._get_running_loop      # None where none runs
 cdef double INFINITY = float("inf")
+cdef object NOT_SAMPLED = False
+cdef bytes ONLY_UNSAMPLED = b"\x81\xa5trace\xc2"     # the context that says so, and nothing else
 cdef str NOT_OPEN = (
     "this client is not open: use it as `async with rio.Client(...) as client`,"
     " or await client.start()"
@@ -169,6 +172,7 @@ cdef class Call:
     cdef readonly uint64_t request_id  # 0: it was not written there
     cdef Turn _turn              # during which it is made; None: outside of any
     cdef bint _is_told                # nobody waits for the answer
+    cdef readonly object span         # None: nobody traces it
     cdef bint _is_routed              # it was sent where its object was found before
 
     # --- what asyncio asks of a future ------------------------------------------------------------
@@ -271,6 +275,17 @@ cdef class Call:
     cdef int _end(self, State state, outcome) except -1:
         self._state = state
         self._outcome = outcome
+        if self.span is not None:
+            self._end_span()
+        return 0
+
+    cdef int _end_span(self) except -1:
+        span, self.span = self.span, None
+        if self._state == CANCELLED:
+            span.failed(self._make_cancelled_error())
+        elif self._state == FAILED:
+            span.failed((<Failure>self._outcome)._error)
+        span.end()
         return 0
 
     cdef int _tell(self, Stepping stepping) except -1:
@@ -1011,7 +1026,8 @@ cdef class Caller:
     ``codec_of(message) -> MessageCodec`` are asked once for each class,
     ``reply_decoder(message, object_type, returns)`` where the message's class does not tell its
     reply, ``context_of(turn) -> bytes`` for what a nested call carries, and
-    ``context_with(turn, values) -> bytes`` if it carries other values than the turn;
+    ``context_with(turn, values, trace) -> bytes`` if it carries other values than the turn, or the
+    trace of a span;
     ``unencodable(message, error)`` and ``undecodable(call, error)`` make errors.
 
     ``clock`` replaces the system's, in seconds: deadlines are times of it.
@@ -1025,6 +1041,10 @@ cdef class Caller:
     cdef bint _takes_short_cuts
     cdef readonly double default_timeout     # seconds
     cdef readonly double armed_for           # the earliest deadline that the owner's timer watches
+    cdef object _tracer                      # None: nobody traces; the others are parts of it
+    cdef object _get_context
+    cdef object _span_key
+    cdef object _unsampled_span              # the last that was seen
     cdef dict _type_names                    # class or name -> checked type name
     cdef dict _codec_of                      # message class -> MessageCodec
     cdef Routes _routes
@@ -1065,6 +1085,21 @@ cdef class Caller:
         self._loop = loop
         self._takes_short_cuts = loop is not None and takes_short_cuts(loop)
 
+    @property
+    def tracer(self):
+        """What makes the spans of calls, in a program that traces: it has ``begin_call(call)``,
+        ``get_context()`` with the current span under ``span_key``, and ``unsampled``. Else
+        ``None``.
+        """
+        return self._tracer
+
+    @tracer.setter
+    def tracer(self, tracer):
+        self._tracer = tracer
+        if tracer is not None:
+            self._get_context, self._span_key = tracer.get_context, tracer.span_key
+            self._unsampled_span = tracer.unsampled.span
+
     def check_loop(self):
         """Make sure that the client is open, and used where it was opened. Elsewhere a call would
         run, and its reply be lost.
@@ -1094,7 +1129,7 @@ cdef class Caller:
         cdef double now = self._prepare(call, object_type, id, message, timeout, None)
         call._turn = running_turn()
         call._is_told = True
-        if carries_values:
+        if carries_values or self._tracer is not None:
             call.context = self._carry(call)
         self._send(call, now)
         self._owner.told(call)
@@ -1167,21 +1202,44 @@ cdef class Caller:
         if turn is not None:
             if turn.deadline != 0 and turn.deadline < call.deadline:
                 call.deadline = turn.deadline
-            if not carries_values:
+            if not carries_values and self._tracer is None:
                 call.context = turn.nested_context(self._codecs.context_of)
-        if carries_values:
+        if carries_values or self._tracer is not None:
             call.context = self._carry(call)
         return 0
 
     cdef object _carry(self, Call call):
-        # The context of a call in a program whose values travel with calls.
+        # The context of a call in a program whose values travel with calls, or that traces.
         cdef Turn turn = None if call._is_told else call._turn
         values = get_value(carried_values, None)
+        if self._tracer is not None:
+            if not self._is_unsampled():
+                call.span = self._tracer.begin_call(call)
+                trace = NOT_SAMPLED if call.span is None else call.span.trace
+                return self._codecs.context_with(turn, values, trace)
+            if turn is None or turn.span is not self._tracer.unsampled:
+                if turn is None and values is None:
+                    return ONLY_UNSAMPLED
+                return self._codecs.context_with(turn, values, NOT_SAMPLED)
         if turn is None:
             return None if values is None else values.context
         if values is turn.values:
             return turn.nested_context(self._codecs.context_of)
-        return self._codecs.context_with(turn, values)
+        return self._codecs.context_with(turn, values, None)
+
+    cdef bint _is_unsampled(self) except -1:
+        # Whether the code that makes a call is known not to be sampled.
+        cdef PyObject* found = PyDict_GetItemWithError(self._get_context(), self._span_key)
+        if found is NULL:
+            return False
+        span = <object>found
+        if span is self._unsampled_span:
+            return True
+        context = span.get_span_context()
+        if context.trace_flags & 1 or not context.is_valid:
+            return False
+        self._unsampled_span = span    # the next call is most often made by the same code
+        return True
 
     cdef int _send(self, Call call, double now) except -1:
         cdef ClientHalf connection

@@ -108,9 +108,16 @@ cdef class Turn:
     cdef bint _abandoned             # nobody waits for the answer
     cdef bint _expired               # cancelled because the deadline passed
     cdef bint _is_cut_short          # cancelled to let its object leave
+    cdef readonly double arrived     # when its request came, on the dispatcher's clock
+    # its span; that of what is not sampled, also once it has ended; None: nobody traces it
+    cdef readonly object span
     cdef object _nested_context      # what nested calls carry, made when the first one asks
     cdef readonly object values      # what came with it for the ContextVars of the program
 
+    cdef int _open_span(self) except -1
+    cdef bint _is_sampled(self) noexcept
+    cdef int _note_failure(self, object error) except -1
+    cdef int _close_span(self) except -1
     cdef int _fail_plainly(self) noexcept
     cdef int _answer_cancelled(self, object error) except -1
     cdef int _give_up(self) except -1
@@ -175,6 +182,10 @@ cdef class Dispatcher:
     cdef readonly dict connections
     cdef dict _in_flight
     cdef dict _paused
+    cdef object _tracer              # None: nobody traces; the others are parts of it
+    cdef object _attach
+    cdef object _unsampled
+    cdef object _unsampled_context   # as that of the node, for turns that are not sampled
     cdef object _clock               # None: the system's; else a callable
     cdef ReceiveBuffer _receive_buffer  # of all connections
     # Seconds for which requests run as they are read, one after the other. While they do, nothing
@@ -220,6 +231,9 @@ cdef class Dispatcher:
     cdef object _why_not_hold(self, Turn turn)
     cdef int _admit(self, Turn turn) except -1
     cdef int _start(self, Turn turn) except -1
+    cdef int _observe(self, Turn turn, double now) except -1
+    cdef object _context_of(self, Turn turn)
+    cdef int _enter_span(self, Turn turn) except -1
     cdef int _refuse_payload(self, Turn turn, object error) except -1
     cdef int _begin(self, Turn turn, double now) except -1
     cdef object _invoke(self, Turn turn, object message)

@@ -99,6 +99,9 @@ CARRIED_VALUES = carried_values
 cdef bint carries_values = False
 # how a context begins that holds nothing but a chain
 cdef bytes CHAIN_ONLY = b"\x81\xa5chain"
+# how a context goes on, after the head of its map, that says that the trace is not sampled
+cdef bytes UNSAMPLED = b"\xa5trace\xc2"
+cdef bytes ONLY_UNSAMPLED = b"\x81" + UNSAMPLED
 
 
 cdef Turn running_turn():
@@ -354,6 +357,11 @@ cdef class Turn:
         return "(lifecycle)" if self.method is None else self.method.name
 
     @property
+    def is_hook(self):
+        """Whether it is one of lifecycle hooks, and of no request."""
+        return self.method is None
+
+    @property
     def abandoned(self):
         """Whether the caller has given up."""
         return self._abandoned
@@ -381,6 +389,7 @@ cdef class Turn:
         """Answer what needs no turn, unless that has happened; ``payload`` is MessagePack."""
         if not self.finished:
             self._end()
+            self._close_span()
             self.caller._reply(self, payload)
 
     def refuse(self, error):
@@ -396,6 +405,9 @@ cdef class Turn:
 
     def fail(self, error):
         """Answer with an error. Whatever goes wrong with that, nothing is raised."""
+        if self.dispatcher._tracer is not None:
+            self._note_failure(error)
+            self._close_span()
         self._end()
         if self._abandoned:
             return
@@ -408,6 +420,35 @@ cdef class Turn:
             self.caller._fail(self, error)
         except BaseException:
             self._fail_plainly()
+
+    def open_span(self):
+        """Have it traced from now on, if anybody traces."""
+        if self.span is None and self.dispatcher._tracer is not None:
+            self._open_span()
+
+    cdef int _open_span(self) except -1:
+        if self.context is not None and is_unsampled(self.context):
+            self.span = self.dispatcher._unsampled
+        else:
+            self.span = self.dispatcher.runtime.begin_span(self)
+        return 0
+
+    cdef bint _is_sampled(self) noexcept:
+        return self.span is not None and self.span is not self.dispatcher._unsampled
+
+    cdef int _note_failure(self, error) except -1:
+        # An error is the answer, perhaps before the turn has begun.
+        if not self.finished:
+            self.open_span()
+        if self._is_sampled():
+            self.span.failed(error)
+        return 0
+
+    cdef int _close_span(self) except -1:
+        if self._is_sampled():
+            self.span.end()
+            self.span = self.dispatcher._unsampled
+        return 0
 
     cdef int _fail_plainly(self) noexcept:
         # The last word about a call whose error could not be told. It depends on nothing that the
@@ -428,6 +469,7 @@ cdef class Turn:
         elif not self.running:
             self._end()
             self._abandoned = True
+            self._close_span()
             if self.mailbox is not None:
                 self.mailbox._leave(self)
 
@@ -479,7 +521,10 @@ cdef class Turn:
     cdef int _withdraw(self) except -1:
         # The caller gives up, and waits a moment longer to hear whether the turn has begun.
         if not self._abandoned:
-            self.caller._fail(self, self._late_error() if self.running else self._expiry())
+            error = self._late_error() if self.running else self._expiry()
+            if self.dispatcher._tracer is not None:
+                self._note_failure(error)
+            self.caller._fail(self, error)
         return self._give_up()
 
     cdef object _lease_is_lost(self):
@@ -747,14 +792,14 @@ cdef class ServerHalf(Connection):
         if request.context.data is not NULL:
             turn.context = PyBytes_FromStringAndSize(request.context.data, request.context.size)
         turn._payload = bytes_of(&frame.rest)
-        if turn.context is not None and not self.is_node:
+        now = turn.arrived = dispatcher._now()
+        if turn.context is not None and not self.is_node and turn.context != ONLY_UNSAMPLED:
             turn.context = self.sift_context(turn.context)
         if self.authorize is not None and not self.authorize(turn):
             return refuse(turn, Forbidden(
                 f"{turn.table.type_name}/{turn.id} is not for you: the server's authorize "
                 f"does not allow {turn.method.name}"
             ))
-        now = dispatcher._now()
         turn.deadline = now + min(
             <double>request.timeout / 1000.0 if request.timeout else limits.DEFAULT_TIMEOUT,
             dispatcher.max_timeout,
@@ -824,6 +869,14 @@ cdef class ServerHalf(Connection):
         return 0
 
 
+cdef inline bint is_unsampled(bytes context) noexcept:
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(UNSAMPLED)
+    return (
+        PyBytes_GET_SIZE(context) > size
+        and memcmp(PyBytes_AS_STRING(context) + 1, PyBytes_AS_STRING(UNSAMPLED), size) == 0
+    )
+
+
 cdef inline bint has_values(bytes context) noexcept:
     # Whether a context may hold values, as far as its beginning tells.
     cdef Py_ssize_t size = PyBytes_GET_SIZE(CHAIN_ONLY)
@@ -885,7 +938,7 @@ cdef class Dispatcher:
     ``runtime`` is asked in every slow case: ``activate(turn)``, also with what takes no turn,
     ``undecodable(turn, error)``, ``answer_failure(turn, error)``, ``encode_reply(turn, value)``,
     ``unencodable(value, error)``, ``note_waiting(turn)``, ``deactivate(mailbox)``,
-    ``read_values(context)`` if values travel with calls,
+    ``read_values(context)`` if values travel with calls, ``begin_span(turn)`` if somebody traces,
     ``unknown_type(name)``, ``unknown_message(table, name)``, and before that
     ``find_method(table, name)``, which may have a :class:`Method` that passes the message on, or
     ``None``; it may raise ``Unavailable``. ``clock`` replaces the system's, in seconds.
@@ -944,6 +997,22 @@ cdef class Dispatcher:
                 name = f"{table.type_name}.{method.name}"
                 method._task_options = options_of_task(loop, name)
 
+    @property
+    def tracer(self):
+        """What makes the spans of turns, in a program that traces: it has ``attach(context)``, and
+        ``unsampled``, which stands for a span that is not sampled. Else ``None``.
+        """
+        return self._tracer
+
+    @tracer.setter
+    def tracer(self, tracer):
+        self._tracer = tracer
+        if tracer is not None:
+            self._attach, self._unsampled = tracer.attach, tracer.unsampled
+            self._context.run(tracer.attach, tracer.nothing)    # turns have what came with them
+            self._unsampled_context = PyContext_Copy(self._context)
+            self._unsampled_context.run(tracer.attach, tracer.unsampled.context)
+
     def now(self):
         """Seconds on the clock of leases and deadlines."""
         return self._now()
@@ -996,7 +1065,8 @@ cdef class Dispatcher:
         turn.method = self._method(turn.table, message_name)
         turn.context = context
         turn._payload = payload
-        turn.deadline = self._now() + timeout
+        turn.arrived = self._now()
+        turn.deadline = turn.arrived + timeout
         self.calls += 1
         self._admit(turn)
         return turn
@@ -1298,6 +1368,8 @@ cdef class Dispatcher:
             return turn.caller._hold(turn)
         if now > turn.deadline:
             return self._expire(turn)
+        if self._tracer is not None:
+            self._observe(turn, now)
         try:
             message = turn.method._decode(turn._payload)
             if carries_values and turn.context is not None and has_values(turn.context):
@@ -1310,6 +1382,27 @@ cdef class Dispatcher:
         except BaseException as error:
             return self._settle(turn, None, error)
         return 0 if result is UNDER_WAY else self._settle(turn, result, None)
+
+    cdef int _observe(self, Turn turn, double now) except -1:
+        # A turn begins while somebody traces.
+        if turn.span is None:
+            turn._open_span()
+        if turn._is_sampled():
+            turn.span.started(now - turn.arrived)
+        return 0
+
+    cdef object _context_of(self, Turn turn):
+        # That of its handler. Nothing that a handler sets is there for the next one, whoever asked
+        # for this turn.
+        if turn.span is None or turn.span is not self._unsampled:
+            return PyContext_Copy(self._context)
+        return PyContext_Copy(self._unsampled_context)
+
+    cdef int _enter_span(self, Turn turn) except -1:
+        # The handler's code finds the span of its turn.
+        turn.span.decoded()
+        self._attach(turn.span.context)
+        return 0
 
     cdef int _refuse_payload(self, Turn turn, error) except -1:
         try:
@@ -1340,8 +1433,7 @@ cdef class Dispatcher:
         global plain_turn
         cdef Method method = turn.method
         cdef bint has_ended = True
-        # Nothing that a handler sets is there for the next one, whoever asked for this turn.
-        context = PyContext_Copy(self._context)
+        context = self._context_of(turn)
         # that of a handler that has sent this request to a neighbour and is still running
         cdef PyObject* outer = plain_turn
         # The tasks of an async handler inherit their turn, whenever they run. Those that a def
@@ -1353,6 +1445,8 @@ cdef class Dispatcher:
                 PyContextVar_Set(current_turn, turn)
             if turn.values is not None:
                 PyContextVar_Set(carried_values, turn.values)
+            if turn._is_sampled():
+                self._enter_span(turn)
             if method._takes_app_data:
                 result = method._function(turn.mailbox.instance, message, self.app_data)
             else:
@@ -1378,6 +1472,8 @@ cdef class Dispatcher:
         # The handler has ended: answer, and free the object.
         cdef Mailbox mailbox = turn.mailbox
         try:
+            if error is not None and turn._is_sampled():
+                turn.span.failed(error)
             if error is None:
                 self._answer(turn, result)
             elif isinstance(error, CancelledError):
@@ -1392,6 +1488,8 @@ cdef class Dispatcher:
             self._answer_plainly(turn, problem)
         finally:
             turn._end()
+            if turn.span is not None:
+                turn._close_span()
             mailbox.turn = None
             if mailbox.closing and mailbox.open:
                 self.runtime.deactivate(mailbox)

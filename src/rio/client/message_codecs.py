@@ -19,6 +19,7 @@ from rio.objects.message import (
     reply_type_of,
 )
 from rio.objects.sender import Recipient
+from rio.observability.trace_context import Trace
 from rio.transport import call_context, codec
 from rio.transport.codec import ENCODER
 
@@ -31,11 +32,14 @@ class MessageCodecs:
     context_of = staticmethod(call_context.nested_context)
 
     @staticmethod
-    def context_with(turn: Turn, values: Values | None) -> bytes:
-        """What a call carries that is made during a turn with other values than those of the turn;
-        ``None``: with none.
+    def context_with(turn: Turn | None, values: Values | None, trace: Trace) -> bytes | None:
+        """What a call carries that has other values than the turn which waits for it, or the trace
+        of a span of its own.
         """
-        return call_context.nested_context(turn, {} if values is None else values.encoded)
+        encoded = {} if values is None else values.encoded
+        if turn is None:
+            return call_context.context_without_chain(encoded, trace)
+        return call_context.context_with(turn, encoded, trace)
 
     name_of = staticmethod(name_of_type)
 

@@ -49,6 +49,7 @@ from rio.errors import (
 )
 from rio.logs import Logger
 from rio.objects.application_error import decode_application_error
+from rio.observability.finder import find_tracer
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection
 from rio.transport.protocol import Hello
@@ -120,6 +121,7 @@ class Router:
             await self._access.close()
             raise
         self.caller.loop = asyncio.get_running_loop()
+        self.caller.tracer = find_tracer()
         self.pool.watch()
         forks.watch(self)
 
@@ -362,6 +364,8 @@ class Router:
 
     def _try_again(self, call: Call, error: RioError) -> None:
         """Send a call again that is the first of its line."""
+        if call.span is not None:
+            call.span.note("rio.retry", error=type(error).__qualname__, text=error.message)
         match retry.decide(error, repeatable=call.repeatable):
             case Next.FOLLOW:
                 self._follow_redirect(call, error)

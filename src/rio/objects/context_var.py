@@ -14,7 +14,7 @@ from rio._core.dispatch import CARRIED_VALUES, carry_values
 from rio.errors import BadMessage, ConfigurationError
 from rio.identity import check_name
 from rio.transport import codec
-from rio.transport.call_context import read_context, values_context
+from rio.transport.call_context import context_without_chain, read_context
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -45,9 +45,9 @@ class Values:
         self.decoded = decoded
 
     @cached_property
-    def context(self) -> bytes:
+    def context(self) -> bytes | None:
         """The context of a call that carries them and nothing else."""
-        return values_context(self.encoded)
+        return context_without_chain(self.encoded)
 
     def with_value(self, name: str, data: msgspec.Raw, value: Any) -> Values:
         """The same, with another value of one variable.

@@ -15,6 +15,7 @@ from rio.identity import ObjectId, check_name, type_name_of
 from rio.logs import Logger
 from rio.objects.context_var import current_values
 from rio.objects.message import DynamicMessage, Message, encode_message
+from rio.transport.call_context import context_without_chain
 
 logger = Logger("rio.objects")
 
@@ -188,9 +189,8 @@ class Timer(TurnCaller):
         self._message_name = message_name
         self._payload = payload
         self._context = outside_of_turns()
-        values = current_values()
-        self._call_context = None if values is None else values.context
-        """What the message carries: the values that the code sees which sets the timer."""
+        self._call_context = _carried(timers.dispatcher)
+        """What the message carries: the values and the trace of the code that sets the timer."""
         self._handle: asyncio.TimerHandle | None = None
         self._turn: Turn | None = None
 
@@ -236,6 +236,13 @@ class Timer(TurnCaller):
             self.arm()
         else:
             self._timers.forget(self)
+
+
+def _carried(dispatcher: Dispatcher) -> bytes | None:
+    values = current_values()
+    encoded = {} if values is None else values.encoded
+    trace = None if dispatcher.tracer is None else dispatcher.tracer.trace_here()
+    return context_without_chain(encoded, trace)
 
 
 def _name_of(message: Message[Any] | DynamicMessage) -> str:

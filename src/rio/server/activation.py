@@ -150,11 +150,14 @@ class Activation(Mailbox):
 
     async def activate(self) -> None:
         """Claim the object, load it, and start the turns that wait; or answer why it cannot be."""
+        first, turn = self.first_waiting, self.turn
+        tracer = self.node.dispatcher.tracer
+        span = None if tracer is None else tracer.enter("rio.activate", first)
         try:
-            first, turn = self.first_waiting, self.turn
-            self.token = await self.node.ownership.claim(
+            claim = self.node.ownership.claim(
                 self.object_id, "" if first is None else first.method.name
             )
+            self.token = await (claim if tracer is None else tracer.around(claim, "rio.claim"))
             if turn is not None and turn.finished:  # the node has waited no longer for the claim
                 return
             if not self.node.dispatcher.admits:
@@ -163,12 +166,19 @@ class Activation(Mailbox):
                 )
             await self._load()
         except RioError as error:
+            if span is not None:
+                span.failed(error)
             self.refuse(error)
         else:
+            if span is not None:
+                span.end()
             self.running_hooks = None
             self.wasted_lives = self.wasted_lives + 1 if self.closing else 0
             self.node.idle.add(self)
             self.start(self.node.dispatcher)
+        finally:
+            if span is not None:
+                span.end()
 
     def refuse(self, error: RioError) -> None:
         """Leave the memory, and answer the turns that wait."""

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -15,7 +15,14 @@ from rio._core.clock import Clock
 from rio._core.dispatch import Dispatcher, Mailbox, Method, Turn, TypeTable
 from rio.client.router import Router
 from rio.contracts.state import StateStorage
-from rio.errors import Draining, NotActivated, Overloaded, Unavailable, UnknownMessage
+from rio.errors import (
+    Draining,
+    NotActivated,
+    Overloaded,
+    ProtocolError,
+    Unavailable,
+    UnknownMessage,
+)
 from rio.identity import Address, ObjectId
 from rio.logs import Logger
 from rio.objects import context_var
@@ -25,6 +32,7 @@ from rio.objects.filters import Filter
 from rio.objects.managed_state import ManagedStateField
 from rio.objects.registry import Registry
 from rio.objects.system_messages import RESERVED_PREFIX
+from rio.objects.timers import Timer
 from rio.server import answers
 from rio.server.activation import Activation, RunningHooks
 from rio.server.config import ServerConfig, held_limit_of
@@ -40,6 +48,10 @@ from rio.server.stacks import stack_of
 from rio.server.states import StateGroup, group_states
 from rio.server.threads import Threads
 from rio.server.versions import Versions
+from rio.transport.call_context import read_context
+
+if TYPE_CHECKING:
+    from rio.observability.tracer import TracedSpan, Tracer
 
 logger = Logger("rio.server")
 
@@ -177,7 +189,31 @@ class Catalog:
     encode_reply = staticmethod(answers.encode_reply)
     read_values = staticmethod(context_var.read_values)
 
+    def begin_span(self, turn: Turn) -> TracedSpan:
+        """The span of a turn, in a program that traces. The message of a timer that goes on without
+        an end is a trace of its own each time.
+        """
+        try:
+            came_with = read_context(turn.context).trace
+        except ProtocolError:
+            came_with = None
+        tracer: Tracer = self.dispatcher.tracer
+        return tracer.begin_turn(
+            turn,
+            came_with,
+            age=self.dispatcher.now() - turn.arrived,
+            server=self.address,
+            is_new=isinstance(turn.caller, Timer) and turn.caller.repeats,
+        )
+
     def answer_failure(self, turn: Turn, error: BaseException) -> None:
+        """Answer an exception of a handler, as a part of its trace."""
+        if turn.span is None:
+            self._answer_failure(turn, error)
+        else:
+            turn.span.run(self._answer_failure, turn, error)
+
+    def _answer_failure(self, turn: Turn, error: BaseException) -> None:
         """Answer an exception of a handler. If it is no application error, the object may be in any
         state: it is dropped from memory.
         """
@@ -238,6 +274,8 @@ class Catalog:
         else:
             registered, limits = self._hosted[turn.type_name]
             activation = Activation(turn.table, turn.id, registered, limits, self, wasted_lives)
+            if self.dispatcher.tracer is not None:
+                turn.open_span()
             self._begin(activation, activation.activate, activation.give_up, turn)
 
     def deactivate(self, mailbox: Mailbox) -> None:

@@ -31,6 +31,7 @@ class Notices:
 
     def take(self, turn: Turn) -> None:
         """A notice has arrived."""
+        turn.open_span()
         try:
             notice: Notice = turn.read_message()
         except Exception as error:

@@ -37,6 +37,7 @@ from rio.logs import Logger
 from rio.objects.app_data import AppData, of_server, provide
 from rio.objects.filters import Filter, check_filters
 from rio.objects.registry import Registry
+from rio.observability.finder import find_tracer
 from rio.security.security import Security, security_of
 from rio.server.acceptor import Acceptor
 from rio.server.audit import LiveObjects
@@ -404,6 +405,7 @@ class Server:
             raise
 
     async def _join(self) -> None:
+        self._catalog.dispatcher.tracer = find_tracer()
         self._catalog.address = Address.parse(self._address)
         self._catalog.use(self._router)
         self._cluster.on_lease = self._fence.move

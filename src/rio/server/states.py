@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from rio.contracts.state import Batch, StateStorage, StoredObject, StoredState
 from rio.errors import ConfigurationError, StateCorrupt, Superseded
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rio.objects.registry import RegisteredType
     from rio.objects.state_codec import KeptFields
     from rio.server.limits import Limits
+
+T = TypeVar("T")
 
 
 class StateGroup(NamedTuple):
@@ -89,7 +91,7 @@ async def load(owner: StateOwner, attributes: tuple[str, ...]) -> None:
     """Read these managed states, or all if there are no names: each storage once."""
     try:
         for storage, fields in _chosen(owner, attributes):
-            stored = await storage.load_object(owner.object_id, owner.token)
+            stored = await _load_object(owner, storage)
             _check_names(owner, storage, stored)
             loaded = [_value_of(field, stored) for field in fields]
             if owner.versions is None:
@@ -103,6 +105,29 @@ async def load(owner: StateOwner, attributes: tuple[str, ...]) -> None:
         owner.save_failure = error
         owner.drop(superseded=True)
         raise
+
+
+def _load_object(owner: StateOwner, storage: StateStorage) -> Awaitable[StoredObject]:
+    work = storage.load_object(owner.object_id, owner.token)
+    return _observe(owner, "load", storage, work)
+
+
+def _commit(owner: StateOwner, storage: StateStorage, version: int, batch: Batch) -> Awaitable[int]:
+    work = storage.commit(owner.object_id, owner.token, version, batch)
+    return _observe(owner, "save", storage, work)
+
+
+def _observe(
+    owner: StateOwner, operation: str, storage: StateStorage, work: Awaitable[T]
+) -> Awaitable[T]:
+    """The work of a storage, as a span of its own if somebody traces."""
+    tracer = owner.node.dispatcher.tracer
+    if tracer is None:
+        return work
+    traced: Awaitable[T] = tracer.around_storage(
+        work, operation, owner.object_id.type_name, type(storage).__name__
+    )
+    return traced
 
 
 def _keep(owner: StateOwner, name: str, kept: KeptFields) -> None:
@@ -139,9 +164,7 @@ async def save(owner: StateOwner, attributes: tuple[str, ...]) -> None:
             if not owner.node.dispatcher.admits:
                 await owner.require_lease()
             for storage, version, batch in batches:
-                versions[storage] = await storage.commit(
-                    owner.object_id, owner.token, version, batch
-                )
+                versions[storage] = await _commit(owner, storage, version, batch)
                 _note_weight(owner, batch.states)
         except GeneratorExit:  # the loop has ended, and nothing loads the object again
             raise

@@ -18,6 +18,10 @@ MAX_CHAIN = 64
 """Calls within calls, after which the chain counts as an endless one."""
 
 
+MAX_TRACE = 1024
+"""Characters of a trace context that is passed on for a client."""
+
+
 class Link(msgspec.Struct, array_like=True, frozen=True):
     """One call in a chain of calls that wait for each other."""
 
@@ -36,6 +40,8 @@ class Context(msgspec.Struct, omit_defaults=True, kw_only=True):
     come from clients.
     """
 
+    trace: bool | tuple[str, ...] | None = None
+    """The traceparent of W3C, and the tracestate if there is one. ``False``: it is not sampled."""
     values: dict[str, msgspec.Raw] = {}
     """Those of the program's context variables that are set, by name, in MessagePack."""
     chain: tuple[Link, ...] = ()
@@ -52,9 +58,13 @@ def read_context(context: bytes | None) -> Context:
     return Context() if context is None else read(context, Context)
 
 
-def values_context(values: Mapping[str, msgspec.Raw]) -> bytes:
-    """The context of a call that nobody waits for in a turn."""
-    return encode(Context(values=dict(values)))
+def context_without_chain(
+    values: Mapping[str, msgspec.Raw], trace: bool | tuple[str, ...] | None = None
+) -> bytes | None:
+    """The context of a call for which no turn waits; ``None``: it has nothing to carry."""
+    if not values and trace is None:
+        return None
+    return encode(Context(trace=trace, values=dict(values)))
 
 
 def sift_context(context: bytes) -> bytes | None:
@@ -62,8 +72,11 @@ def sift_context(context: bytes) -> bytes | None:
 
     :raises ProtocolError: the bytes are no context.
     """
-    values = read_context(context).values
-    return values_context(values) if values else None
+    came_with = read_context(context)
+    trace = came_with.trace
+    if isinstance(trace, tuple) and sum(map(len, trace)) > MAX_TRACE:
+        trace = None
+    return context_without_chain(came_with.values, trace)
 
 
 def caller_of(turn: Turn) -> Identity | None:
@@ -90,15 +103,34 @@ def caller() -> Identity | None:
     return caller_of(turn)
 
 
-def nested_context(turn: Turn, values: Mapping[str, msgspec.Raw] | None = None) -> bytes:
-    """The context of a call that is made during ``turn``. It carries ``values`` if they are given,
-    else those of the turn.
+def nested_context(turn: Turn) -> bytes:
+    """The context of a call that is made during ``turn``, and carries on what came with that. What
+    hooks call carries no values.
 
     :raises Deadlock: the chain is longer than ``MAX_CHAIN``.
     """
     context = read_context(turn.context)
-    if values is not None:
-        context.values = dict(values)
+    if turn.is_hook:
+        context.values = {}
+    if turn.span is not None:
+        context.trace = False
+    return _chained(turn, context)
+
+
+def context_with(
+    turn: Turn, values: Mapping[str, msgspec.Raw], trace: bool | tuple[str, ...] | None
+) -> bytes:
+    """The context of a call that is made during ``turn`` with values and a trace of its own.
+
+    :raises Deadlock: the chain is longer than ``MAX_CHAIN``.
+    """
+    context = read_context(turn.context)
+    context.values = dict(values)
+    context.trace = context.trace if trace is None else trace
+    return _chained(turn, context)
+
+
+def _chained(turn: Turn, context: Context) -> bytes:
     chain = _without_earlier_turns(context.chain, turn)
     if len(chain) >= MAX_CHAIN:
         links = names_of(chain)

@@ -1,0 +1,1 @@
+"""Traces of what calls do, in programs that use OpenTelemetry."""
