@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import asyncpg
 import pytest
@@ -40,6 +41,15 @@ def test_the_client_prints_what_the_readme_shows(example: str, tmp_path: Path) -
         assert client.stderr == ""
         assert server.errors() == ""
     assert f"```\n{client.stdout}```\n" in (ROOT / "examples" / example / "README.md").read_text()
+
+
+def test_a_trace_goes_over_all_processes_of_the_shop_and_is_drawn(tmp_path: Path) -> None:
+    picture = tmp_path / "trace.svg"
+    demo = python("-m", "examples.observability.demo", "--picture", str(picture), cwd=ROOT)
+    assert demo.stderr == ""
+    assert f"```\n{demo.stdout}```\n" in (ROOT / "examples/observability/README.md").read_text()
+    drawn = {node.text for node in ElementTree.parse(picture).iter() if node.text}
+    assert {"\u25a0 client  ", "Cart/Order ", "save Stock "} <= drawn
 
 
 def test_what_an_object_saved_outlives_its_server(tmp_path: Path) -> None:
