@@ -21,6 +21,7 @@ EXAMPLES = (
     "metric-aggregator",
     "black-jack",
     "custom-storage",
+    "observability",
 )
 
 ORIGINAL = """
