@@ -193,6 +193,24 @@ async def test_hooks_see_no_values_as_an_object_lives_for_everybody(cluster: Clu
     assert cluster.probe.log == ["hook nobody"]
 
 
+async def test_what_hooks_call_carries_no_value_of_the_caller_who_woke_the_object(
+    cluster: Cluster,
+) -> None:
+    class Eager(rio.ServiceObject):
+        async def after_load(self, app: rio.AppData) -> None:
+            await self.send(Desk, "of hooks", Note("hook has called"))
+
+        @rio.handler
+        def plain(self, _: Plain) -> str:
+            return tenant.get()
+
+    await cluster.server(Eager, Desk)
+    client = await cluster.client()
+    tenant.set("acme")
+    assert await client.send(Eager, "a", Plain()) == "acme"
+    assert "hook has called nobody" in cluster.probe.log
+
+
 async def test_a_value_has_the_declared_type_on_the_other_side(cluster: Cluster) -> None:
     seen = []
 

@@ -30,6 +30,7 @@ from opentelemetry.trace import (
 
 import rio
 from rio import logs
+from tests.client.test_client import frames_per_call
 from tests.server.harness import Cluster, Probe, until
 
 Provide = Callable[..., TracerProvider]
@@ -283,6 +284,25 @@ async def test_what_a_caller_does_not_sample_nobody_does(spans: Spans, cluster: 
         client.tell(Counter, here, Pass(there, "new"))
     await until(lambda: first.statistics().calls + second.statistics().calls > 9)
     assert spans.all() == ()
+
+
+async def test_a_call_that_is_not_sampled_runs_no_python_frame_of_ours(
+    spans: Spans, cluster: Cluster
+) -> None:
+    await cluster.server(Counter)
+    client = await cluster.client()
+    with trace.use_span(not_sampled()):
+        await client.send(Counter, "a", Who())
+        assert await frames_per_call(lambda: client.send(Counter, "a", Who())) == {}
+    assert spans.all() == ()
+
+
+async def test_a_program_that_has_set_no_provider_is_not_traced(cluster: Cluster) -> None:
+    server = await cluster.server(Counter)
+    client = await cluster.client()
+    assert server._catalog.dispatcher.tracer is None
+    assert client._router.caller.tracer is None
+    assert await client.send(Counter, "a", Add()) == 1
 
 
 async def test_the_sampler_of_the_program_decides_about_a_new_trace(

@@ -880,6 +880,8 @@ cdef inline bint is_unsampled(bytes context) noexcept:
 cdef inline bint has_values(bytes context) noexcept:
     # Whether a context may hold values, as far as its beginning tells.
     cdef Py_ssize_t size = PyBytes_GET_SIZE(CHAIN_ONLY)
+    if PyBytes_GET_SIZE(context) == PyBytes_GET_SIZE(ONLY_UNSAMPLED) and is_unsampled(context):
+        return False
     return (
         PyBytes_GET_SIZE(context) < size
         or memcmp(PyBytes_AS_STRING(context), PyBytes_AS_STRING(CHAIN_ONLY), size) != 0
