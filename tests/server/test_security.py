@@ -311,6 +311,17 @@ async def test_before_its_hello_a_stranger_may_not_announce_much(cluster: Cluste
     assert [answer[:3] for answer in answers] == [[Kind.ERROR, 0, "frame_too_large"]]
 
 
+async def test_strangers_do_not_fill_the_log(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    [server] = await start(cluster, rio.Security(ALL, encryption="none"))
+    for _ in range(50):
+        await converse(server.address, [write_hello(Hello(VERSION, "client"))])
+    lines = [record for record in caplog.records if "is refused" in record.getMessage()]
+    assert 1 <= len(lines) < 50
+    assert "NotAuthenticated: this server asks for a key" in lines[0].getMessage()
+
+
 async def converse(address: str, frames: list[bytes], count: int | None = None) -> list[Any]:
     """Send these frames, and return what the server answers until it closes the connection, or
     until it has answered so often.

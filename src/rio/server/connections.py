@@ -21,6 +21,10 @@ FAREWELL_TIMEOUT = 1.0
 """Seconds that clients have to close after they were told that the server has stopped."""
 
 
+REPORT_INTERVAL = 1.0
+"""Seconds between two lines of the log about peers that were not accepted."""
+
+
 class Connections:
     """The owner of the node's :class:`ServerConnection`\\ s.
 
@@ -45,6 +49,8 @@ class Connections:
         self._request_stop = request_stop
         self._all_gone = asyncio.Event()
         self._look_at = 0.0
+        self._refused = 0
+        self._report_at = 0.0
         self.refuses = False
 
     def make(self) -> ServerConnection:
@@ -92,6 +98,19 @@ class Connections:
         member = self._cluster.snapshot.find(peer.generation)
         if member is None or (member.address == peer.address and not member.status.terminal):
             self._cluster.receive(peer.generation, payload)
+
+    def note_refused(self, peer: str, reason: str) -> None:
+        """Log it; but whoever knocks a thousand times a second does not fill the log."""
+        self._refused += 1
+        now = self._catalog.dispatcher.loop.time()
+        if now >= self._report_at:
+            self._report_at = now + REPORT_INTERVAL
+            logger.warning(
+                "the connection from %s is refused: %s (%d refused in all)",
+                peer,
+                reason,
+                self._refused,
+            )
 
     def request_stop(self) -> None:
         logger.info("%s was asked to stop", self._catalog.address)

@@ -44,6 +44,10 @@ class ServerOwner(Protocol):
 
     def unsubscribe(self, connection: ServerConnection, number: int) -> None: ...
     def forget(self, connection: ServerConnection) -> None: ...
+    def note_refused(self, peer: str, reason: str) -> None:
+        """A peer was not accepted."""
+        ...
+
     def request_stop(self) -> None: ...
     def gossip(self, peer: Hello, payload: bytes) -> None: ...
 
@@ -81,7 +85,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(HIGH_WATER)
         watch_acknowledgements(transport)
         self.dispatcher.connections[self] = None
-        self._set_timer(HANDSHAKE_TIMEOUT, self.cut_off, "the peer did not introduce itself")
+        self._set_timer(HANDSHAKE_TIMEOUT, self._give_up_stranger)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
@@ -225,10 +229,14 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         """The peer does not speak the protocol, or something of ours has failed on this connection:
         tell the peer so, and close.
         """
-        ours = None if isinstance(error, RioError) else error
-        logger.warning(
-            "closing the connection from %s: %s", self._peer_name(), text_of(error), exc_info=ours
-        )
+        if isinstance(error, RioError) and not self.accepted:
+            self._owner.note_refused(self._peer_name(), text_of(error))
+        else:
+            ours = None if isinstance(error, RioError) else error
+            peer = self._peer_name()
+            logger.warning(
+                "closing the connection from %s: %s", peer, text_of(error), exc_info=ours
+            )
         self.answer_error(0, error)
         self.close()
 
@@ -259,6 +267,10 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         logger.warning("cutting off the connection from %s: %s", self._peer_name(), reason)
         if self.transport is not None:
             self.transport.abort()
+
+    def _give_up_stranger(self) -> None:
+        self._owner.note_refused(self._peer_name(), "it did not introduce itself in time")
+        self.transport.abort()
 
     def close(self) -> None:
         """Send what is written, then close; cut the peer off if it does not read."""
