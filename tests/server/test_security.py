@@ -22,11 +22,12 @@ from rio.errors import (
     NoServersAvailable,
     NotActivated,
     NotAuthenticated,
+    ProtocolError,
     UnknownType,
 )
 from rio.security.credentials import write_key
 from rio.security.tls import CAN_USE_KEYS
-from rio.transport.call_context import Context, Link
+from rio.transport.call_context import Context, Link, read_context, sift_context
 from rio.transport.protocol import VERSION, Hello, encode, write_hello, write_proof
 from tests.security.test_security_file import write
 from tests.server.harness import Cluster, Probe, until
@@ -585,13 +586,47 @@ def test_outside_of_a_handler_nobody_has_called() -> None:
         rio.caller()
 
 
-async def test_what_a_client_says_of_other_calls_is_not_believed(cluster: Cluster) -> None:
-    [server] = await cluster.nodes(1, Clerk)
-    chain = Context(chain=(Link("Clerk", "a", "WhoAmI", 1),), caller=rio.Identity("root", "admin"))
-    hello = write_hello(Hello(VERSION, "client"))
-    request = [Kind.REQUEST, 1, "Clerk", "a", "WhoAmI", 0, encode(chain), {"forwards": 1}]
-    answers = await converse(server.address, [hello, encode(request)], count=2)
-    assert answers[1] == [Kind.RESPONSE, 1, []]
-    request[6] = b"\xc1"
-    answers = await converse(server.address, [hello, encode(request)])
-    assert answers[1][:3] == [Kind.ERROR, 0, "protocol_error"]
+class Ask(rio.Message[list[Any]]):
+    pass
+
+
+class Asker(rio.ServiceObject):
+    @rio.handler
+    async def ask(self, message: Ask, app: rio.AppData) -> list[Any]:
+        return await app.get(Other).client.send(Clerk, "a", WhoAmI())
+
+
+class Other:
+    """Holds a client that is not the server's own."""
+
+    client: rio.Client
+
+
+@pytest.mark.parametrize("key", [None, WEB])
+async def test_the_chain_of_a_client_is_believed_only_where_nobody_has_a_key(
+    cluster: Cluster, key: rio.Key | None
+) -> None:
+    callers: list[Any] = []
+
+    async def look(call: rio.Call, proceed: rio.Proceed) -> Any:
+        callers.append(call.caller)
+        return await proceed()
+
+    app, other = rio.AppData(), Other()
+    app.set(other)
+    keys = [NODE, rio.Key("web", "call", WEB.secret)]
+    security = None if key is None else rio.Security(keys, encryption="none")
+    await cluster.server(Asker, Clerk, app_data=app, filters=[look], security=security)
+    other.client = await cluster.client(security=key and rio.Security([key], encryption="none"))
+    assert await other.client.send(Asker, "x", Ask()) == ([] if key is None else ["web", "call"])
+    assert callers == [None, rio.ObjectId("Asker", "x") if key is None else None]
+
+
+def test_of_what_a_client_sends_along_only_values_and_the_trace_are_kept() -> None:
+    chain = (Link("Clerk", "a", "WhoAmI", 1),)
+    forged = Context(chain=chain, caller=rio.Identity("root", "admin"))
+    assert sift_context(encode(forged)) is None
+    kept = sift_context(encode(Context(chain=chain, values={"tenant": msgspec.Raw(b"\xa1x")})))
+    assert read_context(kept) == Context(values={"tenant": msgspec.Raw(b"\xa1x")})
+    with pytest.raises(ProtocolError):
+        sift_context(b"\xc1")

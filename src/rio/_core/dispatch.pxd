@@ -144,7 +144,8 @@ cdef class ServerHalf(Connection):
     cdef readonly Dispatcher dispatcher
     cdef RemoteCaller _caller
     cdef public bint accepted        # the handshake is over: requests are taken
-    cdef public bint is_node         # its peer is one: what it says of other calls is believed
+    cdef public bint is_node         # its peer is one
+    cdef public object sift_context  # what is believed of what its calls carry; None: all of it
     cdef public object rights        # what its peer may send; None: everything
     cdef public object authorize     # is asked before each of its calls; None: nobody is
     cdef readonly uint64_t last_request  # the highest request id that was read

@@ -185,6 +185,7 @@ class ServerHalf(Connection):
     is_node: bool
     rights: _Rights | None
     authorize: Callable[[Turn], bool] | None
+    sift_context: Callable[[bytes], bytes | None] | None
     def __init__(self, dispatcher: Dispatcher, frame_limit: int = ...) -> None: ...
     @property
     def dispatcher(self) -> Dispatcher: ...

@@ -666,8 +666,7 @@ cdef class ServerHalf(Connection):
     answers leave in one write for each read.
 
     Besides what :class:`Connection` asks of it, the owner answers what is rare:
-    ``answer_error(id, error)`` writes an error, ``sift_context(context)`` keeps what may come from
-    a peer that is no node (``is_node``), ``unsent`` counts the bytes that the client has not
+    ``answer_error(id, error)`` writes an error, ``unsent`` counts the bytes that the client has not
     taken. It calls ``hold()`` when the client does not take its answers, and ``take_rest()`` when
     it does so again; meanwhile ``watch()`` is called with each sweep. The core calls ``stall()``
     when there is no room for answers: then the owner calls ``hold()`` until the client has taken
@@ -683,7 +682,7 @@ cdef class ServerHalf(Connection):
         self.dispatcher = dispatcher
         self._caller = None
         self.accepted = False
-        self.rights = self.authorize = None
+        self.rights = self.authorize = self.sift_context = None
         self.is_node = True
         self._table = None
         self._method = None
@@ -793,7 +792,11 @@ cdef class ServerHalf(Connection):
             turn.context = PyBytes_FromStringAndSize(request.context.data, request.context.size)
         turn._payload = bytes_of(&frame.rest)
         now = turn.arrived = dispatcher._now()
-        if turn.context is not None and not self.is_node and turn.context != ONLY_UNSAMPLED:
+        if (
+            turn.context is not None
+            and self.sift_context is not None
+            and turn.context != ONLY_UNSAMPLED
+        ):
             turn.context = self.sift_context(turn.context)
         if self.authorize is not None and not self.authorize(turn):
             return refuse(turn, Forbidden(

@@ -182,7 +182,9 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self.key = key
         self.rights = security.credentials.rights.get(key.id)
         self._accept(peer)
-        self.authorize = None if self.is_node else security.authorizer(key)
+        if not self.is_node:
+            self.authorize = security.authorizer(key)
+            self.sift_context = sift_context
 
     def _accept(self, peer: Hello) -> None:
         self._clear_timer()
@@ -212,8 +214,6 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             return
         self.put(protocol.write_bare(Kind.GOAWAY, id))
         self._owner.request_stop()
-
-    sift_context = staticmethod(sift_context)
 
     def answer_error(self, id: int, error: BaseException) -> None:
         if self.transport is None:
