@@ -19,7 +19,7 @@ PATIENCE_WITH_ABSENT = 3
 """The rounds without a bet after which a player loses the seat."""
 
 
-class Refused(rio.ApplicationError):
+class Refused(rio.ApplicationError, type_name="black_jack.Refused"):
     """The rules do not allow this move. Nothing has changed."""
 
     message: str

@@ -123,7 +123,7 @@ class Fail(rio.Message[None]): ...
 class Refuse(rio.Message[None]): ...
 
 
-class Refused(rio.ApplicationError): ...
+class Declined(rio.ApplicationError): ...
 
 
 class Remind(rio.Message[None]):
@@ -159,7 +159,7 @@ class Counter(rio.ServiceObject):
     @rio.handler
     async def refuse(self, _: Refuse) -> None:
         await asyncio.sleep(0)
-        raise Refused
+        raise Declined
 
     @rio.handler
     def remind(self, message: Remind) -> None:
@@ -322,7 +322,7 @@ async def test_the_sampler_of_the_program_decides_about_a_new_trace(
 
 @pytest.mark.parametrize(
     ("message", "raised", "answered"),
-    [(Fail(), "ZeroDivisionError", "HandlerFailed"), (Refuse(), "Refused", "Refused")],
+    [(Fail(), "ZeroDivisionError", "HandlerFailed"), (Refuse(), "Declined", "Declined")],
 )
 async def test_errors_are_recorded_with_their_class(
     spans: Spans,
@@ -335,7 +335,7 @@ async def test_errors_are_recorded_with_their_class(
     caplog.set_level(logging.CRITICAL)
     await cluster.server(Counter)
     client = await cluster.client()
-    with pytest.raises((rio.errors.HandlerFailed, Refused)):
+    with pytest.raises((rio.errors.HandlerFailed, Declined)):
         await client.send(Counter, "a", message)
     name = f"Counter/{type(message).__name__}"
     for kind, error in ((SpanKind.SERVER, raised), (SpanKind.CLIENT, answered)):
