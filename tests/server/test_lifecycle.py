@@ -200,17 +200,28 @@ async def test_whatever_a_hook_raises_the_claim_is_given_back_and_it_is_not_repe
     assert await client.send(Living, "bad", Get()) == 1
 
 
+class Stillborn(rio.ServiceObject):
+    async def before_load(self, app: rio.AppData) -> None:
+        app.get(Probe).note("loads")
+        await app.get(Probe).gate("fail").wait()
+        raise ValueError("no")
+
+    @rio.handler
+    def add(self, message: Add) -> int:
+        return message.amount
+
+
 async def test_all_who_wait_for_an_activation_hear_of_its_failure(
-    cluster: Cluster, probe: Probe, fails: dict[str, BaseException]
+    cluster: Cluster, probe: Probe
 ) -> None:
-    fails["after_load"] = ValueError("no")
-    await cluster.server(Living)
+    server = await cluster.server(Stillborn)
     client = await cluster.client()
-    outcomes = await asyncio.gather(
-        *(client.send(Living, "bad", Add(1)) for _ in range(20)), return_exceptions=True
-    )
+    calls = [asyncio.ensure_future(client.send(Stillborn, "a", Add(1))) for _ in range(20)]
+    await until(lambda: server.statistics().in_flight == 20)
+    probe.gate("fail").set()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {NotActivated}
-    assert probe.count("bad before_load") == 1
+    assert probe.count("loads") == 1
 
 
 @pytest.mark.parametrize("hook", ENDS)
