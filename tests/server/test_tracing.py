@@ -133,6 +133,10 @@ class Remind(rio.Message[None]):
 class Hold(rio.Message[None]): ...
 
 
+class Announce(rio.Message[None]):
+    """Has the object publish it."""
+
+
 class Counter(rio.ServiceObject):
     count: Count = rio.managed_state()
 
@@ -167,6 +171,10 @@ class Counter(rio.ServiceObject):
         set_timer("reminder", 0.01, Who())
 
     @rio.handler
+    def announce(self, message: Announce) -> None:
+        self.publish(message)
+
+    @rio.handler
     async def hold(self, _: Hold, app: rio.AppData) -> None:
         await app.get(Probe).gate("hold").wait()
 
@@ -178,6 +186,21 @@ def tracer() -> trace.Tracer:
 def not_sampled() -> trace.Span:
     """The span of a caller that is not sampled."""
     return NonRecordingSpan(SpanContext(7, 7, is_remote=False, trace_flags=TraceFlags(0)))
+
+
+async def test_what_a_turn_publishes_is_an_event_of_its_span(
+    spans: Spans, cluster: Cluster
+) -> None:
+    await cluster.server(Counter)
+    client = await cluster.client()
+    with tracer().start_as_current_span("round"):
+        await client.send(Counter, "a", Announce())
+    [event] = [
+        each
+        for each in spans.one("Counter/Announce", SpanKind.SERVER).events
+        if each.name == "rio.publish"
+    ]
+    assert event.attributes == {"rio.event": "Announce"}
 
 
 async def test_one_trace_goes_from_the_client_over_objects_on_two_nodes_to_the_storage(

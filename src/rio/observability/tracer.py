@@ -88,7 +88,7 @@ class TracedSpan:
         """How it travels with what it brings about."""
         return trace_in(self.context)
 
-    def note(self, event: str, **attributes: str) -> None:
+    def note(self, event: str, /, **attributes: str) -> None:
         """Something has happened."""
         with _harmless():
             self.span.add_event(event, {f"rio.{name}": value for name, value in attributes.items()})

@@ -10,7 +10,7 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from rio._core.dispatch import Dispatcher, Mailbox, Turn, TypeTable
+from rio._core.dispatch import Dispatcher, Mailbox, Turn, TypeTable, current
 from rio.errors import (
     Deactivated,
     HandlerFailed,
@@ -399,10 +399,11 @@ class Activation(Mailbox):
         return ref(self, object_type, id)
 
     def publish(self, event: Message[Any], /) -> None:
-        self.node.subscribers.publish(
-            self.object_id, type_name_of(type(event)), encode_event(event)
-        )
+        name = type_name_of(type(event))
+        self.node.subscribers.publish(self.object_id, name, encode_event(event))
         self.published += 1
+        if self.node.dispatcher.tracer is not None:
+            _note_in_trace(name)
 
     def pass_on(self, type_name: str, payload: bytes) -> None:
         """Publish an event that comes from outside of the object."""
@@ -492,6 +493,13 @@ class Activation(Mailbox):
             await self.node.wait_for_lease()
         finally:
             hooks.waits_for_lease = False
+
+
+def _note_in_trace(event: str) -> None:
+    """The turn that runs has published an event."""
+    turn = current()
+    if turn is not None and turn.span is not None:
+        turn.span.note("rio.publish", event=event)
 
 
 def _is_cancelled_by_others() -> bool:
