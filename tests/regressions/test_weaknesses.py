@@ -155,13 +155,15 @@ async def test_a_server_whose_event_loop_does_not_answer_is_not_taken_for_alive(
 def test_no_time_of_day_is_read_to_decide_anything() -> None:
     """Clocks that show different times do no harm.
 
-    Storages read their own clock, for numbers that have to grow and need not be right.
+    Storages read their own clock, for numbers that have to grow and need not be right. The spans of
+    a trace have the time of day, as OpenTelemetry says.
     """
     wall = re.compile(
         r"\btime\.time(_ns)?\(|\b(utc)?now\(timezone|\bdatetime\.(utc)?now\(|\bCLOCK_REALTIME\b"
     )
     sources = [path for path in (ROOT / "src").rglob("*.py*") if path.suffix in (".py", ".pyx")]
-    assert [path.name for path in sources if wall.search(path.read_text())] == []
+    found = [path.name for path in sources if wall.search(path.read_text())]
+    assert found == ["tracer.py"]
 
 
 # --- deadlocks, growth, one that holds up the others ----------------------------------------------

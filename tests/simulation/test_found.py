@@ -18,7 +18,9 @@ from tests.simulation.objects import registry
 def test_a_link_that_was_given_up_before_it_began_is_made_again() -> None:
     attempts: list[str] = []
 
-    async def connect(address: str, make: Callable[[], ClientConnection]) -> ClientConnection:
+    async def connect(
+        address: str, make: Callable[[], ClientConnection], tls: object
+    ) -> ClientConnection:
         attempts.append(address)
         raise ConnectionRefusedError
 

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Self
 
 from rio import background
@@ -416,11 +417,6 @@ class Server:
         self._connections.hello = self._introduction()
 
     async def _begin_to_serve(self) -> None:
-        if self._security is None and not self._bind_address.is_loopback:
-            logger.warning(
-                "%s is insecure: whoever reaches it can call, read and stop everything",
-                self._address,
-            )
         self._cluster.on_snapshot = self._router.members.use
         self._hold_lease()
         if self._watch is not None:
@@ -465,8 +461,13 @@ class Server:
         keep_from_children(self._open_sockets)
         host, port = self._bind_address
         try:
-            _, bound, *_ = await self._acceptor.bind(host, port)
+            own_host, bound, *_ = await self._acceptor.bind(host, port)
             self._address = str(self._advertised(bound))
+            if self._security is None and _is_reached_by_others(own_host):
+                logger.warning(
+                    "%s is insecure: whoever reaches it can call, read and stop everything",
+                    self._address,
+                )
             await self._acceptor.start()
         except OSError as error:
             reason = error.strerror or error
@@ -760,6 +761,13 @@ def _refuse_strangers(address: Address) -> None:
             " the server security=, or set RIO_SECURITY (`rio keygen` makes the file); or say"
             " insecure=True"
         )
+
+
+def _is_reached_by_others(host: str) -> bool:
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:  # the name of a host in a network in memory
+        return False
 
 
 def _no_tls() -> None: ...
