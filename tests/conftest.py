@@ -30,7 +30,7 @@ CORE_TESTS = TESTS / "core"
 STARTS_SERVERS = {"postgres_server", "redis_server"}
 """Fixtures that start PostgreSQL or Valkey."""
 
-CLUSTERS = TESTS / "cluster" / "processes"
+CLUSTERS = (TESTS / "cluster" / "processes", TESTS / "cli")
 
 SLOW_TIMEOUT = 300.0
 """Seconds for a test that is marked ``slow``: a second of it is ten on a busy machine."""
@@ -131,15 +131,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def turn(item: pytest.Item) -> int:
     """When a test has its turn: clusters of processes, then what is slow, then all others."""
-    if CLUSTERS in item.path.parents:
+    if has_cluster(item):
         return 0
     return 1 if item.get_closest_marker("slow") else 2
+
+
+def has_cluster(item: pytest.Item) -> bool:
+    return any(folder in item.path.parents for folder in CLUSTERS)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Have a worker that runs no clusters of processes, or has run them all, give way to them."""
-    if hasattr(item.config, "workerinput") and CLUSTERS not in item.path.parents:
+    if hasattr(item.config, "workerinput") and not has_cluster(item):
         give_way()
 
 

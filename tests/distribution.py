@@ -13,7 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 GROUPS = {
     # so that one PostgreSQL and one Valkey serve all of them, and no two compete (tests/machine.py)
-    "clusters of processes": ["tests/cluster/processes/"],
+    "clusters of processes": ["tests/cluster/processes/", "tests/cli/"],
     # so that the wheel is built once, and the other project is tested once
     "packaging": ["tests/test_packaging"],
     "conformance": ["tests/testing/test_conformance"],
