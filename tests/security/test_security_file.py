@@ -41,7 +41,9 @@ def test_a_file_says_what_was_written(path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
 def test_a_file_that_others_can_read_is_refused(path: Path, mode: int) -> None:
     path.chmod(mode)
-    with pytest.raises(ConfigurationError, match=f"others than its owner .* chmod 600 {path}"):
+    with pytest.raises(
+        ConfigurationError, match=f"others than its owner may read {path} .*chmod 600 {path}"
+    ):
         rio.Security.from_file(path)
 
 

@@ -26,6 +26,7 @@ from rio.errors import (
     UnknownType,
 )
 from rio.security.credentials import write_key
+from rio.security.proof import Proofs
 from rio.security.tls import CAN_USE_KEYS
 from rio.transport.call_context import Context, Link, read_context, sift_context
 from rio.transport.protocol import VERSION, Hello, encode, write_hello, write_proof
@@ -630,3 +631,75 @@ def test_of_what_a_client_sends_along_only_values_and_the_trace_are_kept() -> No
     assert read_context(kept) == Context(values={"tenant": msgspec.Raw(b"\xa1x")})
     with pytest.raises(ProtocolError):
         sift_context(b"\xc1")
+
+
+async def test_a_key_that_is_removed_while_its_holder_proves_it_is_not_let_in(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    path = write_keys(tmp_path / "rio.toml", NODE, WEB)
+    server = await cluster.server(Counter, security=rio.Security.from_file(path))
+    host, port = rio.Address.parse(server.address)
+    reader, writer = await asyncio.open_connection(host, port)
+    own_hello = write_hello(Hello(VERSION, "client", key="web", nonce=b"n" * 32))
+    writer.write(len(own_hello).to_bytes(4, "big") + own_hello)
+    hello, _ = [
+        await reader.readexactly(int.from_bytes(await reader.readexactly(4), "big"))
+        for _ in range(2)
+    ]
+    write_keys(path, NODE)
+    await until(lambda: "web" not in server._credentials.keys)
+    proof = write_proof(Proofs(own_hello, hello, b"", WEB.secret).of("client"))
+    writer.write(len(proof).to_bytes(4, "big") + proof)
+    assert msgspec.msgpack.decode((await reader.read())[4:])[:3] == [
+        Kind.ERROR,
+        0,
+        "not_authenticated",
+    ]
+    writer.close()
+
+
+async def test_connections_stay_where_only_the_keys_of_others_change(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    path = write_keys(tmp_path / "rio.toml", NODE, WEB)
+    security = rio.Security.from_file(path)
+    server = await cluster.server(Counter, security=security)
+    client = await cluster.client(security=rio.Security([WEB], encryption="none"))
+    await client.send(Counter, "a", Add())
+    before = set(server._catalog.dispatcher.connections)
+    write_keys(path, NODE, WEB, OPS)
+    await until(lambda: "ops" in server._credentials.keys)
+    client._router.pool._use_credentials()
+    await client.send(Counter, "a", Add())
+    assert set(server._catalog.dispatcher.connections) == before
+
+
+async def test_a_certificate_is_replaced_while_the_server_runs(
+    cluster: Cluster, tmp_path: Path, authority: trustme.CA
+) -> None:
+    files = certificate_files(authority, tmp_path)
+    text = 'certificate = "node.pem"\nprivate_key = "node.key"\nca = ["ca.pem"]\n'
+    path = write(tmp_path / "rio.toml", text + write_key(NODE) + write_key(WEB))
+    server = await cluster.server(Counter, security=rio.Security.from_file(path))
+    client_security = rio.Security([WEB], ca=files["ca"])
+
+    async def shown() -> bytes:
+        tls = client_security.client_tls("client")
+        host, port = rio.Address.parse(server.address)
+        _, writer = await asyncio.open_connection(host, port, ssl=tls, server_hostname="")
+        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.transport.abort()
+        assert isinstance(certificate, bytes)
+        return certificate
+
+    before = await shown()
+    write(path, 'ca = ["ca.pem"]\n' + write_key(NODE) + write_key(WEB))  # a server needs its own
+    server._security_look_at = 0.0
+    server._look_at_security()
+    assert await shown() == before
+    certificate_files(authority, tmp_path)
+    write(path, text + write_key(NODE) + write_key(WEB))
+    while await shown() == before:  # noqa: ASYNC110  # nobody is told
+        await asyncio.sleep(0.02)
+    client = await cluster.client(security=client_security)
+    assert await client.send(Counter, "a", Add()) == 1

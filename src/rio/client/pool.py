@@ -12,6 +12,7 @@ from rio._core.frame import ReceiveBuffer
 from rio.client.access import ClusterAccess
 from rio.contracts.membership import MembershipSnapshot, MemberStatus
 from rio.errors import NodeEvicted, NotAuthenticated, NotExecuted, RioError, WrongServer
+from rio.security.keys import Key
 from rio.transport.client_connection import ClientConnection, ClientOwner
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 from rio.transport.pulse import LOOK_INTERVAL
@@ -60,7 +61,6 @@ class Pool:
         self._peers: dict[str, Peer] = {}
         self._retired: dict[ClientConnection, str] = {}
         """Connections that take no more calls, and the addresses of their servers."""
-        self._credentials = access.security and access.security.credentials
         self._timer: asyncio.TimerHandle | None = None
         """When the connections are looked at next; ``None``: they are not."""
 
@@ -123,18 +123,17 @@ class Pool:
     # --- other credentials ------------------------------------------------------------------------
 
     def _use_credentials(self) -> None:
-        """If the credentials have changed, prove ourselves anew to all servers. What is under way
-        ends where it is.
+        """If another key is to be used, prove ourselves by it to the servers that know us by the
+        one before. What is under way ends where it is.
         """
         security = self._access.security
         if security is None:
             return
         security.refresh()
-        if security.credentials is not self._credentials:
-            self._credentials = security.credentials
-            for peer in self._peers.values():
-                if (connection := peer.retire()) is not None:
-                    self._retired[connection] = peer.address
+        own_key = security.own_key(self._owner.introduction().role)
+        for peer in self._peers.values():
+            if (connection := peer.retire_unless(own_key)) is not None:
+                self._retired[connection] = peer.address
 
     def _close_retired(self) -> None:
         for connection in [each for each in self._retired if not each.waiting]:
@@ -190,6 +189,7 @@ class Pool:
             peer.begin_to_close()
         for connection in retired:
             connection.close()
+        for connection in retired:
             await connection.wait_closed()
         for peer in peers.values():
             await peer.close()
@@ -274,10 +274,14 @@ class Peer:
         """
         self.break_off(NodeEvicted(f"the cluster has declared {self.address} dead"))
 
-    def retire(self) -> ClientConnection | None:
-        """Give the connection away, if there is one over a socket: further calls make another."""
+    def retire_unless(self, key: Key) -> ClientConnection | None:
+        """Give the connection away, if there is one over a socket that has proven itself by another
+        key: further calls make another one.
+        """
         connection = self.connection
         if connection is None or not connection.usable or connection.handover is not None:
+            return None
+        if connection.key == key:
             return None
         self.connection = None
         connection.usable = False

@@ -11,6 +11,7 @@ import msgspec
 
 from rio.errors import ConfigurationError
 from rio.security.keys import UNLIMITED, Key, Rights, Role, decode_secret, encode_secret
+from rio.security.private_file import read_private
 from rio.security.tls import CertificateTls, KeyTls
 
 Encryption = Literal["key", "certificates", "none"]
@@ -65,6 +66,11 @@ class Credentials:
                 raise ConfigurationError(
                     f"encryption is one of {', '.join(ENCRYPTIONS)}, got {encryption!r:.100}"
                 )
+
+    @property
+    def accepts(self) -> bool:
+        """Whether a server can accept connections by them: a client needs no certificate."""
+        return self.tls is None or self.tls.server is not None
 
     @property
     def digest(self) -> bytes:
@@ -130,7 +136,7 @@ def read_credentials(path: Path) -> Credentials:
     """
     try:
         stamp = stamp_of(path)
-        table = _parse(_read_private(path))
+        table = _parse(read_private(path))
         credentials = Credentials(
             tuple(_read_key(each) for each in table.keys),
             encryption=cast(Encryption | None, table.encryption),  # checked there
@@ -140,8 +146,6 @@ def read_credentials(path: Path) -> Credentials:
         )
         credentials.files[path] = stamp
         return credentials
-    except (OSError, UnicodeError) as error:
-        raise ConfigurationError(f"the security file {path} cannot be read: {error}") from None
     except ConfigurationError as error:
         raise ConfigurationError(f"the security file {path}: {error.message}") from None
 
@@ -154,16 +158,6 @@ def _parse(text: str) -> _File:
         return msgspec.convert(tomllib.loads(text), _File)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ConfigurationError(f"it is not of the right form: {error}") from None
-
-
-def _read_private(path: Path) -> str:
-    with path.open(encoding="utf-8") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if os.name == "posix" and mode & 0o077:
-            raise ConfigurationError(
-                f"others than its owner can read it (mode {mode & 0o777:o}): chmod 600 {path}"
-            )
-        return file.read()
 
 
 def _read_key(table: _KeyTable) -> Key:
@@ -183,7 +177,7 @@ def add_key(path: Path, key: Key, encryption: str | None) -> None:
         and an encryption is given.
     """
     try:
-        text = _read_private(path) if path.exists() else ""
+        text = read_private(path) if path.exists() else ""
         if text and encryption is not None:
             raise ConfigurationError(f"{path} exists: what it says of encryption stays")
         if encryption is not None:

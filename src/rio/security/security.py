@@ -107,6 +107,8 @@ class Security:
         credentials, before = read_credentials(path), self.credentials
         if before.own_key("node") and not credentials.own_key("node"):
             raise ConfigurationError(f"{path} has no key of role 'node' any more")
+        if before.accepts and not credentials.accepts:
+            raise ConfigurationError(f"{path} names no certificate of this server any more")
         if credentials.encryption != before.encryption:
             raise ConfigurationError(
                 f"{path} changes the encryption from {before.encryption!r} to"

@@ -64,7 +64,8 @@ class CertificateTls:
         if certificate is not None:
             self.server = self._load(_context(ssl.PROTOCOL_TLS_SERVER))
             self.server.verify_mode = ssl.CERT_OPTIONAL  # a node must have one, and a client may
-            self.digest = sha256(_first_certificate(certificate)).digest()
+            with _naming(certificate):
+                self.digest = sha256(_first_certificate(certificate)).digest()
 
     def client(self, key: Key) -> ssl.SSLContext:
         """What a client encrypts with."""

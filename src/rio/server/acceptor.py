@@ -81,7 +81,9 @@ class Acceptor:
             self._listener.rest()
 
     def look(self) -> None:
-        """Rest while descriptors are scarce. Call it now and then."""
+        """Rest while descriptors are scarce, and encrypt further connections with what there is
+        now. Call it now and then.
+        """
         listener = self._listener
         if listener is None or self._now() < self._look_at:
             return
@@ -89,19 +91,15 @@ class Acceptor:
         if not listener.rests:
             if self._descriptors.are_scarce():
                 listener.rest()
-        elif self._descriptors.are_enough():
+            elif self._waking is None and not listener.is_current:
+                listener.rest()
+                self._wake(listener)
+        elif self._waking is None and self._descriptors.are_enough():
             self._wake(listener)
 
-    def renew_tls(self) -> None:
-        """Encrypt new connections with what there is now."""
-        if self._listener is not None and not self._listener.rests:
-            self._listener.rest()
-            self._wake(self._listener)
-
     def _wake(self, listener: Listener) -> None:
-        if self._waking is None:
-            self._waking = background.start(listener.wake(), "accept connections again")
-            self._waking.add_done_callback(self._note_woken)
+        self._waking = background.start(listener.wake(), "accept connections again")
+        self._waking.add_done_callback(self._note_woken)
 
     def _note_woken(self, task: asyncio.Task[None]) -> None:
         self._waking = None

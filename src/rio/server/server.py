@@ -605,7 +605,6 @@ class Server:
         if self._security.credentials is not self._credentials:
             self._credentials = self._security.credentials
             self._connections.check_keys()
-            self._acceptor.renew_tls()
             self._links.renew()
 
     def _hold_lease_again(self, ended: asyncio.Task[None]) -> None:

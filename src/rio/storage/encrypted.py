@@ -34,6 +34,7 @@ from rio.contracts.placement import ObjectPlacement
 from rio.contracts.state import ENCRYPTED, Batch, StateStorage, StoredObject, StoredState
 from rio.errors import ConfigurationError, StateCorrupt, UnknownKey
 from rio.identity import ObjectId
+from rio.security.private_file import read_private
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -78,16 +79,7 @@ class Keyring:
         :raises ConfigurationError: there is no such file, others may read it, or it has something
             else in it.
         """
-        try:
-            with Path(path).open(encoding="utf-8") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                text = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise ConfigurationError(f"the keys cannot be read from {path}: {why}") from None
-        if os.name == "posix" and mode & 0o077:
-            raise ConfigurationError(f"others may read the keys in {path}: chmod 600 {path}")
-        return cls(_read(text, str(path)))
+        return cls(_read(read_private(Path(path)), str(path)))
 
     @classmethod
     def from_environment(cls, variable: str = "RIO_KEYS") -> Self:

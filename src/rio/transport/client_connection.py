@@ -59,9 +59,10 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         super().__init__(loop, frame_limit, receive_buffer)
         self._owner = owner
         self._hello = msgspec.structs.replace(hello, frame_limit=frame_limit)
-        self._key = None if security is None else security.own_key(hello.role)
-        if self._key is not None:
-            self._hello = msgspec.structs.replace(self._hello, key=self._key.id, nonce=make_nonce())
+        self.key = None if security is None else security.own_key(hello.role)
+        """By which key this side proves itself; ``None``: it does not."""
+        if self.key is not None:
+            self._hello = msgspec.structs.replace(self._hello, key=self.key.id, nonce=make_nonce())
         self._server_hello = b""
         self._replies: dict[int, asyncio.Future[None]] = {}
         self._closed = loop.create_future()
@@ -142,16 +143,16 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         if kind == Kind.HELLO and not self._server_hello:
             self._server_hello = body
             hello = protocol.read_hello(body)
-            if self._key is None:
+            if self.key is None:
                 self._use(hello)
             elif not hello.nonce:
                 raise NotAuthenticated(
                     "the server does not prove itself: give it security=, or take it from this side"
                 )
-        elif self._key is None or not self._server_hello:
+        elif self.key is None or not self._server_hello:
             raise ProtocolError(f"a client takes no frame of kind {kind} here")
         else:
-            self._check_proof(protocol.read_proof(body), self._key.secret)
+            self._check_proof(protocol.read_proof(body), self.key.secret)
 
     def _check_proof(self, proof: bytes, secret: bytes) -> None:
         digest = digest_of_peer(self.transport.get_extra_info("ssl_object"))

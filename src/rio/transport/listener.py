@@ -29,6 +29,7 @@ class Listener:
         self._make = make
         self._backlog = backlog
         self._tls = tls
+        self._used_tls: ssl.SSLContext | None = None
         self._servers: list[asyncio.Server] = []
         self._twins: list[socket.socket] = []
         """The same sockets under other descriptors: they are made while there are some."""
@@ -51,10 +52,16 @@ class Listener:
         numbers = [number for each in server.sockets if (number := each.fileno()) >= 0]
         self._twins += [socket.socket(fileno=os.dup(number)) for number in numbers]
 
+    @property
+    def is_current(self) -> bool:
+        """Whether connections are encrypted with what there is now."""
+        return self._used_tls is self._tls()
+
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"backlog": self._backlog}
-        if (tls := self._tls()) is not None:
-            options |= {"ssl": tls, "ssl_handshake_timeout": HANDSHAKE_TIMEOUT}
+        self._used_tls = self._tls()
+        if self._used_tls is not None:
+            options |= {"ssl": self._used_tls, "ssl_handshake_timeout": HANDSHAKE_TIMEOUT}
         return options
 
     async def start(self) -> None:
@@ -80,10 +87,11 @@ class Listener:
         :raises OSError: there are no descriptors. It goes on resting.
         """
         loop = asyncio.get_running_loop()
+        options = self._options()
         twins, self._twins = self._twins, []
         try:
             while twins and not self._is_closed:
-                server = await loop.create_server(self._make, sock=twins[-1], **self._options())
+                server = await loop.create_server(self._make, sock=twins[-1], **options)
                 twins.pop()
                 self._keep(server)
             self.rests = False

@@ -178,6 +178,8 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
     ) -> None:
         if not proofs.is_of("client", proof):
             raise NotAuthenticated(f"the proof of key {key.id!r} is wrong")
+        if security.credentials.keys.get(key.id) != key:
+            raise NotAuthenticated(f"key {key.id!r} has changed meanwhile")
         self._take_proof = None
         self.key = key
         self.rights = security.credentials.rights.get(key.id)
