@@ -1,4 +1,4 @@
-"""Which tests get the machine first: those of clusters of processes.
+"""Which tests get the machine first: those of clusters of processes, and of the command line.
 
 Such a cluster is judged by the clock: its storage has half a second to answer. It also waits a lot,
 for leases to end and for processes to start. So one worker of pytest-xdist runs these tests, and
