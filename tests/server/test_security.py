@@ -669,9 +669,25 @@ async def test_connections_stay_where_only_the_keys_of_others_change(
     before = set(server._catalog.dispatcher.connections)
     write_keys(path, NODE, WEB, OPS)
     await until(lambda: "ops" in server._credentials.keys)
-    client._router.pool._use_credentials()
+    client._router.pool.use_credentials()
     await client.send(Counter, "a", Add())
     assert set(server._catalog.dispatcher.connections) == before
+
+
+async def test_a_server_proves_itself_by_the_certificate_that_it_has_shown(
+    cluster: Cluster, tmp_path: Path, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = certificate_files(authority, tmp_path)
+    text = 'certificate = "node.pem"\nprivate_key = "node.key"\nca = ["ca.pem"]\n'
+    path = write(tmp_path / "rio.toml", text + write_key(NODE) + write_key(WEB))
+    security = rio.Security.from_file(path)
+    server = await cluster.server(Counter, security=security)
+    monkeypatch.setattr(server._acceptor, "look", lambda: None)  # it shows the old one for a while
+    certificate_files(authority, tmp_path)
+    write(path, text + write_key(NODE) + write_key(WEB) + write_key(OPS))
+    await until(lambda: "ops" in server._credentials.keys)
+    client = await cluster.client(security=rio.Security([WEB], ca=files["ca"]))
+    assert await client.send(Counter, "a", Add()) == 1
 
 
 async def test_a_certificate_is_replaced_while_the_server_runs(

@@ -66,7 +66,7 @@ class Pool:
 
     def watch(self) -> None:
         """Look at the connections from now on: those that are dead are given up."""
-        self._use_credentials()
+        self.use_credentials()
         self._close_retired()
         for connection in list(self.connections):
             connection.look()
@@ -122,7 +122,7 @@ class Pool:
 
     # --- other credentials ------------------------------------------------------------------------
 
-    def _use_credentials(self) -> None:
+    def use_credentials(self) -> None:
         """If another key is to be used, prove ourselves by it to the servers that know us by the
         one before. What is under way ends where it is.
         """

@@ -72,11 +72,6 @@ class Credentials:
         """Whether a server can accept connections by them: a client needs no certificate."""
         return self.tls is None or self.tls.server is not None
 
-    @property
-    def digest(self) -> bytes:
-        """The SHA-256 of the own certificate; empty if there is none."""
-        return b"" if self.tls is None else self.tls.digest
-
     def own_key(self, role: Role | None = None) -> Key | None:
         """The key by which this process proves itself: the first one, or the first of a role."""
         found = (key for key in self.keys.values() if role is None or key.role == role)

@@ -23,9 +23,6 @@ class KeyTls:
     :raises ConfigurationError: this Python cannot do that.
     """
 
-    digest = b""
-    """There is no certificate to which a proof would be bound."""
-
     def __init__(self, keys: Iterable[Key]) -> None:
         if not CAN_USE_KEYS:
             raise ConfigurationError(
@@ -59,19 +56,17 @@ class CertificateTls:
         self._certificate, self._private_key, self._ca = certificate, private_key, tuple(ca)
         self._client = self._load(_context(ssl.PROTOCOL_TLS_CLIENT))
         self.server: ssl.SSLContext | None = None
-        self.digest = b""
-        """The SHA-256 of the own certificate, to which a server binds its proof."""
         if certificate is not None:
-            self.server = self._load(_context(ssl.PROTOCOL_TLS_SERVER))
-            self.server.verify_mode = ssl.CERT_OPTIONAL  # a node must have one, and a client may
+            self.server = context = self._load(_context(ssl.PROTOCOL_TLS_SERVER))
+            context.verify_mode = ssl.CERT_OPTIONAL  # a node must have one, and a client may
             with _naming(certificate):
-                self.digest = sha256(_first_certificate(certificate)).digest()
+                context.digest = sha256(_first_certificate(certificate)).digest()
 
     def client(self, key: Key) -> ssl.SSLContext:
         """What a client encrypts with."""
         return self._client
 
-    def _load(self, context: ssl.SSLContext) -> ssl.SSLContext:
+    def _load(self, context: Context) -> Context:
         for file in self._ca:
             with _naming(file):
                 context.load_verify_locations(file)
@@ -81,14 +76,29 @@ class CertificateTls:
         return context
 
 
+class Context(ssl.SSLContext):
+    """What connections are encrypted with."""
+
+    digest = b""
+    """The SHA-256 of the certificate that a server shows; empty if it has none."""
+
+
+def digest_of_own(channel: ssl.SSLObject | None) -> bytes:
+    """The SHA-256 of the certificate that this side, a server, has shown; empty if it has none. It
+    may have another one by now.
+    """
+    used = None if channel is None else channel.context
+    return used.digest if isinstance(used, Context) else b""
+
+
 def digest_of_peer(channel: ssl.SSLObject | None) -> bytes:
     """The SHA-256 of the certificate that a server has shown; empty if it has none."""
     shown = None if channel is None else channel.getpeercert(binary_form=True)
     return b"" if shown is None else sha256(shown).digest()
 
 
-def _context(protocol: int) -> ssl.SSLContext:
-    context = ssl.SSLContext(protocol)
+def _context(protocol: int) -> Context:
+    context = Context(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     if protocol == ssl.PROTOCOL_TLS_CLIENT:
         context.check_hostname = False  # the proof says who the server is, wherever it runs

@@ -606,6 +606,7 @@ class Server:
             self._credentials = self._security.credentials
             self._connections.check_keys()
             self._links.renew()
+            self._router.pool.use_credentials()
 
     def _hold_lease_again(self, ended: asyncio.Task[None]) -> None:
         error = None if ended.cancelled() else ended.exception()

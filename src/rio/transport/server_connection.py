@@ -17,6 +17,7 @@ from rio.security.disclosure import conceal
 from rio.security.keys import Key
 from rio.security.proof import Proofs, make_nonce
 from rio.security.security import Security
+from rio.security.tls import digest_of_own
 from rio.transport import protocol
 from rio.transport.call_context import sift_context
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello, text_of
@@ -167,7 +168,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             return
         key = security.key_of(peer.key, peer.role, self._shows_certificate())
         hello = protocol.write_hello(self._introduction(make_nonce()))
-        digest = security.credentials.digest if self.is_encrypted else b""
+        digest = digest_of_own(self.transport.get_extra_info("ssl_object"))
         proofs = Proofs(body, hello, digest, key.secret)
         self.put(hello)
         self.put(protocol.write_proof(proofs.of("server")))

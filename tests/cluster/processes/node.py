@@ -15,13 +15,16 @@ from importlib import import_module
 from typing import Any
 
 import rio
+from rio.client import pool
 from rio.contracts.placement import Placement
 from rio.contracts.state import Batch
 from rio.errors import Superseded
+from rio.server import acceptor, server
 from tests.cluster.processes import objects
 from tests.cluster.processes.newer import NewerCounter
 from tests.cluster.processes.objects import (
     KILL_AT,
+    LOOK,
     PARENT,
     STORAGE,
     VERSION,
@@ -106,7 +109,14 @@ async def stopped_and_continued() -> None:
         await asyncio.sleep(0.01)
 
 
+def look_each(seconds: float) -> None:
+    """Have servers look at their security, and at their connections, more often."""
+    server.SECURITY_LOOK_INTERVAL = acceptor.LOOK_INTERVAL = pool.LOOK_INTERVAL = seconds
+
+
 die_with_the_test()
+if LOOK in os.environ:
+    look_each(float(os.environ[LOOK]))
 objects.reach = reach
 storage = import_module(f"rio.storage.{os.environ[STORAGE]}")
 watch_placement(getattr(storage, f"{os.environ[STORAGE].title()}ObjectPlacement"))

@@ -28,6 +28,8 @@ KILL_AT = "RIO_TEST_KILL_AT"
 
 It does so as soon as an object whose id starts with ``victim`` comes there.
 """
+LOOK = "RIO_TEST_LOOK"
+"""Environment: seconds between two looks whether the security file has changed."""
 POINTS = (
     "before claim",
     "after claim",
