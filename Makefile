@@ -16,6 +16,7 @@ TOOLS  := $(VENV)/.tools
 AUDIT  := $(VENV)/audit
 WHEELS := $(VENV)/wheels
 BUILT  := $(VENV)/.built$(if $(filter 1,$(RIO_DEBUG)),-debug)
+RUST   := $(VENV)/peers/rust
 PEERS  := $(patsubst bench/peers/requirements/%.txt,$(VENV)/peers/%/.installed,$(wildcard bench/peers/requirements/*.txt))
 CORE   := setup.py $(wildcard src/rio/_core/*.pyx src/rio/_core/*.pxd)
 SYSTEM_SERVERS = RIO_TEST_POSTGRES_BIN=$(lastword $(sort $(wildcard /usr/lib/postgresql/*/bin))) \
@@ -104,7 +105,7 @@ bench-instructions: $(BUILT)  ## count the instructions of the hot paths; ACCEPT
 soak: $(BUILT)  ## work for MINUTES=10 and look for growth
 	@$(BIN)/python -m bench.soak $(MINUTES)
 
-bench-peers: $(BUILT) $(PEERS)  ## measure rio beside other systems
+bench-peers: $(BUILT) $(PEERS) $(RUST)/.built  ## measure rio beside other systems
 	@$(BIN)/python -m bench.peers.run $(VENV)/peers $(or $(ARGS),--save)
 
 build:  ## build the compiled core again, whether it changed or not
@@ -120,6 +121,12 @@ $(VENV)/peers/%/.installed: bench/peers/requirements/%.txt
 	@$(PYTHON) -m venv --clear $(@D)
 	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+$(RUST)/.built: $(addprefix bench/peers/rust/,Cargo.toml Cargo.lock src/main.rs)
+	@if command -v cargo >/dev/null; then \
+	  echo "building the peer rio-rs"; \
+	  cargo build --quiet --release --locked --manifest-path $(<D)/Cargo.toml --target-dir $(@D) && touch $@; \
+	else echo "cargo is missing: the peer rio-rs is left out"; fi
 
 $(AUDIT)/.installed: pyproject.toml
 	@echo "installing what audits into $(AUDIT)"

@@ -70,7 +70,7 @@ def draw(results: dict[str, Any]) -> str:
 
 
 def row(place: int, title: str, speed: float, length: float) -> str:
-    kind = "rio" if title.startswith("rio") else "peer"
+    kind = "rio" if title.startswith("rio,") else "peer"
     top = TOP + ROW * place + ROW // 2 - BAR // 2
     width = max(length, 1.5)
     baseline = top + BAR // 2 + 5

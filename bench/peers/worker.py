@@ -15,6 +15,7 @@
 ``IN_FLIGHT_LIMIT``       optional: the most calls at a time that it can have
 ``CONFINED``              optional: true if it always listens beyond loopback; it then runs only
                           where there is no network
+``LEFT_OUT``              optional: why it cannot run here; empty where it can
 ``YARDSTICK``             optional: true if it marks a limit, and does not do the work
 ========================  ==========================================================================
 
@@ -158,6 +159,8 @@ def main(name: str, end: str, *arguments: str) -> None:
             left_out="it listens on every interface, and this process has a network:"
             " unshare --net is not to be had",
         )
+    elif why := getattr(peer, "LEFT_OUT", ""):
+        report(title=peer.TITLE, left_out=why)
     elif end == "serve":
         packages = {distribution.name: distribution.version for distribution in distributions()}
         about = {
