@@ -11,6 +11,7 @@ import rio
 from rio.contracts.membership import MemberStatus
 from rio.errors import Expired, NoServersAvailable, RioError
 from rio.identity import ObjectId
+from rio.security import proof
 from tests.server.harness import Cluster, activation
 
 pytestmark = pytest.mark.virtual_time
@@ -123,6 +124,25 @@ async def test_a_client_keeps_the_order_of_calls_that_a_busy_object_refuses(
     first = client.send(Log, "busy", Put(0, pause=0.05))
     calls = [client.send(Log, "busy", Put(number)) for number in range(1, 50)]
     assert await asyncio.gather(first, *calls) == list(range(50))
+    assert no_calls_wait(client)
+
+
+async def test_a_client_keeps_the_order_of_its_calls_when_it_proves_itself_anew(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "RENEW_AFTER", 0)
+    monkeypatch.setattr(proof, "RENEW_SPREAD", 1)
+    security = rio.Security([rio.Key.generate("node", "node")], encryption="none")
+    one, two = await cluster.nodes(2, Log, security=security)
+    client = await cluster.client(security=security)
+    id = await cluster.activated_on(one, Log, Put(0))
+    await client.send(Log, id, Put(0))
+    Log.seen.clear()
+    calls = [client.send(Log, id, Put(number, pause=0.01)) for number in range(20)]
+    client._router.pool.use_credentials()
+    calls += [client.send(Log, id, Put(number)) for number in range(20, 40)]
+    await move(one, two, id)
+    assert await asyncio.gather(*calls) == list(range(40))
     assert no_calls_wait(client)
 
 

@@ -667,6 +667,12 @@ cdef class ClientHalf(Connection):
                     calls.append(other)
         return calls
 
+    def find_loose(self):
+        """The calls that wait here and stand in no line, in the order in which they are written."""
+        cdef Call call
+        waiting = chain(self._calls.values(), self._find_unwritten())
+        return [call for call in waiting if call.line is None]
+
     def find_awaited(self, Turn turn not None):
         """The calls that were made during a turn, and whose answers are awaited."""
         cdef Call call

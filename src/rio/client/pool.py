@@ -30,6 +30,10 @@ class PeerOwner(Protocol):
     def now(self) -> float: ...
     def resume(self, peer: Peer, call: Call) -> None: ...
     def send_elsewhere(self, call: Call, error: NotExecuted) -> None: ...
+    def yield_calls(self, connection: ClientConnection) -> None:
+        """A connection takes no more calls: those that follow wait for those that are on it."""
+        ...
+
     def reconsider(self) -> None:
         """A server has become a better or a worse place for new objects."""
         ...
@@ -123,8 +127,8 @@ class Pool:
     # --- other credentials ------------------------------------------------------------------------
 
     def use_credentials(self) -> None:
-        """If another key is to be used, prove ourselves by it to the servers that know us by the
-        one before. What is under way ends where it is.
+        """If another key is to be used, or a proof is old, prove ourselves anew over another
+        connection. What is under way ends where it is.
         """
         security = self._access.security
         if security is None:
@@ -136,7 +140,7 @@ class Pool:
                 self._retired[connection] = peer.address
 
     def _close_retired(self) -> None:
-        for connection in [each for each in self._retired if not each.waiting]:
+        for connection in [each for each in self._retired if each.is_idle]:
             del self._retired[connection]
             connection.close()
 
@@ -276,15 +280,16 @@ class Peer:
 
     def retire_unless(self, key: Key) -> ClientConnection | None:
         """Give the connection away, if there is one over a socket that has proven itself by another
-        key: further calls make another one.
+        key, or long ago: further calls make another one.
         """
         connection = self.connection
         if connection is None or not connection.usable or connection.handover is not None:
             return None
-        if connection.key == key:
+        if connection.key == key and not connection.is_old:
             return None
         self.connection = None
         connection.usable = False
+        self._owner.yield_calls(connection)
         return connection
 
     def break_off(self, reason: RioError) -> None:

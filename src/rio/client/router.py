@@ -292,6 +292,10 @@ class Router:
             self.waiting.withdraw(waiting)
             waiting.fail(error)
 
+    def yield_calls(self, connection: ClientConnection) -> None:
+        """A connection takes no more calls: those that follow wait for those that are on it."""
+        self._lines.line_up(connection.find_loose(), connection)
+
     # --- calls that are awaited, and those that are not -------------------------------------------
 
     def find_awaited(self, turn: Turn) -> Iterator[Call]:

@@ -173,6 +173,8 @@ class GossipLink:
         loop = asyncio.get_running_loop()
         self.used_at = loop.time()
         connection = self._connection
+        if connection is not None and connection.is_old:
+            connection.close()
         if connection is not None and connection.usable:
             if connection.transport.get_write_buffer_size() + len(connection.writer) <= MAX_UNSENT:
                 connection.put(frame)

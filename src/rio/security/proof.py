@@ -16,11 +16,23 @@ from typing import Literal
 NONCE_SIZE = 32
 """Bytes of the random number in a HELLO."""
 
+PROOF_LIFE = 24 * 3600.0
+"""Seconds after which a server cuts off a connection whose client has not proven itself anew."""
+RENEW_AFTER = 20 * 3600
+RENEW_SPREAD = 3 * 3600
+
 Side = Literal["client", "server"]
 
 
 def make_nonce() -> bytes:
     return secrets.token_bytes(NONCE_SIZE)
+
+
+def renewal() -> float:
+    """Seconds after which a client proves itself anew, over another connection: early enough for
+    the calls that are under way on this one, and not all clients at the same time.
+    """
+    return RENEW_AFTER + secrets.randbelow(RENEW_SPREAD)
 
 
 class Proofs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ from rio.errors import (
     from_code,
 )
 from rio.identity import Address
-from rio.security.proof import Proofs, make_nonce
+from rio.security.proof import Proofs, make_nonce, renewal
 from rio.security.security import Security
 from rio.security.tls import digest_of_peer
 from rio.transport import protocol
@@ -78,6 +79,7 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         self.round_trip = 0.0
         """Seconds that the handshake took."""
         self._connected_at = 0.0
+        self._renew_at = math.inf
         self._pulse = Pulse(CLIENT_PATIENCE)
         self._asked = 0
         """Bytes of the server's questions. They do not show that it hears."""
@@ -88,6 +90,8 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         self.transport = transport
         self.is_encrypted = transport.get_extra_info("ssl_object") is not None
         self._connected_at = self.loop.time()
+        if self.key is not None:
+            self._renew_at = self._connected_at + renewal()
         watch_acknowledgements(transport)
         self.put(protocol.write_hello(self._hello))
 
@@ -197,6 +201,16 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         self._lose(ConnectionLost(f"the connection was given up: {text_of(error)}"))
 
     # --- for the client ---------------------------------------------------------------------------
+
+    @property
+    def is_old(self) -> bool:
+        """Whether this side has to prove itself anew, over another connection."""
+        return bool(self.loop.time() >= self._renew_at)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost by closing it: no answer is awaited."""
+        return not (self.waiting or self.unwritten or self._replies)
 
     def look(self) -> None:
         """Ask a server that has said nothing for a while whether it lives, and give up one that

@@ -15,7 +15,7 @@ from rio.errors import Forbidden, NotAuthenticated, ProtocolError, RioError
 from rio.logs import Logger
 from rio.security.disclosure import conceal
 from rio.security.keys import Key
-from rio.security.proof import Proofs, make_nonce
+from rio.security.proof import PROOF_LIFE, Proofs, make_nonce
 from rio.security.security import Security
 from rio.security.tls import digest_of_own
 from rio.transport import protocol
@@ -72,6 +72,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         """How the other end has introduced itself; ``None`` until it is accepted."""
         self.key: Key | None = None
         """By which key the other end has proven itself; ``None`` if none is asked for."""
+        self._proven_at = 0.0
         self._take_proof: Callable[[bytes], None] | None = None
         """What checks its proof, once it has introduced itself."""
 
@@ -183,6 +184,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             raise NotAuthenticated(f"key {key.id!r} has changed meanwhile")
         self._take_proof = None
         self.key = key
+        self._proven_at = self.dispatcher.loop.time()
         self.rights = security.credentials.rights.get(key.id)
         self._accept(peer)
         if not self.is_node:
@@ -307,11 +309,15 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
     def look(self) -> None:
         """Ask a client that has said nothing for a while whether it lives, and cut off one that
         does not answer. Of a client that is not read from, nothing can be heard; it is told that
-        this server lives.
+        this server lives. Whoever has proven itself long ago has to do so again.
         """
         if not self.accepted or not self.is_remote:
             return
-        verdict = self._pulse.look(self.received, self.dispatcher.loop.time())
+        now = self.dispatcher.loop.time()
+        if self.key is not None and now - self._proven_at > PROOF_LIFE:
+            self.cut_off(f"the proof of key {self.key.id!r} is too old")
+            return
+        verdict = self._pulse.look(self.received, now)
         if verdict is Verdict.ALIVE:
             return
         if self.held:
