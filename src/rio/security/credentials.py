@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -71,6 +72,17 @@ class Credentials:
     def accepts(self) -> bool:
         """Whether a server can accept connections by them: a client needs no certificate."""
         return self.tls is None or self.tls.server is not None
+
+    @property
+    def expiries(self) -> dict[Path, float]:
+        """When the certificates in a file are not valid any more, in seconds of the Unix clock."""
+        return {} if self.tls is None else self.tls.expiries
+
+    @property
+    def expire_in(self) -> float | None:
+        """Seconds until the first certificate expires; ``None`` if there is none."""
+        ends = self.expiries.values()
+        return min(ends) - time.time() if ends else None
 
     def own_key(self, role: Role | None = None) -> Key | None:
         """The key by which this process proves itself: the first one, or the first of a role."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import ssl
+import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +22,10 @@ logger = Logger("rio.security")
 
 VARIABLE = "RIO_SECURITY"
 """The variable of the environment that names the file, where nothing else does."""
+
+WARN_BEFORE = 30 * 86400.0
+"""Seconds before a certificate expires from which on the log warns of it."""
+WARN_INTERVAL = 86400.0
 
 Authorize: TypeAlias = Callable[[Identity, ObjectId, str], bool]
 """Decides whether a caller may send a message, by its name, to an object."""
@@ -69,6 +75,7 @@ class Security:
         self.authorize = authorize
         self._path: Path | None = None
         self._files = self.credentials.files
+        self._warn_at = 0.0
 
     @classmethod
     def from_file(
@@ -85,12 +92,28 @@ class Security:
         made._path = Path(path)
         made.credentials = read_credentials(made._path)
         made._files = made.credentials.files
+        made._warn_at = 0.0
         return made
 
     def refresh(self) -> None:
         """Read the file again if it, or one that it names, has changed. :attr:`credentials` is
-        another object then.
+        another object then. Once a day, warn of certificates that are about to expire.
         """
+        self._read_if_changed()
+        if time.time() >= self._warn_at:
+            self._warn_at = time.time() + WARN_INTERVAL
+            self._warn_of_expiry()
+
+    def _warn_of_expiry(self) -> None:
+        for file, end in self.credentials.expiries.items():
+            left = end - time.time()
+            if left < 0:
+                logger.error("%s has expired on %s: what it signs is refused", file, _day_of(end))
+            elif left < WARN_BEFORE:
+                days = left // WARN_INTERVAL
+                logger.warning("%s expires in %d days, on %s", file, days, _day_of(end))
+
+    def _read_if_changed(self) -> None:
         found = {file: stamp_of(file) for file in self._files}
         if self._path is None or found == self._files:
             return
@@ -101,6 +124,7 @@ class Security:
             logger.error("the credentials stay as they were: %s", error)
             return
         self._files = self.credentials.files
+        self._warn_at = 0.0
         logger.info("read %s again: %r", self._path, self)
 
     def _read_again(self, path: Path) -> Credentials:
@@ -178,6 +202,10 @@ class Security:
     def __repr__(self) -> str:
         ids = ", ".join(self.credentials.keys)
         return f"<Security by {ids}; encryption: {self.credentials.encryption}>"
+
+
+def _day_of(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d at %H:%M} UTC"
 
 
 def _is_authorized(authorize: Authorize, identity: Identity, turn: Turn) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hmac
+import math
 import ssl
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from rio.errors import ConfigurationError
 from rio.security.keys import Key
@@ -22,6 +24,9 @@ class KeyTls:
 
     :raises ConfigurationError: this Python cannot do that.
     """
+
+    expiries: ClassVar[dict[Path, float]] = {}
+    """A key does not expire."""
 
     def __init__(self, keys: Iterable[Key]) -> None:
         if not CAN_USE_KEYS:
@@ -47,7 +52,7 @@ class CertificateTls:
     """TLS by certificates that one of the authorities ``ca`` has signed, whatever host names they
     have. A client needs none of its own, and ``server`` is ``None`` for who has none.
 
-    :raises ConfigurationError: a file cannot be used.
+    :raises ConfigurationError: a file cannot be used, or others would refuse the certificate.
     """
 
     def __init__(
@@ -61,6 +66,14 @@ class CertificateTls:
             context.verify_mode = ssl.CERT_OPTIONAL  # a node must have one, and a client may
             with _naming(certificate):
                 context.digest = sha256(_first_certificate(certificate)).digest()
+        self.expiries = {file: _find_end(file) for file in self._ca}
+        """When what a file holds is not valid any more, in seconds of the Unix clock."""
+        if all(end < time.time() for end in self.expiries.values()):
+            raise ConfigurationError("all authorities that ca names have expired")
+        if certificate is not None and self.server is not None:
+            with _naming(certificate):
+                end = _rehearse(self.server, self._client)
+            self.expiries[certificate] = min(end, _find_end(certificate))
 
     def client(self, key: Key) -> ssl.SSLContext:
         """What a client encrypts with."""
@@ -111,8 +124,38 @@ def _context(protocol: int) -> Context:
 def _naming(file: Path) -> Iterator[None]:
     try:
         yield
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigurationError(
+            f"others would refuse the certificate of {file}: {error.verify_message}"
+        ) from error
     except (OSError, ValueError) as error:  # an SSLError is an OSError
         raise ConfigurationError(f"{file} cannot be used for TLS: {error}") from error
+
+
+def _find_end(file: Path) -> float:
+    """When the first of the authorities in a file expires."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    with _naming(file):
+        context.load_verify_locations(file)
+    return min((_end_of(each) for each in context.get_ca_certs()), default=math.inf)
+
+
+def _rehearse(server: ssl.SSLContext, client: ssl.SSLContext) -> float:
+    """Have a server and a client with the same certificate meet in memory. Returns when it expires.
+
+    :raises ssl.SSLError: one of the two refuses it.
+    """
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = client.wrap_bio(back, there), server.wrap_bio(there, back, server_side=True)
+    for _ in range(2):
+        for end in ends:
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    return _end_of(ends[0].getpeercert() or {})
+
+
+def _end_of(certificate: Mapping[str, Any]) -> float:
+    return ssl.cert_time_to_seconds(certificate["notAfter"])
 
 
 def _derive(key: Key) -> bytes:

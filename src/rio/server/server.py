@@ -296,7 +296,8 @@ class Server:
 
     def statistics(self) -> ServerStatistics:
         """The counters of this node now."""
-        return ServerStatistics.of(self._catalog.dispatcher, self._catalog.subscribers)
+        catalog = self._catalog
+        return ServerStatistics.of(catalog.dispatcher, catalog.subscribers, self._security)
 
     def __repr__(self) -> str:
         return f"<Server on {self._address or self._bind_address}>"

@@ -7,6 +7,7 @@ from typing import Self
 import msgspec
 
 from rio._core.dispatch import Dispatcher
+from rio.security.security import Security
 from rio.server.pubsub import Subscribers
 
 
@@ -31,9 +32,15 @@ class ServerStatistics(msgspec.Struct, frozen=True):
     """Events that were sent, counted once for each subscriber."""
     events_dropped: int
     """Events that were dropped because the subscriber's connection was too slow."""
+    certificates_expire_in: float | None
+    """Seconds until the first certificate or authority of the node's security expires; below 0
+    after that, and ``None`` without certificates.
+    """
 
     @classmethod
-    def of(cls, dispatcher: Dispatcher, subscribers: Subscribers) -> Self:
+    def of(
+        cls, dispatcher: Dispatcher, subscribers: Subscribers, security: Security | None
+    ) -> Self:
         """Read the counters now."""
         return cls(
             live_objects=dispatcher.live,
@@ -45,4 +52,5 @@ class ServerStatistics(msgspec.Struct, frozen=True):
             subscriptions=len(subscribers),
             events_delivered=subscribers.delivered,
             events_dropped=subscribers.dropped,
+            certificates_expire_in=None if security is None else security.credentials.expire_in,
         )
