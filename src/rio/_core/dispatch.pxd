@@ -242,6 +242,8 @@ cdef class Dispatcher:
     cdef bint _is_over(self, Turn turn) except -1
     cdef int _answer_plainly(self, Turn turn, object problem) except -1
     cdef int _answer(self, Turn turn, object result) except -1
+    cdef int _answer_error(self, Turn turn, object error) except -1
+    cdef int _refuse_reply(self, Turn turn, object result, object problem) except -1
     cdef int _pause(self, Turn turn) except -1
     cdef int _expire(self, Turn turn) except -1
     cdef int _pump(self, Mailbox mailbox) except -1

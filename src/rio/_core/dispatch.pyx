@@ -1477,11 +1477,24 @@ cdef class Dispatcher:
         # The handler has ended: answer, and free the object.
         cdef Mailbox mailbox = turn.mailbox
         try:
-            if error is not None and turn._is_sampled():
-                turn.span.failed(error)
             if error is None:
                 self._answer(turn, result)
-            elif isinstance(error, CancelledError):
+            else:
+                self._answer_error(turn, error)
+        finally:
+            turn._end()
+            if turn.span is not None:
+                turn._close_span()
+            mailbox.turn = None
+            if mailbox.closing and mailbox.open:
+                self.runtime.deactivate(mailbox)
+        return 0
+
+    cdef int _answer_error(self, Turn turn, error) except -1:
+        try:
+            if turn._is_sampled():
+                turn.span.failed(error)
+            if isinstance(error, CancelledError):
                 turn._answer_cancelled(error)
             elif isinstance(error, (CallTimeout, Expired)) and self._is_over(turn):
                 # A call of the handler had no more time than the turn itself, and ended first.
@@ -1491,13 +1504,6 @@ cdef class Dispatcher:
                 self.runtime.answer_failure(turn, error)
         except BaseException as problem:
             self._answer_plainly(turn, problem)
-        finally:
-            turn._end()
-            if turn.span is not None:
-                turn._close_span()
-            mailbox.turn = None
-            if mailbox.closing and mailbox.open:
-                self.runtime.deactivate(mailbox)
         return 0
 
     cdef bint _is_over(self, Turn turn) except -1:
@@ -1515,20 +1521,32 @@ cdef class Dispatcher:
         # The handler has returned: reply, unless the node is no longer sure to be the object's
         # owner.
         cdef Method method = turn.method
+        cdef bint is_encoding = False
         if turn._abandoned:
             return 0
-        if self._now() >= self.lease_until:
-            self.fenced += 1
-            return refuse(turn, turn._lease_is_lost())
         try:
+            if self._now() >= self.lease_until:
+                self.fenced += 1
+                return refuse(turn, turn._lease_is_lost())
+            is_encoding = True
             if type(result) is method._reply_class:
                 payload = <bytes>method._encode(result)
             else:
                 payload = <bytes>self.runtime.encode_reply(turn, result)
-        except BaseException as error:
-            return refuse(turn, self.runtime.unencodable(result, error))
-        turn._end()
-        return turn.caller._reply(turn, payload)
+            is_encoding = False
+            turn._end()
+            return turn.caller._reply(turn, payload)
+        except BaseException as problem:
+            if is_encoding:
+                return self._refuse_reply(turn, result, problem)
+            return self._answer_plainly(turn, problem)
+
+    cdef int _refuse_reply(self, Turn turn, result, problem) except -1:
+        # What the handler has returned cannot be encoded.
+        try:
+            return refuse(turn, self.runtime.unencodable(result, problem))
+        except BaseException as another:
+            return self._answer_plainly(turn, another)
 
     cdef int _pump(self, Mailbox mailbox) except -1:
         cdef Turn turn
