@@ -179,7 +179,8 @@ def test_importing_rio_loads_no_driver_and_touches_no_event_loop_policy() -> Non
 import asyncio, sys
 before = asyncio.events._event_loop_policy
 import rio
-optional = {"aiosqlite", "sqlite3", "asyncpg", "redis", "hiredis", "uvloop", "rich", "cryptography"}
+optional = {"aiosqlite", "sqlite3", "asyncpg", "redis", "hiredis", "uvloop", "rich"}
+optional |= {"cryptography", "h11"}
 print(optional & set(sys.modules) or "no driver")
 print("policy untouched" if asyncio.events._event_loop_policy is before else "policy set")
 """

@@ -89,17 +89,24 @@ class Address(NamedTuple):
 
         :raises BadAddress: the text has another form, or the port is not a number from 0 to 65535.
         """
+        if not isinstance(text, str):
+            raise BadAddress(f"an address is a text, HOST:PORT, got {text!r:.200}")
         host, separator, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         if bracketed:
             host = host[1:-1]
         if not separator or not host or (":" in host and not bracketed):
-            raise BadAddress(f"{text!r} is not an address: write HOST:PORT, or [IPV6]:PORT")
-        if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+            raise BadAddress(f"{text!r:.300} is not an address: write HOST:PORT, or [IPV6]:PORT")
+        if not is_port(port):
             raise BadAddress(
-                f"{text!r} is not an address: the port must be a number from 0 to 65535"
+                f"{text!r:.300} is not an address: the port must be a number from 0 to 65535"
             )
         return cls(host, int(port))
+
+
+def is_port(text: str) -> bool:
+    """Whether a text is the number of a port. Python refuses to read numbers of many digits."""
+    return text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65535
 
 
 def type_name_of(cls: type) -> str:

@@ -367,7 +367,7 @@ async def test_the_members_are_shown_to_this_machine_only(
     answers = {}
     for page in ("/members", "/members/127.0.0.1/1", "/livez", "/readyz"):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(f"GET {page} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        writer.write(f"GET {page} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
         answers[page] = (await reader.read()).split()[1]
         writer.close()
     assert answers.pop("/members/127.0.0.1/1") == (b"404" if status == b"200" else b"403")

@@ -12,6 +12,7 @@ from rio.identity import Address
 from rio.storage import open_storage
 from rio.storage.http import HttpMembershipStorage
 from rio.storage.local import LocalMembershipStorage
+from rio.web.guard import Guard
 from rio.web.listener import HttpListener
 from rio.web.pages import NodePages
 
@@ -34,7 +35,7 @@ async def membership() -> AsyncIterator[MembershipStorage]:
 @pytest.fixture
 async def url(membership: MembershipStorage) -> AsyncIterator[str]:
     snapshot = await membership.snapshot()
-    http = HttpListener(NodePages(lambda: snapshot, str))
+    http = HttpListener(Guard(NodePages(lambda: snapshot, str)))
     yield f"http://{await http.start(Address('127.0.0.1', 0))}"
     await http.close()
 
@@ -119,7 +120,7 @@ async def unready(membership: MembershipStorage) -> AsyncIterator[list[str]]:
         NodePages(lambda each=each: each, lambda: "fenced")
         for each in (MembershipSnapshot(0, 0), old, known)
     ]
-    listeners = [HttpListener(each) for each in pages]
+    listeners = [HttpListener(Guard(each)) for each in pages]
     yield [str(await each.start(Address("127.0.0.1", 0))) for each in listeners]
     for each in listeners:
         await each.close()
@@ -215,8 +216,6 @@ async def test_a_url_opens_the_membership_for_clients_and_refuses_servers(url: s
         "http://:80",
         "http://host:x",
         "http://a:1,",
-        "http://user@host",
-        "http://host/?x=1",
         "ftp://host",
     ],
 )

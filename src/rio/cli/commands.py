@@ -33,8 +33,9 @@ from rio.errors import BadMessage, ConfigurationError, StorageUnavailable, Wrong
 from rio.objects.message import DynamicMessage, Message
 from rio.objects.registry import Registry
 from rio.runner import run
-from rio.security.credentials import ENCRYPTIONS, add_key
+from rio.security.credentials import ENCRYPTIONS, add_key, add_token, write_token
 from rio.security.keys import ROLES, Key, Role
+from rio.security.tokens import make_token
 from rio.storage import SchemaStatus, Storage, migrate, open_storage, read_schemas
 from rio.storage.migration import check_found
 from rio.storage.storage import open_members
@@ -609,6 +610,8 @@ client only its own:
   rio keygen servers.toml                              a key for the servers
   rio keygen web.toml --role call --also servers.toml  a key for a client, which servers accept
 
+  rio keygen collector.token --http --also servers.toml  a token for who reads the HTTP pages
+
 The first key in a file is the one that its process proves itself by: to replace a key, add another
 one everywhere, move it to the top everywhere, and remove the old one. Servers and clients read the
 file again when it changes.
@@ -618,12 +621,20 @@ KEYGEN_EXAMPLES = """\
   rio keygen bank.toml
   rio keygen web.toml --role call --allow 'Account.*' --also bank.toml
   rio keygen ops.toml --role admin --also bank.toml
+  rio keygen collector.token --http --also bank.toml
 """
 
 
 def add_keygen_options(parser: CommandParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the file of whoever shall hold the key")
     parser.add_argument("--role", choices=ROLES, default="node", help="node by default")
+    parser.add_argument(
+        "--http",
+        dest="token",
+        action="store_true",
+        help="make a token instead, which a collector of metrics sends to see the HTTP pages: FILE"
+        " gets the token alone",
+    )
     parser.add_argument(
         "--id", dest="key_id", metavar="ID", help="the name of the key; by default role and date"
     )
@@ -649,12 +660,29 @@ def add_keygen_options(parser: CommandParser) -> None:
 
 
 def make_key(arguments: Arguments) -> None:
-    """Add a new key to the files."""
+    """Add a new key, or a token, to the files."""
+    if arguments.token:
+        _make_token(arguments)
+        return
     name = arguments.key_id or f"{arguments.role}-{date.today().isoformat()}"
     key = Key.generate(name, cast(Role, arguments.role), tuple(arguments.allow) or ("*",))
     for file in [arguments.file, *arguments.also]:
         add_key(Path(file), key, arguments.encryption)
         print(f"added key {name!r} of role {arguments.role} to {file}")
+
+
+def _make_token(arguments: Arguments) -> None:
+    if arguments.allow or arguments.encryption or arguments.role != "node":
+        raise ConfigurationError("--http makes a token, which has no role, allow or encryption")
+    if Path(arguments.file).exists():
+        raise ConfigurationError(f"{arguments.file} exists: a token has a file of its own")
+    name = arguments.key_id or f"http-{date.today().isoformat()}"
+    token = make_token()
+    for file in arguments.also:
+        add_token(Path(file), name, token)
+        print(f"added HTTP token {name!r} to {file}")
+    write_token(Path(arguments.file), token)
+    print(f"wrote HTTP token {name!r} to {arguments.file}")
 
 
 # --- the table ------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ class Arguments(argparse.Namespace):
     allow: list[str]
     encryption: str | None
     also: list[str]
+    token: bool
     type_name: str
     id: str
     message: str

@@ -157,5 +157,5 @@ def follow_parent(environ: Mapping[str, str]) -> None:
 
 def _announce(server: Server) -> None:
     print(f"listening on {server.address} (member {server.generation})", flush=True)
-    if server.http_address:
-        print(f"showing the members on http://{server.http_address}/members", flush=True)
+    if server.http_url:
+        print(f"showing the members on {server.http_url}/members", flush=True)

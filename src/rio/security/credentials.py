@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -13,10 +14,23 @@ import msgspec
 from rio.errors import ConfigurationError
 from rio.security.keys import UNLIMITED, Key, Rights, Role, decode_secret, encode_secret
 from rio.security.private_file import read_private
-from rio.security.tls import CertificateTls, KeyTls
+from rio.security.tls import CertificateTls, KeyTls, PagesTls
+from rio.security.tokens import check_tokens
 
 Encryption = Literal["key", "certificates", "none"]
 ENCRYPTIONS: tuple[Encryption, ...] = get_args(Encryption)
+
+
+class HttpAccess(msgspec.Struct, frozen=True):
+    """Who may read the HTTP pages, and how they are encrypted.
+
+    ``tokens``: what a collector shows, by names for people. ``certificate`` and ``private_key``:
+    those of the server itself, unless others are given here.
+    """
+
+    tokens: Mapping[str, str] = {}
+    certificate: Path | None = None
+    private_key: Path | None = None
 
 
 class Credentials:
@@ -36,6 +50,7 @@ class Credentials:
         certificate: Path | None = None,
         private_key: Path | None = None,
         ca: tuple[Path, ...] = (),
+        http: HttpAccess | None = None,
     ) -> None:
         self.keys = _by_id(keys)
         """By their ids."""
@@ -67,6 +82,28 @@ class Credentials:
                 raise ConfigurationError(
                     f"encryption is one of {', '.join(ENCRYPTIONS)}, got {encryption!r:.100}"
                 )
+        http = http or HttpAccess()
+        self.http_tokens = check_tokens(http.tokens, keys)
+        """Who shows one of them over HTTP may read all pages."""
+        self._pages_tls = self._make_pages_tls(http, certificate, private_key)
+
+    def _make_pages_tls(
+        self, http: HttpAccess, certificate: Path | None, private_key: Path | None
+    ) -> PagesTls | None:
+        if (http.certificate is None) != (http.private_key is None):
+            raise ConfigurationError("certificate and private_key of HTTP go together")
+        certificate = http.certificate or certificate
+        private_key = http.private_key or private_key
+        if certificate is None or private_key is None:
+            return None
+        # What was read before keeps its stamp: it may have changed meanwhile.
+        self.files = {file: stamp_of(file) for file in (certificate, private_key)} | self.files
+        return PagesTls(certificate, private_key)
+
+    @property
+    def http_tls(self) -> ssl.SSLContext | None:
+        """What HTTP is encrypted with; ``None`` if it is not."""
+        return None if self._pages_tls is None else self._pages_tls.server
 
     @property
     def accepts(self) -> bool:
@@ -76,7 +113,8 @@ class Credentials:
     @property
     def expiries(self) -> dict[Path, float]:
         """When the certificates in a file are not valid any more, in seconds of the Unix clock."""
-        return {} if self.tls is None else self.tls.expiries
+        of_pages = {} if self._pages_tls is None else self._pages_tls.expiries
+        return of_pages if self.tls is None else of_pages | self.tls.expiries
 
     @property
     def expire_in(self) -> float | None:
@@ -125,6 +163,21 @@ class _KeyTable(msgspec.Struct, forbid_unknown_fields=True):
     allow: tuple[str, ...] = ("*",)
 
 
+class _TokenTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A table ``[[http.tokens]]`` of the file."""
+
+    id: str
+    token: str
+
+
+class _HttpTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The table ``[http]`` of the file."""
+
+    tokens: tuple[_TokenTable, ...] = ()
+    certificate: str | None = None
+    private_key: str | None = None
+
+
 class _File(msgspec.Struct, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -133,6 +186,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     certificate: str | None = None
     private_key: str | None = None
     ca: tuple[str, ...] = ()
+    http: _HttpTable = _HttpTable()
 
 
 def read_credentials(path: Path) -> Credentials:
@@ -150,6 +204,7 @@ def read_credentials(path: Path) -> Credentials:
             certificate=_beside(path, table.certificate),
             private_key=_beside(path, table.private_key),
             ca=tuple(path.parent / each for each in table.ca),
+            http=_read_http(path, table.http),
         )
         credentials.files[path] = stamp
         return credentials
@@ -172,6 +227,14 @@ def _read_key(table: _KeyTable) -> Key:
     return Key(table.id, cast(Role, table.role), secret, table.allow)
 
 
+def _read_http(path: Path, table: _HttpTable) -> HttpAccess:
+    """:raises ConfigurationError: two tokens have one id."""
+    tokens = {each.id: each.token for each in table.tokens}
+    if len(tokens) < len(table.tokens):
+        raise ConfigurationError("two HTTP tokens have the same id: give each one of its own")
+    return HttpAccess(tokens, _beside(path, table.certificate), _beside(path, table.private_key))
+
+
 def _beside(path: Path, name: str | None) -> Path | None:
     return None if name is None else path.parent / name
 
@@ -192,6 +255,34 @@ def add_key(path: Path, key: Key, encryption: str | None) -> None:
         text = f"{text}{write_key(key)}\n"
         _by_id(map(_read_key, _parse(text).keys))
         _replace(path, text)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def add_token(path: Path, id: str, token: str) -> None:
+    """Add an HTTP token at the end of a file of servers.
+
+    :raises ConfigurationError: the file cannot be used or written, or has a token of this id.
+    """
+    table = "".join(
+        f"{name} = {msgspec.json.encode(value).decode()}\n"
+        for name, value in (("id", id), ("token", token))
+    )
+    text = f"{read_private(path)}\n[[http.tokens]]\n{table}"
+    try:
+        _read_http(path, _parse(text).http)
+        _replace(path, text)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def write_token(path: Path, token: str) -> None:
+    """Write a token alone, as collectors read it, to a file that only its owner may read.
+
+    :raises ConfigurationError: it cannot be written.
+    """
+    try:
+        _replace(path, f"{token}\n")
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}") from None
 

@@ -6,7 +6,7 @@ import functools
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ from rio._core.dispatch import Turn
 from rio.errors import ConfigurationError, NotAuthenticated
 from rio.identity import ObjectId
 from rio.logs import Logger
-from rio.security.credentials import Credentials, Encryption, read_credentials, stamp_of
+from rio.security.credentials import Credentials, Encryption, HttpAccess, read_credentials, stamp_of
 from rio.security.keys import Identity, Key
 
 logger = Logger("rio.security")
@@ -46,6 +46,10 @@ class Security:
     ``certificate``, ``private_key``: the PEM files of this process; a client needs none.
     ``ca``: the PEM files of all authorities that this process trusts.
 
+    ``http_tokens``: by names for people, what a server accepts as a bearer token over HTTP.
+    ``http_certificate``, ``http_private_key``: the PEM files with which it encrypts HTTP, if they
+    are others than its own.
+
     ``authorize(identity, object_id, message_name)``: whether a caller may send this message to this
     object, asked on the server for each call that comes from a client, before anything is decoded
     or activated. It must not block. If it raises, the call is refused.
@@ -62,14 +66,18 @@ class Security:
         certificate: str | os.PathLike[str] | None = None,
         private_key: str | os.PathLike[str] | None = None,
         ca: Iterable[str | os.PathLike[str]] = (),
+        http_tokens: Mapping[str, str] | None = None,
+        http_certificate: str | os.PathLike[str] | None = None,
+        http_private_key: str | os.PathLike[str] | None = None,
         authorize: Authorize | None = None,
     ) -> None:
         self.credentials = Credentials(
             tuple(keys),
             encryption=encryption,
-            certificate=None if certificate is None else Path(certificate),
-            private_key=None if private_key is None else Path(private_key),
+            certificate=_path(certificate),
+            private_key=_path(private_key),
             ca=tuple(Path(each) for each in ca),
+            http=HttpAccess(http_tokens or {}, _path(http_certificate), _path(http_private_key)),
         )
         """What holds now. Another object takes its place when the file has changed."""
         self.authorize = authorize
@@ -206,6 +214,10 @@ class Security:
 
 def _day_of(moment: float) -> str:
     return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d at %H:%M} UTC"
+
+
+def _path(given: str | os.PathLike[str] | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def _is_authorized(authorize: Authorize, identity: Identity, turn: Turn) -> bool:

@@ -89,6 +89,24 @@ class CertificateTls:
         return context
 
 
+class PagesTls:
+    """TLS for HTTP by a certificate, whoever has signed it. Clients show none.
+
+    :raises ConfigurationError: a file cannot be used, or the certificate has expired.
+    """
+
+    def __init__(self, certificate: Path, private_key: Path) -> None:
+        self.server = _context(ssl.PROTOCOL_TLS_SERVER)
+        client = _context(ssl.PROTOCOL_TLS_CLIENT)
+        client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it trusts this certificate itself
+        with _naming(certificate):
+            self.server.load_cert_chain(certificate, private_key)
+            client.load_verify_locations(certificate)
+            end = _rehearse(self.server, client)
+        self.expiries = {certificate: min(end, _find_end(certificate))}
+        """As in :class:`CertificateTls`."""
+
+
 class Context(ssl.SSLContext):
     """What connections are encrypted with."""
 

@@ -62,6 +62,7 @@ from rio.transport.protocol import Hello
 
 if TYPE_CHECKING:
     import random
+    import ssl
 
     from rio.web.listener import HttpListener
 
@@ -93,8 +94,9 @@ class Server:
 
     ``address``: where to listen, ``"host:port"``; port 0 takes a free one. ``advertise``: the
     address under which the others reach this node, if that differs. ``http``: where to show
-    ``/members``, ``/livez`` and ``/readyz``; nowhere by default. Where others than this machine can
-    reach it, ``/members`` is shown with ``insecure=True`` only.
+    ``/members``, ``/livez`` and ``/readyz``; nowhere by default. Where ``security`` has tokens,
+    ``/members`` is shown to clients that send one; otherwise to this machine only, unless
+    ``insecure=True``.
 
     ``cluster``: the name of a preset (``"strict"``, ``"fast"`` or ``"local"``), a
     :class:`rio.ClusterConfig`, or a :class:`rio.ClusterProvider`, whose members are those of the
@@ -248,6 +250,14 @@ class Server:
     def http_address(self) -> str:
         """``host:port`` of the HTTP pages; empty before :meth:`bind`, or without ``http=``."""
         return self._bound_http
+
+    @property
+    def http_url(self) -> str:
+        """``http://host:port`` of the HTTP pages, or ``https://host:port`` if they are encrypted;
+        empty before :meth:`bind`, or without ``http=``.
+        """
+        scheme = "http" if self._http_tls() is None else "https"
+        return self._bound_http and f"{scheme}://{self._bound_http}"
 
     @property
     def generation(self) -> int:
@@ -480,8 +490,8 @@ class Server:
     def _open_sockets(self) -> Iterator[int]:
         """The numbers of what others reach this node by."""
         yield from self._acceptor.numbers()
-        if self._http is not None and self._http.server is not None:
-            yield from (each.fileno() for each in self._http.server.sockets)
+        if self._http is not None:
+            yield from self._http.numbers()
         for connection in self._catalog.dispatcher.connections:
             own = connection.transport and connection.transport.get_extra_info("socket")
             if own is not None and own.fileno() >= 0:
@@ -500,13 +510,21 @@ class Server:
     async def _show_pages(self) -> None:
         if self._http_address is None:
             return
+        from rio.web.guard import Guard
         from rio.web.listener import HttpListener
         from rio.web.pages import NodePages
 
-        is_private = self._is_insecure or self._http_address.is_loopback
-        pages = NodePages(lambda: self.members, self._why_not_ready, shows_members=is_private)
-        self._http = HttpListener(pages)
+        pages = Guard(
+            NodePages(lambda: self.members, self._why_not_ready),
+            lambda: () if self._security is None else self._security.credentials.http_tokens,
+            is_local=self._http_address.is_loopback,
+            is_insecure=self._is_insecure,
+        )
+        self._http = HttpListener(pages, self._http_tls)
         self._bound_http = str(await self._http.start(self._http_address))
+
+    def _http_tls(self) -> ssl.SSLContext | None:
+        return None if self._security is None else self._security.credentials.http_tls
 
     def _why_not_ready(self) -> str:
         """Why the node takes no new objects now; empty if it does."""
@@ -592,6 +610,8 @@ class Server:
         self._catalog.sweep()
         self._look_at_security()
         self._acceptor.look()
+        if self._http is not None:
+            self._http.look()
         self._connections.look()
         self._catalog.idle.tick(may_evict=self._cluster.renewed and not self._catalog.draining)
         if self._watch is not None:

@@ -5,10 +5,11 @@ know the database.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import NoReturn
-from urllib.parse import SplitResult
+from urllib.parse import SplitResult, parse_qsl, unquote
 
 from rio.contracts.listing import decode_members
 from rio.contracts.membership import (
@@ -21,6 +22,7 @@ from rio.contracts.membership import (
     Vote,
 )
 from rio.errors import ConfigurationError, StorageUnavailable
+from rio.identity import Address
 from rio.storage._openable import Openable
 from rio.storage._url_form import show_url, split_url
 
@@ -42,17 +44,23 @@ class HttpMembershipStorage(Openable, MembershipStorage):
     :class:`rio.errors.ConfigurationError`.
 
     ``url``: ``http://host:port`` or ``https://host:port``; several hosts as
-    ``http://one:80,two:80``. ``timeout``: seconds that each host has to answer.
+    ``http://one:80,two:80``. A token that the servers ask for stands before them,
+    ``https://:TOKEN@host:port``, and the authorities that are trusted, if they are not those of the
+    system, behind them: ``?ca=ca.pem``. ``timeout``: seconds that each host has to answer.
 
-    :raises ConfigurationError: the URL names no server.
+    :raises ConfigurationError: the URL names no server, has a token that all could read on its way,
+        or the file of the authorities cannot be used.
     """
 
     def __init__(self, url: str, /, *, timeout: float = 2.0) -> None:
         parts = split_url(url, "http://host:port")
-        self._bases = [
-            _check_base(url, parts._replace(netloc=netloc)) for netloc in parts.netloc.split(",")
-        ]
         self._shown = show_url(url)
+        login, _, hosts = parts.netloc.rpartition("@")
+        self._bases = [
+            _check_base(url, parts._replace(netloc=netloc, query="")) for netloc in hosts.split(",")
+        ]
+        self._token = self._read_token(login)
+        self._tls = self._read_tls(parts)
         self._timeout = timeout
 
     def __repr__(self) -> str:
@@ -78,10 +86,41 @@ class HttpMembershipStorage(Openable, MembershipStorage):
             return max(second_best, key=lambda snapshot: snapshot.version)
         raise StorageUnavailable(f"no server showed its members: {'; '.join(problems)}")
 
+    def _read_token(self, login: str) -> str:
+        """:raises ConfigurationError: it stands in the wrong place, or all could read it."""
+        user, _, token = login.partition(":")
+        if user:
+            raise ConfigurationError(
+                f"{self._shown!r} names a user: write https://:TOKEN@host:port"
+            )
+        if token and not all(map(_is_safe, self._bases)):
+            raise ConfigurationError(
+                f"{self._shown!r} would send its token for all to read: write https://"
+            )
+        token = unquote(token)
+        if not (token.isascii() and token.isprintable()):
+            raise ConfigurationError(f"what stands before the hosts of {self._shown!r} is no token")
+        return token
+
+    def _read_tls(self, parts: SplitResult) -> ssl.SSLContext | None:
+        """:raises ConfigurationError: an option is not known, or its file cannot be used."""
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        ca = options.pop("ca", None)
+        if options or (ca is not None and parts.scheme != "https"):
+            raise ConfigurationError(f"{self._shown!r} takes no option but ca=FILE, with https://")
+        if parts.scheme != "https":
+            return None
+        try:
+            return ssl.create_default_context(cafile=ca)
+        except OSError as error:  # an SSLError is one
+            raise ConfigurationError(
+                f"ca={ca} of {self._shown!r} cannot be used: {error}"
+            ) from error
+
     async def _read(self, base: SplitResult) -> tuple[bool, MembershipSnapshot]:
         """Whether a server is ready, and what it shows."""
         async with asyncio.timeout(self._timeout):
-            status, body = await _get(base)
+            status, body = await _get(base, self._token, self._tls)
         return status == OK, decode_members(body)
 
     async def register(
@@ -134,7 +173,7 @@ def _check_base(url: str, parts: SplitResult) -> SplitResult:
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
-    if not usable or parts.username or parts.query:
+    if not usable:
         raise ConfigurationError(
             f"{show_url(url)!r} names no HTTP server: write http://host:port,"
             " several hosts with commas between them"
@@ -142,20 +181,22 @@ def _check_base(url: str, parts: SplitResult) -> SplitResult:
     return parts
 
 
-async def _get(base: SplitResult) -> tuple[int, bytes]:
+def _is_safe(base: SplitResult) -> bool:
+    """Whether nobody else can read what is sent there."""
+    return base.scheme == "https" or Address(base.hostname or "", 0).is_loopback
+
+
+async def _get(base: SplitResult, token: str, tls: ssl.SSLContext | None) -> tuple[int, bytes]:
     """The status and the body of ``/members``.
 
     :raises OSError: there is no connection.
     :raises EOFError: the connection broke.
     :raises ValueError: the answer is not HTTP with a body of a known length, or it is too long.
     """
-    encrypted = base.scheme == "https"
-    port = base.port or (443 if encrypted else 80)
-    reader, writer = await asyncio.open_connection(
-        base.hostname, port, ssl=encrypted or None, limit=MAX_HEAD
-    )
+    port = base.port or (80 if tls is None else 443)
+    reader, writer = await asyncio.open_connection(base.hostname, port, ssl=tls, limit=MAX_HEAD)
     try:
-        writer.write(_request(base))
+        writer.write(_request(base, token))
         status, *headers = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         code = _read_status(status)
         return code, await reader.readexactly(_length(headers))
@@ -163,12 +204,13 @@ async def _get(base: SplitResult) -> tuple[int, bytes]:
         writer.transport.abort()
 
 
-def _request(base: SplitResult) -> bytes:
+def _request(base: SplitResult, token: str) -> bytes:
     """HTTP/1.0 is enough, and keeps proxies from answering in chunks."""
     head = [
         f"GET {base.path.rstrip('/')}/members HTTP/1.0",
         f"Host: {base.netloc}",
         "Accept: application/json",
+        *([f"Authorization: Bearer {token}"] if token else []),
     ]
     return "\r\n".join([*head, "", ""]).encode()
 

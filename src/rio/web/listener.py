@@ -1,29 +1,54 @@
-"""A very small HTTP server: it answers ``GET`` and ``HEAD``, one request on each connection, and
-reads no bodies.
+"""Serves pages over HTTP. ``h11`` reads the requests; this file decides how many clients are served
+and for how long.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import math
+import ssl
+from collections import Counter
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import unquote
 
+import h11
+
+from rio import background
 from rio.errors import BindFailed
 from rio.identity import Address
 from rio.logs import Logger
+from rio.transport.listener import Listener
 
 logger = Logger("rio.web")
 
 MAX_HEAD = 8192
 """Bytes of a request line and its headers, at most."""
 MAX_CONNECTIONS = 64
-"""Clients that are served at a time. A further client takes the place of one that has its answer
-and stays; if there is none, it is disconnected.
+"""Clients that are connected at a time. A further one takes the place of the oldest one of the host
+that has the most, so nobody locks others out, whatever he sends or does not send.
 """
-TIMEOUT = 5.0
-"""Seconds that a client has to send its request and to take the answer."""
+BACKLOG = 100
+"""Connections that the system holds until they are accepted: asyncio's own number."""
+REQUEST_TIMEOUT = 5.0
+"""Seconds that a client has to send a request, and to take an answer."""
+IDLE_TIMEOUT = 150.0
+"""Seconds between two requests on a connection, at most. Collectors ask once a minute or so."""
+REPORT_INTERVAL = 60.0
+"""Seconds between two lines of the log about pages that fail."""
+
+
+class Request(NamedTuple):
+    """What a client asks for."""
+
+    path: str
+    """Without the query, and its percent escapes are decoded."""
+    host: str = ""
+    """To whom it was sent: the header ``Host``."""
+    authorization: bytes = b""
+    """The header ``Authorization``."""
+    is_encrypted: bool = False
 
 
 class Answer(NamedTuple):
@@ -34,18 +59,28 @@ class Answer(NamedTuple):
     content_type: str = "text/plain; charset=utf-8"
 
 
-Pages = Callable[[str], Answer]
-"""The answer to a path. The path has no query, and its percent escapes are decoded."""
+Pages = Callable[[Request], Answer]
+
+
+def _no_tls() -> None: ...
 
 
 class HttpListener:
-    """Serves pages on an address. Nothing that a client sends can end or block it."""
+    """Serves pages on an address. Nothing that a client sends can end or block it.
 
-    def __init__(self, pages: Pages) -> None:
+    ``tls``: what connections are encrypted with now; ``None``: they are not.
+    """
+
+    def __init__(self, pages: Pages, tls: Callable[[], ssl.SSLContext | None] = _no_tls) -> None:
         self._pages = pages
-        self.server: asyncio.Server | None = None
-        self._connections: dict[asyncio.StreamWriter, bool] = {}
-        """The clients, the oldest first, and whether they were answered."""
+        self._listener = Listener(lambda: _Connection(self), BACKLOG, tls)
+        self._waking: asyncio.Task[None] | None = None
+        self._connections: dict[_Connection, None] = {}
+        """The clients, the oldest first."""
+        self._all_gone = asyncio.Event()
+        self._is_closed = False
+        self._failures = 0
+        self._report_at = -math.inf
 
     async def start(self, address: Address) -> Address:
         """Listen, and return the address. Port 0 takes a free port.
@@ -53,97 +88,255 @@ class HttpListener:
         :raises BindFailed: the address is taken, or it is not one of this machine.
         """
         try:
-            self.server = await asyncio.start_server(
-                self._serve, address.host, address.port, limit=MAX_HEAD
-            )
+            _, port, *_ = await self._listener.bind(address.host, address.port)
+            await self._listener.start()
         except OSError as error:
+            self._listener.close()
             reason = error.strerror or error
             raise BindFailed(
                 f"cannot serve HTTP on {address}: {reason};"
                 " choose another address, or port 0 for a free one"
             ) from error
-        return Address(address.host, self.server.sockets[0].getsockname()[1])
+        return Address(address.host, port)
+
+    def numbers(self) -> Iterator[int]:
+        """The descriptors of the listening sockets."""
+        return self._listener.numbers()
+
+    def look(self) -> None:
+        """Encrypt further connections with what there is now. Call it now and then."""
+        if self._waking is None and (self._listener.rests or not self._listener.is_current):
+            self._listener.rest()
+            self._waking = background.start(self._listener.wake(), "serve HTTP with new TLS")
+            self._waking.add_done_callback(self._note_woken)
+
+    def _note_woken(self, task: asyncio.Task[None]) -> None:
+        self._waking = None
+        if not task.cancelled() and task.exception() is not None:
+            self._report("HTTP is not served at the moment", task.exception())
 
     async def close(self) -> None:
         """Stop listening, and drop the clients that are connected. Idempotent."""
-        if self.server is not None:
-            self.server.close()
-            for writer in self._connections:
-                writer.transport.abort()
-            await self.server.wait_closed()
-            self.server = None
+        self._is_closed = True
+        self._listener.close()
+        if self._waking is not None:
+            await asyncio.wait((self._waking,))
+        while self._connections:
+            self._all_gone.clear()
+            for connection in self._connections:
+                connection.abort()
+            await self._all_gone.wait()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.server is None or not self.server.is_serving():
-            writer.transport.abort()  # the loop had accepted it when the listener was closed
+    # --- what a connection asks -------------------------------------------------------------------
+
+    def admit(self, connection: _Connection) -> None:
+        """Serve a client. Too many: the oldest one of the host that has the most has to go."""
+        if self._is_closed:  # the loop had accepted it already
+            connection.abort()
             return
-        has_place = len(self._connections) < MAX_CONNECTIONS or self._drop_answered()
-        self._connections[writer] = False
+        self._connections[connection] = None
+        if len(self._connections) > MAX_CONNECTIONS:
+            [(crowd, _)] = Counter(each.source for each in self._connections).most_common(1)
+            oldest = next(each for each in self._connections if each.source == crowd)
+            del self._connections[oldest]
+            oldest.abort()
+
+    def forget(self, connection: _Connection) -> None:
+        self._connections.pop(connection, None)
+        if not self._connections:
+            self._all_gone.set()
+
+    def answer(self, request: h11.Request, *, is_encrypted: bool) -> Answer:
+        """What to answer to a request without a body."""
+        if not request.target.startswith(b"/") or not request.http_version.startswith(b"1."):
+            return _error(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request for a page")
+        if request.method not in (b"GET", b"HEAD"):
+            return _error(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are answered")
+        headers = dict(request.headers)
+        path = unquote(request.target.decode("latin-1").partition("?")[0])
+        host = headers.get(b"host", b"").decode("latin-1")
         try:
-            if has_place:
-                async with asyncio.timeout(TIMEOUT):
-                    await self._converse(reader, writer)
-        except OSError as error:  # a TimeoutError is one
-            logger.debug("an HTTP client went away: %r", error)
-        finally:
-            writer.transport.abort()
-            self._connections.pop(writer, None)
-
-    def _drop_answered(self) -> bool:
-        """Disconnect the oldest client that has its answer. Returns whether there was one."""
-        for writer, answered in self._connections.items():
-            if answered and not writer.transport.get_write_buffer_size():
-                writer.transport.abort()
-                del self._connections[writer]
-                return True
-        return False
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            answer = self._answer(head.partition(b"\r\n")[0])
-        except asyncio.LimitOverrunError:
-            text = f"the head of a request may have {MAX_HEAD} bytes"
-            answer = _render(_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text))
-        except asyncio.IncompleteReadError:
-            return  # the client went away without a request
-        writer.write(answer)
-        writer.write_eof()
-        self._connections[writer] = True
-        # If the connection were closed with something unread, the client would lose the answer.
-        while await reader.read(MAX_HEAD):
-            pass
-
-    def _answer(self, request_line: bytes) -> bytes:
-        words = request_line.decode("latin-1").split(" ")
-        if len(words) != 3 or not words[1].startswith("/") or not words[2].startswith("HTTP/1."):
-            return _render(_error(HTTPStatus.BAD_REQUEST, "this is no HTTP/1.1 request"))
-        method, url, _ = words
-        if method not in ("GET", "HEAD"):
-            return _render(_error(HTTPStatus.METHOD_NOT_ALLOWED, "only GET and HEAD are answered"))
-        return _render(self._page(unquote(url.partition("?")[0])), with_body=method == "GET")
-
-    def _page(self, path: str) -> Answer:
-        try:
-            return self._pages(path)
-        except Exception:
-            logger.exception("the page %r failed", path)
+            return self._pages(
+                Request(path, host, headers.get(b"authorization", b""), is_encrypted)
+            )
+        except Exception as error:
+            self._report(f"the page {path!r:.200} failed", error)
             text = "this page failed: see the log of the server"
             return _error(HTTPStatus.INTERNAL_SERVER_ERROR, text)
+
+    def _report(self, what: str, error: BaseException | None) -> None:
+        """Log it; but whoever asks a thousand times a second does not fill the log."""
+        self._failures += 1
+        now = asyncio.get_running_loop().time()
+        if now >= self._report_at:
+            self._report_at = now + REPORT_INTERVAL
+            logger.error("%s (%d failures in all)", what, self._failures, exc_info=error)
+
+
+class _Connection(asyncio.Protocol):
+    """One client. It has one request answered in a turn of the loop, and the next one after it has
+    taken the answer.
+    """
+
+    def __init__(self, owner: HttpListener) -> None:
+        self._owner = owner
+        # It is never given more than MAX_HEAD bytes, and so refuses what is not complete by then.
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD - 1)
+        self._unread = bytearray()
+        """What the parser was not given yet."""
+        self._transport: asyncio.Transport
+        self.source = ""
+        """The host of the client."""
+        self._is_encrypted = False
+        self._is_idle = False
+        """Whether it has its answers, and has not begun to send another request."""
+        self._is_stalled = False
+        """Whether it does not take its answer."""
+        self._has_ended = False
+        """Whether the client sends nothing more."""
+        self._is_over = False
+        """Whether it has its last answer."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._turn: asyncio.Handle | None = None
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # --- what the transport says ------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._is_encrypted = transport.get_extra_info("sslcontext") is not None
+        self.source = str((transport.get_extra_info("peername") or ("",))[0])
+        self._wait(REQUEST_TIMEOUT)
+        self._owner.admit(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return  # if it were not read, the client would lose the answer
+        self._unread += data
+        if self._is_idle:
+            self._is_idle = False
+            self._wait(REQUEST_TIMEOUT)
+        if self._turn is None and not self._is_stalled:
+            self._advance()
+
+    def eof_received(self) -> bool:
+        self._has_ended = True
+        return (self._turn is not None or self._is_stalled) and not self._is_encrypted
+
+    def pause_writing(self) -> None:
+        self._is_stalled = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._is_stalled = False
+        if not self._is_over:
+            self._advance_soon()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_over = True
+        for handle in (self._timer, self._turn):
+            if handle is not None:
+                handle.cancel()
+        self._owner.forget(self)
+
+    # --- requests and answers ---------------------------------------------------------------------
+
+    def _wait(self, seconds: float) -> None:
+        """Disconnect the client unless something happens until then."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
+
+    def _advance_soon(self) -> None:
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._advance)
+
+    def _advance(self) -> None:
+        """Answer the next request if it is there."""
+        self._turn = None
+        if self._is_stalled or self._is_over or self._transport.is_closing():
+            return
+        try:
+            request = self._read_request()
+            if request is not None:
+                self._answer(request)
+            elif self._has_ended:
+                self._transport.close()
+            else:
+                self._read_on()
+        except h11.RemoteProtocolError as error:
+            self._send(_error(HTTPStatus(error.error_status_hint), f"{error!s:.200}"))
+
+    def _read_request(self) -> h11.Request | None:
+        """The next request, as soon as its head is complete.
+
+        :raises h11.RemoteProtocolError: this is none, or its head is too long.
+        """
+        while (event := self._http.next_event()) is h11.NEED_DATA and self._unread:
+            room = MAX_HEAD - len(self._http.trailing_data[0])
+            self._http.receive_data(bytes(self._unread[:room]))
+            del self._unread[:room]
+        return event if isinstance(event, h11.Request) else None
+
+    def _answer(self, request: h11.Request) -> None:
+        """:raises h11.RemoteProtocolError: its body is not of the right form."""
+        answer = self._owner.answer(request, is_encrypted=self._is_encrypted)
+        if not isinstance(self._http.next_event(), h11.EndOfMessage) and answer.status < 400:
+            answer = _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "a request for a page has no body")
+        self._send(answer, with_body=request.method != b"HEAD")
+
+    def _send(self, answer: Answer, *, with_body: bool = True) -> None:
+        # Behind a request that cannot be read there may be anything.
+        is_last = self._http.their_state is not h11.DONE or answer.status == HTTPStatus.BAD_REQUEST
+        parts = [self._http.send(_head_of(answer, is_last=is_last))]
+        if with_body:
+            parts.append(self._http.send(h11.Data(data=answer.body)))
+        parts.append(self._http.send(h11.EndOfMessage()))
+        self._transport.write(b"".join(parts))
+        if is_last:
+            self._finish()
+            return
+        self._http.start_next_cycle()
+        self._wait(REQUEST_TIMEOUT)
+        self._transport.pause_reading()
+        self._advance_soon()
+
+    def _read_on(self) -> None:
+        if not self._http.trailing_data[0]:
+            self._is_idle = True
+            self._wait(IDLE_TIMEOUT)
+        self._transport.resume_reading()
+
+    def _finish(self) -> None:
+        """Have the client close, for otherwise it might lose the answer; but not for long."""
+        self._is_over = True
+        self._unread.clear()
+        self._wait(REQUEST_TIMEOUT)
+        self._transport.resume_reading()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
 
 
 def _error(status: HTTPStatus, text: str) -> Answer:
     return Answer(status, f"{text}\n".encode())
 
 
-def _render(answer: Answer, *, with_body: bool = True) -> bytes:
-    head = [
-        f"HTTP/1.1 {answer.status.value} {answer.status.phrase}",
-        f"Content-Type: {answer.content_type}",
-        f"Content-Length: {len(answer.body)}",
-        "Allow: GET, HEAD",
-        "Cache-Control: no-store",
-        "X-Content-Type-Options: nosniff",
-        "Connection: close",
+def _head_of(answer: Answer, *, is_last: bool) -> h11.Response:
+    headers = [
+        ("Content-Type", answer.content_type),
+        ("Content-Length", str(len(answer.body))),
+        ("Allow", "GET, HEAD"),
+        ("Cache-Control", "no-store"),
+        ("X-Content-Type-Options", "nosniff"),
     ]
-    return "\r\n".join([*head, "", ""]).encode() + (answer.body if with_body else b"")
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        headers.append(("WWW-Authenticate", 'Bearer realm="rio"'))
+    if is_last:
+        headers.append(("Connection", "close"))
+    return h11.Response(
+        status_code=answer.status.value, headers=headers, reason=answer.status.phrase
+    )
