@@ -151,7 +151,7 @@ async def test_calls_between_objects_of_one_node_use_no_socket(cluster: Cluster)
     server = await cluster.server(Thing)
     await server.client.send(Thing, "a", Relay(["b", "c"]))
     (connection,) = server._catalog.dispatcher.connections
-    assert connection._peer_name() == "memory"
+    assert connection.peer_name == "memory"
 
 
 async def test_of_two_nodes_that_claim_at_once_one_wins_and_the_other_redirects(

@@ -12,7 +12,9 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from rio._core.clock import now
 from rio.errors import ConfigurationError
+from rio.security.acts import note_act
 
 Role = Literal["node", "admin", "call", "observe"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -29,6 +31,9 @@ MAX_KEY_ID = 128
 """Characters of the longest key id."""
 REMEMBERED = 1024
 """Pairs of type and message whose answer is remembered for a key."""
+
+NOT_ALLOWED = "the role of the key does not allow it"
+NOTE_INTERVAL = 1.0
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
@@ -119,6 +124,7 @@ class Rights:
     def __init__(self, key: Key) -> None:
         self._key = key
         self._matches = _matcher(key.allow)
+        self._note_at = 0.0
         self.allows = lru_cache(REMEMBERED)(self._allows)
 
     def _allows(self, type_name: str, message_name: str) -> bool:
@@ -129,7 +135,12 @@ class Rights:
         return bool(self._matches(f"{type_name}.{message_name}"))
 
     def why_not(self, type_name: str, message_name: str) -> str:
-        """What to answer if it is not allowed."""
+        """What to answer if it is not allowed. That somebody tries what operators do is noted, once
+        a second at most.
+        """
+        if message_name in OF_OPERATORS and now() >= self._note_at:
+            self._note_at = now() + NOTE_INTERVAL
+            note_act(message_name, type_name, self._key.identity, "?", NOT_ALLOWED)
         return (
             f"key {self._key.id!r} (role {self._key.role}) may not send {message_name} to"
             f" {type_name}: the security file of the servers does not allow it"

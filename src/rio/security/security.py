@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from rio._core.dispatch import Turn
+from rio._core.dispatch import RemoteCaller, Turn
 from rio.errors import ConfigurationError, NotAuthenticated
 from rio.identity import ObjectId
 from rio.logs import Logger
+from rio.security.acts import note_act
 from rio.security.credentials import Credentials, Encryption, HttpAccess, read_credentials, stamp_of
-from rio.security.keys import Identity, Key
+from rio.security.keys import OF_OPERATORS, Identity, Key
 
 logger = Logger("rio.security")
 
@@ -223,12 +224,16 @@ def _path(given: str | os.PathLike[str] | None) -> Path | None:
 def _is_authorized(authorize: Authorize, identity: Identity, turn: Turn) -> bool:
     object_id = ObjectId(turn.type_name, turn.id)
     try:
-        return bool(authorize(identity, object_id, turn.message_name))
+        allowed = bool(authorize(identity, object_id, turn.message_name))
     except Exception:
         logger.exception(
             "authorize failed for %s of %s: it is refused", turn.message_name, object_id
         )
-        return False
+        allowed = False
+    if not allowed and turn.message_name in OF_OPERATORS and isinstance(turn.caller, RemoteCaller):
+        peer = turn.caller.connection.peer_name
+        note_act(turn.message_name, str(object_id), identity, peer, "authorize does not allow it")
+    return allowed
 
 
 def security_of(given: Any) -> Security | None:

@@ -7,12 +7,14 @@ from typing import Final
 
 from rio import background
 from rio._core.dispatch import RemoteCaller, Turn
-from rio.errors import RioError, Unavailable, UnknownMessage
+from rio.errors import Redirected, RioError, Unavailable, UnknownMessage
 from rio.identity import ObjectId
 from rio.objects.system_messages import Publish, Shutdown
+from rio.security.acts import note_act
 from rio.server import answers
 from rio.server.activation import Activation
 from rio.server.ownership import Ownership
+from rio.transport.call_context import caller_of
 from rio.transport.protocol import encode
 
 Notice = Publish | Shutdown
@@ -38,7 +40,7 @@ class Notices:
             turn.fail(answers.undecodable(turn, error))
             return
         if isinstance(notice, Publish) and not _is_from_member(turn):
-            turn.fail(UnknownMessage("only the members of a cluster publish for its objects"))
+            _refuse(turn, UnknownMessage("only the members of a cluster publish for its objects"))
         elif not self._hand_over(turn, notice):
             self._start_search(turn, notice)
 
@@ -54,9 +56,9 @@ class Notices:
                 case Shutdown(force):
                     activation.end_soon(force=force)
         except RioError as error:
-            turn.fail(error)
+            _refuse(turn, error)
         else:
-            turn.reply(DONE)
+            _confirm(turn, notice)
         return True
 
     # --- objects that are not in memory here ------------------------------------------------------
@@ -75,7 +77,7 @@ class Notices:
         async with asyncio.timeout(turn.deadline - turn.dispatcher.now()):
             await self._ownership.check_elsewhere(ObjectId(turn.type_name, turn.id))
         if not turn.finished and not self._hand_over(turn, notice):
-            turn.reply(DONE)
+            _confirm(turn, notice)
 
     def _end_search(self, task: asyncio.Task[None]) -> None:
         """Answer with what the search has raised. A task that is cancelled before its first step
@@ -88,12 +90,32 @@ class Notices:
         if not isinstance(error, RioError):
             name = type(error).__name__
             error = Unavailable(f"{turn.type_name}/{turn.id} was not looked for: {name}")
-        turn.fail(error)
+        _refuse(turn, error)
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
         """What looks for owners now."""
         return list(self._searches)
+
+
+def _confirm(turn: Turn, notice: Notice) -> None:
+    is_forced = isinstance(notice, Shutdown) and notice.force
+    _note_act(turn, "forced-shutdown" if is_forced else turn.message_name)
+    turn.reply(DONE)
+
+
+def _refuse(turn: Turn, error: RioError) -> None:
+    if not isinstance(error, Redirected):  # the owner does it, and notes it
+        _note_act(turn, turn.message_name, error.message)
+    turn.fail(error)
+
+
+def _note_act(turn: Turn, act: str, refused: str = "") -> None:
+    """Note what a client has asked for: what nodes ask for their objects want."""
+    caller = turn.caller
+    if isinstance(caller, RemoteCaller) and not caller.connection.is_node:
+        who = caller_of(turn)
+        note_act(act, f"{turn.type_name}/{turn.id}", who, caller.connection.peer_name, refused)
 
 
 def _is_from_member(turn: Turn) -> bool:

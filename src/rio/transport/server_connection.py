@@ -13,8 +13,9 @@ from rio._core.dispatch import HIGH_WATER, Dispatcher, ServerHalf
 from rio._core.wire import Kind
 from rio.errors import Forbidden, NotAuthenticated, ProtocolError, RioError
 from rio.logs import Logger
+from rio.security.acts import note_act
 from rio.security.disclosure import conceal
-from rio.security.keys import Key
+from rio.security.keys import UNLIMITED, Key
 from rio.security.proof import PROOF_LIFE, Proofs, make_nonce
 from rio.security.security import Security
 from rio.security.tls import digest_of_own
@@ -214,11 +215,18 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         )
 
     def _stop_node(self, id: int) -> None:
-        if self.key is not None and self.key.role not in ("node", "admin"):
-            self.answer_error(id, Forbidden(f"key {self.key.id!r} may not stop a server"))
+        if self.key is not None and self.key.role not in UNLIMITED:
+            reason = f"key {self.key.id!r} may not stop a server"
+            self._note_stop(reason)
+            self.answer_error(id, Forbidden(reason))
             return
+        self._note_stop()
         self.put(protocol.write_bare(Kind.GOAWAY, id))
         self._owner.request_stop()
+
+    def _note_stop(self, refused: str = "") -> None:
+        who = None if self.key is None else self.key.identity
+        note_act("stop", self._owner.hello.address, who, self.peer_name, refused)
 
     def answer_error(self, id: int, error: BaseException) -> None:
         if self.transport is None:
@@ -235,10 +243,10 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         tell the peer so, and close.
         """
         if isinstance(error, RioError) and not self.accepted:
-            self._owner.note_refused(self._peer_name(), text_of(error))
+            self._owner.note_refused(self.peer_name, text_of(error))
         else:
             ours = None if isinstance(error, RioError) else error
-            peer = self._peer_name()
+            peer = self.peer_name
             logger.warning(
                 "closing the connection from %s: %s", peer, text_of(error), exc_info=ours
             )
@@ -269,12 +277,12 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
 
     def cut_off(self, reason: str) -> None:
         """Close at once, and lose what is not sent yet."""
-        logger.warning("cutting off the connection from %s: %s", self._peer_name(), reason)
+        logger.warning("cutting off the connection from %s: %s", self.peer_name, reason)
         if self.transport is not None:
             self.transport.abort()
 
     def _give_up_stranger(self) -> None:
-        self._owner.note_refused(self._peer_name(), "it did not introduce itself in time")
+        self._owner.note_refused(self.peer_name, "it did not introduce itself in time")
         self.transport.abort()
 
     def close(self) -> None:
@@ -352,5 +360,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             self._timer.cancel()
             self._timer = None
 
-    def _peer_name(self) -> str:
+    @property
+    def peer_name(self) -> str:
+        """The address of the other end, for the log."""
         return str(None if self.transport is None else self.transport.get_extra_info("peername"))
