@@ -299,6 +299,30 @@ def test_workers_drain_when_the_parent_is_killed(shop: Path) -> None:
         until(lambda: statuses(shop / "c.db") == ["LEFT", "LEFT"])
 
 
+PARENT_OF_MANY_THREADS = """
+import sys, threading, time
+for _ in range(20):
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+from rio.cli.program import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells a process that its parent has ended"
+)
+def test_workers_drain_once_when_a_parent_of_many_threads_is_killed(shop: Path) -> None:
+    """Each thread that ends hands them to the next one, and the system asks them to end each time.
+    Libraries start such threads, and the kernel does (``io_uring``).
+    """
+    (shop / "threads.py").write_text(PARENT_OF_MANY_THREADS)
+    command = ("run", "counters:registry", "--workers", "2", "--storage", "sqlite:///c.db", *FAST)
+    with Running(*command, cwd=shop, module="threads") as servers:
+        servers.line(), servers.line()
+        servers.signal(signal.SIGKILL)
+        until(lambda: statuses(shop / "c.db") == ["LEFT", "LEFT"])
+
+
 def test_workers_take_the_ports_after_the_given_one() -> None:
     given = parse(
         [

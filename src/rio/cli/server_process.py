@@ -136,9 +136,11 @@ async def _open_storages(server: Server, patience: float) -> None:
 
 
 def end_in_time() -> None:
-    """End this process after :data:`STOP_TIMEOUT` even if its loop is blocked, with the stacks of
-    its threads on stderr. A thread of the interpreter's own does that, without its lock.
+    """What a server does at once that a supervisor started, when it is asked to stop: it no longer
+    follows its parent, and ends after :data:`STOP_TIMEOUT` even if its loop is blocked, with the
+    stacks of its threads on stderr. A thread of the interpreter's own does that, without its lock.
     """
+    _ask_for_the_end_of_the_parent(0)
     faulthandler.dump_traceback_later(STOP_TIMEOUT, exit=True, file=sys.__stderr__ or sys.stderr)
 
 
@@ -149,10 +151,18 @@ def follow_parent(environ: Mapping[str, str]) -> None:
     parent = environ.get(PARENT)
     if parent is None:
         return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    _ask_for_the_end_of_the_parent(signal.SIGTERM)
     if os.getppid() != int(parent):
         sys.exit("rio: the parent process has ended")
+
+
+def _ask_for_the_end_of_the_parent(number: int) -> None:
+    """Have the system send this signal when the parent has ended; none, if it is 0.
+
+    It sends one for each thread of the parent: whoever takes the first has to refuse the others.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def _announce(server: Server) -> None:

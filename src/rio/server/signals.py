@@ -22,7 +22,8 @@ def stop_signals(
     """Have the first SIGTERM or SIGINT call ``stop`` in a turn of the event loop. A second one, of
     either kind, ends the process, also while its loop is blocked: the system does that.
 
-    ``at_once``: called by the first signal itself, also while the loop is blocked.
+    ``at_once``: called by the first signal itself, also while the loop is blocked, and before a
+    second one can end the process.
 
     In another thread than the main one, the program that runs the loop handles the signals.
     """
@@ -33,10 +34,10 @@ def stop_signals(
         stop()
 
     def take_first(number: int, frame: FrameType | None) -> None:
-        for each in STOP:
-            signal.signal(each, signal.SIG_DFL)
         if at_once is not None:
             at_once()
+        for each in STOP:
+            signal.signal(each, signal.SIG_DFL)
         loop.call_soon_threadsafe(note, number)
 
     before = {}
