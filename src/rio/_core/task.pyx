@@ -34,7 +34,7 @@ cdef enum:
 cdef object Task = asyncio.Task
 cdef bint EAGER = sys.version_info >= (3, 12)
 # In a Python on which the tests have not run, the tasks of asyncio may wait in another way.
-cdef bint KNOWN = sys.version_info < (3, 15)
+cdef bint KNOWN = sys.version_info < (3, 16)
 cdef dict current_tasks = {} if EAGER else asyncio.tasks._current_tasks     # by loop
 cdef object enter_task = asyncio.tasks._enter_task
 cdef object leave_task = asyncio.tasks._leave_task
