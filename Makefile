@@ -79,6 +79,7 @@ check: $(BUILT)  ## run the linters and the type checkers
 audit: audit-lowest audit-newest  ## look for known vulnerabilities of the oldest and the newest versions: asks pypi.org
 
 audit-lowest audit-newest: audit-%: $(AUDIT)/.installed
+	@$(AUDIT)/bin/python -m tests.audit
 	@echo "the $* versions:"
 	@$(AUDIT)/bin/uv pip compile --quiet --resolution $(call RESOLUTION,$*) --upgrade --all-extras --group dev \
 	  --generate-hashes --python $(AUDIT)/bin/python --output-file $(AUDIT)/$*.txt pyproject.toml >/dev/null
