@@ -65,12 +65,17 @@ def wait_for(store: Store, trace_id: str) -> list[Span]:
         spans = store.trace(trace_id)
         known, parents = {span.id for span in spans}, {span.parent for span in spans if span.parent}
         calls = {span.id for span in spans if "rpc.method" in span.attributes}
-        answered = {span.parent for span in spans if span.kind == "SERVER"}
+        answered = {span.parent for span in spans if span.kind == "SERVER" and not redirects(span)}
         clients = {span.id for span in spans if span.kind == "CLIENT" and span.id in calls}
         if spans and parents <= known and clients <= answered and not spans[0].parent:
             return spans
         time.sleep(0.1)
     raise RuntimeError(f"the trace {trace_id} has not come whole")
+
+
+def redirects(span: Span) -> bool:
+    """Whether this server has only said which other one answers."""
+    return any(name == "rio.redirect" for _, name in span.events)
 
 
 def show(spans: list[Span]) -> None:

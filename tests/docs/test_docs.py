@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import rio
+from rio.cli.commands import COMMANDS
+from rio.cli.program import parse
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -255,3 +257,17 @@ def test_the_readme_shows_a_bank_that_runs() -> None:
     ]
     assert "python bank.py &" in commands
     assert "python client.py" in commands
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_page_of_the_command_line_names_each_command_and_its_options(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those that the environment can give; one row stands for all settings of the cluster."""
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    assert f"| `rio {command}" in page
+    with pytest.raises(SystemExit):
+        parse([command, "--help"], {})
+    options, _, _ = capsys.readouterr().out.partition("settings of the cluster:")
+    named = re.findall(r"\[environment:\s+(RIO_\w+)", options)
+    assert [name for name in named if not re.search(rf"^\| .*`{name}\b", page, re.MULTILINE)] == []

@@ -214,10 +214,11 @@ def list_members(arguments: Arguments) -> None:
     if not members:
         print("no members: has a server been started on this storage?", file=sys.stderr)
         return
-    width = max(len(member.address) for member in members)
-    print(f"{'MEMBER':>6}  {'ADDRESS':<{width}}  STATUS")
-    for member in members:
-        print(f"{member.generation:>6}  {member.address:<{width}}  {member.status.name.lower()}")
+    rows = [("MEMBER", "ADDRESS", "STATUS")]
+    rows += [(str(each.generation), each.address, each.status.name.lower()) for each in members]
+    left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for member, address, status in rows:
+        print(f"{member:<{left}}  {address:<{middle}}  {status}")
 
 
 async def _read_members(url: str) -> tuple[Member, ...]:
