@@ -33,7 +33,13 @@ from rio.errors import BadMessage, ConfigurationError, StorageUnavailable, Wrong
 from rio.objects.message import DynamicMessage, Message
 from rio.objects.registry import Registry
 from rio.runner import run
-from rio.security.credentials import ENCRYPTIONS, add_key, add_token, write_token
+from rio.security.credentials import (
+    ENCRYPTIONS,
+    add_key,
+    add_token,
+    name_certificates,
+    write_token,
+)
 from rio.security.keys import ROLES, Key, Role
 from rio.security.tokens import make_token
 from rio.storage import SchemaStatus, Storage, migrate, open_storage, read_schemas
@@ -613,6 +619,13 @@ client only its own:
 
   rio keygen collector.token --http --also servers.toml  a token for who reads the HTTP pages
 
+  rio keygen servers.toml --certificates               a certificate too, or a new one
+
+Python before 3.13 encrypts by certificates only. They are signed by the authority ca.pem beside the
+file, which is made if there is none, with its key in ca.key: keep that one where no server runs.
+A client's file gets the authority alone. Servers may share a file and its certificate. A copy of it
+under another name gets a certificate of its own, once the lines about the first one are taken out.
+
 The first key in a file is the one that its process proves itself by: to replace a key, add another
 one everywhere, move it to the top everywhere, and remove the old one. Servers and clients read the
 file again when it changes.
@@ -623,6 +636,7 @@ KEYGEN_EXAMPLES = """\
   rio keygen web.toml --role call --allow 'Account.*' --also bank.toml
   rio keygen ops.toml --role admin --also bank.toml
   rio keygen collector.token --http --also bank.toml
+  rio keygen bank.toml --certificates --days 90 --host bank.example
 """
 
 
@@ -658,6 +672,27 @@ def add_keygen_options(parser: CommandParser) -> None:
         choices=ENCRYPTIONS,
         help="what a new file says: key (the default, from Python 3.13 on), certificates or none",
     )
+    parser.add_argument(
+        "--certificates",
+        action="store_true",
+        help="make a certificate for the servers of FILE; a file that exists gets no further key",
+    )
+    parser.add_argument(
+        "--days",
+        metavar="N",
+        default=365,
+        type=options.read_count,
+        help="how long the certificate is valid; 365 by default",
+    )
+    parser.add_argument(
+        "--host",
+        metavar="NAME",
+        dest="hosts",
+        action="append",
+        default=[],
+        help="a name or an address of the server that HTTP clients may check; may be given several"
+        " times",
+    )
 
 
 def make_key(arguments: Arguments) -> None:
@@ -665,11 +700,43 @@ def make_key(arguments: Arguments) -> None:
     if arguments.token:
         _make_token(arguments)
         return
+    if arguments.certificates:
+        is_new = not Path(arguments.file).exists()
+        _make_certificates(Path(arguments.file), arguments)
+        if not is_new:
+            return
     name = arguments.key_id or f"{arguments.role}-{date.today().isoformat()}"
     key = Key.generate(name, cast(Role, arguments.role), tuple(arguments.allow) or ("*",))
     for file in [arguments.file, *arguments.also]:
         add_key(Path(file), key, arguments.encryption)
         print(f"added key {name!r} of role {arguments.role} to {file}")
+
+
+def _make_certificates(file: Path, arguments: Arguments) -> None:
+    """Give a file of servers a certificate, or that of a client the authority."""
+    try:
+        from rio.security.authority import CERTIFICATE, Authority
+    except ImportError as error:
+        raise ConfigurationError(
+            f"certificates are made by the package cryptography ({error}):"
+            " pip install 'rio-actors[crypto]'"
+        ) from error
+    own = file.with_suffix(".pem") if arguments.role == "node" else None
+    if arguments.encryption is not None or (own and own.name == CERTIFICATE):
+        raise ConfigurationError("--certificates takes no --encryption, and no file called ca")
+    try:
+        signer = Authority.found_in(file.parent)
+        if signer is None and own is None:
+            raise ConfigurationError(f"there is no {CERTIFICATE} beside {file}")
+        if signer is None:
+            signer = Authority.made_in(file.parent)
+            print(f"made an authority: {file.with_name(CERTIFICATE)}")
+        name_certificates(file, own.name if own else None, CERTIFICATE)
+        if own is not None:
+            signer.issue(own, arguments.days, arguments.hosts)
+            print(f"made a certificate for {arguments.days} days: {own}")
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename} cannot be written: {error.strerror}") from None
 
 
 def _make_token(arguments: Arguments) -> None:

@@ -52,6 +52,9 @@ class Arguments(argparse.Namespace):
     encryption: str | None
     also: list[str]
     token: bool
+    certificates: bool
+    days: int
+    hosts: list[str]
     type_name: str
     id: str
     message: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 import time
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ import msgspec
 
 from rio.errors import ConfigurationError
 from rio.security.keys import UNLIMITED, Key, Rights, Role, decode_secret, encode_secret
-from rio.security.private_file import read_private
+from rio.security.private_file import read_private, write_private
 from rio.security.tls import CertificateTls, KeyTls, PagesTls
 from rio.security.tokens import check_tokens
 
@@ -254,7 +253,32 @@ def add_key(path: Path, key: Key, encryption: str | None) -> None:
             text = f'encryption = "{encryption}"\n\n'
         text = f"{text}{write_key(key)}\n"
         _by_id(map(_read_key, _parse(text).keys))
-        _replace(path, text)
+        write_private(path, text)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def name_certificates(path: Path, certificate: str | None, ca: str) -> None:
+    """Have a file name the file with the certificate of a server and its key, and that of the
+    authority. The file is made if it is not there.
+
+    :raises ConfigurationError: it cannot be used or written, or names others.
+    """
+    try:
+        text = read_private(path) if path.exists() else ""
+        table = _parse(text)
+        if (table.certificate, table.private_key) == (certificate, certificate) and ca in table.ca:
+            return
+        if table.certificate or table.private_key or table.ca or table.encryption:
+            raise ConfigurationError(
+                f"{path} names other certificates, or an encryption: take these lines out first"
+            )
+        if certificate is not None and path.with_name(certificate).exists():
+            raise ConfigurationError(
+                f"{path.with_name(certificate)} exists, and is not named there"
+            )
+        lines = [("certificate", certificate), ("private_key", certificate), ("ca", [ca])]
+        write_private(path, f"{_write_table(lines if certificate else lines[2:])}\n{text}")
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}") from None
 
@@ -264,14 +288,11 @@ def add_token(path: Path, id: str, token: str) -> None:
 
     :raises ConfigurationError: the file cannot be used or written, or has a token of this id.
     """
-    table = "".join(
-        f"{name} = {msgspec.json.encode(value).decode()}\n"
-        for name, value in (("id", id), ("token", token))
-    )
+    table = _write_table([("id", id), ("token", token)])
     text = f"{read_private(path)}\n[[http.tokens]]\n{table}"
     try:
         _read_http(path, _parse(text).http)
-        _replace(path, text)
+        write_private(path, text)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}") from None
 
@@ -282,26 +303,9 @@ def write_token(path: Path, token: str) -> None:
     :raises ConfigurationError: it cannot be written.
     """
     try:
-        _replace(path, f"{token}\n")
+        write_private(path, f"{token}\n")
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file as a whole, readable for its owner only, in the place of the one that is there.
-
-    :raises OSError: that is not possible. The old one stays.
-    """
-    from tempfile import mkstemp  # needed here only
-
-    descriptor, name = mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def write_key(key: Key) -> str:
@@ -310,5 +314,8 @@ def write_key(key: Key) -> str:
     lines.append(("secret", encode_secret(key.secret)))
     if key.allow != ("*",):
         lines.append(("allow", list(key.allow)))
-    text = "".join(f"{name} = {msgspec.json.encode(value).decode()}\n" for name, value in lines)
-    return f"[[keys]]\n{text}"
+    return f"[[keys]]\n{_write_table(lines)}"
+
+
+def _write_table(lines: Iterable[tuple[str, Any]]) -> str:
+    return "".join(f"{name} = {msgspec.json.encode(value).decode()}\n" for name, value in lines)

@@ -25,3 +25,20 @@ def read_private(path: Path) -> str:
             f"others than its owner may read {path} (mode {mode & 0o777:o}): chmod 600 {path}"
         )
     return text
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file as a whole, readable for its owner only, in the place of the one that is there.
+
+    :raises OSError: that is not possible. The old one stays.
+    """
+    from tempfile import mkstemp  # needed here only
+
+    descriptor, name = mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
