@@ -161,6 +161,15 @@ async def test_who_holds_no_key_is_told_so_at_once(cluster: Cluster) -> None:
         await client.send(Counter, "a", Add())
 
 
+async def test_who_does_not_encrypt_learns_that_it_may_have_to(
+    cluster: Cluster, make: MakeSecurity
+) -> None:
+    await start(cluster, make(*ALL))
+    client = await cluster.client(timeout=0.5)
+    with pytest.raises((NotAuthenticated, NoServersAvailable), match=r"give .*RIO_SECURITY"):
+        await client.send(Counter, "a", Add())
+
+
 async def test_a_server_that_proves_nothing_is_not_used(cluster: Cluster) -> None:
     await cluster.server(Counter)
     client = await cluster.client(security=rio.Security([WEB], encryption="none"))

@@ -98,11 +98,10 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._closed.done():
             self._closed.set_result(None)
-        self._lose(
-            ConnectionLost(
-                f"the connection broke before the answer came: {exc or 'the server closed it'}"
-            )
-        )
+        text = f"the connection broke before the answer came: {exc or 'the server closed it'}"
+        if not self.ready.done() and self.key is None:
+            text += " before it said who it is; if it encrypts, give security= or set RIO_SECURITY"
+        self._lose(ConnectionLost(text))
 
     def eof_received(self) -> bool:
         return False
