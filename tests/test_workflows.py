@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.wheels import steps
+
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 CI = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
@@ -63,6 +65,13 @@ def test_ci_tests_the_versions_of_python_that_are_declared_and_built() -> None:
     assert declared <= set(tested)
     assert set(re.findall(r"cp3\d+", built)) == {f"cp{each.replace('.', '')}" for each in tested}
     assert PROJECT["project"]["requires-python"] == f">={tested[0]}"
+
+
+def test_a_release_has_a_machine_for_each_system_and_processor() -> None:
+    """cibuildwheel builds for that on which it runs."""
+    release = jobs((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    machines = {machine for each in steps.PLATFORMS.values() for machine in each.values()}
+    assert set(listed(release["wheels"], "os")) == machines
 
 
 def test_the_files_of_a_release_have_the_time_of_the_commit() -> None:

@@ -22,6 +22,17 @@ CONFIGURATION: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_tex
 FOLLOWED = {"build", "skip", "test-sources", "test-groups", "test-command", "environment-pass"}
 """The keys that the steps here follow: without a container, the whole environment passes."""
 MACHINE = platform.machine()
+PLATFORMS = {
+    "linux": {
+        "manylinux_x86_64": "ubuntu-24.04",
+        "musllinux_x86_64": "ubuntu-24.04",
+        "manylinux_aarch64": "ubuntu-24.04-arm",
+        "musllinux_aarch64": "ubuntu-24.04-arm",
+    },
+    "macos": {"macosx_x86_64": "macos-15-intel", "macosx_arm64": "macos-15"},
+    "windows": {"win_amd64": "windows-2025", "win_arm64": "windows-11-arm"},
+}
+"""The systems and processors for which there are wheels, and the machine that builds for each."""
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **environ: str) -> str:
