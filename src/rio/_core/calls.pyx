@@ -25,7 +25,7 @@ from libc.string cimport strcmp
 
 cimport cython
 
-from rio._core cimport limits
+cimport rio._core.limits as limits
 from rio._core.clock cimport system_clock
 from rio._core.connection cimport Connection
 from rio._core.dispatch cimport (

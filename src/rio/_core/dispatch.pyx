@@ -27,7 +27,7 @@ from libc.string cimport memcmp
 
 cimport cython
 
-from rio._core cimport limits
+cimport rio._core.limits as limits
 from rio._core.backlog cimport Backlog
 from rio._core.budget cimport Budget
 from rio._core.clock cimport system_clock

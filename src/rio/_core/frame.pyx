@@ -13,7 +13,8 @@ from libc.string cimport memcpy, memmove
 
 cimport cython
 
-from rio._core cimport limits, wire
+cimport rio._core.limits as limits
+cimport rio._core.wire as wire
 from rio._core.msgpack cimport big_endian, bytes_of, put_big_endian, put_raw
 
 from rio.errors import FrameTooLarge

@@ -24,7 +24,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from rio._core cimport limits
+cimport rio._core.limits as limits
 from rio._core.msgpack cimport (
     Cursor,
     put_array,

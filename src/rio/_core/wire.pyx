@@ -8,7 +8,7 @@ the payload.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
-from rio._core cimport limits
+cimport rio._core.limits as limits
 from rio._core.msgpack cimport (
     put_array,
     put_bin,
