@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from ipaddress import ip_address
 from typing import NamedTuple, Self
@@ -13,6 +14,12 @@ MAX_TYPE_NAME_BYTES = wire.MAX_TYPE_NAME
 """Bytes of UTF-8 that the name of a type, a message, an error or a state can have."""
 MAX_ID_BYTES = wire.MAX_ID
 """Bytes of UTF-8 that the id of an object can have."""
+
+
+UNIX = "unix:"
+"""What stands before the path in the address of a server at a socket file."""
+MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
+"""Bytes of the path of a socket, at most: those of a ``sockaddr_un`` without the NUL at its end."""
 
 
 class ObjectId(NamedTuple):
@@ -67,17 +74,29 @@ class Address(NamedTuple):
     ``host`` is a host name or an IP address, without brackets. ``port`` is 0 to 65535; a server
     that binds port 0 chooses a free one. ``str()`` gives ``host:port``, with an IPv6 host in
     brackets.
+
+    Of an address ``unix:/path``, at which only processes of the same machine reach the server,
+    ``host`` is the path, and ``port`` is 0.
     """
 
     host: str
     port: int
 
     def __str__(self) -> str:
+        if self.path:
+            return f"{UNIX}{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def path(self) -> str:
+        """The path of an address ``unix:/path``; empty for others."""
+        return self.host if self.host.startswith("/") else ""
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
+        if self.path:
+            return True
         try:
             return ip_address(self.host).is_loopback
         except ValueError:
@@ -85,23 +104,47 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read an address from ``host:port`` or ``[ipv6]:port``.
+        """Read an address from ``host:port``, ``[ipv6]:port`` or ``unix:/path``.
 
-        :raises BadAddress: the text has another form, or the port is not a number from 0 to 65535.
+        :raises BadAddress: the text has another form, the port is not a number from 0 to 65535, or
+            no socket of this system can have the path.
         """
         if not isinstance(text, str):
             raise BadAddress(f"an address is a text, HOST:PORT, got {text!r:.200}")
+        if text.startswith(UNIX):
+            return cls(_check_path(text), 0)
         host, separator, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
         if bracketed:
             host = host[1:-1]
         if not separator or not host or (":" in host and not bracketed):
-            raise BadAddress(f"{text!r:.300} is not an address: write HOST:PORT, or [IPV6]:PORT")
+            raise BadAddress(
+                f"{text!r:.300} is not an address: write HOST:PORT, [IPV6]:PORT or unix:/PATH"
+            )
         if not is_port(port):
             raise BadAddress(
                 f"{text!r:.300} is not an address: the port must be a number from 0 to 65535"
             )
         return cls(host, int(port))
+
+
+def _check_path(text: str) -> str:
+    """The path of an address.
+
+    :raises BadAddress: no socket can have it.
+    """
+    path = text.removeprefix(UNIX)
+    if sys.platform == "win32":
+        raise BadAddress(f"{text!r:.300} is not an address on Windows: write HOST:PORT")
+    if not (path.startswith("/") and path.isprintable()):
+        raise BadAddress(f"{text!r:.300} is not an address: write the whole path, unix:/PATH")
+    size = len(os.fsencode(path))
+    if size > MAX_SOCKET_PATH:
+        raise BadAddress(
+            f"{text!r:.300} is not an address: its path has {size} bytes, and that of a socket has"
+            f" {MAX_SOCKET_PATH} at most"
+        )
+    return path
 
 
 def is_port(text: str) -> bool:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -257,6 +258,38 @@ def test_workers_without_enough_ports_are_refused() -> None:
     )
     with pytest.raises(ConfigurationError, match="65535 is the last"):
         command_lines(given)
+
+
+def test_workers_at_one_path_have_a_file_each() -> None:
+    given: Arguments = parse(
+        ["run", "m", "--storage", "s", "--address", "unix:/run/a", "--workers", "3"], {}
+    )
+    lines = command_lines(given)
+    assert [line[line.index("--address") + 1] for line in lines] == [
+        "unix:/run/a",
+        "unix:/run/a.1",
+        "unix:/run/a.2",
+    ]
+    assert {line[line.index("--socket-mode") + 1] for line in lines} == {"600"}
+
+
+def test_workers_at_socket_files_serve_this_machine(shop: Path) -> None:
+    options = ("--workers", "2", "--socket-mode", "660", "--log-level", "warning")
+    with TemporaryDirectory(prefix="rio-") as folder:  # its name is short enough for a socket
+        address = Path(folder) / "a"
+        command = run_arguments("--address", f"unix:{address}", *options)
+        with Running(*command, cwd=shop) as running:
+            assert {running.line().split()[2] for _ in range(2)} == {
+                f"unix:{address}",
+                f"unix:{address}.1",
+            }
+            assert {each.stat().st_mode & 0o777 for each in Path(folder).iterdir()} == {0o660}
+            stopped = rio("stop", f"unix:{address}.1", "--storage", "sqlite:///s.db", cwd=shop)
+            assert (stopped.returncode, stopped.stderr) == (0, "")
+            until(lambda: not address.with_name("a.1").exists())
+            running.signal(signal.SIGTERM)
+            assert running.ended() == 75, "a client has stopped one of them"
+        assert os.listdir(folder) == []
 
 
 # --- the surroundings -----------------------------------------------------------------------------

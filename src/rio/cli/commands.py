@@ -71,7 +71,7 @@ Serve the objects of a registry until SIGTERM or SIGINT. Then let the objects fi
 to other servers, and end. A second signal, of either kind, ends the server at once.
 
 The module is looked for in the current directory first. When the server is ready, it prints a line:
-  listening on HOST:PORT (member N)
+  listening on ADDRESS (member N)
 """
 
 RUN_EXAMPLES = """\
@@ -94,14 +94,21 @@ def add_run_options(parser: CommandParser) -> None:
     options.add_registry(parser)
     parser.add_option(
         "--address",
-        metavar="HOST:PORT",
+        metavar="HOST:PORT|unix:PATH",
         default="127.0.0.1:0",
         type=options.read_address,
-        help="where to listen; port 0 takes a free port",
+        help="where to listen; port 0 takes a free port; unix:/PATH makes a socket file",
+    )
+    parser.add_option(
+        "--socket-mode",
+        metavar="MODE",
+        default="600",
+        type=options.read_mode,
+        help="who may connect to a unix: address, for example 660 for the group of the file too",
     )
     parser.add_option(
         "--advertise",
-        metavar="HOST:PORT",
+        metavar="ADDRESS",
         type=options.read_address,
         help="the address under which others reach the server, if it is not --address",
     )
@@ -135,7 +142,8 @@ def add_run_options(parser: CommandParser) -> None:
         metavar="N",
         default="1",
         type=options.read_count,
-        help="how many server processes to run; each listens on the port after the one before",
+        help="how many server processes to run; each listens on the port after the one before, or"
+        " at PATH.1, PATH.2 and so on",
     )
     parser.add_option(
         "--wait",
@@ -446,7 +454,7 @@ def shut_object_down(arguments: Arguments) -> None:
 def add_stop_options(parser: CommandParser) -> None:
     parser.add_argument(
         "address",
-        metavar="HOST:PORT",
+        metavar="ADDRESS",
         type=options.read_address,
         help="the address of the server, as `rio members` lists it",
     )

@@ -39,6 +39,7 @@ class Arguments(argparse.Namespace):
     wait: float
     idle_after: float | None
     max_objects: int | None
+    socket_mode: int
     max_memory: int | str | None
     check: bool
     sample: int | None
@@ -201,7 +202,7 @@ def add_timeout(parser: CommandParser) -> None:
 
 
 def read_address(text: str) -> str:
-    """:raises argparse.ArgumentTypeError: the text is no ``HOST:PORT``."""
+    """:raises argparse.ArgumentTypeError: the text is no ``HOST:PORT`` or ``unix:/PATH``."""
     try:
         return str(Address.parse(text))
     except RioError as error:
@@ -279,6 +280,13 @@ def read_memory(text: str) -> int | str:
     except RioError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return limit
+
+
+def read_mode(text: str) -> int:
+    """:raises argparse.ArgumentTypeError: the text is no mode of a file, as ``chmod`` takes it."""
+    if not re.fullmatch("0?[0-7]{3}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a mode such as 660")
+    return int(text, 8)
 
 
 def read_log_level(text: str) -> str:

@@ -64,6 +64,7 @@ async def serve(registry: Registry, cluster: ClusterConfig, arguments: Arguments
         config=ServerConfig(
             idle_after=arguments.idle_after,
             max_objects=arguments.max_objects,
+            socket_mode=arguments.socket_mode,
             max_memory=arguments.max_memory,
         ),
         security=arguments.security,

@@ -66,6 +66,7 @@ def _command_line(arguments: Arguments, number: int) -> list[str]:
         "--version": arguments.version,
         "--wait": f"{arguments.wait:g}",
         "--idle-after": NEVER if arguments.idle_after is None else f"{arguments.idle_after:g}",
+        "--socket-mode": f"{arguments.socket_mode:o}",
         "--max-objects": arguments.max_objects and str(arguments.max_objects),
         "--max-memory": arguments.max_memory and str(arguments.max_memory),
         "--log-level": arguments.log_level,
@@ -86,7 +87,9 @@ def _python() -> list[str]:
 
 
 def _shift_port(address: str, number: int) -> str:
-    host, port = Address.parse(address)
+    host, port = parsed = Address.parse(address)
+    if parsed.path:
+        return f"{address}.{number}" if number else address
     if port + number > LAST_PORT:
         raise ConfigurationError(
             f"{address} has no {number} ports after it for more workers: {LAST_PORT} is the last"

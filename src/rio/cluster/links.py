@@ -238,5 +238,7 @@ def _give_up_dead_links(transport: Any) -> None:
     hour for which TCP would try.
     """
     own = transport.get_extra_info("socket")
-    if own is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+    if own is None or own.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(DEAD_LINK_TIMEOUT * 1000))

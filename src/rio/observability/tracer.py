@@ -192,7 +192,9 @@ class Tracer:
         if is_new:
             links = [Link(trace.get_current_span(parent).get_span_context())]
             parent = Context()
-        attributes = {**_rpc(turn), "server.address": server[0], "server.port": server[1]}
+        attributes = {**_rpc(turn), "server.address": server[0]}
+        if server[1]:  # a unix: address has none
+            attributes["server.port"] = server[1]
         start = time.time_ns() - int(age * 1e9)
         name = _name_of(turn)
         return (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from rio import background
+from rio.identity import Address
 from rio.logs import Logger
 from rio.server.descriptors import Descriptors, reserve
 from rio.transport.listener import Listener
@@ -47,16 +47,21 @@ class Acceptor:
     def is_open(self) -> bool:
         return self._listener is not None
 
-    async def bind(self, host: str, port: int) -> Any:
-        """Take the address, and return the name of the first socket.
+    async def bind(self, address: Address, mode: int) -> Address:
+        """Take the address, and return that of the first socket. ``mode``: who may connect to a
+        ``unix:`` address.
 
         :raises OSError: the address cannot be had.
         """
         backlog = max(1, min(BACKLOG, reserve() // 4))
         listener = Listener(self._make_and_look, backlog, self._tls)
-        name = await listener.bind(host, port)
+        try:
+            bound = await listener.bind(address, mode)
+        except BaseException:
+            listener.close()
+            raise
         self._listener = listener
-        return name
+        return bound
 
     async def start(self) -> None:
         """Accept connections from now on."""

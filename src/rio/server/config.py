@@ -11,6 +11,7 @@ from rio._core.frame import DEFAULT_FRAME_LIMIT, HARD_FRAME_LIMIT
 from rio.errors import ConfigurationError
 from rio.objects.lifecycle import problem_of_limit
 from rio.server.memory import check_limit
+from rio.transport.socket_file import OWNER_ONLY
 
 LEAST_FRAME_LIMIT = 1024
 """Bytes that a frame limit has at least, so that the peers can introduce themselves."""
@@ -127,6 +128,13 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``"80%"`` of what the control group allows, else of the machine. ``None``: no limit. Linux only.
     """
 
+    socket_mode: int = OWNER_ONLY
+    """Who may connect to a server at a ``unix:`` address, as in ``chmod``; from 0 to 0o777.
+
+    The user of the server alone, by default. The group of the file is that of the process, or that
+    of the folder where the folder says so (``chmod g+s``).
+    """
+
     blocked_after: float | None = 0.5
     """Seconds for which the event loop may stand still before the log says so, with the object and
     the lines that block it; at least 0.2. ``None``: nobody looks.
@@ -177,6 +185,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise _out_of_range("max_objects", self.max_objects, "None or at least 1")
         if self.blocked_after is not None and not LEAST_BLOCKED <= self.blocked_after < math.inf:
             raise _out_of_range("blocked_after", self.blocked_after, "None or at least 0.2")
+        if not 0 <= self.socket_mode <= 0o777:
+            raise _out_of_range("socket_mode", self.socket_mode, "from 0 to 0o777")
         if self.max_memory is not None:
             check_limit(self.max_memory)
 

@@ -92,7 +92,8 @@ class Server:
     ``membership``, ``placement`` and ``state`` may have a URL or a back end of its own. The server
     prepares all of them, and closes those that it opened from a URL.
 
-    ``address``: where to listen, ``"host:port"``; port 0 takes a free one. ``advertise``: the
+    ``address``: where to listen, ``"host:port"``; port 0 takes a free one. ``"unix:/path"`` makes a
+    socket file, at which only processes of this machine reach the server. ``advertise``: the
     address under which the others reach this node, if that differs. ``http``: where to show
     ``/members``, ``/livez`` and ``/readyz``; nowhere by default. Where ``security`` has tokens,
     ``/members`` is shown to clients that send one; otherwise to this machine only, unless
@@ -154,7 +155,7 @@ class Server:
         elif not insecure:
             _refuse_strangers(self._bind_address)
         self._advertise = None if advertise is None else Address.parse(advertise)
-        self._http_address = None if http is None else Address.parse(http)
+        self._http_address = None if http is None else _parse_http(http)
         self._storage, self._opened_roles = mix_roles(
             storage,
             membership=_members_of(cluster, membership),
@@ -168,6 +169,7 @@ class Server:
             state.use_placement(self._storage.placement)
         self._cluster = _provider(cluster, self._storage.membership, clock, rng)
         self._drain_timeout = config.drain_timeout
+        self._socket_mode = config.socket_mode
         registry.freeze()
         self._manifest = make_manifest(registry, version=version, labels=labels)
         self._manifest.encode()  # what is too long is refused at once
@@ -470,11 +472,10 @@ class Server:
     async def _listen(self) -> None:
         self._catalog.dispatcher.loop = asyncio.get_running_loop()
         keep_from_children(self._open_sockets)
-        host, port = self._bind_address
         try:
-            own_host, bound, *_ = await self._acceptor.bind(host, port)
-            self._address = str(self._advertised(bound))
-            if self._security is None and _is_reached_by_others(own_host):
+            bound = await self._acceptor.bind(self._bind_address, self._socket_mode)
+            self._address = str(self._advertised(bound.port))
+            if self._security is None and _is_reached_by_others(bound.host):
                 logger.warning(
                     "%s is insecure: whoever reaches it can call, read and stop everything",
                     self._address,
@@ -483,8 +484,8 @@ class Server:
         except OSError as error:
             reason = error.strerror or error
             raise BindFailed(
-                f"cannot listen on {self._bind_address}: {reason}; "
-                "choose another address, or port 0 for any"
+                f"cannot listen on {self._bind_address}: {reason}; choose another address"
+                f"{'' if self._bind_address.path else ', or port 0 for any'}"
             ) from error
 
     def _open_sockets(self) -> Iterator[int]:
@@ -772,6 +773,14 @@ def _require_config(config: ServerConfig | None) -> ServerConfig:
             "what all servers of a cluster share is given as cluster="
         )
     return config
+
+
+def _parse_http(text: str) -> Address:
+    """:raises ConfigurationError: HTTP cannot be served there."""
+    address = Address.parse(text)
+    if address.path:
+        raise ConfigurationError(f"http={text!r}: the pages are shown on HOST:PORT only")
+    return address
 
 
 def _refuse_strangers(address: Address) -> None:

@@ -292,18 +292,15 @@ def _take_note(ready: asyncio.Future[Hello]) -> None:
 async def open_connection(
     address: str, make: Callable[[], ClientConnection], tls: ssl.SSLContext | None = None
 ) -> ClientConnection:
-    """Connect over TCP to ``host:port``, and wait until the server has introduced itself.
+    """Connect to an address, and wait until the server has introduced itself.
 
     :raises OSError: the server cannot be reached.
     :raises NotAuthenticated: one of the two could not prove itself to the other.
     :raises RioError: the server does not speak this protocol.
     """
-    host, port = Address.parse(address)
-    loop = asyncio.get_running_loop()
-    if tls is None:
-        _, connection = await loop.create_connection(make, host, port)
-    else:
-        connection = await _encrypt(loop.create_connection(make, host, port, **_OPTIONS, ssl=tls))
+    options = {} if tls is None else {**_OPTIONS, "ssl": tls}
+    connecting = _connect(Address.parse(address), make, options)
+    connection = await (connecting if tls is None else _encrypt(connecting))
     try:
         await connection.ready
     except BaseException:
@@ -312,11 +309,20 @@ async def open_connection(
     return connection
 
 
-async def _encrypt(
-    connecting: Awaitable[tuple[Any, ClientConnection]],
+async def _connect(
+    address: Address, make: Callable[[], ClientConnection], options: dict[str, Any]
 ) -> ClientConnection:
+    loop = asyncio.get_running_loop()
+    if address.path:
+        _, connection = await loop.create_unix_connection(make, address.path, **options)
+    else:
+        _, connection = await loop.create_connection(make, *address, **options)
+    return connection
+
+
+async def _encrypt(connecting: Awaitable[ClientConnection]) -> ClientConnection:
     try:
-        _, connection = await connecting
+        return await connecting
     except ssl.SSLError as error:
         raise NotAuthenticated(
             f"the two sides do not agree on TLS, or on who may be trusted: {error}"
@@ -325,7 +331,6 @@ async def _encrypt(
         raise ConnectionResetError(
             "the server ended the TLS handshake: it may not know our key, or does not encrypt"
         ) from error
-    return connection
 
 
 _OPTIONS: dict[str, Any] = {

@@ -9,7 +9,9 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from rio.identity import Address
 from rio.transport.protocol import HANDSHAKE_TIMEOUT
+from rio.transport.socket_file import OWNER_ONLY, SocketFile
 
 
 class Listener:
@@ -33,19 +35,33 @@ class Listener:
         self._servers: list[asyncio.Server] = []
         self._twins: list[socket.socket] = []
         """The same sockets under other descriptors: they are made while there are some."""
+        self._file: SocketFile | None = None
         self.rests = False
         self._is_closed = False
 
-    async def bind(self, host: str, port: int) -> Any:
-        """Take the address, and return the name of the first socket. Nothing is accepted yet.
+    async def bind(self, address: Address, mode: int = OWNER_ONLY) -> Address:
+        """Take the address, and return that of the first socket. Nothing is accepted yet.
+
+        ``mode``: who may connect to a ``unix:`` address, as in ``chmod``.
 
         :raises OSError: the address cannot be had.
         """
-        server = await asyncio.get_running_loop().create_server(
-            self._make, host, port, start_serving=False, **self._options()
-        )
+        options = {"start_serving": False, **self._options()}
+        if address.path:
+            await self._bind_file(SocketFile(address.path, mode, self._backlog), options)
+            return address
+        server = await asyncio.get_running_loop().create_server(self._make, *address, **options)
         self._keep(server)
-        return server.sockets[0].getsockname()
+        return Address(*server.sockets[0].getsockname()[:2])
+
+    async def _bind_file(self, file: SocketFile, options: dict[str, Any]) -> None:
+        loop = asyncio.get_running_loop()
+        self._file = file
+        try:
+            self._keep(await loop.create_server(self._make, sock=file.socket, **options))
+        except BaseException:
+            file.socket.close()
+            raise
 
     def _keep(self, server: asyncio.Server) -> None:
         self._servers.append(server)
@@ -103,6 +119,8 @@ class Listener:
     def close(self) -> None:
         """Let the address go. Idempotent."""
         self._is_closed = True
+        if self._file is not None:
+            self._file.remove()
         self._close_servers()
         for each in self._twins:
             each.close()

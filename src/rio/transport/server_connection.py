@@ -362,5 +362,6 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
 
     @property
     def peer_name(self) -> str:
-        """The address of the other end, for the log."""
-        return str(None if self.transport is None else self.transport.get_extra_info("peername"))
+        """The address of the other end, for the log. At a ``unix:`` address nobody has one."""
+        name = None if self.transport is None else self.transport.get_extra_info("peername")
+        return str(name or "a process of this machine")

@@ -88,7 +88,7 @@ class HttpListener:
         :raises BindFailed: the address is taken, or it is not one of this machine.
         """
         try:
-            _, port, *_ = await self._listener.bind(address.host, address.port)
+            bound = await self._listener.bind(address)
             await self._listener.start()
         except OSError as error:
             self._listener.close()
@@ -97,7 +97,7 @@ class HttpListener:
                 f"cannot serve HTTP on {address}: {reason};"
                 " choose another address, or port 0 for a free one"
             ) from error
-        return Address(address.host, port)
+        return Address(address.host, bound.port)
 
     def numbers(self) -> Iterator[int]:
         """The descriptors of the listening sockets."""
