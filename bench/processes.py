@@ -64,10 +64,11 @@ def pinned(places: Mapping[int, int]) -> Iterator[None]:
 class ServerProcess:
     """A Python module that prints ``listening host:port``. It ends when its standard input ends."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, **variables: str) -> None:
         command = [sys.executable, "-m", module, *arguments]
+        pipe, environment = subprocess.PIPE, {**os.environ, **variables}
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=pipe, stdout=pipe, text=True, env=environment
         )
         assert self._process.stdout is not None
         said = self._process.stdout.readline().split()
@@ -93,9 +94,10 @@ class ServerProcess:
         self.stop()
 
 
-def node(storage: str, *options: str) -> ServerProcess:
+def node(storage: str, *options: str, security: Path | None = None) -> ServerProcess:
     """A server of :mod:`bench.workload`."""
-    return ServerProcess("bench.servers.node", "--storage", storage, *options)
+    variables = {} if security is None else {"RIO_SECURITY": str(security)}
+    return ServerProcess("bench.servers.node", "--storage", storage, *options, **variables)
 
 
 def echo() -> ServerProcess:
