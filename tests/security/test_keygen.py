@@ -153,3 +153,13 @@ def test_without_the_extra_the_error_names_it(
     assert keygen(tmp_path / "servers.toml", "--certificates") == 1
     assert "pip install 'rio-actors[crypto]'" in capsys.readouterr().err
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_new_file_says_the_encryption_and_the_file_of_the_servers_keeps_its_own(
+    tmp_path: Path,
+) -> None:
+    servers, web = tmp_path / "servers.toml", tmp_path / "web.toml"
+    assert keygen(servers, "--encryption", "none") == 0
+    assert keygen(web, "--role", "call", "--also", servers, "--encryption", "none") == 0
+    assert read_credentials(web).encryption == read_credentials(servers).encryption == "none"
+    assert len(keys_of(servers)) == 2

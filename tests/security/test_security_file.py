@@ -10,6 +10,7 @@ import pytest
 import rio
 from rio.errors import ConfigurationError
 from rio.security.credentials import write_key
+from rio.security.private_file import is_private
 
 NODE = rio.Key("node", "node", b"secret of the nodes " * 2)
 WEB = rio.Key("web", "call", b"secret of the web " * 2, ("Account.*",))
@@ -48,6 +49,26 @@ def test_a_file_that_others_can_read_is_refused(path: Path, mode: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("mode", "owner", "reader", "expected"),
+    [
+        (0o600, 1000, 1000, True),
+        (0o400, 0, 0, True),
+        (0o440, 0, 1000, True),
+        (0o640, 0, 1000, True),
+        (0o660, 0, 1000, False),
+        (0o444, 0, 1000, False),
+        (0o440, 0, 0, False),
+        (0o440, 1000, 1000, False),
+        (0o440, 1001, 1000, False),
+    ],
+)
+def test_a_file_of_root_may_be_read_by_the_group_of_a_process_in_a_container(
+    mode: int, owner: int, reader: int, expected: bool
+) -> None:
+    assert is_private(mode, owner, reader) is expected
+
+
+@pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("", "security without a key protects nothing"),
@@ -81,7 +102,7 @@ def test_a_file_that_cannot_be_used_says_why_and_shows_no_secret(
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"nowhere\.toml cannot be read"):
+    with pytest.raises(ConfigurationError, match=r"^\S+nowhere\.toml cannot be read: No such file"):
         rio.Security.from_file(tmp_path / "nowhere.toml")
 
 

@@ -716,7 +716,7 @@ def make_key(arguments: Arguments) -> None:
     name = arguments.key_id or f"{arguments.role}-{date.today().isoformat()}"
     key = Key.generate(name, cast(Role, arguments.role), tuple(arguments.allow) or ("*",))
     for file in [arguments.file, *arguments.also]:
-        add_key(Path(file), key, arguments.encryption)
+        add_key(Path(file), key, arguments.encryption if file == arguments.file else None)
         print(f"added key {name!r} of role {arguments.role} to {file}")
 
 

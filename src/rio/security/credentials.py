@@ -194,9 +194,10 @@ def read_credentials(path: Path) -> Credentials:
     :raises ConfigurationError: the file cannot be read, others than its owner can read it too, or
         it cannot be used; the text never shows a secret.
     """
+    stamp = stamp_of(path)
+    text = read_private(path)
     try:
-        stamp = stamp_of(path)
-        table = _parse(read_private(path))
+        table = _parse(text)
         credentials = Credentials(
             tuple(_read_key(each) for each in table.keys),
             encryption=cast(Encryption | None, table.encryption),  # checked there

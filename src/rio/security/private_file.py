@@ -15,16 +15,24 @@ def read_private(path: Path) -> str:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigurationError(f"{path} cannot be read: {why}") from None
-    if os.name == "posix" and mode & 0o077:
+    if os.name == "posix" and not is_private(status.st_mode, status.st_uid, os.geteuid()):
+        mode = status.st_mode & 0o777
         raise ConfigurationError(
-            f"others than its owner may read {path} (mode {mode & 0o777:o}): chmod 600 {path}"
+            f"others than its owner may read {path} (mode {mode:o}): chmod 600 {path}"
         )
     return text
+
+
+def is_private(mode: int, owner: int, reader: int) -> bool:
+    """Whether nobody but the owner may read or change a file. One of root may be read by the group
+    too, if it is ours for that reason: so a file of secrets comes to a process in a container.
+    """
+    return not mode & (0o037 if owner == 0 != reader else 0o077)
 
 
 def write_private(path: Path, text: str) -> None:
