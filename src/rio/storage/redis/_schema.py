@@ -87,14 +87,17 @@ _RELEASE = _OWN + b"return redis.call('DEL', lock)"
 
 
 async def prepare_schema(ask: Ask, server: str, namespace: str) -> None:
-    """Write down the schema of a new namespace, and check that of others.
+    """Write down the schema of a new namespace, and check that of others. A user that may only read
+    can do without the former.
 
     :raises SchemaMismatch: another version of ``rio`` made it, or a migration was not finished.
     """
     wanted = current_schema()
     key = schema_key(namespace)
-    await ask(b"HSETNX", key, b"version", b"%d" % wanted)
     row = await ask(b"HMGET", key, b"version", b"migrating")
+    if row == [None, None]:
+        await ask(b"HSETNX", key, b"version", b"%d" % wanted)
+        row = await ask(b"HMGET", key, b"version", b"migrating")
     check_row(name_of(server, namespace), row, wanted)
 
 

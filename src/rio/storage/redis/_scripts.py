@@ -74,7 +74,12 @@ end
 """
 )
 
-MAKE_ID = Script(_MEMBERS + "return redis.call('HSETNX', cluster, 'id', ARGV[1])")
+MAKE_ID = Script(  # a user that may only read has nothing to do here
+    _MEMBERS
+    + """
+return redis.call('HGET', cluster, 'id') and 0 or redis.call('HSETNX', cluster, 'id', ARGV[1])
+"""
+)
 REGISTER = Script(
     _MEMBERS
     + """
