@@ -55,7 +55,7 @@ def test_the_sdist_holds_the_sources_and_nothing_built(dist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {f"src/{name}" for name in package_files()} <= names
-    assert {"README.md", "LICENSE", "setup.py", "pyproject.toml", "tests/conftest.py"} <= names
+    assert {"README.md", "LICENSE", "SECURITY.md", "setup.py", "tests/conftest.py"} <= names
     assert not [name for name in names if Path(name).suffix in BUILT]
 
 
