@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import urllib.error
 import urllib.request
 
 DATABASE = "https://pypi.org/pypi/pip/23.0/json"
@@ -20,11 +21,14 @@ def read_database(url: str) -> None:
 
     :raises OSError: nothing answered, or something else did.
     """
-    with urllib.request.urlopen(url, timeout=30.0) as answer:
-        try:
+    try:
+        with urllib.request.urlopen(url, timeout=30.0) as answer:
             page = json.load(answer)
-        except ValueError:
-            page = None
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the answer
+        raise
+    except ValueError:
+        page = None
     if not isinstance(page, dict) or not page.get("vulnerabilities"):
         raise OSError("the answer names no vulnerability, and there is one")
 
