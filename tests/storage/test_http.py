@@ -92,7 +92,11 @@ async def test_the_first_of_several_nodes_that_answers_is_asked_first_from_then_
         (response(b"gone", b"404 Not Found"), "404"),
         (response(b"<html>"), "malformed"),
         (response(b"[]"), "Expected `object`"),
-        (response(b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}"), "nested too deeply"),
+        # From CPython 3.14 on the stack alone limits how deep a list may be.
+        (
+            response(b'{"x":' + b"[" * 5000 + b"]" * 5000 + b"}"),
+            "nested too deeply|missing required field",
+        ),
         (
             response(b'{"version": 1, "generation_high": 1, "members": [{"generation": "1"}]}'),
             "Expected `int`",
