@@ -88,7 +88,7 @@ def test_the_log_warns_from_thirty_days_before_an_expiry_on_once_a_day(
     begin = datetime.now(UTC).timestamp()
     for hours in range(50):
         monkeypatch.setattr("time.time", lambda hours=hours: begin + 3600.0 * hours)
-        security.refresh()
+        security._trust.refresh()
     lines = [
         f"{record.levelname} {record.getMessage()}".replace(f"{own.parent}/", "")
         for record in caplog.records
@@ -102,7 +102,7 @@ def test_an_authority_that_expires_is_warned_of_on_the_side_of_a_client_too(
 ) -> None:
     old, new, gone = (Authority(tmp_path, name, days) for name, days in CASES)
     security = security_of(None, old.file, new.file, gone.file)
-    security.refresh()
+    security._trust.refresh()
     assert [(each.levelname, each.getMessage().split()[1]) for each in caplog.records] == [
         ("WARNING", "expires"),
         ("ERROR", "has"),

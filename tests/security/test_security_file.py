@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_file_says_what_was_written(path: Path) -> None:
-    credentials = rio.Security.from_file(path).credentials
+    credentials = rio.Security.from_file(path)._trust.credentials
     assert list(credentials.keys.values()) == [NODE, WEB]
     assert credentials.own_key() == credentials.own_key("node") == NODE
     assert credentials.encryption == "none"
@@ -107,7 +107,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_is_read_again(path: Path) -> None:
-    security = rio.Security.from_file(path)
+    security = rio.Security.from_file(path)._trust
     before = security.credentials
     security.refresh()
     assert security.credentials is before
@@ -126,7 +126,7 @@ def test_a_changed_file_is_read_again(path: Path) -> None:
 def test_a_new_file_that_cannot_be_used_leaves_the_old_one_in_force(
     path: Path, text: str, problem: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    security = rio.Security.from_file(path)
+    security = rio.Security.from_file(path)._trust
     before = security.credentials
     write(path, text)
     for _ in range(3):
@@ -142,7 +142,7 @@ def test_a_new_file_that_cannot_be_used_leaves_the_old_one_in_force(
 def test_a_file_that_is_gone_leaves_the_old_one_in_force(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    security = rio.Security.from_file(path)
+    security = rio.Security.from_file(path)._trust
     path.unlink()
     security.refresh()
     assert list(security.credentials.keys) == ["node", "web"]

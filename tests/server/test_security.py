@@ -198,7 +198,7 @@ async def test_a_node_without_a_certificate_is_refused(
 ) -> None:
     security = rio.Security(ALL, **certificate_files(authority, tmp_path))
     with pytest.raises(NotAuthenticated, match="a server has to show a certificate"):
-        security.key_of("node", "node", shows_certificate=False)
+        security._trust.key_of("node", "node", shows_certificate=False)
 
 
 async def test_a_server_that_encrypts_by_certificates_needs_one(
@@ -709,7 +709,7 @@ async def test_a_certificate_is_replaced_while_the_server_runs(
     client_security = rio.Security([WEB], ca=files["ca"])
 
     async def shown() -> bytes:
-        tls = client_security.client_tls("client")
+        tls = client_security._trust.client_tls("client")
         host, port = rio.Address.parse(server.address)
         _, writer = await asyncio.open_connection(host, port, ssl=tls, server_hostname="")
         certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)

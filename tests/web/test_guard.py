@@ -159,7 +159,7 @@ def test_keygen_makes_a_token_for_a_collector(
     assert main(command) == 0
     token = collector.read_text().strip()
     assert token not in capsys.readouterr().out
-    assert rio.Security.from_file(servers).credentials.http_tokens == (token.encode(),)
+    assert rio.Security.from_file(servers)._trust.credentials.http_tokens == (token.encode(),)
     if sys.platform != "win32":
         assert (collector.stat().st_mode & 0o777, servers.stat().st_mode & 0o777) == (0o600, 0o600)
     assert main(command) == 1
@@ -169,7 +169,7 @@ def test_keygen_makes_a_token_for_a_collector(
     assert "two HTTP tokens have the same id" in capsys.readouterr().err
     assert main(["keygen", str(tmp_path / "third"), "--http", "--also", str(servers)]) == 0
     assert main(["keygen", str(servers), "--id", "n2"]) == 0
-    credentials = rio.Security.from_file(servers).credentials
+    credentials = rio.Security.from_file(servers)._trust.credentials
     assert (len(credentials.http_tokens), len(credentials.keys)) == (2, 2)
     assert main(["keygen", str(tmp_path / "x"), "--http", "--role", "call"]) == 1
 
@@ -331,7 +331,7 @@ def test_a_url_that_is_unsafe_or_not_understood_is_refused(url: str, problem: st
 
 def test_the_certificate_of_the_pages_expires_as_others_do(files: Files) -> None:
     path = files.folder / "rio.toml"
-    [(file, end)] = rio.Security.from_file(path).credentials.expiries.items()
+    [(file, end)] = rio.Security.from_file(path)._trust.credentials.expiries.items()
     assert (file, end > time.time()) == (files.folder / "http.pem", True)
     expired = files.authority.issue_cert(
         "localhost", not_after=datetime.now(UTC) - timedelta(days=1)

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage
 from rio.errors import ConfigurationError
-from rio.security.security import Security
+from rio.security.trust import Trust
 from rio.storage import Storage
 from rio.storage._url_form import show_url
 from rio.storage.local import LocalMembershipStorage
@@ -43,7 +43,7 @@ class ClusterAccess(Protocol):
         ...
 
     @property
-    def security(self) -> Security | None:
+    def security(self) -> Trust | None:
         """By what the client proves itself to a server, and a server to the client."""
         ...
 
@@ -80,7 +80,7 @@ class StorageAccess:
     is_patient = True
 
     def __init__(
-        self, storage: str | Storage | MembershipStorage, security: Security | None = None
+        self, storage: str | Storage | MembershipStorage, security: Trust | None = None
     ) -> None:
         self.security = security
         self._owned = open_members(storage) if isinstance(storage, str) else None

@@ -26,7 +26,7 @@ from rio.objects.message import DynamicMessage, Message
 from rio.objects.ref import ref
 from rio.objects.sender import Carrier, Sender
 from rio.objects.service_object import ServiceObject
-from rio.security.security import Security, security_of
+from rio.security.security import Security, trust_of
 from rio.storage import Storage
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Client(Sender):
         filters = check_filters("rio.Client", filters, ConfigurationError)
         self._use(
             Router(
-                StorageAccess(storage, security_of(security)),
+                StorageAccess(storage, trust_of(security)),
                 timeout=timeout,
                 refresh_interval=refresh_interval,
                 route_limit=route_limit,

@@ -19,7 +19,7 @@ from rio._core.calls import Call
 from rio._core.frame import ReceiveBuffer
 from rio.errors import ConnectionLost, RioError, WrongServer
 from rio.logs import Logger
-from rio.security.security import Security
+from rio.security.trust import Trust
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection, open_connection
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
@@ -71,7 +71,7 @@ class GossipLinks:
         hello: Callable[[], Hello],
         *,
         connect: Connect = open_connection,
-        security: Security | None = None,
+        security: Trust | None = None,
     ) -> None:
         self._hello = hello
         self._security = security

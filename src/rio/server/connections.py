@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from rio.cluster.provider import ClusterProvider
 from rio.logs import Logger
-from rio.security.security import Security
+from rio.security.trust import Trust
 from rio.server.catalog import Catalog
 from rio.transport import protocol
 from rio.transport.protocol import Hello
@@ -38,7 +38,7 @@ class Connections:
         *,
         frame_limit: int,
         request_stop: Callable[[], None],
-        security: Security | None,
+        security: Trust | None,
     ) -> None:
         self.security = security
         self.hello = Hello(protocol.VERSION, "node")

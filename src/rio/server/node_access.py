@@ -10,7 +10,7 @@ from rio.client.access import MakeConnection
 from rio.cluster.provider import ClusterProvider
 from rio.contracts.membership import MembershipSnapshot
 from rio.errors import NodeEvicted
-from rio.security.security import Security
+from rio.security.trust import Trust
 from rio.server.catalog import Catalog
 from rio.transport.client_connection import ClientConnection, open_connection
 from rio.transport.memory import MemoryTransport
@@ -32,7 +32,7 @@ class NodeAccess:
         *,
         introduction: Callable[[], Hello],
         accept: Callable[[], ServerConnection],
-        security: Security | None,
+        security: Trust | None,
     ) -> None:
         self.introduction = introduction
         self.security = security

@@ -39,7 +39,7 @@ from rio.objects.app_data import AppData, of_server, provide
 from rio.objects.filters import Filter, check_filters
 from rio.objects.registry import Registry
 from rio.observability.finder import find_tracer
-from rio.security.security import Security, security_of
+from rio.security.security import Security, trust_of
 from rio.server.acceptor import Acceptor
 from rio.server.audit import LiveObjects
 from rio.server.catalog import Catalog
@@ -148,7 +148,7 @@ class Server:
             raise ConfigurationError(f"a server takes a rio.Registry, got {registry!r}")
         config = _require_config(config)
         self._bind_address = Address.parse(address)
-        self._security = security_of(security)
+        self._security = trust_of(security)
         self._is_insecure = insecure
         if self._security is not None:
             self._security.own_key("node")

@@ -7,7 +7,7 @@ from typing import Self
 import msgspec
 
 from rio._core.dispatch import Dispatcher
-from rio.security.security import Security
+from rio.security.trust import Trust
 from rio.server.pubsub import Subscribers
 
 
@@ -38,9 +38,7 @@ class ServerStatistics(msgspec.Struct, frozen=True):
     """
 
     @classmethod
-    def of(
-        cls, dispatcher: Dispatcher, subscribers: Subscribers, security: Security | None
-    ) -> Self:
+    def of(cls, dispatcher: Dispatcher, subscribers: Subscribers, security: Trust | None) -> Self:
         """Read the counters now."""
         return cls(
             live_objects=dispatcher.live,

@@ -24,8 +24,8 @@ from rio.errors import (
 )
 from rio.identity import Address
 from rio.security.proof import Proofs, make_nonce, renewal
-from rio.security.security import Security
 from rio.security.tls import digest_of_peer
+from rio.security.trust import Trust
 from rio.transport import protocol
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello, text_of
 from rio.transport.pulse import CLIENT_PATIENCE, Pulse, Verdict, watch_acknowledgements
@@ -55,7 +55,7 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
         hello: Hello,
         frame_limit: int,
         receive_buffer: ReceiveBuffer,
-        security: Security | None = None,
+        security: Trust | None = None,
     ) -> None:
         super().__init__(loop, frame_limit, receive_buffer)
         self._owner = owner

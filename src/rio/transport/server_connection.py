@@ -17,8 +17,8 @@ from rio.security.acts import note_act
 from rio.security.disclosure import conceal
 from rio.security.keys import UNLIMITED, Key
 from rio.security.proof import PROOF_LIFE, Proofs, make_nonce
-from rio.security.security import Security
 from rio.security.tls import digest_of_own
+from rio.security.trust import Trust
 from rio.transport import protocol
 from rio.transport.call_context import sift_context
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello, text_of
@@ -40,7 +40,7 @@ class ServerOwner(Protocol):
     """What a server's connection asks of its node."""
 
     hello: Hello
-    security: Security | None
+    security: Trust | None
     refuses: bool
     """Whether it takes no more connections."""
 
@@ -176,9 +176,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self.put(protocol.write_proof(proofs.of("server")))
         self._take_proof = functools.partial(self._admit, security, key, peer, proofs)
 
-    def _admit(
-        self, security: Security, key: Key, peer: Hello, proofs: Proofs, proof: bytes
-    ) -> None:
+    def _admit(self, security: Trust, key: Key, peer: Hello, proofs: Proofs, proof: bytes) -> None:
         if not proofs.is_of("client", proof):
             raise NotAuthenticated(f"the proof of key {key.id!r} is wrong")
         if security.credentials.keys.get(key.id) != key:
