@@ -1,7 +1,7 @@
 """The compiled core, the links of the page on PyPI, and archives that two builds make alike.
 Everything else is in pyproject.toml.
 
-RIO_DEBUG=1 builds the core with None checks and with assertions: ours, Cython's and CPython's.
+RIO_DEBUG=1 builds the core with assertions: ours, Cython's and CPython's.
 GITHUB_REPOSITORY=owner/name, which every workflow has, is where the links lead.
 SOURCE_DATE_EPOCH is the time of all files: two builds of one commit are the same to the byte.
 """
@@ -86,7 +86,7 @@ setup(
             "language_level": 3,
             "auto_pickle": False,
             "autotestdict": False,
-            "nonecheck": DEBUG,
+            "nonecheck": True,
         },
     ),
     cmdclass={"sdist": Archive},

@@ -515,10 +515,11 @@ class Gap(RioError):
 def from_code(code: str, message: str, detail: Any = None) -> RioError:
     """The error that a server has sent as ``code``, with its text and its detail.
 
-    A code that this version does not know gives an :class:`UnknownCode`.
+    A code that this version does not know gives an :class:`UnknownCode`; so does that of an
+    application's error, of which the code does not tell the class.
     """
     cls = _CLASS_OF_CODE.get(code)
-    if cls is None:
+    if cls is None or code == APPLICATION_ERROR:
         return UnknownCode(
             f"a server answered with an error that this version of rio does not know, {code!r}:"
             f" {message}",

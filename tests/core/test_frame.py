@@ -221,6 +221,26 @@ def test_bytes_that_are_fed_leave_the_shared_buffer_alone() -> None:
     assert list(first) == [b"one", b"two"]
 
 
+def test_a_view_that_is_kept_shows_memory_that_lives_and_is_not_the_readers_any_more() -> None:
+    reader, body = FrameReader(DEFAULT_FRAME_LIMIT), bytes(range(256)) * 2000
+    views = []
+    for piece in pieces(frames(body, body), range(0, 2 * len(body), 50_000)):
+        views.append(memoryview(reader))
+        assert set(reader.feed(piece)) <= {body}
+    left_behind = [view for view in views if view.obj is not memoryview(reader).obj]
+    assert left_behind
+    del reader
+    for view in left_behind:
+        view[:] = bytes(len(view))
+
+
+def test_a_reader_may_be_fed_its_own_room() -> None:
+    reader = FrameReader(LIMIT)
+    room = memoryview(reader)
+    room[:9] = frames(b"first")
+    assert reader.feed(room[:9]) == [b"first"]
+
+
 def test_what_has_begun_to_arrive_is_kept_however_long_the_rest_takes() -> None:
     reader, body = FrameReader(DEFAULT_FRAME_LIMIT), bytes(range(256)) * 1000
     assert reader.feed(frames(body)[:200_000]) == []

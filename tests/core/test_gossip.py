@@ -431,9 +431,10 @@ def test_a_record_of_ones_own_is_held_to_the_same_bounds() -> None:
             known.put(*bad)
     with pytest.raises(ProtocolError):
         known.put(1, 0, 1, b"", [0])
-    with pytest.raises(ProtocolError):
-        known.put_snapshot(1, 3, [(4, 1)])
-    assert len(known) == 0
+    for bad_snapshot in ([(4, 1)], [(2, 6)], [(2, 200)]):
+        with pytest.raises(ProtocolError):
+            known.put_snapshot(1, 3, bad_snapshot)
+    assert (len(known), known.version) == (0, 0)
 
 
 def test_a_full_state_of_1024_members_fits_into_its_bound() -> None:

@@ -89,6 +89,10 @@ def test_a_file_of_root_may_be_read_by_the_group_of_a_process_in_a_container(
             'certificate = "a.pem"\nca = ["ca.pem"]\n' + write_key(NODE),
             "certificate and private_key go together",
         ),
+        ("a = " + "9" * 5000, "it is not of the right form"),
+        ("a = " + "[" * 5000, "it is not of the right form"),
+        ('ca = ["a\\u0000b"]\n' + write_key(NODE), "names no file"),
+        ('certificate = "a\\u0000b"\n' + write_key(NODE), "names no file"),
     ],
 )
 def test_a_file_that_cannot_be_used_says_why_and_shows_no_secret(

@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
-from typing import Any, NoReturn, Protocol, final
+from typing import Any, NoReturn, Protocol, Self, final
 
 from typing_extensions import disjoint_base
 
@@ -11,15 +11,15 @@ from rio._core.frame import ReceiveBuffer
 
 @final
 class MessageCodec:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         name: str | None,
         encode: Callable[[Any], bytes],
         decode: Callable[[bytes], Any],
         *,
         repeatable: bool = False,
         dynamic_reply: bool = False,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def name(self) -> str | None: ...
     @property
@@ -89,7 +89,6 @@ class Call:
 
 @final
 class Failure:
-    def __init__(self, call: Call, error: BaseException) -> None: ...
     def __del__(self) -> None: ...
 
 def reraise(error: BaseException) -> NoReturn: ...
@@ -128,7 +127,7 @@ class ClientHalf(Connection):
 
 @final
 class Routes:
-    def __init__(self, limit: int) -> None: ...
+    def __new__(cls, limit: int) -> Self: ...
     @property
     def limit(self) -> int: ...
 
@@ -155,15 +154,15 @@ class Caller:
     loop: Any
     why_not_open: str
     tracer: Any
-    def __init__(
-        self,
+    def __new__(
+        cls,
         owner: _Owner,
         codecs: _Codecs,
         *,
         default_timeout: float = ...,
         route_limit: int = ...,
         clock: Callable[[], float] | None = None,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def default_timeout(self) -> float: ...
     @property

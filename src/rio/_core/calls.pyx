@@ -36,6 +36,7 @@ from rio._core.dispatch cimport (
     running_turn,
 )
 from rio._core.frame cimport ReceiveBuffer
+from rio._core.hidden cimport hide
 from rio._core.msgpack cimport bytes_of
 from rio._core.task cimport is_in_a_task, takes_short_cuts
 from rio._core.wire cimport Frame, Kind, Request, Text, put_cancel, put_request, room_for_request
@@ -122,7 +123,7 @@ cdef class MessageCodec:
     cdef readonly bint repeatable
     cdef readonly bint dynamic_reply
 
-    def __init__(self, name, encode, decode, *, bint repeatable=False, bint dynamic_reply=False):
+    def __cinit__(self, name, encode, decode, *, bint repeatable=False, bint dynamic_reply=False):
         self.name = name
         self.encode = encode
         self.decode = decode
@@ -132,6 +133,7 @@ cdef class MessageCodec:
 
 @cython.final
 @cython.freelist(256)
+@cython.nonecheck(False)
 cdef class Call:
     """One call, with all that is needed to send it again, and the future that its caller awaits.
 
@@ -146,7 +148,7 @@ cdef class Call:
     cdef readonly str id
     cdef readonly str message_name
     cdef readonly bytes payload
-    cdef readonly object context      # bytes or None
+    cdef readonly bytes context       # None: nothing travels with it
     cdef readonly double deadline     # on the caller's clock
     cdef readonly bint overdue        # it was cancelled at its deadline, and waits for the verdict
     cdef readonly bint repeatable     # may be sent again although it may have run
@@ -330,8 +332,11 @@ cdef class Call:
 
     def fail(self, error):
         """Give the caller an error."""
+        cdef Failure failure
         if self._state == PENDING:
-            self._end(FAILED, Failure(self, self._final_error(error)))
+            failure = Failure.__new__(Failure)
+            failure._hold(self, self._final_error(error))
+            self._end(FAILED, failure)
             self._tell(LATER)
             self._leave_line()
 
@@ -383,6 +388,7 @@ cdef class Call:
         return 0
 
 
+@cython.nonecheck(False)
 cdef int send_to_call(PyObject* self, PyObject* value, PyObject** result) noexcept:
     # Tasks and Python 3.11 look for this before `__next__`: a call that is answered hands its reply
     # over without a StopIteration.
@@ -415,6 +421,7 @@ cdef PyObject* next_of_call(PyObject* self) noexcept:
 
 (<TypeWithSend*>Call).tp_as_async.am_send = send_to_call
 (<TypeWithSend*>Call).tp_iternext = next_of_call
+hide(Call)
 
 
 cdef inline void set_error(error) noexcept:
@@ -460,7 +467,7 @@ cdef class Failure:
     cdef str _what
     cdef bint _is_known
 
-    def __init__(self, Call call not None, error):
+    cdef int _hold(self, Call call, error) except -1:
         if isinstance(error, StopIteration):    # which would end the coroutine that awaits it
             cause, error = error, RuntimeError("the call has raised StopIteration")
             error.__cause__ = cause
@@ -469,6 +476,7 @@ cdef class Failure:
         self._loop = call._loop
         self._what = f"{call.message_name} to {call.type_name}/{call.id}"
         self._is_known = False
+        return 0
 
     cdef object look(self):
         self._is_known = True
@@ -481,11 +489,14 @@ cdef class Failure:
         return self._error.with_traceback(traceback)
 
     def __del__(self):
-        if not self._is_known:
+        if not self._is_known and self._loop is not None:
             self._loop.call_exception_handler({
                 "message": f"{self._what} has failed, and its error was never retrieved",
                 "exception": self._error,
             })
+
+
+hide(Failure)
 
 
 @cython.final
@@ -538,6 +549,9 @@ cdef class CallQueue:
 
     cdef list calls(self):
         return [call for line in self._lines.values() for call in line]
+
+
+hide(CallQueue)
 
 
 cdef class ClientHalf(Connection):
@@ -704,6 +718,7 @@ cdef class ClientHalf(Connection):
         call.deadline = until
         self._put_cancel(call)
 
+    @cython.nonecheck(False)
     cdef int _submit(self, Call call, double now) except -1:
         if len(self._calls) >= self.window or self._queue is not None:
             if self._has_to_wait(call):
@@ -720,7 +735,7 @@ cdef class ClientHalf(Connection):
 
     cdef int _put_off(self, Call call) except -1:
         if self._queue is None:
-            self._queue = CallQueue()
+            self._queue = CallQueue.__new__(CallQueue)
         call._connection = self
         call.request_id = 0
         return self._queue.put(call)
@@ -770,6 +785,7 @@ cdef class ClientHalf(Connection):
         self._flush_soon()
         return True
 
+    @cython.nonecheck(False)
     cdef int _write(self, Call call, double now) except -1:
         cdef Request request
         cdef Py_ssize_t payload_size = PyBytes_GET_SIZE(call.payload), room
@@ -806,6 +822,7 @@ cdef class ClientHalf(Connection):
             raise Overloaded(f"{unsent} bytes wait to be sent to this server already")
         return 0
 
+    @cython.nonecheck(False)
     cdef bint _hands_over(self) noexcept:
         # Whether a server in this process takes the next call now, and not in the loop's next turn.
         return (
@@ -815,6 +832,7 @@ cdef class ClientHalf(Connection):
             and self.transport is not None
         )
 
+    @cython.nonecheck(False)
     cdef int _hand_over(self) except -1:
         # The server may have answered the call on return.
         self._handed_over += 1
@@ -863,6 +881,7 @@ cdef class ClientHalf(Connection):
                 self._flush()
         return 0
 
+    @cython.nonecheck(False)
     cdef int _frame(self, Frame* frame) except -1:
         cdef Call call
         if frame.kind == Kind.RESPONSE or frame.kind == Kind.ERROR:
@@ -872,6 +891,7 @@ cdef class ClientHalf(Connection):
                 return self._end_call(call, frame)
         return self._leave_to_owner(frame)
 
+    @cython.nonecheck(False)
     cdef int _end_call(self, Call call, const Frame* frame) except -1:
         # Calls that were made before are written before those that its caller makes next.
         try:
@@ -883,6 +903,7 @@ cdef class ClientHalf(Connection):
             raise
         return 0 if call._callback is None else call._tell(self._how_to_step(call))
 
+    @cython.nonecheck(False)
     cdef Stepping _how_to_step(self, Call call) except *:
         if self._stepping == UNDECIDED:
             self._stepping = LATER
@@ -900,6 +921,7 @@ cdef class ClientHalf(Connection):
         # callback that has made a call.
         return self._is_handing_over or is_in_a_plain_handler() or is_in_a_task(self.loop)
 
+    @cython.nonecheck(False)
     cdef int _take_answer(self, Call call, const Frame* frame) except -1:
         # Whatever is raised while an answer is read is the end of that call, and of nothing else.
         if frame.kind == Kind.RESPONSE:
@@ -913,6 +935,7 @@ cdef class ClientHalf(Connection):
             ))
         return 0
 
+    @cython.nonecheck(False)
     cdef int _take_reply(self, Call call, const Frame* frame) except -1:
         if call._state != PENDING:
             return 0
@@ -941,6 +964,7 @@ cdef class ClientHalf(Connection):
         self._handed_over = 0
         return Connection._flush(self)
 
+    @cython.nonecheck(False)
     cdef int _flush_soon(self) except -1:
         if not self._flush_is_due:
             self._flush_is_due = True
@@ -957,6 +981,7 @@ cdef inline int point_at(Text* text, str value) except -1:
 
 
 @cython.final
+@cython.nonecheck(False)
 cdef class Routes:
     """Where objects were found; it remembers at most ``limit`` of them.
 
@@ -969,7 +994,7 @@ cdef class Routes:
     cdef Py_ssize_t _count       # of objects in the recent half
     cdef readonly Py_ssize_t limit
 
-    def __init__(self, Py_ssize_t limit):
+    def __cinit__(self, Py_ssize_t limit):
         self._recent = {}
         self._older = {}
         self._count = 0
@@ -1019,6 +1044,7 @@ cdef class Routes:
 
 
 @cython.final
+@cython.nonecheck(False)
 cdef class Caller:
     """Sends calls, and remembers where their objects were found.
 
@@ -1055,7 +1081,7 @@ cdef class Caller:
     cdef dict _codec_of                      # message class -> MessageCodec
     cdef Routes _routes
 
-    def __init__(
+    def __cinit__(
         self,
         owner,
         codecs,
@@ -1173,7 +1199,7 @@ cdef class Caller:
         # Returns the present moment.
         cdef double now
         type_name = self._type_names.get(object_type)
-        call.type_name = <str>(self._new_name(object_type) if type_name is None else type_name)
+        call.type_name = <str?>(self._new_name(object_type) if type_name is None else type_name)
         call.id = <str>id if type(id) is str else plain_id(id)
         check_id(call.id)
         self._encode(call, object_type, message, returns)
@@ -1187,12 +1213,12 @@ cdef class Caller:
     cdef int _encode(self, Call call, object_type, message, returns) except -1:
         # Write the payload, and note how the reply is read.
         found = self._codec_of.get(type(message))
-        cdef MessageCodec codec = <MessageCodec>(
+        cdef MessageCodec codec = <MessageCodec?>(
             self._new_codec(message) if found is None else found
         )
-        call.message_name = <str>(message.type_name if codec.name is None else codec.name)
+        call.message_name = str.__str__(message.type_name) if codec.name is None else codec.name
         try:
-            call.payload = <bytes>codec.encode(message)
+            call.payload = <bytes?>codec.encode(message)
         except Exception as error:
             raise self._codecs.unencodable(message, error) from error
         call._decode = codec.decode

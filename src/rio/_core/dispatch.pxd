@@ -85,7 +85,7 @@ cdef class TurnCaller:
     cdef int _keep(self, Turn turn) except -1
     cdef int _forget(self, Turn turn) except -1
     cdef int _hold(self, Turn turn) except -1
-    cdef Py_ssize_t _bytes_held(self) except -1
+    cdef Py_ssize_t _bytes_held(self) except? -1
 
 
 cdef class Turn:
@@ -97,7 +97,7 @@ cdef class Turn:
     cdef readonly str id             # of the object
     cdef readonly uint64_t request_id  # the caller's number for it
     cdef bytes _payload              # None once the handler has begun
-    cdef readonly object context     # bytes that travel with the call, or None
+    cdef readonly bytes context      # what travels with the call, or None
     cdef readonly double deadline    # on the dispatcher's clock
     # unique among the turns of this process and, being started at random, of the cluster
     cdef readonly uint64_t number
@@ -134,6 +134,7 @@ cdef class RemoteCaller(TurnCaller):
     cdef dict _turns                 # request id -> Turn, for those that did not end at once
     cdef dict _held                  # those of them that start once the client takes its answers
 
+    cdef int _belong_to(self, ServerHalf connection) except -1
     cdef int _set_aside(self, Turn turn) except -1
     cdef int _go_on(self) except -1
     cdef int _reply_if_there_is_room(self, Turn turn, bytes payload) except -1

@@ -1,7 +1,7 @@
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final, Protocol, TypeVar, final
+from typing import Any, Final, Protocol, Self, TypeVar, final
 
 from typing_extensions import disjoint_base
 
@@ -48,8 +48,8 @@ def outside_of_turns() -> contextvars.Context: ...
 
 @final
 class Method:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         handler: Any,
         name: str,
         *,
@@ -61,7 +61,7 @@ class Method:
         takes_app_data: bool,
         timeout: float | None,
         takes_turn: bool = True,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def handler(self) -> Any: ...
     @property
@@ -71,7 +71,7 @@ class Method:
 
 @final
 class TypeTable:
-    def __init__(self, type_name: str, methods: Iterable[Method]) -> None: ...
+    def __new__(cls, type_name: str, methods: Iterable[Method]) -> Self: ...
     @property
     def type_name(self) -> str: ...
     @property
@@ -175,7 +175,6 @@ class Turn:
 
 @final
 class RemoteCaller(TurnCaller):
-    def __init__(self, connection: ServerHalf) -> None: ...
     @property
     def connection(self) -> Any: ...  # of the subclass of ServerHalf that the owner makes
 
@@ -207,8 +206,8 @@ class Dispatcher:
     in_flight_limit: int
     max_timeout: float
     loop_budget: float
-    def __init__(
-        self,
+    def __new__(
+        cls,
         runtime: _Runtime,
         tables: Iterable[TypeTable],
         *,
@@ -216,7 +215,7 @@ class Dispatcher:
         waiting_limit: int = ...,
         in_flight_limit: int = ...,
         held_limit: int = ...,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def budget(self) -> Budget: ...
     @property

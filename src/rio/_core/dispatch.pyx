@@ -33,6 +33,7 @@ from rio._core.budget cimport Budget
 from rio._core.clock cimport system_clock
 from rio._core.connection cimport Connection
 from rio._core.frame cimport ReceiveBuffer
+from rio._core.hidden cimport hide
 from rio._core.msgpack cimport bytes_of
 from rio._core.task cimport options_of_task, start, start_in
 from rio._core.wire cimport Frame, Kind, Request, Text, take_request
@@ -144,7 +145,7 @@ def outside_of_turns():
 cdef class Method:
     """One row of the dispatch table: a handler, and how its message and reply travel."""
 
-    def __init__(
+    def __cinit__(
         self,
         handler,
         str name,
@@ -174,9 +175,9 @@ cdef class Method:
 cdef class TypeTable:
     """What one node knows of one type: its handlers, and its objects that are in memory."""
 
-    def __init__(self, str type_name, methods):
+    def __cinit__(self, str type_name, methods):
         self.type_name = type_name
-        self._methods = {method.name: method for method in methods}
+        self._methods = {(<Method?>method).name: method for method in methods}
         self.mailboxes = {}
 
     @property
@@ -230,6 +231,8 @@ cdef class Mailbox:
         """
         self._end_lifecycle()
         cdef Turn turn = Turn.__new__(Turn)
+        if self.table is None:
+            raise TypeError("the mailbox belongs to no type")
         dispatcher._last_turn += 1
         turn.number = dispatcher._last_turn
         turn.dispatcher = dispatcher
@@ -337,7 +340,7 @@ cdef class TurnCaller:
     cdef int _hold(self, Turn turn) except -1:
         raise NotImplementedError    # only one that is full
 
-    cdef Py_ssize_t _bytes_held(self) except -1:
+    cdef Py_ssize_t _bytes_held(self) except? -1:
         # Bytes that the node holds for it.
         return self._waiting
 
@@ -373,9 +376,9 @@ cdef class Turn:
 
     def wait_for(self, Mailbox mailbox not None):
         """Queue up for an object that is busy, or not ready yet."""
+        self.dispatcher._keep(self)
         self.mailbox = mailbox
         mailbox._wait(self)
-        self.dispatcher._keep(self)
 
     def keep(self):
         """Let it wait for its answer, but for no object."""
@@ -433,6 +436,7 @@ cdef class Turn:
             self.span = self.dispatcher.runtime.begin_span(self)
         return 0
 
+    @cython.nonecheck(False)
     cdef bint _is_sampled(self) noexcept:
         return self.span is not None and self.span is not self.dispatcher._unsampled
 
@@ -444,6 +448,7 @@ cdef class Turn:
             self.span.failed(error)
         return 0
 
+    @cython.nonecheck(False)
     cdef int _close_span(self) except -1:
         if self._is_sampled():
             self.span.end()
@@ -484,6 +489,8 @@ cdef class Turn:
     def __call__(self, task):
         """The handler's task has ended."""
         cdef Mailbox mailbox = self.mailbox
+        if mailbox is None or self.method is None:
+            raise TypeError("no handler of this turn runs")
         self._task = None
         try:
             if task.cancelled():
@@ -545,6 +552,7 @@ cdef class Turn:
             "and was not started"
         )
 
+    @cython.nonecheck(False)
     cdef int _drop_payload(self) except -1:
         cdef Py_ssize_t size
         # Of a turn in flight: it does not wait any more.
@@ -555,6 +563,7 @@ cdef class Turn:
         self._payload = None
         return 0
 
+    @cython.nonecheck(False)
     cdef int _end(self) except -1:
         if not self.finished:
             self.finished = True
@@ -565,17 +574,22 @@ cdef class Turn:
         return 0
 
 
+hide(Turn)
+
+
 # --- one connection -------------------------------------------------------------------------------
 
 @cython.final
+@cython.nonecheck(False)
 cdef class RemoteCaller(TurnCaller):
     """The client at the other end of a connection."""
 
-    def __init__(self, ServerHalf connection not None):
+    cdef int _belong_to(self, ServerHalf connection) except -1:
         self.connection = connection
         self._is_peer = connection.is_remote
         self._turns = {}
         self._held = {}
+        return 0
 
     cdef int _reply(self, Turn turn, bytes payload) except -1:
         cdef ServerHalf connection = self.connection
@@ -613,7 +627,7 @@ cdef class RemoteCaller(TurnCaller):
             return True
         return budget.allows(self._bytes_held(), size)
 
-    cdef Py_ssize_t _bytes_held(self) except -1:
+    cdef Py_ssize_t _bytes_held(self) except? -1:
         return self._waiting + self.connection._unsent
 
     cdef int _fail(self, Turn turn, error) except -1:
@@ -659,6 +673,9 @@ cdef class RemoteCaller(TurnCaller):
             if turn is not None:
                 turn.dispatcher._admit(turn)
         return 0
+
+
+hide(RemoteCaller)
 
 
 cdef class ServerHalf(Connection):
@@ -746,6 +763,7 @@ cdef class ServerHalf(Connection):
             self._flush()
         return 0
 
+    @cython.nonecheck(False)
     cdef int _frame(self, Frame* frame) except -1:
         self._take(frame)
         self._frames += 1
@@ -753,6 +771,7 @@ cdef class ServerHalf(Connection):
             self._flush()
         return 0
 
+    @cython.nonecheck(False)
     @cython.final
     cdef int _take(self, Frame* frame) except -1:
         if frame.kind == Kind.REQUEST and self.accepted:
@@ -761,6 +780,7 @@ cdef class ServerHalf(Connection):
             return self._cancel(frame.id)
         return self._leave_to_owner(frame)
 
+    @cython.nonecheck(False)
     cdef int _request(self, Frame* frame) except -1:
         cdef Dispatcher dispatcher = self.dispatcher
         cdef Request request
@@ -768,7 +788,8 @@ cdef class ServerHalf(Connection):
         cdef double now
         take_request(frame, &request)
         if self._caller is None:
-            self._caller = RemoteCaller(self)
+            self._caller = RemoteCaller.__new__(RemoteCaller)
+            self._caller._belong_to(self)
         if self._caller._turns and request.id in self._caller._turns:
             raise ProtocolError(f"request id {request.id} is in use by a call that has not ended")
         if request.id > self.last_request:
@@ -828,6 +849,7 @@ cdef class ServerHalf(Connection):
             self._late = self.dispatcher._stall
         return 0
 
+    @cython.nonecheck(False)
     @cython.final
     cdef bint _names_the_same(self, const Request* request) except -1:
         # Most requests of a connection name the type and the message that the one before named.
@@ -861,6 +883,7 @@ cdef class ServerHalf(Connection):
             (<Turn>turn)._withdraw()
         return 0
 
+    @cython.nonecheck(False)
     cdef int _flush_soon(self) except -1:
         # Answers leave at the end of this read, or of this turn of the loop; or at once if they are
         # so large that the transport has to say whether the client takes them.
@@ -937,6 +960,7 @@ cdef object busy_error(double wait):
 
 
 @cython.final
+@cython.nonecheck(False)
 cdef class Dispatcher:
     """The dispatch table of one node, and the rules by which turns are taken.
 
@@ -949,7 +973,7 @@ cdef class Dispatcher:
     ``None``; it may raise ``Unavailable``. ``clock`` replaces the system's, in seconds.
     """
 
-    def __init__(
+    def __cinit__(
         self,
         runtime,
         tables,
@@ -960,7 +984,7 @@ cdef class Dispatcher:
         Py_ssize_t held_limit=limits.HELD_LIMIT,
     ):
         self.runtime = runtime
-        self.tables = {table.type_name: table for table in tables}
+        self.tables = {(<TypeTable?>table).type_name: table for table in tables}
         self._loop = None
         self._context = outside_of_turns()
         self.app_data = None
@@ -996,7 +1020,7 @@ cdef class Dispatcher:
         if carried_values in self._context:
             self._context.run(carried_values.set, None)    # turns have those of their calls
         for found in self.tables.values():
-            table = <TypeTable>found
+            table = <TypeTable?>found
             for found_method in table._methods.values():
                 method = <Method>found_method
                 name = f"{table.type_name}.{method.name}"
@@ -1035,14 +1059,14 @@ cdef class Dispatcher:
     @property
     def live(self):
         """How many objects are in memory."""
-        return sum(len((<TypeTable>table).mailboxes) for table in self.tables.values())
+        return sum(len((<TypeTable?>table).mailboxes) for table in self.tables.values())
 
     def mailboxes(self):
         """All objects in memory, a list."""
         return [
             mailbox
             for table in self.tables.values()
-            for mailbox in (<TypeTable>table).mailboxes.values()
+            for mailbox in (<TypeTable?>table).mailboxes.values()
         ]
 
     def admit(
@@ -1105,7 +1129,7 @@ cdef class Dispatcher:
         self._swept_at = self._note_stall(self._loop_time(now))
         for connection in self.connections:
             connection.relax()
-            if (<ServerHalf>connection)._unsent:
+            if (<ServerHalf?>connection)._unsent:
                 connection.watch()
         for turn in list(self._in_flight):
             if turn.deadline < now and not turn._expired and not turn._abandoned:
@@ -1164,7 +1188,7 @@ cdef class Dispatcher:
         found = self.tables.get(type_name)
         if found is None:
             raise UnknownType(self.runtime.unknown_type(type_name))
-        return <TypeTable>found
+        return <TypeTable?>found
 
     cdef Method _method(self, TypeTable table, str name):
         found = table._methods.get(name)
@@ -1172,7 +1196,7 @@ cdef class Dispatcher:
             found = self.runtime.find_method(table, name)
         if found is None:
             raise UnknownMessage(self.runtime.unknown_message(table, name))
-        return <Method>found
+        return <Method?>found
 
     cdef int _flush_soon(self, ServerHalf connection) except -1:
         if not self._unflushed:
@@ -1182,6 +1206,8 @@ cdef class Dispatcher:
 
     cdef int _keep(self, Turn turn) except -1:
         # The turn does not end at once.
+        if turn.caller is None:
+            raise TypeError("a turn of hooks waits for nothing")
         if not turn._is_in_flight:
             turn._is_in_flight = True
             self._in_flight[turn] = None
@@ -1310,7 +1336,7 @@ cdef class Dispatcher:
             return 0
         self._recounted_at = now
         for connection in self.connections:
-            if (<ServerHalf>connection)._unsent:
+            if (<ServerHalf?>connection)._unsent:
                 connection.note_unsent(connection.unsent)
         return 0
 
@@ -1331,7 +1357,7 @@ cdef class Dispatcher:
 
     cdef int _admit(self, Turn turn) except -1:
         # A request has arrived whole: start it, queue it, or have its object activated.
-        cdef Mailbox mailbox = <Mailbox>turn.table.mailboxes.get(turn.id)
+        cdef Mailbox mailbox = turn.table.mailboxes.get(turn.id)
         if turn.caller._is_full:
             return turn.caller._hold(turn)
         problem = self._why_not_keep(turn)
@@ -1530,9 +1556,9 @@ cdef class Dispatcher:
                 return refuse(turn, turn._lease_is_lost())
             is_encoding = True
             if type(result) is method._reply_class:
-                payload = <bytes>method._encode(result)
+                payload = <bytes?>method._encode(result)
             else:
-                payload = <bytes>self.runtime.encode_reply(turn, result)
+                payload = <bytes?>self.runtime.encode_reply(turn, result)
             is_encoding = False
             turn._end()
             return turn.caller._reply(turn, payload)

@@ -16,8 +16,9 @@ cdef class ReceiveBuffer:
 
 cdef class FrameReader:
     cdef ReceiveBuffer _shared
-    cdef uint8_t* _own          # where unread bytes lie that are not in _shared; NULL: nowhere else
-    cdef Py_ssize_t _own_size
+    # where unread bytes lie that are not in _shared; None: nowhere else. An object, because whoever
+    # holds a memoryview of it keeps it.
+    cdef bytes _own
     cdef uint8_t* _data         # that of the two in which they lie
     cdef Py_ssize_t _capacity   # its size
     cdef Py_ssize_t _start      # the first byte that was not handed out as part of a frame
@@ -29,6 +30,7 @@ cdef class FrameReader:
     cdef int _next(self, Cursor* body) except -1
     cdef Py_ssize_t _copy(self, const uint8_t* data, Py_ssize_t size) except -1
     cdef int _make_room(self, Py_ssize_t least, bint alone) except -1
+    cdef Py_ssize_t _own_size(self) noexcept
     cdef int _move_in(self, Py_ssize_t need) except -1
     cdef int _move_out(self, Py_ssize_t size) except -1
     cdef void _free(self) noexcept

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, nonecheck=False
 """Bytes in, frames out, and back. This module knows no socket: a transport fills the reader's
 buffer, and sends what the writer holds.
 
@@ -71,8 +71,10 @@ cdef class FrameReader:
 
     def __getbuffer__(self, Py_buffer* buffer, int flags):
         self._make_room(limits.LEAST_ROOM, False)
+        # Who keeps the view keeps what it shows, although the reader may have left it.
+        owner = self._shared if self._own is None else self._own
         PyBuffer_FillInfo(
-            buffer, self, self._data + self._end, self._capacity - self._end, 0, flags
+            buffer, owner, self._data + self._end, self._capacity - self._end, 0, flags
         )
 
     def __len__(self):
@@ -83,7 +85,7 @@ cdef class FrameReader:
     @property
     def capacity(self):
         """How many bytes the reader occupies besides the shared buffer."""
-        return self._own_size
+        return self._own_size()
 
     @property
     def buffered(self):
@@ -151,7 +153,7 @@ cdef class FrameReader:
         # the middle of its read: leave the shared buffer alone.
         self._make_room(min(size, limits.ROOMY), True)
         size = min(size, self._capacity - self._end)
-        memcpy(self._data + self._end, data, size)
+        memmove(self._data + self._end, data, size)    # somebody may feed a reader its own room
         self.advance(size)
         return size
 
@@ -164,14 +166,17 @@ cdef class FrameReader:
             whole = <Py_ssize_t>big_endian(self._data + self._start, limits.FRAME_HEADER)
             need = min(limits.FRAME_HEADER + whole, limits.FRAME_HEADER + self.limit) - have
             need = max(min(need, max(have, limits.ROOMY)), least)
-        if not alone and self._own_size <= limits.ROOMY and have + need <= limits.ROOMY:
+        if not alone and self._own_size() <= limits.ROOMY and have + need <= limits.ROOMY:
             return self._move_in(need)
-        if self._data is not self._own or self._own_size - have < need:
+        if self._own is None or self._capacity - have < need:
             return self._move_out(have + need)
-        if have == 0 or self._own_size - self._end < need:
-            memmove(self._own, self._own + self._start, have)
+        if have == 0 or self._capacity - self._end < need:
+            memmove(self._data, self._data + self._start, have)
             self._start, self._end = 0, have
         return 0
+
+    cdef Py_ssize_t _own_size(self) noexcept:
+        return 0 if self._own is None else PyBytes_GET_SIZE(self._own)
 
     cdef int _move_in(self, Py_ssize_t need) except -1:
         # Put what is unread into the shared buffer, with room for so much more.
@@ -196,16 +201,15 @@ cdef class FrameReader:
     cdef int _move_out(self, Py_ssize_t size) except -1:
         # Put what is unread into a buffer of the reader's own, of so many bytes.
         cdef Py_ssize_t have = self._end - self._start
-        cdef uint8_t* own = NULL
+        cdef bytes own = None
         if size:
-            own = <uint8_t*>PyMem_Malloc(size)
-            if own is NULL:
-                raise MemoryError()
+            own = PyBytes_FromStringAndSize(NULL, size)
             if have:
-                memcpy(own, self._data + self._start, have)
+                memcpy(PyBytes_AS_STRING(own), self._data + self._start, have)
         self._free()
-        self._own, self._own_size = own, size
-        self._data, self._capacity = own, size
+        if size:
+            self._own = own
+            self._data, self._capacity = <uint8_t*>PyBytes_AS_STRING(own), size
         self._start, self._end = 0, have
         return 0
 
@@ -213,8 +217,7 @@ cdef class FrameReader:
         # Let go of both buffers.
         if self._shared is not None and self._shared._reader is <void*>self:
             self._shared._reader = NULL
-        PyMem_Free(self._own)
-        self._own, self._own_size = NULL, 0
+        self._own = None
         self._data, self._capacity = NULL, 0
 
     cpdef int relax(self) except -1:
@@ -251,7 +254,7 @@ cdef class FrameWriter:
 
     cpdef int put_response(self, uint64_t id, bytes payload) except -1:
         """Add a RESPONSE. Its payload is MessagePack already."""
-        cdef uint8_t* at = self._begin(limits.RESPONSE_HEAD, PyBytes_GET_SIZE(payload))
+        cdef uint8_t* at = self._begin(limits.RESPONSE_HEAD, len(payload))
         return self._end(wire.put_response(at, id), payload)
 
     def take(self):

@@ -35,6 +35,7 @@ from rio._core.msgpack cimport (
     take_uint,
 )
 
+from operator import index
 from typing import NamedTuple
 
 from rio.errors import ProtocolError
@@ -219,7 +220,7 @@ cdef class MemberTable:
         if generations is None:
             return list(range(self._count))
         indices = []
-        for generation in sorted(set(generations)):
+        for generation in sorted({index(generation) for generation in generations}):
             at = seek_entry(self._entries, self._count, at, generation)
             if at < self._count and self._entries[at].generation == generation:
                 indices.append(at)
@@ -480,6 +481,8 @@ cdef int check_snapshot(Snapshot* snapshot) except -1:
     cdef uint64_t last = 0
     cdef Py_ssize_t i
     for i in range(snapshot.count):
+        if snapshot.statuses[i] > DEAD:
+            raise ProtocolError(f"{snapshot.statuses[i]} is no status")
         if snapshot.generations[i] <= last or snapshot.generations[i] > snapshot.generation_high:
             raise ProtocolError("the members of a snapshot are not in order, or newer than it")
         last = snapshot.generations[i]

@@ -32,12 +32,13 @@ cdef class Ranking:
 
     def __cinit__(self, addresses not None):
         cdef Py_ssize_t index
-        self._count = len(addresses)
+        cdef list known = list(addresses)    # as long as it says
+        self._count = len(known)
         self._hashes = <uint32_t*>PyMem_Malloc(max(self._count, 1) * sizeof(uint32_t))
         if self._hashes is NULL:
             raise MemoryError
         for index in range(self._count):
-            self._hashes[index] = crc32(addresses[index].encode())
+            self._hashes[index] = crc32(known[index].encode())
 
     def __dealloc__(self):
         PyMem_Free(self._hashes)

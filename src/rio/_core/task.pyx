@@ -13,6 +13,8 @@ from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
 
 cimport cython
 
+from rio._core.hidden cimport hide
+
 from rio.errors import HandlerFailed
 
 
@@ -154,6 +156,7 @@ cdef int guard_send(PyObject* guard, PyObject* value, PyObject** result) except 
 
 
 (<TypeWithSend*>Guard).tp_as_async.am_send = guard_send
+hide(Guard)
 
 
 cdef object exit_error(error):
@@ -177,6 +180,9 @@ cdef class FirstStep:
 
     def __call__(self, step, *, context=None):
         self.step = step
+
+
+hide(FirstStep)
 
 
 cdef object start_eagerly(Guard guard, loop, dict options, context):

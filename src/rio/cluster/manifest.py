@@ -92,7 +92,7 @@ def decode_manifest(data: bytes) -> Manifest:
     """
     try:
         return _decode(data) if data else Manifest()
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return Manifest()
 
 

@@ -169,7 +169,7 @@ class SimpleStateStorage(StateStorage):
             return StoredObject(0, {})
         try:
             name, schema, state = msgspec.msgpack.decode(data, type=tuple[str, int, bytes])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise StateCorrupt(f"the record of {object_id} is none of rio: {error}") from error
         return StoredObject(version, {name: StoredState(state, schema)})
 

@@ -203,7 +203,7 @@ def read_credentials(path: Path) -> Credentials:
             encryption=cast(Encryption | None, table.encryption),  # checked there
             certificate=_beside(path, table.certificate),
             private_key=_beside(path, table.private_key),
-            ca=tuple(path.parent / each for each in table.ca),
+            ca=tuple(_file_beside(path, each) for each in table.ca),
             http=_read_http(path, table.http),
         )
         credentials.files[path] = stamp
@@ -218,7 +218,8 @@ def _parse(text: str) -> _File:
 
     try:
         return msgspec.convert(tomllib.loads(text), _File)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
+        # a ValueError is a TOMLDecodeError, or about a number of thousands of digits
         raise ConfigurationError(f"it is not of the right form: {error}") from None
 
 
@@ -236,7 +237,14 @@ def _read_http(path: Path, table: _HttpTable) -> HttpAccess:
 
 
 def _beside(path: Path, name: str | None) -> Path | None:
-    return None if name is None else path.parent / name
+    return None if name is None else _file_beside(path, name)
+
+
+def _file_beside(path: Path, name: str) -> Path:
+    """:raises ConfigurationError: no file can have this name."""
+    if "\0" in name:
+        raise ConfigurationError(f"{name!r:.200} names no file")
+    return path.parent / name
 
 
 def add_key(path: Path, key: Key, encryption: str | None) -> None:

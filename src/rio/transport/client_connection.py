@@ -134,9 +134,10 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
             if reply is not None and not reply.done():
                 reply.set_result(None)
         elif kind == Kind.ERROR and id in self._replies:
+            error = from_code(*protocol.read_error(body))  # while it is known who waits for it
             reply = self._replies.pop(id)
             if not reply.done():
-                reply.set_exception(from_code(*protocol.read_error(body)))
+                reply.set_exception(error)
         elif kind == Kind.ERROR and id == 0:
             self.break_off(from_code(*protocol.read_error(body)))
         elif kind not in (Kind.RESPONSE, Kind.ERROR):  # those answer calls that were given up

@@ -231,6 +231,8 @@ def read_goaway(body: bytes) -> tuple[str, int | None]:
     :raises ProtocolError: the frame is no GOAWAY of a server.
     """
     _, _, text, last_request = read(body, tuple[int, int, str, int | None])
+    if last_request is not None and not 0 <= last_request < 1 << 64:
+        raise ProtocolError(f"no request has the number {last_request}")
     return text, last_request
 
 
@@ -258,7 +260,7 @@ def read(body: bytes, shape: Any) -> Any:
     """
     try:
         return _decoder(shape).decode(body)
-    except (msgspec.MsgspecError, RecursionError) as cause:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
         raise ProtocolError(f"a frame does not decode: {cause}") from cause
 
 

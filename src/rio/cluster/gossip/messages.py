@@ -103,6 +103,6 @@ def decode(payload: bytes) -> GossipMessage:
         raise ProtocolError(f"a message of {len(payload)} bytes is larger than {MAX_MESSAGE}")
     try:
         message: GossipMessage = _decode(payload)
-    except (msgspec.MsgspecError, RecursionError) as cause:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
         raise ProtocolError(f"a message does not decode: {cause}") from cause
     return message
