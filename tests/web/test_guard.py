@@ -7,6 +7,7 @@ import ssl
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
@@ -20,9 +21,11 @@ from rio.cli.program import main
 from rio.errors import BadAddress, ConfigurationError
 from rio.security.credentials import write_key
 from rio.storage.http import HttpMembershipStorage
+from rio.web import listener
 from rio.web.guard import Guard
 from rio.web.listener import Answer, Request
 from tests.security.test_security_file import write
+from tests.server.harness import until
 
 TOKEN = "a-token-of-some-length"
 OTHER = "another-token-of-length"
@@ -300,6 +303,60 @@ async def test_a_token_and_a_certificate_are_replaced_while_the_server_runs(
 
     while not await is_new():  # noqa: ASYNC110
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.both_loops
+async def test_unfinished_handshakes_of_many_lock_nobody_out(
+    server: rio.Server, files: Files
+) -> None:
+    port = rio.Address.parse(server.http_address).port
+    held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(130)]
+    for number, (_, writer) in enumerate(held):
+        writer.write(b"\x16\x03\x01" if number % 2 else b"")
+    for _ in range(5):
+        collector = await Collector.connect(server, files)
+        assert (await collector.get("/livez", ""))[0] == 200
+        await collector.close()
+    assert server._http is not None
+    assert len(server._http._connections) <= listener.MAX_CONNECTIONS
+    for _, writer in held:
+        writer.transport.abort()
+
+
+@pytest.mark.both_loops
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n"])
+async def test_a_handshake_that_does_not_end_is_given_up(
+    server: rio.Server, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(listener, "REQUEST_TIMEOUT", 0.1)
+    port = rio.Address.parse(server.http_address).port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(sent)
+    with suppress(ConnectionError):
+        assert b"HTTP" not in await reader.read()
+    assert server._http is not None
+    connections = server._http._connections
+    await until(lambda: not connections)
+    writer.close()
+
+
+@pytest.mark.both_loops
+async def test_a_server_stops_while_clients_agree_on_tls_and_after(
+    server: rio.Server, files: Files
+) -> None:
+    port = rio.Address.parse(server.http_address).port
+    half = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+    collector = await Collector.connect(server, files)
+    assert (await collector.get("/livez", ""))[0] == 200
+    assert server._http is not None
+    connections = server._http._connections
+    await until(lambda: len(connections) == 4)
+    await server.stop()
+    assert not connections
+    for _, writer in half:
+        writer.transport.abort()
+    with suppress(OSError):
+        await collector.close()
 
 
 async def test_what_is_not_encrypted_is_not_answered_over_tls(server: rio.Server) -> None:

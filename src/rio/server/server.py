@@ -611,8 +611,6 @@ class Server:
         self._catalog.sweep()
         self._look_at_security()
         self._acceptor.look()
-        if self._http is not None:
-            self._http.look()
         self._connections.look()
         self._catalog.idle.tick(may_evict=self._cluster.renewed and not self._catalog.draining)
         if self._watch is not None:

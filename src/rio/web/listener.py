@@ -15,11 +15,11 @@ from urllib.parse import unquote
 
 import h11
 
-from rio import background
 from rio.errors import BindFailed
 from rio.identity import Address
 from rio.logs import Logger
 from rio.transport.listener import Listener
+from rio.web.tls_channel import TlsChannel
 
 logger = Logger("rio.web")
 
@@ -68,13 +68,14 @@ def _no_tls() -> None: ...
 class HttpListener:
     """Serves pages on an address. Nothing that a client sends can end or block it.
 
-    ``tls``: what connections are encrypted with now; ``None``: they are not.
+    ``tls``: what a further connection is encrypted with; ``None``: it is not.
     """
 
     def __init__(self, pages: Pages, tls: Callable[[], ssl.SSLContext | None] = _no_tls) -> None:
         self._pages = pages
-        self._listener = Listener(lambda: _Connection(self), BACKLOG, tls)
-        self._waking: asyncio.Task[None] | None = None
+        self.tls = tls
+        # A connection counts before it is encrypted: a handshake may be as slow as a request.
+        self._listener = Listener(lambda: _Connection(self), BACKLOG, _no_tls)
         self._connections: dict[_Connection, None] = {}
         """The clients, the oldest first."""
         self._all_gone = asyncio.Event()
@@ -103,24 +104,10 @@ class HttpListener:
         """The descriptors of the listening sockets."""
         return self._listener.numbers()
 
-    def look(self) -> None:
-        """Encrypt further connections with what there is now. Call it now and then."""
-        if self._waking is None and (self._listener.rests or not self._listener.is_current):
-            self._listener.rest()
-            self._waking = background.start(self._listener.wake(), "serve HTTP with new TLS")
-            self._waking.add_done_callback(self._note_woken)
-
-    def _note_woken(self, task: asyncio.Task[None]) -> None:
-        self._waking = None
-        if not task.cancelled() and task.exception() is not None:
-            self._report("HTTP is not served at the moment", task.exception())
-
     async def close(self) -> None:
         """Stop listening, and drop the clients that are connected. Idempotent."""
         self._is_closed = True
         self._listener.close()
-        if self._waking is not None:
-            await asyncio.wait((self._waking,))
         while self._connections:
             self._all_gone.clear()
             for connection in self._connections:
@@ -187,7 +174,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self.source = ""
         """The host of the client."""
-        self._is_encrypted = False
+        self._channel: TlsChannel | None = None
+        """What encrypts; ``None``: nothing does."""
         self._is_idle = False
         """Whether it has its answers, and has not begun to send another request."""
         self._is_stalled = False
@@ -206,14 +194,19 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._is_encrypted = transport.get_extra_info("sslcontext") is not None
         self.source = str((transport.get_extra_info("peername") or ("",))[0])
         self._wait(REQUEST_TIMEOUT)
         self._owner.admit(self)
+        tls = self._owner.tls()
+        self._channel = None if tls is None else TlsChannel(tls)
 
     def data_received(self, data: bytes) -> None:
         if self._is_over:
             return  # if it were not read, the client would lose the answer
+        if self._channel is not None:
+            data = self._decrypt(data, self._channel)
+        if not (data or self._has_ended):
+            return  # that was TLS alone
         self._unread += data
         if self._is_idle:
             self._is_idle = False
@@ -221,9 +214,21 @@ class _Connection(asyncio.Protocol):
         if self._turn is None and not self._is_stalled:
             self._advance()
 
+    def _decrypt(self, data: bytes, channel: TlsChannel) -> bytes:
+        try:
+            said = channel.decrypt(data)
+        except ssl.SSLError as error:
+            logger.debug("an HTTP client does not agree on TLS: %r", error)
+            self._transport.write(channel.take())
+            self._transport.close()
+            return b""
+        self._transport.write(channel.take())
+        self._has_ended = self._has_ended or channel.has_ended
+        return said
+
     def eof_received(self) -> bool:
         self._has_ended = True
-        return (self._turn is not None or self._is_stalled) and not self._is_encrypted
+        return self._turn is not None or self._is_stalled
 
     def pause_writing(self) -> None:
         self._is_stalled = True
@@ -282,7 +287,7 @@ class _Connection(asyncio.Protocol):
 
     def _answer(self, request: h11.Request) -> None:
         """:raises h11.RemoteProtocolError: its body is not of the right form."""
-        answer = self._owner.answer(request, is_encrypted=self._is_encrypted)
+        answer = self._owner.answer(request, is_encrypted=self._channel is not None)
         if not isinstance(self._http.next_event(), h11.EndOfMessage) and answer.status < 400:
             answer = _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "a request for a page has no body")
         self._send(answer, with_body=request.method != b"HEAD")
@@ -294,7 +299,8 @@ class _Connection(asyncio.Protocol):
         if with_body:
             parts.append(self._http.send(h11.Data(data=answer.body)))
         parts.append(self._http.send(h11.EndOfMessage()))
-        self._transport.write(b"".join(parts))
+        data = b"".join(parts)
+        self._transport.write(data if self._channel is None else self._channel.encrypt(data))
         if is_last:
             self._finish()
             return
@@ -315,10 +321,9 @@ class _Connection(asyncio.Protocol):
         self._unread.clear()
         self._wait(REQUEST_TIMEOUT)
         self._transport.resume_reading()
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
-            self._transport.close()
+        if self._channel is not None:
+            self._transport.write(self._channel.end())
+        self._transport.write_eof()
 
 
 def _error(status: HTTPStatus, text: str) -> Answer:
