@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -469,8 +470,8 @@ async def test_a_call_from_outside_takes_no_longer_than_the_server_allows(
 # --- other keys while it runs ---------------------------------------------------------------------
 
 
-def write_keys(path: Path, *keys: rio.Key) -> Path:
-    return write(path, 'encryption = "none"\n' + "".join(map(write_key, keys)))
+def write_keys(path: Path, *keys: rio.Key, encryption: str = "none") -> Path:
+    return write(path, f'encryption = "{encryption}"\n' + "".join(map(write_key, keys)))
 
 
 @pytest.mark.parametrize(
@@ -513,12 +514,17 @@ async def test_a_key_that_allows_more_goes_on(cluster: Cluster, tmp_path: Path) 
     assert await client.send(Counter, "a", Forward()) == 5
 
 
+@pytest.mark.parametrize("encryption", ["none", *(["key"] if CAN_USE_KEYS else [])])
 async def test_keys_are_replaced_while_calls_go_on_and_none_fails(
-    cluster: Cluster, tmp_path: Path
+    cluster: Cluster, tmp_path: Path, encryption: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("rio.server.server.SECURITY_LOOK_INTERVAL", 0.1)
+    monkeypatch.setattr("rio.server.acceptor.LOOK_INTERVAL", 0.1)
+    monkeypatch.setattr("rio.client.pool.LOOK_INTERVAL", 0.1)
+    put = functools.partial(write_keys, encryption=encryption)
     new_node, new_web = rio.Key.generate("node-2", "node"), rio.Key.generate("web-2", "call")
-    of_servers = write_keys(tmp_path / "servers.toml", NODE, WEB)
-    of_client = write_keys(tmp_path / "client.toml", WEB)
+    of_servers = put(tmp_path / "servers.toml", NODE, WEB)
+    of_client = put(tmp_path / "client.toml", WEB)
     servers = [
         await cluster.server(Counter, Hidden, security=rio.Security.from_file(of_servers))
         for _ in range(2)
@@ -545,12 +551,13 @@ async def test_keys_are_replaced_while_calls_go_on_and_none_fails(
         for number in range(4):
             group.create_task(call(number))
         await until(lambda: {"web", "node"} <= used_keys())
-        write_keys(of_servers, NODE, WEB, new_node, new_web)
+        put(of_servers, NODE, WEB, new_node, new_web)
         await until(lambda: all(len(server._credentials.keys) == 4 for server in servers))
-        write_keys(of_servers, new_node, new_web, NODE, WEB)
-        write_keys(of_client, new_web)
+        await until(lambda: all(server._acceptor._listener.is_current for server in servers))
+        put(of_servers, new_node, new_web, NODE, WEB)
+        put(of_client, new_web)
         await until(lambda: used_keys() == {"web-2", "node-2"})
-        write_keys(of_servers, new_node, new_web)
+        put(of_servers, new_node, new_web)
         await until(lambda: all(len(server._credentials.keys) == 2 for server in servers))
         before = calls
         await until(lambda: calls > before + 100)

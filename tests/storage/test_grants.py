@@ -55,13 +55,12 @@ def some_of(suite: type, *tests: str) -> type:
 Members: Any = some_of(
     MembershipStorageTests,
     "test_another_cluster_id_ends_all_members",
-    "test_registering_an_address_kills_its_older_member",
     "test_a_new_manifest_replaces_the_old_one_and_raises_the_version",
     "test_settings_are_set_only_by_who_has_read_the_newest_snapshot",
-    "test_only_a_member_that_may_serve_can_renew",
-    "test_a_status_moves_forward",
+    "test_no_renewal_is_lost_among_many_at_once",
+    "test_a_member_that_has_renewed_since_it_was_read_does_not_die",
     "test_a_vote_is_kept_and_does_not_raise_the_version",
-    "test_only_a_member_that_is_gone_can_be_purged",
+    "test_a_purged_member_stays_dead_to_every_call",
 )
 Placements: Any = some_of(
     ObjectPlacementTests,

@@ -85,6 +85,10 @@ class Acceptor:
         if self._listener is not None:
             self._listener.rest()
 
+    def look_soon(self) -> None:
+        """There is something else to encrypt with."""
+        self._look_at = 0.0
+
     def look(self) -> None:
         """Rest while descriptors are scarce, and encrypt further connections with what there is
         now. Call it now and then.

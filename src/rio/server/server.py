@@ -625,6 +625,7 @@ class Server:
         if self._security.credentials is not self._credentials:
             self._credentials = self._security.credentials
             self._connections.check_keys()
+            self._acceptor.look_soon()
             self._links.renew()
             self._router.pool.use_credentials()
 
