@@ -4,6 +4,8 @@
 #   make test ARGS="-n 0 -x"           one test after the other, in this process
 #   make test PYTHON=python3.13        another interpreter, in a virtual environment of its own
 #   make test RIO_DEBUG=1              the core built with its assertions on
+#   make fuzz RIO_SANITIZE=1           the core built with the sanitizers of GCC
+#   make fuzz MINUTES=10 ARGS=reader   also REPLAY=file, which a run that has found something names
 #   make test-storage SERVERS=system   PostgreSQL and Redis as the system has them, not as wheels
 #   make check VERSIONS=lowest         on the oldest versions that pyproject.toml allows, or the newest
 #   make chaos MINUTES=60 STORAGE=redis  also SEED, PRESET and FAULTS: see tests/cluster/processes/chaos.py
@@ -15,7 +17,7 @@ BIN    := $(VENV)/$(if $(WINDOWS),Scripts,bin)
 TOOLS  := $(VENV)/.tools
 AUDIT  := $(VENV)/audit
 WHEELS := $(VENV)/wheels
-BUILT  := $(VENV)/.built$(if $(filter 1,$(RIO_DEBUG)),-debug)
+BUILT  := $(VENV)/.built$(if $(filter 1,$(RIO_DEBUG)),-debug)$(if $(filter 1,$(RIO_SANITIZE)),-sanitized)
 RUST   := $(VENV)/peers/rust
 PEERS  := $(patsubst bench/peers/requirements/%.txt,$(VENV)/peers/%/.installed,$(wildcard bench/peers/requirements/*.txt))
 CORE   := setup.py $(wildcard src/rio/_core/*.pyx src/rio/_core/*.pxd)
@@ -23,9 +25,12 @@ SYSTEM_SERVERS = RIO_TEST_POSTGRES_BIN=$(lastword $(sort $(wildcard /usr/lib/pos
                  RIO_TEST_REDIS_BIN=$(shell command -v redis-server || command -v valkey-server)
 # how uv calls the oldest and the newest versions that are allowed
 RESOLUTION = $(if $(filter lowest,$(1)),lowest-direct,highest)
-export RIO_DEBUG
+# Python itself is built without the sanitizers, so they are loaded before it.
+SANITIZERS = LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)" \
+             ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 PYTHONMALLOC=malloc
+export RIO_DEBUG RIO_SANITIZE
 
-.PHONY: help demo quick test test-assertions test-dev test-eager test-storage test-lowest test-newest sweep chaos \
+.PHONY: help demo quick test test-assertions test-dev test-eager test-storage test-lowest test-newest sweep chaos fuzz \
         check audit audit-lowest audit-newest sdist wheels release-check bench bench-full bench-instructions bench-peers soak build clean
 
 help:  ## list the targets
@@ -64,6 +69,10 @@ sweep: $(BUILT)  ## let each point of a small life of a cluster fail in each way
 
 chaos: $(BUILT)  ## break a cluster under load, and count what is lost
 	@$(BIN)/python -m tests.cluster.processes.chaos
+
+fuzz: $(BUILT)  ## hand wrong input to all that reads, for MINUTES=10, or again with REPLAY=file
+	@$(if $(filter 1,$(RIO_SANITIZE)),$(SANITIZERS)) $(BIN)/python -m fuzz \
+	  $(if $(REPLAY),--replay $(REPLAY),--minutes $(or $(MINUTES),10)) $(ARGS)
 
 check: $(BUILT)  ## run the linters and the type checkers
 	$(BIN)/ruff format --check .

@@ -2,6 +2,7 @@
 Everything else is in pyproject.toml.
 
 RIO_DEBUG=1 builds the core with assertions: ours, Cython's and CPython's.
+RIO_SANITIZE=1 adds the sanitizers of GCC for addresses and for undefined behaviour.
 GITHUB_REPOSITORY=owner/name, which every workflow has, is where the links lead.
 SOURCE_DATE_EPOCH is the time of all files: two builds of one commit are the same to the byte.
 """
@@ -18,7 +19,9 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.sdist import sdist
 
-DEBUG = os.environ.get("RIO_DEBUG") == "1"
+SANITIZE = os.environ.get("RIO_SANITIZE") == "1"
+DEBUG = SANITIZE or os.environ.get("RIO_DEBUG") == "1"
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"] if SANITIZE else []
 
 REPOSITORY = os.environ.get("GITHUB_REPOSITORY")
 HOME = f"https://github.com/{REPOSITORY}"
@@ -64,7 +67,8 @@ extensions = [
         define_macros=[] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", None)],
         extra_compile_args=["/O2"]
         if sys.platform == "win32"
-        else ["-O3", *(["-g", "-UNDEBUG"] if DEBUG else ["-g0"])],
+        else ["-O3", *(["-g", "-UNDEBUG"] if DEBUG else ["-g0"]), *SANITIZERS],
+        extra_link_args=SANITIZERS,
     )
     for source in sorted(Path("src/rio/_core").glob("*.pyx"))
 ]
@@ -81,7 +85,7 @@ setup(
     else {},
     ext_modules=cythonize(
         extensions,
-        build_dir="build/debug" if DEBUG else "build/release",
+        build_dir=f"build/{'sanitized' if SANITIZE else 'debug' if DEBUG else 'release'}",
         compiler_directives={
             "language_level": 3,
             "auto_pickle": False,
