@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import rio
 from rio.errors import ConfigurationError
 
 KEY = rio.Key("node", "node", b"secret of the nodes " * 2)
+WEB = rio.Key("web", "call", b"secret of the web " * 2)
 DAY = 86400.0
 CASES = [("old", 9.5), ("new", 365.0), ("gone", -1.0)]
 """Authorities, and in how many days they expire."""
@@ -31,10 +34,16 @@ class Authority:
         self._write(self.file, self._name, self._key, days, is_authority=True)
 
     def _write(
-        self, file: Path, name: x509.Name, key: Any, days: float, *, is_authority: bool
+        self,
+        file: Path,
+        name: x509.Name,
+        key: Any,
+        days: float,
+        *usages: x509.ObjectIdentifier,
+        is_authority: bool,
     ) -> None:
         end = datetime.now(UTC) + timedelta(days=days)
-        certificate = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(self._name)
@@ -43,18 +52,20 @@ class Authority:
             .not_valid_before(end - timedelta(days=3660))
             .not_valid_after(end)
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-            .sign(self._key, hashes.SHA256())
         )
+        if usages:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        certificate = builder.sign(self._key, hashes.SHA256())
         form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         private = key.private_bytes(serialization.Encoding.PEM, *form)
         public = certificate.public_bytes(serialization.Encoding.PEM)
         file.write_bytes(public if is_authority else private + public)
 
-    def issue(self, name: str, days: float) -> Path:
+    def issue(self, name: str, days: float, *usages: x509.ObjectIdentifier) -> Path:
         file = self._folder / f"{name}.pem"
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         key = ec.generate_private_key(ec.SECP256R1())
-        self._write(file, subject, key, days, is_authority=False)
+        self._write(file, subject, key, days, *usages, is_authority=False)
         return file
 
 
@@ -131,6 +142,17 @@ def test_a_certificate_of_an_authority_that_is_not_trusted_is_an_error_at_the_st
     own = authority.issue("node", 100)
     with pytest.raises(ConfigurationError, match=r"others would refuse .*local issuer certificate"):
         security_of(own, Authority(tmp_path, "other").file)
+
+
+def test_a_certificate_for_clients_will_do_for_a_client_and_not_for_a_server(
+    authority: Authority,
+) -> None:
+    own = authority.issue("client", 100, ExtendedKeyUsageOID.CLIENT_AUTH)
+    client = rio.Security([WEB], certificate=own, private_key=own, ca=[authority.file])
+    ends = client._trust.credentials.expiries
+    assert ends[own] == pytest.approx(time.time() + 100 * DAY, abs=60)
+    with pytest.raises(ConfigurationError, match=r"others would refuse .*certificate purpose"):
+        security_of(own, authority.file)
 
 
 def test_the_statistics_of_a_server_tell_when_the_first_certificate_expires(

@@ -68,7 +68,8 @@ class Credentials:
                     )
                 if (certificate is None) != (private_key is None):
                     raise ConfigurationError("certificate and private_key go together")
-                self.tls = CertificateTls(certificate, private_key, ca)
+                is_node = self.own_key("node") is not None
+                self.tls = CertificateTls(certificate, private_key, ca, is_node=is_node)
             case "key" | "none" if files:
                 raise ConfigurationError(
                     f"encryption {self.encryption!r} takes no certificate, private_key or ca"
@@ -93,8 +94,8 @@ class Credentials:
             raise ConfigurationError("certificate and private_key of HTTP go together")
         certificate = http.certificate or certificate
         private_key = http.private_key or private_key
-        if certificate is None or private_key is None:
-            return None
+        if certificate is None or private_key is None or not self.own_key("node"):
+            return None  # a client shows no pages
         # What was read before keeps its stamp: it may have changed meanwhile.
         self.files = {file: stamp_of(file) for file in (certificate, private_key)} | self.files
         return PagesTls(certificate, private_key)

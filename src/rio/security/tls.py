@@ -50,13 +50,19 @@ class KeyTls:
 
 class CertificateTls:
     """TLS by certificates that one of the authorities ``ca`` has signed, whatever host names they
-    have. A client needs none of its own, and ``server`` is ``None`` for who has none.
+    have. A client needs none of its own, and ``server`` is ``None`` for who has none. A certificate
+    of a node, ``is_node``, has to be good for both ends of a connection.
 
     :raises ConfigurationError: a file cannot be used, or others would refuse the certificate.
     """
 
     def __init__(
-        self, certificate: Path | None, private_key: Path | None, ca: Iterable[Path]
+        self,
+        certificate: Path | None,
+        private_key: Path | None,
+        ca: Iterable[Path],
+        *,
+        is_node: bool,
     ) -> None:
         self._certificate, self._private_key, self._ca = certificate, private_key, tuple(ca)
         self._client = self._load(_context(ssl.PROTOCOL_TLS_CLIENT))
@@ -71,8 +77,10 @@ class CertificateTls:
         if all(end < time.time() for end in self.expiries.values()):
             raise ConfigurationError("all authorities that ca names have expired")
         if certificate is not None and self.server is not None:
+            other = self._load(_context(ssl.PROTOCOL_TLS_CLIENT))
+            other.verify_mode = ssl.CERT_REQUIRED if is_node else ssl.CERT_NONE
             with _naming(certificate):
-                end = _rehearse(self.server, self._client)
+                end = _rehearse(self.server, other)
             self.expiries[certificate] = min(end, _find_end(certificate))
 
     def client(self, key: Key) -> ssl.SSLContext:
@@ -159,7 +167,8 @@ def _find_end(file: Path) -> float:
 
 
 def _rehearse(server: ssl.SSLContext, client: ssl.SSLContext) -> float:
-    """Have a server and a client with the same certificate meet in memory. Returns when it expires.
+    """Have a server and a client with the same certificate, or none, meet in memory. Returns when
+    it expires.
 
     :raises ssl.SSLError: one of the two refuses it.
     """
@@ -169,7 +178,7 @@ def _rehearse(server: ssl.SSLContext, client: ssl.SSLContext) -> float:
         for end in ends:
             with suppress(ssl.SSLWantReadError):
                 end.do_handshake()
-    return _end_of(ends[0].getpeercert() or {})
+    return _end_of(ends[0].getpeercert() or ends[1].getpeercert() or {})
 
 
 def _end_of(certificate: Mapping[str, Any]) -> float:
