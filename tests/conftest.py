@@ -6,6 +6,7 @@ import asyncio
 import gc
 import inspect
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -29,6 +30,8 @@ CORE_TESTS = TESTS / "core"
 
 STARTS_SERVERS = {"postgres_server", "redis_server"}
 """Fixtures that start PostgreSQL or Valkey."""
+SERVER = re.compile(r"(postgres|redis)(_\w+)?|(Postgres|Redis)Lane")
+"""How parameters of tests call them."""
 
 CLUSTERS = (TESTS / "cluster" / "processes", TESTS / "cli")
 
@@ -118,7 +121,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        if STARTS_SERVERS.intersection(fixtures):
+        if STARTS_SERVERS.intersection(fixtures) or names_a_server(item):
             item.add_marker("servers")
         if "make_cluster" in fixtures:
             item.add_marker("processes")
@@ -127,6 +130,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT))
     items.sort(key=turn)
+
+
+def names_a_server(item: pytest.Item) -> bool:
+    """Whether a parameter of the test says which server a fixture of it starts."""
+    callspec = getattr(item, "callspec", None)
+    values = [] if callspec is None else callspec.params.values()
+    return any(isinstance(value, str) and SERVER.fullmatch(value) for value in values)
 
 
 def turn(item: pytest.Item) -> int:
