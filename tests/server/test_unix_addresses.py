@@ -17,7 +17,13 @@ from typing import Any
 import pytest
 
 import rio
-from rio.errors import BadAddress, BindFailed, ConfigurationError, Unavailable
+from rio.errors import (
+    BadAddress,
+    BindFailed,
+    ConfigurationError,
+    NoServersAvailable,
+    NotAuthenticated,
+)
 from rio.identity import MAX_SOCKET_PATH, Address
 from rio.security.tls import CAN_USE_KEYS
 from rio.transport.listener import Listener
@@ -123,7 +129,7 @@ async def test_security_holds_at_a_socket_file_too(
     ):
         await until(lambda: len(second.members.members) == 2)
         assert [await client.send(Counter, str(id), Add()) for id in range(10)] == [1] * 10
-        with pytest.raises((Unavailable, rio.errors.NotAuthenticated)):
+        with pytest.raises((NoServersAvailable, NotAuthenticated)):
             await stranger.send(Counter, "1", Add())
 
 
