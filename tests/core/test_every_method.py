@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.core.every_method import NOTE_SIZE
 
 ENOUGH = 20
 """Crashes after which the others are not looked for."""
 
 
+@pytest.mark.slow
 def test_no_call_with_wrong_values_ends_the_process(tmp_path: Path) -> None:
     note = tmp_path / "note"
     note.write_bytes(bytes(NOTE_SIZE))
