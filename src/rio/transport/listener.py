@@ -95,7 +95,10 @@ class Listener:
         """Accept nothing until :meth:`wake`. Idempotent."""
         if not self._is_closed:
             self.rests = True
-            self._close_servers()
+            # What asyncio has accepted in this turn is given to its server in the next one.
+            servers, self._servers = self._servers, []
+            for server in servers:
+                asyncio.get_running_loop().call_soon(server.close)
 
     async def wake(self) -> None:
         """Accept connections again.
