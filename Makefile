@@ -27,7 +27,7 @@ SYSTEM_SERVERS = RIO_TEST_POSTGRES_BIN=$(lastword $(sort $(wildcard /usr/lib/pos
 RESOLUTION = $(if $(filter lowest,$(1)),lowest-direct,highest)
 # Python itself is built without the sanitizers, so they are loaded before it.
 SANITIZERS = LD_PRELOAD="$(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)" \
-             ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 PYTHONMALLOC=malloc
+             ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 UBSAN_OPTIONS=halt_on_error=1 PYTHONMALLOC=malloc
 export RIO_DEBUG RIO_SANITIZE
 
 .PHONY: help demo quick test test-assertions test-dev test-eager test-storage test-lowest test-newest sweep chaos fuzz \
