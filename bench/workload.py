@@ -34,6 +34,12 @@ class EchoBlock(rio.Message[Block]):
     data: bytes
 
 
+class Sleep(rio.Message[None]):
+    """Keeps an object busy, and the loop free."""
+
+    seconds: float
+
+
 class Room(rio.ServiceObject):
     """The object of all calls that save nothing."""
 
@@ -48,6 +54,10 @@ class Room(rio.ServiceObject):
     @rio.handler
     def echo(self, message: EchoBlock) -> Block:
         return Block(message.data)
+
+    @rio.handler
+    async def sleep(self, message: Sleep) -> None:
+        await asyncio.sleep(message.seconds)
 
 
 class Count(rio.State):

@@ -21,7 +21,12 @@ async def serve(options: argparse.Namespace) -> None:
     types = registry(more_types(options.types))
     stopped = asyncio.Event()
     async with rio.Server(
-        types, storage=options.storage, placement=placement, state=state, app_data=app
+        types,
+        storage=options.storage,
+        placement=placement,
+        state=state,
+        app_data=app,
+        security=options.security,
     ) as server:
         app.set(server)
         asyncio.get_running_loop().add_reader(sys.stdin, stopped.set)
@@ -36,6 +41,7 @@ def main() -> None:
     parser.add_argument("--storage", required=True)
     parser.add_argument("--grant", action="store_true", help="keep placements and states nowhere")
     parser.add_argument("--types", type=int, default=0, help="how many more types to register")
+    parser.add_argument("--security", help="a file of keys")
     rio.run(serve(parser.parse_args()))
 
 

@@ -241,6 +241,9 @@ class Reports:
     def break_off(self, error: BaseException) -> None:
         self.node.broken.append(error)
 
+    def cut_off(self, reason: str) -> None:
+        self.node.broken.append(RuntimeError(reason))
+
 
 def read(connection: Any, *bodies: bytes) -> None:
     """Deliver these frames whole in one read."""

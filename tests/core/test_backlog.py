@@ -24,6 +24,9 @@ class Twin:
             self.newcomers.append(sender)
         self.lines.setdefault(sender, []).append(request)
 
+    def turns_until(self, sender: str) -> int:
+        return (len(self.lines.get(sender, ())) + 1) * len({*self.lines, sender})
+
     def take(self) -> int:
         if self.newcomers and not (self.favoured == 8 and self.others):
             sender = self.newcomers.pop(0)
@@ -52,7 +55,7 @@ def test_the_backlog_does_what_its_twin_does(steps: list[str | None]) -> None:
         assert backlog.size == sum(map(len, twin.lines.values()))
         assert backlog.senders == len(twin.lines)
         for each in "abc":
-            assert backlog.waiting_of(each) == len(twin.lines.get(each, ()))
+            assert backlog.turns_until(each) == twin.turns_until(each)
 
 
 def test_who_sends_little_waits_little() -> None:

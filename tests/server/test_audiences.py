@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rio._core.budget import Usage
 from rio.errors import Unavailable
 from rio.identity import ObjectId
 from rio.server import audience, pubsub
@@ -27,6 +28,7 @@ class Sink:
     def __init__(self) -> None:
         self.send_limit = 1 << 20
         self.unsent = 0
+        self.usage = Usage()
         self.frames: list[Any] = []
         self.is_gone = False
 

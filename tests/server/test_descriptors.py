@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pytest
 import rio
 from rio.server import descriptors as module
 from rio.server.descriptors import REPEAT, RESERVE, Descriptors
+from rio.transport.protocol import VERSION, Hello, write_hello
 from tests.cli.processes import Running, python
 from tests.server.harness import Cluster
 
@@ -63,7 +64,7 @@ def test_a_lack_of_descriptors_is_told_once_a_minute_and_so_is_its_end(
 def test_a_reserve_is_kept_and_a_little_more_ends_the_lack(
     monkeypatch: pytest.MonkeyPatch, limit: int, kept: int
 ) -> None:
-    monkeypatch.setattr(module, "_limit", lambda: limit)
+    monkeypatch.setattr(module, "descriptor_limit", lambda: limit)
     numbers = [limit - kept - 1, limit - kept]
     monkeypatch.setattr(module, "_next_number", lambda: numbers.pop(0))
     counts = [limit - kept - kept // 8, limit - kept - kept // 8 - 1]
@@ -178,9 +179,20 @@ def few_descriptors(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+async def knock(stack: ExitStack, address: rio.Address) -> None:
+    """Connect as a node would: connections of clients are not allowed to be so many."""
+    node = stack.enter_context(socket.socket())
+    node.setblocking(False)
+    node.connect_ex((address.host, address.port))
+    await asyncio.sleep(0.005)  # so that the queue of the system is not full
+    hello = write_hello(Hello(VERSION, "node"))
+    with suppress(OSError):  # it is not accepted yet
+        node.send(len(hello).to_bytes(4, "big") + hello)
+
+
 @linux
 @pytest.mark.parametrize("loop_of_server", ["uvloop", "asyncio"])
-async def test_clients_that_take_all_descriptors_cost_one_line_and_no_lease(
+async def test_peers_that_take_all_descriptors_cost_one_line_and_no_lease(
     tmp_path: Path, loop_of_server: str
 ) -> None:
     (tmp_path / "service.py").write_text(SERVICE)
@@ -195,17 +207,11 @@ async def test_clients_that_take_all_descriptors_cost_one_line_and_no_lease(
         process = server.process.pid
         with ExitStack() as stack:
             while "no new connections are accepted" not in server.errors():
-                client = stack.enter_context(socket.socket())
-                client.setblocking(False)
-                client.connect_ex((address.host, address.port))
-                await asyncio.sleep(0.005)  # so that the queue of the system is not full
+                await knock(stack, address)
             # all but the reserve are in use, and stay so
             folder = f"/proc/{process}/fd"
             for _ in range(100):
-                client = stack.enter_context(socket.socket())
-                client.setblocking(False)
-                client.connect_ex((address.host, address.port))
-                await asyncio.sleep(0.005)
+                await knock(stack, address)
                 assert limit // 2 < len(os.listdir(folder)) < limit - 10
         caller = await asyncio.to_thread(python, "-c", CALLER, cwd=tmp_path)
         assert caller.stdout == "a\n", caller.stderr

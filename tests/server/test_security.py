@@ -451,7 +451,7 @@ async def test_one_client_cannot_have_all_the_calls_of_a_node(
     ]:
         writer.write(len(frame).to_bytes(4, "big") + frame)
     await until(lambda: server.statistics().calls == 100)
-    await until(lambda: server.statistics().in_flight == 61)
+    await until(lambda: server.statistics().in_flight == 54)
     client = await cluster.client()
     assert await client.send(Counter, "other", Add()) == 1
     writer.close()

@@ -4,11 +4,12 @@
 
 cdef class Backlog:
     cdef readonly Py_ssize_t size    # requests
-    cdef dict _lines                 # sender -> deque of its requests
-    cdef object _newcomers           # deque of the senders of whom nothing was taken yet
-    cdef object _others              # deque of the senders whose turn comes again
+    # sender -> deque of its requests; group -> Backlog of those of its senders
+    cdef dict _lines
+    cdef object _newcomers           # deque of the owners of lines from which nothing was taken yet
+    cdef object _others              # deque of the owners whose turn comes again
     cdef int _favoured               # newcomers that went before the others, in a row
 
-    cpdef Py_ssize_t waiting_of(self, sender)
-    cpdef put(self, sender, request)
+    cpdef Py_ssize_t turns_until(self, sender, group=*)
+    cpdef put(self, sender, request, group=*)
     cpdef take(self)

@@ -14,6 +14,7 @@ cdef class Connection:
     # bytes that a frame may have which is sent: the peer's limit too, once it has told it
     cdef public Py_ssize_t send_limit
     cdef public bint held           # what arrives waits; the owner calls take_rest() afterwards
+    cdef bint _is_put_off           # what has arrived waits until others have had their turn
     cdef public bint is_encrypted   # what arrives is decrypted before it is handed over
     cdef readonly uint64_t written  # bytes that the transport was given
     cdef readonly uint64_t received  # bytes that the transport has read

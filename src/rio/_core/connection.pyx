@@ -28,7 +28,7 @@ cdef class Connection:
         self.writer = FrameWriter()
         self.send_limit = frame_limit
         self.transport = None
-        self.held = self.is_encrypted = False
+        self.held = self.is_encrypted = self._is_put_off = False
         self._flush_is_due = False
         self._is_receiving = False
         self._received = None
@@ -88,7 +88,7 @@ cdef class Connection:
     cdef int _read(self) except -1:
         cdef Frame frame
         try:
-            while not self.held and self.reader._next(&frame.whole):
+            while not self.held and not self._is_put_off and self.reader._next(&frame.whole):
                 take_head(&frame)
                 self._frame(&frame)
         except Exception as error:

@@ -6,7 +6,7 @@ which a nested call is made.
 from libc.stdint cimport uint64_t
 
 from rio._core.backlog cimport Backlog
-from rio._core.budget cimport Budget
+from rio._core.budget cimport Budget, Usage
 from rio._core.connection cimport Connection
 from rio._core.frame cimport ReceiveBuffer
 from rio._core.wire cimport Frame, Request
@@ -131,6 +131,7 @@ cdef class Turn:
 
 cdef class RemoteCaller(TurnCaller):
     cdef readonly ServerHalf connection
+    cdef Usage _usage                # that of its connection
     cdef dict _turns                 # request id -> Turn, for those that did not end at once
     cdef dict _held                  # those of them that start once the client takes its answers
 
@@ -139,6 +140,7 @@ cdef class RemoteCaller(TurnCaller):
     cdef int _go_on(self) except -1
     cdef int _reply_if_there_is_room(self, Turn turn, bytes payload) except -1
     cdef bint _has_room(self, Budget budget, Py_ssize_t size) except -1
+    cdef bint _may_hold(self, Budget budget, Py_ssize_t more) except -1
 
 
 cdef class ServerHalf(Connection):
@@ -146,6 +148,8 @@ cdef class ServerHalf(Connection):
     cdef RemoteCaller _caller
     cdef public bint accepted        # the handshake is over: requests are taken
     cdef public bint is_node         # its peer is one
+    # what its client uses over all of its connections; of a node, it does not matter
+    cdef Usage _usage
     cdef public object sift_context  # what is believed of what its calls carry; None: all of it
     cdef public object rights        # what its peer may send; None: everything
     cdef public object authorize     # is asked before each of its calls; None: nobody is
@@ -158,7 +162,13 @@ cdef class ServerHalf(Connection):
     cdef double _held_at             # when it began to be held
     cdef readonly bint is_remote     # its bytes wait somewhere before they are read
     cdef int _frames                 # how many this read has brought so far
+    cdef double _read_until          # when others have their turn
     cdef Py_ssize_t _unsent          # bytes that its client does not take, as last counted
+    cdef bint _awaits_frame          # a frame has begun and is not whole
+    cdef double _frame_age           # seconds for which it was read, or could have been
+    cdef Py_ssize_t _reserved        # its size, if it is a large one for which there is room
+    # there is no room for the frame that has begun: nothing is read
+    cdef readonly bint is_short_of_room
 
     cdef int _take(self, Frame* frame) except -1
     cdef int _request(self, Frame* frame) except -1
@@ -166,6 +176,15 @@ cdef class ServerHalf(Connection):
     cdef int _find(self, const Request* request) except -1
     cdef int _cancel(self, uint64_t request_id) except -1
     cdef int _note_delay(self, double now) except -1
+    cdef bint _may_read(self) except -1
+    cdef int _read_frames(self) except -1
+    cdef int _put_off(self) except -1
+    cdef int _read_on(self) except -1
+    cdef int _note_frame(self) except -1
+    cdef bint _has_room_for(self, Py_ssize_t size) noexcept
+    cdef int _reserve(self, Py_ssize_t size) except -1
+    cdef int _end_frame(self) except -1
+    cdef int _look_at_frame(self, double passed) except -1
 
 
 cdef class Dispatcher:
@@ -195,7 +214,15 @@ cdef class Dispatcher:
     cdef public double loop_budget
     cdef Backlog _backlog
     cdef readonly Budget budget      # of the bytes that wait here
+    # bytes of the large frames that have begun, and how many there may be
+    cdef readonly Py_ssize_t arriving
+    cdef public Py_ssize_t arriving_limit
     cdef double _recounted_at
+    cdef Backlog _unread             # connections of clients that have sent more than others
+    cdef bint _is_reading_on         # a turn of the loop will read from there
+    cdef Usage _reader               # from whom was read last
+    cdef double _switched_at         # when that became another one
+    cdef double _latest              # a moment ago
     cdef bint _is_serving            # a turn of the loop will take requests from there
     # since when, and until when, requests have run without a pause for the loop, and how many
     cdef double _busy_since
@@ -204,6 +231,7 @@ cdef class Dispatcher:
     cdef bint _is_new_read           # no request of this read was seen yet
     cdef double _cost                # seconds for which a request keeps the loop, about
     cdef double _swept_at            # inf: never
+    cdef double _looked_at           # when the frames that have begun were looked at
     # for how long the loop stood still before this turn and the last one; 0: it did not
     cdef double _stall
     cdef uint64_t _last_turn
@@ -221,6 +249,8 @@ cdef class Dispatcher:
     cdef double _note_stall(self, double now) except? -1
     cdef int _keep(self, Turn turn) except -1
     cdef bint _has_time(self, double now) noexcept
+    cdef double _slice(self, double now, double contended) noexcept
+    cdef int _read_later(self, ServerHalf connection) except -1
     cdef int _put_off(self, Turn turn, double now) except -1
     cdef int _line_up(self, Turn turn, double since) except -1
     cdef void _note_gap(self, double now) noexcept

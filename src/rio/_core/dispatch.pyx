@@ -29,7 +29,7 @@ cimport cython
 
 cimport rio._core.limits as limits
 from rio._core.backlog cimport Backlog
-from rio._core.budget cimport Budget
+from rio._core.budget cimport Budget, Usage, for_clients, room
 from rio._core.clock cimport system_clock
 from rio._core.connection cimport Connection
 from rio._core.frame cimport ReceiveBuffer
@@ -83,10 +83,19 @@ cdef double STALL = 0.25
 # Seconds.
 cdef double RECOUNT = 0.005         # between two counts of the unsent bytes of all clients
 cdef double LOOP_GAP = 0.0002       # a pause in which the loop has served everything else
+# While several clients are served, one is read from for so long before others have their turn, and
+# its requests run for so long. For a client that is alone that is the loop's budget.
+cdef double READ_SLICE = 0.0001
+cdef double SERVE_SLICE = 0.0002
+cdef double CONTENTION = 0.02       # since others were read from
 # A request that would wait longer is refused at once, and one that has waited longer than that,
 # because others took more time than they seemed to, is not run any more.
 cdef double MOST_WAIT = 1.0
 cdef double LONGEST_WAIT = 2.0
+# A frame that has begun must be whole after so many seconds, and those that its bytes take at so
+# many a second. The others hold while more than half of the room for large frames is taken.
+cdef double FRAME_PATIENCE = 10, LEAST_RATE = 64 * 1024
+cdef double HASTY_PATIENCE = 1, HASTY_RATE = 256 * 1024
 cdef double DEADLINE_PRECISION = 0.005      # deadlines travel in milliseconds
 
 cdef object UNDER_WAY = object()    # instead of the result of a handler that waits for something
@@ -559,6 +568,7 @@ cdef class Turn:
         if self._payload is not None and self.caller._is_peer:
             size = PyBytes_GET_SIZE(self._payload)
             self.caller._waiting -= size
+            (<RemoteCaller>self.caller)._usage.held -= size
             self.dispatcher.budget.used -= size
         self._payload = None
         return 0
@@ -586,6 +596,7 @@ cdef class RemoteCaller(TurnCaller):
 
     cdef int _belong_to(self, ServerHalf connection) except -1:
         self.connection = connection
+        self._usage = connection._usage
         self._is_peer = connection.is_remote
         self._turns = {}
         self._held = {}
@@ -623,9 +634,16 @@ cdef class RemoteCaller(TurnCaller):
 
     cdef bint _has_room(self, Budget budget, Py_ssize_t size) except -1:
         # Whether an answer of this size may wait with what the client has not taken.
-        if self.connection._unsent == 0 and budget._allows_first(size):
+        cdef Py_ssize_t of_client = 0 if self.connection.is_node else self._usage.held
+        if self.connection._unsent == 0 and budget._allows_first(of_client, size):
             return True
-        return budget.allows(self._bytes_held(), size)
+        return self._may_hold(budget, size)
+
+    cdef bint _may_hold(self, Budget budget, Py_ssize_t more) except -1:
+        # Whether so many bytes more may wait for this peer.
+        if self.connection.is_node:
+            return budget.allows_node(more)
+        return budget.allows(self._bytes_held(), self._usage.held, more)
 
     cdef Py_ssize_t _bytes_held(self) except? -1:
         return self._waiting + self.connection._unsent
@@ -636,10 +654,12 @@ cdef class RemoteCaller(TurnCaller):
 
     cdef int _keep(self, Turn turn) except -1:
         self._turns[turn.request_id] = turn
+        self._usage.calls += 1
         return 0
 
     cdef int _forget(self, Turn turn) except -1:
         del self._turns[turn.request_id]
+        self._usage.calls -= 1
         self._held.pop(turn.request_id, None)
         return 0
 
@@ -684,10 +704,12 @@ cdef class ServerHalf(Connection):
 
     Besides what :class:`Connection` asks of it, the owner answers what is rare:
     ``answer_error(id, error)`` writes an error, ``unsent`` counts the bytes that the client has not
-    taken. It calls ``hold()`` when the client does not take its answers, and ``take_rest()`` when
-    it does so again; meanwhile ``watch()`` is called with each sweep. The core calls ``stall()``
-    when there is no room for answers: then the owner calls ``hold()`` until the client has taken
-    all.
+    taken, ``cut_off(reason)`` ends the connection. It reads no more after ``stop_reading()`` until
+    ``go_on_reading()``, and while ``may_read`` is false: a large frame has begun for which there is
+    no room, or others have their turn. It calls ``hold()`` when the client does not take its
+    answers, and ``take_rest()`` when it does so again; meanwhile ``watch()`` is called with each
+    sweep. The core calls ``stall()`` when there is no room for answers: then the owner calls
+    ``hold()`` until the client has taken all.
     """
 
     def __init__(
@@ -701,9 +723,11 @@ cdef class ServerHalf(Connection):
         self.accepted = False
         self.rights = self.authorize = self.sift_context = None
         self.is_node = True
+        self._usage = Usage()
         self._table = None
         self._method = None
         self._reading = False
+        self._read_until = INFINITY
         self._late = 0
         self.is_remote = False
 
@@ -715,8 +739,22 @@ cdef class ServerHalf(Connection):
         self.reader.advance(nbytes)
         is_last = self.reader._end < self.reader._capacity    # no more has arrived
         self._read()
-        if self._late != 0 and is_last and not self.held:
+        if self._late != 0 and is_last and self.may_read:
             self._late = 0
+
+    @property
+    def usage(self):
+        """What its client uses over all its connections; of a node, it does not matter."""
+        return self._usage
+
+    @usage.setter
+    def usage(self, Usage usage not None):
+        self._usage = usage
+
+    @property
+    def may_read(self):
+        """Whether the owner is to read what comes."""
+        return not (self.held or self._is_put_off or self.is_short_of_room)
 
     def hold(self):
         """Take no more requests of what has arrived, and start no more turns of this client."""
@@ -729,6 +767,7 @@ cdef class ServerHalf(Connection):
     def note_unsent(self, Py_ssize_t size):
         """Count so many bytes as what the client does not take."""
         self.dispatcher.budget.used += size - self._unsent
+        self._usage.held += size - self._unsent
         self._unsent = size
 
     def take_rest(self):
@@ -744,6 +783,7 @@ cdef class ServerHalf(Connection):
         """The peer is gone: nobody waits for the turns any more, so those that run are cancelled
         and those that wait never start.
         """
+        self._end_frame()
         # The caller holds this connection, and the turns that are left hold the caller.
         caller, self._caller = self._caller, None
         if caller is not None:
@@ -751,6 +791,56 @@ cdef class ServerHalf(Connection):
                 (<Turn>turn)._give_up()
 
     cdef int _read(self) except -1:
+        if not self.is_remote or self._may_read():
+            return self._read_frames()
+        return 0
+
+    cdef bint _may_read(self) except -1:
+        # Whether it is the turn of its client.
+        cdef Dispatcher dispatcher = self.dispatcher
+        cdef double now
+        if self._is_put_off:
+            return False
+        if self.is_node and self.accepted:
+            self._read_until = INFINITY
+            return True
+        if self._usage._put_off:
+            self._put_off()
+            return False
+        now = dispatcher._latest = dispatcher._now()
+        if self._usage is not dispatcher._reader:
+            dispatcher._reader = self._usage
+            dispatcher._switched_at = now
+        if now - self._usage._read_at > LOOP_GAP:
+            self._usage._read_until = now + dispatcher._slice(now, READ_SLICE)
+        self._read_until = self._usage._read_until
+        return True
+
+    cdef int _put_off(self) except -1:
+        # Others have their turn before the rest.
+        self._is_put_off = True
+        self._held_at = self.dispatcher._latest
+        self._usage._put_off += 1
+        self.stop_reading()
+        return self.dispatcher._read_later(self)
+
+    cdef int _read_on(self) except -1:
+        # Its turn has come.
+        cdef Dispatcher dispatcher = self.dispatcher
+        cdef double now = dispatcher._now()
+        self._is_put_off = False
+        self._usage._put_off -= 1
+        if self.transport is None:
+            return 0
+        dispatcher._reader, dispatcher._latest = self._usage, now
+        self._late = max(self._late, now - self._held_at)
+        self._read_until = self._usage._read_until = now + dispatcher._slice(now, READ_SLICE)
+        self._read_frames()
+        if self.may_read and self.transport is not None:
+            self.go_on_reading()
+        return 0
+
+    cdef int _read_frames(self) except -1:
         self._reading = True
         self._frames = 0
         self.dispatcher._is_new_read = True
@@ -760,7 +850,73 @@ cdef class ServerHalf(Connection):
             self._reading = False
             if not self.dispatcher._is_new_read:    # it has brought requests
                 self.dispatcher._busy_until = self.dispatcher._now()
+                self._usage._read_at = self.dispatcher._busy_until
+            if self._awaits_frame or self.reader._start < self.reader._end:
+                self._note_frame()
             self._flush()
+        return 0
+
+    cdef int _note_frame(self) except -1:
+        # A frame has begun that is not whole, or one that had begun is whole now.
+        cdef Py_ssize_t size
+        if self._awaits_frame and self._frames:
+            self._end_frame()
+        if self.reader._start == self.reader._end or not self.is_remote:
+            return 0
+        if self.held or self._is_put_off:
+            return 0    # what lies there may be whole
+        self._awaits_frame = True
+        size = self.reader._announced()
+        if size <= limits.LARGE_FRAME or size > self.reader.limit or self._reserved:
+            return 0
+        if self._has_room_for(size):
+            return self._reserve(size)
+        if not self.is_short_of_room:
+            self.is_short_of_room = True
+            self._held_at = self.dispatcher._now()
+            self.stop_reading()
+        return 0
+
+    cdef bint _has_room_for(self, Py_ssize_t size) noexcept:
+        # A client may have as much as stays free for others. A frame for which there is room is
+        # read to its end, so the others wait and none fails.
+        cdef Py_ssize_t free = self.dispatcher.arriving_limit - self.dispatcher.arriving - size
+        return self.is_node or self._usage.arriving + size <= free
+
+    cdef int _reserve(self, Py_ssize_t size) except -1:
+        self._reserved += size
+        self._usage.arriving += size
+        self.dispatcher.arriving += size
+        return 0
+
+    cdef int _end_frame(self) except -1:
+        # The frame that had begun is whole, or will never be.
+        self._reserve(-self._reserved)
+        self._awaits_frame = self.is_short_of_room = False
+        self._frame_age = 0
+        return 0
+
+    cdef int _look_at_frame(self, double passed) except -1:
+        # Read a frame if there is room for it now, and cut off a peer that does not send the rest.
+        cdef double patience = FRAME_PATIENCE, rate = LEAST_RATE
+        if self.is_short_of_room:
+            if self._has_room_for(self.reader._announced()):
+                self._reserve(self.reader._announced())
+                self.is_short_of_room = False
+                self._late = max(self._late, self.dispatcher._now() - self._held_at)
+                self.go_on_reading()
+            return 0
+        if not self.may_read:
+            return 0
+        if self.dispatcher.arriving > self.dispatcher.arriving_limit // 2:
+            patience, rate = HASTY_PATIENCE, HASTY_RATE
+        self._frame_age += passed
+        if self._frame_age > patience + self.reader.buffered / rate:
+            self.cut_off(
+                f"it has sent {self.reader.buffered} bytes of a frame of "
+                f"{self.reader._announced()} in {self._frame_age:.3g} seconds"
+            )
+            self._end_frame()
         return 0
 
     @cython.nonecheck(False)
@@ -769,6 +925,10 @@ cdef class ServerHalf(Connection):
         self._frames += 1
         if self._frames % limits.FLUSH_EVERY == 0:
             self._flush()
+            if self._read_until != INFINITY:
+                self.dispatcher._latest = self.dispatcher._now()
+        if self.dispatcher._latest > self._read_until and self.reader._start != self.reader._end:
+            return self._put_off()
         return 0
 
     @cython.nonecheck(False)
@@ -812,7 +972,7 @@ cdef class ServerHalf(Connection):
         if request.context.data is not NULL:
             turn.context = PyBytes_FromStringAndSize(request.context.data, request.context.size)
         turn._payload = bytes_of(&frame.rest)
-        now = turn.arrived = dispatcher._now()
+        now = turn.arrived = dispatcher._latest = dispatcher._now()
         if (
             turn.context is not None
             and self.sift_context is not None
@@ -941,6 +1101,13 @@ cdef int refuse(Turn turn, error) except -1:
     return 0
 
 
+cdef object group_of(Turn turn):
+    # With whom its caller shares a turn in the backlog: the other connections of a client.
+    if turn.caller._is_peer and not (<RemoteCaller>turn.caller).connection.is_node:
+        return (<RemoteCaller>turn.caller)._usage
+    return None
+
+
 cdef object dropped_error(Turn turn, size):
     # One that lets the client ask again if a repetition does no harm.
     return OutcomeUnknown(
@@ -999,8 +1166,12 @@ cdef class Dispatcher:
         self._receive_buffer = ReceiveBuffer()
         self.loop_budget = 0.005
         self._backlog = Backlog()
+        self._unread = Backlog()
+        self._switched_at = -INFINITY
         self.budget = Budget(held_limit)
+        self.arriving_limit = 2 * held_limit
         self._swept_at = INFINITY
+        self._looked_at = INFINITY
         self._stall = 0
         self._last_turn = int.from_bytes(os.urandom(8), "big") >> 1
         self._unflushed = []
@@ -1126,10 +1297,15 @@ cdef class Dispatcher:
         """
         cdef Turn turn
         cdef double now = self._now()
+        # What has arrived while the loop stood still is not read yet.
+        cdef double passed = min(max(now - self._looked_at, 0.0), STALL)
+        self._looked_at = now
         self._swept_at = self._note_stall(self._loop_time(now))
         for connection in self.connections:
             connection.relax()
-            if (<ServerHalf?>connection)._unsent:
+            if (<ServerHalf?>connection)._awaits_frame:
+                (<ServerHalf>connection)._look_at_frame(passed)
+            if (<ServerHalf>connection)._unsent:
                 connection.watch()
         for turn in list(self._in_flight):
             if turn.deadline < now and not turn._expired and not turn._abandoned:
@@ -1213,6 +1389,7 @@ cdef class Dispatcher:
             self._in_flight[turn] = None
             if turn._payload is not None and turn.caller._is_peer:
                 turn.caller._waiting += PyBytes_GET_SIZE(turn._payload)
+                (<RemoteCaller>turn.caller)._usage.held += PyBytes_GET_SIZE(turn._payload)
                 self.budget.used += PyBytes_GET_SIZE(turn._payload)
             turn.caller._keep(turn)
         return 0
@@ -1234,15 +1411,40 @@ cdef class Dispatcher:
             self._busy_since = now
             self._ran = 0
 
+    cdef double _slice(self, double now, double contended) noexcept:
+        # How long one client may keep the loop.
+        if now - self._switched_at < CONTENTION or self._unread.size > 1:
+            return min(contended, self.loop_budget)
+        return self.loop_budget
+
+    cdef int _read_later(self, ServerHalf connection) except -1:
+        self._unread.put(connection, connection, connection._usage)
+        if not self._is_reading_on:
+            self._is_reading_on = True
+            self._loop.call_soon(self.read_on)
+        return 0
+
+    def read_on(self):
+        """Read on from the clients that have sent more than there was time for, each for a moment.
+        """
+        cdef Py_ssize_t clients = self._unread.senders
+        cdef double began = self._now()
+        try:
+            while clients > 0 and self._latest - began < self.loop_budget:
+                clients -= 1
+                (<ServerHalf>self._unread.take())._read_on()
+        finally:
+            self._is_reading_on = self._unread.size != 0
+            if self._is_reading_on:
+                self._loop.call_soon(self.read_on)
+
     cdef int _put_off(self, Turn turn, double now) except -1:
         # The request waits until the loop has served everything else, or is refused because that
         # would take too long.
         cdef double wait, left = turn.deadline - now
-        cdef Py_ssize_t own, senders = len(self._backlog._lines)
         if self._backlog.size == 0:
             self._note_cost(now)
-        own = self._backlog.waiting_of(turn.caller)
-        wait = (own + 1) * (senders if own else senders + 1) * self._cost
+        wait = self._backlog.turns_until(turn.caller, group_of(turn)) * self._cost
         if wait > MOST_WAIT or wait > left:
             return refuse(turn, busy_error(wait))
         return self._line_up(turn, now)
@@ -1257,7 +1459,7 @@ cdef class Dispatcher:
         if problem is not None:
             return refuse(turn, problem)
         turn._since = since
-        self._backlog.put(turn.caller, turn)
+        self._backlog.put(turn.caller, turn, group_of(turn))
         self._keep(turn)
         return self._serve_soon()
 
@@ -1276,10 +1478,11 @@ cdef class Dispatcher:
     def serve_backlog(self):
         """Run requests that wait, for as long as a turn of the loop may take."""
         cdef double now = self._now()
+        cdef double budget = self._slice(now, SERVE_SLICE)
         self._busy_since = now
         self._ran = 0
         try:
-            while self._backlog.size and now - self._busy_since < self.loop_budget:
+            while self._backlog.size and now - self._busy_since < budget:
                 self._serve(self._backlog.take(), now)
                 now = self._now()
         finally:
@@ -1309,24 +1512,30 @@ cdef class Dispatcher:
         return 0
 
     cdef object _why_not_keep(self, Turn turn):
-        # Why there is no place for one more call, or None. A client may have up to 16 times as
-        # many as there are free places: so one that is alone has nearly all, many that take all
-        # they can get have equal shares, and there is a place for whoever comes next.
+        # Why there is no place for one more call, or None. The shares of clients are those of the
+        # Budget: one that is alone has nearly all, many that take all they can get have equal
+        # shares, and there is a place for whoever comes next.
+        cdef RemoteCaller caller
         cdef Py_ssize_t own, free = self.in_flight_limit - len(self._in_flight)
         if free * 2 > self.in_flight_limit or turn._is_in_flight:
             return None
         if free <= 0:
             return Overloaded(
                 f"{self.in_flight_limit} calls are waiting or running on this node already"
+                " (in_flight_limit)"
             )
         if not turn.caller._is_peer or (<RemoteCaller>turn.caller).connection.is_node:
             return None
-        own = len((<RemoteCaller>turn.caller)._turns)
-        if own < 16 * free:
+        caller = <RemoteCaller>turn.caller
+        own = len(caller._turns)
+        free -= self.in_flight_limit - for_clients(self.in_flight_limit)
+        if room(own, caller._usage.calls, free) > 0:
             return None
-        return Overloaded(
-            f"{own} calls of this client are waiting or running on this node, which has {free} "
-            f"places left (in_flight_limit: {self.in_flight_limit})"
+        return caller._usage.refuse(
+            "in_flight_limit",
+            f"{caller._usage.calls} calls of this client are waiting or running on this node, {own}"
+            f" of them over this connection, and {max(free, 0)} places are left for all clients"
+            f" (in_flight_limit: {self.in_flight_limit}): have fewer under way, or raise the limit",
         )
 
     cdef int _recount(self) except -1:
@@ -1342,15 +1551,17 @@ cdef class Dispatcher:
 
     cdef object _why_not_hold(self, Turn turn):
         # Why a request cannot wait, or None.
+        cdef RemoteCaller caller
         if turn._is_in_flight or not turn.caller._is_peer:
             return None
-        if self.budget.allows(turn.caller._bytes_held(), PyBytes_GET_SIZE(turn._payload)):
+        caller = <RemoteCaller>turn.caller
+        if caller._may_hold(self.budget, PyBytes_GET_SIZE(turn._payload)):
             return None
-        return Overloaded(
-            f"{self.budget.used} bytes wait on this node already, "
-            f"{turn.caller._bytes_held()} of them for this client: the message of "
-            f"{len(turn._payload)} bytes would have to wait with them "
-            f"(held_limit: {self.budget.limit})"
+        return caller._usage.refuse(
+            "held_limit",
+            f"{self.budget.used} bytes wait on this node already, {caller._usage.held} of them for "
+            f"this client: the message of {len(turn._payload)} bytes would have to wait with them "
+            f"(held_limit: {self.budget.limit}): send less at a time, or raise the limit",
         )
 
     # --- a turn, step by step ---------------------------------------------------------------------

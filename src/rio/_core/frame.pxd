@@ -28,6 +28,7 @@ cdef class FrameReader:
 
     cpdef int advance(self, Py_ssize_t size) except -1
     cdef int _next(self, Cursor* body) except -1
+    cdef Py_ssize_t _announced(self) noexcept
     cdef Py_ssize_t _copy(self, const uint8_t* data, Py_ssize_t size) except -1
     cdef int _make_room(self, Py_ssize_t least, bint alone) except -1
     cdef Py_ssize_t _own_size(self) noexcept

@@ -148,6 +148,12 @@ cdef class FrameReader:
         self._start += limits.FRAME_HEADER + size
         return 1
 
+    cdef Py_ssize_t _announced(self) noexcept:
+        # The size of the frame that has begun, as far as it is known.
+        if self._end - self._start < limits.FRAME_HEADER:
+            return 0
+        return <Py_ssize_t>big_endian(self._data + self._start, limits.FRAME_HEADER)
+
     cdef Py_ssize_t _copy(self, const uint8_t* data, Py_ssize_t size) except -1:
         # Receive as much as there is room for, and say how much that was. Another reader may be in
         # the middle of its read: leave the shared buffer alone.

@@ -24,8 +24,13 @@ cdef enum:
     LARGE_PAYLOAD = 32 * 1024       # from here on a payload is sent as it is, and not copied
     UNSENT_LIMIT = 64 * 1024 * 1024  # unsent, from which on a client sends a server no more calls
     HIGH_WATER = 1024 * 1024        # unsent, from which on a server runs no more calls of a client
-    HELD_LIMIT = 50 * 1024 * 1024   # that a node holds for all its peers
+    HELD_LIMIT = 64 * 1024 * 1024   # that a node holds for all its peers
     SMALL_REPLY = 1024              # which an error in its place would not make smaller
+    LARGE_FRAME = 64 * 1024         # from here on there must be room for it before it is read
+
+    # --- shares
+    CLIENT_SHARE = 16               # times what is free of something, that a client may have of it
+    NODE_RESERVE = 16               # one of so many parts of a limit is for nodes only
 
     # --- calls and turns
     DEFAULT_TIMEOUT = 30            # seconds, of a call that says nothing else

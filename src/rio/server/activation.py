@@ -15,6 +15,7 @@ from rio.errors import (
     Deactivated,
     HandlerFailed,
     NotActivated,
+    Redirected,
     RioError,
     StorageUnavailable,
     Unavailable,
@@ -61,6 +62,10 @@ class NodeHost(Protocol):
     send: Callable[..., Awaitable[Any]]
     tell: Callable[..., None]
     """The compiled methods of the node's client."""
+
+    def note_redirected(self, turn: Turn) -> None:
+        """The object that a call has asked for lives on another node."""
+        ...
 
     async def wait_for_lease(self) -> None:
         """Return once the node holds its lease."""
@@ -168,6 +173,8 @@ class Activation(Mailbox):
         except RioError as error:
             if span is not None:
                 span.failed(error)
+            if isinstance(error, Redirected) and first is not None:
+                self.node.note_redirected(first)
             self.refuse(error)
         else:
             if span is not None:

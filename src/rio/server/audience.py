@@ -6,6 +6,7 @@ from collections import deque
 from typing import Protocol
 
 from rio._core import wire
+from rio._core.budget import Usage
 from rio.identity import ObjectId
 from rio.transport import protocol
 
@@ -28,6 +29,8 @@ class EventSink(Protocol):
 
     send_limit: int
     """Bytes of the largest frame that the subscriber reads."""
+    usage: Usage
+    """What its client uses."""
 
     @property
     def unsent(self) -> int:

@@ -12,7 +12,15 @@ import msgspec
 
 from rio import background
 from rio._core.clock import Clock
-from rio._core.dispatch import Dispatcher, Mailbox, Method, Turn, TypeTable
+from rio._core.clock import now as system_clock
+from rio._core.dispatch import (
+    Dispatcher,
+    Mailbox,
+    Method,
+    RemoteCaller,
+    Turn,
+    TypeTable,
+)
 from rio.client.router import Router
 from rio.contracts.state import StateStorage
 from rio.errors import (
@@ -20,6 +28,7 @@ from rio.errors import (
     NotActivated,
     Overloaded,
     ProtocolError,
+    RioError,
     Unavailable,
     UnknownMessage,
 )
@@ -38,12 +47,13 @@ from rio.server.activation import Activation, RunningHooks
 from rio.server.config import ServerConfig, held_limit_of
 from rio.server.deadlocks import Deadlocks
 from rio.server.filtered import FilterFailed
-from rio.server.handlers import HandledElsewhere, passing_row, table_of
+from rio.server.handlers import HandledElsewhere, NotTaken, passing_row, table_of
 from rio.server.idle import IdleObjects
 from rio.server.limits import limits_of
 from rio.server.notices import Notices
 from rio.server.ownership import Ownership
 from rio.server.pubsub import Subscribers
+from rio.server.quotas import Quotas
 from rio.server.stacks import stack_of
 from rio.server.states import StateGroup, group_states
 from rio.server.threads import Threads
@@ -119,10 +129,14 @@ class Catalog:
         self.subscribers = Subscribers(config.frame_limit)
         self.draining = False
         """Nothing is activated any more."""
+        self.quotas = Quotas(config, clock or system_clock)
         threads = Threads(config.thread_limit)
         self.dispatcher = Dispatcher(
             self,
-            [table_of(registered, self.subscribers, threads, filters) for registered in registry],
+            [
+                table_of(registered, self.subscribers, self.quotas, threads, filters)
+                for registered in registry
+            ],
             clock=clock,
             waiting_limit=config.waiting_limit,
             in_flight_limit=config.in_flight_limit,
@@ -220,6 +234,9 @@ class Catalog:
         if isinstance(error, HandledElsewhere):
             self._pass_on(turn)
             return
+        if isinstance(error, NotTaken):
+            turn.fail(error.answer)
+            return
         if isinstance(error, FilterFailed):
             turn.fail(answers.to_failed_filter(turn, error.cause))
             logger.error(
@@ -268,6 +285,8 @@ class Catalog:
             turn.fail(Draining(f"{self.address} is about to stop"))
         elif not self.dispatcher.admits:
             turn.fail(Unavailable(f"{self.address} does not hold its lease at present"))
+        elif not wasted_lives and (problem := self._why_not_wake(turn)) is not None:
+            turn.fail(problem)
         elif self.idle.max_objects is not None and not self.idle.make_room():
             live = self.dispatcher.live
             turn.fail(Overloaded(f"{self.address} holds {live} objects, and none can leave now"))
@@ -277,6 +296,23 @@ class Catalog:
             if self.dispatcher.tracer is not None:
                 turn.open_span()
             self._begin(activation, activation.activate, activation.give_up, turn)
+
+    def _why_not_wake(self, turn: Turn) -> RioError | None:
+        """Why a call of a client does not bring its object to life, or ``None``. What its handler
+        would not take is worth no object.
+        """
+        caller = turn.caller
+        if not isinstance(caller, RemoteCaller) or caller.connection.is_node:
+            return None
+        try:
+            turn.read_message()
+        except Exception as error:
+            return answers.undecodable(turn, error)
+        return self.quotas.why_not_activate(caller.connection, ObjectId(turn.type_name, turn.id))
+
+    def note_redirected(self, turn: Turn) -> None:
+        if isinstance(turn.caller, RemoteCaller):
+            self.quotas.give_back_activation(turn.caller.connection)
 
     def deactivate(self, mailbox: Mailbox) -> None:
         """No turn of an object runs and none may start: the object leaves."""

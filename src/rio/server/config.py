@@ -77,17 +77,51 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Calls that may wait or run on this server; at least 1.
 
     Further calls are refused with :class:`rio.errors.Overloaded`, and clients try again later. A
-    client may have up to 16 times as many as there are free places, so there is one for others.
+    client may have up to 16 times as many as there are free places, over all its connections, so
+    there is one for others. A sixteenth is for the nodes of the cluster only.
     """
 
     held_limit: int | None = None
     """Bytes that this server holds for its peers, at most: calls that wait, and replies that are
-    not taken. ``None``: 50 MiB, or twice the ``frame_limit`` if that is more; at least that.
+    not taken. ``None``: 64 MiB, or twice the ``frame_limit`` if that is more; at least that.
 
-    A peer may hold up to 16 times what is free, so something is left for others. A further call
-    that would have to wait is refused with :class:`rio.errors.Overloaded`, and clients try again
-    later. A reply of more than 1 KiB to a client that does not take its replies is dropped, and the
-    call ends as :class:`rio.errors.OutcomeUnknown`.
+    A client may hold up to 16 times what is free, over all its connections, so something is left
+    for others; a sixteenth is for the nodes of the cluster only. Messages of more than 64 KiB that
+    arrive have twice as much: a client half of what is free, then it is not read for a while. A
+    message must be whole after 10 seconds and those that it takes at 64 KiB a second. A further
+    call that would have to wait is refused with :class:`rio.errors.Overloaded`, and clients try
+    again later. A reply of more than 1 KiB to a client that does not take its replies is dropped,
+    and the call ends as :class:`rio.errors.OutcomeUnknown`.
+    """
+
+    connection_limit: int | None = None
+    """Connections of clients, at most; at least 1. ``None``: as many as the process may have open
+    files, less a reserve for nodes, storage and connections that are being made.
+
+    A client may have up to 16 times as many as there are free places. A further connection is
+    refused with :class:`rio.errors.Overloaded`. Nodes of the cluster do not count.
+    """
+
+    subscription_limit: int = 50_000
+    """Subscriptions on one connection of a client, at most; at least 1.
+
+    A further one is refused with :class:`rio.errors.Overloaded`.
+    """
+
+    client_subscription_limit: int = 200_000
+    """Subscriptions of one client on this server, over all its connections; at least 1."""
+
+    activation_rate: float | None = 2000.0
+    """Objects that one client may bring to life on this server in a second, on average; more than
+    0. ``None``: any number.
+
+    Calls to objects in memory do not count. A call that would activate one more is refused with
+    :class:`rio.errors.Overloaded`, and clients try again later.
+    """
+
+    activation_burst: int = 200_000
+    """Objects that one client may bring to life at once, after it has brought few to life for a
+    while; at least 1.
     """
 
     thread_limit: int = 64
@@ -169,8 +203,20 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise _out_of_range("waiting_limit", self.waiting_limit, "at least 1")
         if self.in_flight_limit < 1:
             raise _out_of_range("in_flight_limit", self.in_flight_limit, "at least 1")
-        if self.thread_limit < 1:
-            raise _out_of_range("thread_limit", self.thread_limit, "at least 1")
+        for name in (
+            "thread_limit",
+            "subscription_limit",
+            "client_subscription_limit",
+            "activation_burst",
+        ):
+            if getattr(self, name) < 1:
+                raise _out_of_range(name, getattr(self, name), "at least 1")
+        if self.connection_limit is not None and self.connection_limit < 1:
+            raise _out_of_range("connection_limit", self.connection_limit, "None or at least 1")
+        if self.activation_rate is not None and not 0 < self.activation_rate < math.inf:
+            raise _out_of_range(
+                "activation_rate", self.activation_rate, "None or a finite number above 0"
+            )
         if self.held_limit is not None and self.held_limit < 2 * self.frame_limit:
             raise _out_of_range(
                 "held_limit",

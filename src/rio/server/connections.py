@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
+from rio._core.budget import Usage
 from rio.cluster.provider import ClusterProvider
 from rio.logs import Logger
+from rio.security.keys import Key
 from rio.security.trust import Trust
 from rio.server.catalog import Catalog
 from rio.transport import protocol
@@ -19,10 +21,6 @@ logger = Logger("rio.server")
 
 FAREWELL_TIMEOUT = 1.0
 """Seconds that clients have to close after they were told that the server has stopped."""
-
-
-REPORT_INTERVAL = 1.0
-"""Seconds between two lines of the log about peers that were not accepted."""
 
 
 class Connections:
@@ -48,9 +46,8 @@ class Connections:
         self._frame_limit = frame_limit
         self._request_stop = request_stop
         self._all_gone = asyncio.Event()
+        self._quotas = catalog.quotas
         self._look_at = 0.0
-        self._refused = 0
-        self._report_at = 0.0
         self.refuses = False
 
     def make(self) -> ServerConnection:
@@ -63,6 +60,7 @@ class Connections:
 
     def look(self) -> None:
         """Cut off the clients that are gone without a word. Called again and again."""
+        self._quotas.look()
         now = self._catalog.dispatcher.loop.time()
         if now >= self._look_at:
             self._look_at = now + LOOK_INTERVAL
@@ -100,17 +98,25 @@ class Connections:
             self._cluster.receive(peer.generation, payload)
 
     def note_refused(self, peer: str, reason: str) -> None:
-        """Log it; but whoever knocks a thousand times a second does not fill the log."""
-        self._refused += 1
-        now = self._catalog.dispatcher.loop.time()
-        if now >= self._report_at:
-            self._report_at = now + REPORT_INTERVAL
-            logger.warning(
-                "the connection from %s is refused: %s (%d refused in all)",
-                peer,
-                reason,
-                self._refused,
-            )
+        self._quotas.log.warn("refused", "the connection from %s is refused: %s", peer, reason)
+
+    def note_ended(self, peer: str, how: str, reason: str) -> None:
+        self._quotas.log.warn(how, "%s the connection from %s: %s", how, peer, reason)
+
+    def meet(self, connection: ServerConnection) -> None:
+        self._quotas.meet(connection, connection.address)
+
+    def check_room(self, key: Key | None, address: str) -> None:
+        self._quotas.check_room(None if key is None else key.id, address)
+
+    def enter(self, key: Key | None, address: str) -> Usage:
+        return self._quotas.enter(None if key is None else key.id, address)
+
+    def part(self, connection: ServerConnection) -> None:
+        self._quotas.part(connection, connection.address)
+
+    def leave(self, usage: Usage) -> None:
+        self._quotas.leave(usage)
 
     def request_stop(self) -> None:
         logger.info("%s was asked to stop", self._catalog.address)

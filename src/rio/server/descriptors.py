@@ -39,7 +39,7 @@ class Descriptors:
         """Whether only the reserve is left. It costs little: the next descriptor gets the lowest
         number that is free, so all below it are in use.
         """
-        limit = _limit()
+        limit = descriptor_limit()
         if _next_number() < limit - reserve_of(limit):
             return False
         if self._now() - self._told_at >= REPEAT:
@@ -55,7 +55,7 @@ class Descriptors:
 
     def are_enough(self) -> bool:
         """Whether more than the reserve is left again, with some to spare."""
-        limit = _limit()
+        limit = descriptor_limit()
         kept = reserve_of(limit)
         if _count() >= limit - kept - kept // 8:
             return False
@@ -67,7 +67,7 @@ class Descriptors:
 
 def reserve() -> int:
     """How many descriptors are not for clients."""
-    return reserve_of(_limit())
+    return reserve_of(descriptor_limit())
 
 
 def reserve_of(limit: int) -> int:
@@ -75,7 +75,7 @@ def reserve_of(limit: int) -> int:
     return min(RESERVE, limit // 8)
 
 
-def _limit() -> int:
+def descriptor_limit() -> int:
     """How many descriptors the process may have; their numbers are below it."""
     if resource is None:
         return sys.maxsize

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from rio._core.dispatch import Method, Turn, TypeTable, current
-from rio.errors import BadRegistration
+from rio.errors import BadRegistration, RioError
 from rio.identity import type_name_of
 from rio.objects.filters import Filter
 from rio.objects.handler import Handler
@@ -22,6 +22,7 @@ from rio.objects.system_messages import RESERVED_PREFIX, Subscribe
 from rio.server.filtered import with_filters
 from rio.server.notices import NOTICES
 from rio.server.pubsub import Subscribers
+from rio.server.quotas import Quotas
 from rio.server.threads import Threads
 from rio.transport.codec import ENCODER, decoder_of
 
@@ -29,6 +30,7 @@ from rio.transport.codec import ENCODER, decoder_of
 def table_of(
     registered: RegisteredType,
     subscribers: Subscribers,
+    quotas: Quotas,
     threads: Threads,
     filters: Sequence[Filter] = (),
 ) -> TypeTable:
@@ -41,7 +43,7 @@ def table_of(
     _check_names(registered)
     filters = (*filters, *registered.cls.__rio_filters__)
     own = [_row(handler, threads, filters) for handler in registered.handlers.values()]
-    return TypeTable(registered.type_name, [*own, *_builtin_rows(subscribers)])
+    return TypeTable(registered.type_name, [*own, *_builtin_rows(subscribers, quotas)])
 
 
 def _check_names(registered: RegisteredType) -> None:
@@ -100,10 +102,21 @@ class BuiltinHandler:
         return f"<{type_name_of(self.message_type)}>"
 
 
-def _builtin_rows(subscribers: Subscribers) -> list[Method]:
+class NotTaken(Exception):
+    """A message is refused although its turn has come, and its object has nothing to do with it."""
+
+    def __init__(self, answer: RioError) -> None:
+        super().__init__(answer)
+        self.answer = answer
+
+
+def _builtin_rows(subscribers: Subscribers, quotas: Quotas) -> list[Method]:
     def subscribe(instance: Any, message: Subscribe) -> tuple[int, int]:
         turn = _current_turn()
         sink, activation = turn.caller.connection, turn.mailbox
+        problem = quotas.why_not_subscribe(sink, subscribers.count_of(sink))
+        if problem is not None:
+            raise NotTaken(problem)
         counted = subscribers.subscribe(instance.object_id, sink, message.number)
         return activation.token, activation.published - counted
 

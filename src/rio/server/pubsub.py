@@ -52,6 +52,10 @@ class Subscribers:
         """Whether somebody listens to an object."""
         return object_id in self._audiences
 
+    def count_of(self, sink: EventSink) -> int:
+        """How many subscriptions a connection has."""
+        return len(self._of_sink.get(id(sink), ()))
+
     # --- those who listen -------------------------------------------------------------------------
 
     def subscribe(self, object_id: ObjectId, sink: EventSink, number: int) -> int:
@@ -67,6 +71,7 @@ class Subscribers:
         if listener is None or listener.audience is not audience:
             listener = of_sink[number] = Listener(audience, sink, number)
             audience.add(listener)
+            sink.usage.subscriptions += 1
         return audience.published - listener.since
 
     def unsubscribe(self, sink: EventSink, number: int) -> None:
@@ -109,6 +114,7 @@ class Subscribers:
         audience = listener.audience
         if not audience.remove(listener):
             return
+        listener.sink.usage.subscriptions -= 1
         self._behind.pop(listener, None)
         if not audience.count and self._audiences.get(audience.object_id) is audience:
             del self._audiences[audience.object_id]

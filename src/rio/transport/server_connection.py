@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import ipaddress
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
+from rio._core.budget import Usage
 from rio._core.dispatch import HIGH_WATER, Dispatcher, ServerHalf
 from rio._core.wire import Kind
 from rio.errors import Forbidden, NotAuthenticated, ProtocolError, RioError
@@ -29,11 +31,13 @@ logger = Logger("rio.transport")
 STALL_TIMEOUT = 10.0
 """Seconds without a byte taken after which a peer is cut off that has bytes to take."""
 HASTY_TIMEOUT = 1.0
-"""The same, while the node holds more bytes for its peers than it should."""
+"""The same, while the node holds more than half of the bytes that it may hold for its peers."""
 
 
 HELLO_LIMIT = 64 * 1024
 """Bytes of a frame that a peer may send before it is accepted."""
+IPV6_NETWORK = 64
+"""Bits of an IPv6 address that name its network: whoever has one address has all of a network."""
 
 
 class ServerOwner(Protocol):
@@ -48,6 +52,30 @@ class ServerOwner(Protocol):
     def forget(self, connection: ServerConnection) -> None: ...
     def note_refused(self, peer: str, reason: str) -> None:
         """A peer was not accepted."""
+        ...
+
+    def note_ended(self, peer: str, how: str, reason: str) -> None:
+        """A connection was ended because of what the peer does. ``how``: a verb."""
+        ...
+
+    def meet(self, connection: ServerConnection) -> None:
+        """A connection was made whose peer has not introduced itself."""
+        ...
+
+    def part(self, connection: ServerConnection) -> None:
+        """It has now, or is gone. Idempotent."""
+        ...
+
+    def check_room(self, key: Key | None, address: str) -> None:
+        """:raises Overloaded: the client may have no further connection."""
+        ...
+
+    def enter(self, key: Key | None, address: str) -> Usage:
+        """A client has a connection. Returns what it uses over all that it has."""
+        ...
+
+    def leave(self, usage: Usage) -> None:
+        """A connection of a client that had entered is gone."""
         ...
 
     def request_stop(self) -> None: ...
@@ -76,6 +104,10 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self._proven_at = 0.0
         self._take_proof: Callable[[bytes], None] | None = None
         """What checks its proof, once it has introduced itself."""
+        self.address = ""
+        """From where it comes, as far as quotas are concerned."""
+        self._has_entered = False
+        """It counts as one of its client."""
 
     # --- what the transport tells -----------------------------------------------------------------
 
@@ -84,10 +116,12 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             transport.abort()
             return
         self.transport = transport
+        self.address = address_of(transport.get_extra_info("peername"))
         self.is_encrypted = transport.get_extra_info("ssl_object") is not None
         transport.set_write_buffer_limits(HIGH_WATER)
         watch_acknowledgements(transport)
         self.dispatcher.connections[self] = None
+        self._owner.meet(self)
         self._set_timer(HANDSHAKE_TIMEOUT, self._give_up_stranger)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -97,6 +131,10 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self.dispatcher.connections.pop(self, None)
         self.abandon()
         self._owner.forget(self)
+        self._owner.part(self)
+        if self._has_entered:
+            self._has_entered = False
+            self._owner.leave(self.usage)
 
     def eof_received(self) -> bool:
         """The peer is gone, or will send no more, which looks the same from here.
@@ -131,8 +169,18 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
     def _go_on(self) -> None:
         if self.transport is not None and not self.transport.is_closing() and not self._is_stalled:
             self.take_rest()
-            if not self.held:
+            if self.may_read:
                 self.transport.resume_reading()
+
+    def stop_reading(self) -> None:
+        """There is no room for what the peer sends, or no time."""
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def go_on_reading(self) -> None:
+        """There are both now."""
+        if self.may_read and not self._is_stalled and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     # --- what the core leaves to its owner --------------------------------------------------------
 
@@ -165,16 +213,22 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         protocol.check_cluster(peer, self._owner.hello.cluster)
         security = self._owner.security
         if security is None:
+            self._check_room(peer, None)
             self._accept(peer)
             self.put(protocol.write_hello(self._introduction()))
             return
         key = security.key_of(peer.key, peer.role, self._shows_certificate())
+        self._check_room(peer, key)  # later, the client would have sent calls already
         hello = protocol.write_hello(self._introduction(make_nonce()))
         digest = digest_of_own(self.transport.get_extra_info("ssl_object"))
         proofs = Proofs(body, hello, digest, key.secret)
         self.put(hello)
         self.put(protocol.write_proof(proofs.of("server")))
         self._take_proof = functools.partial(self._admit, security, key, peer, proofs)
+
+    def _check_room(self, peer: Hello, key: Key | None) -> None:
+        if peer.role != "node":
+            self._owner.check_room(key, self.address)
 
     def _admit(self, security: Trust, key: Key, peer: Hello, proofs: Proofs, proof: bytes) -> None:
         if not proofs.is_of("client", proof):
@@ -192,8 +246,13 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
 
     def _accept(self, peer: Hello) -> None:
         self._clear_timer()
+        self._owner.part(self)
         self.peer = peer
         self.is_node = peer.role == "node"
+        if not self.is_node:
+            self.note_unsent(0)
+            self.usage = self._owner.enter(self.key, self.address)
+            self._has_entered = True
         self.accepted = True
         self.reader.limit = self._frame_limit
         self.send_limit = min(self.send_limit, peer.frame_limit)
@@ -243,13 +302,16 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         if isinstance(error, RioError) and not self.accepted:
             self._owner.note_refused(self.peer_name, text_of(error))
         else:
-            ours = None if isinstance(error, RioError) else error
-            peer = self.peer_name
-            logger.warning(
-                "closing the connection from %s: %s", peer, text_of(error), exc_info=ours
-            )
+            self._note_broken(error)
         self.answer_error(0, error)
         self.close()
+
+    def _note_broken(self, error: Exception) -> None:
+        peer, text = self.peer_name, text_of(error)
+        if isinstance(error, RioError):
+            self._owner.note_ended(peer, "closing", text)
+        else:
+            logger.warning("closing the connection from %s: %s", peer, text, exc_info=error)
 
     # --- for the node -----------------------------------------------------------------------------
 
@@ -275,13 +337,17 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
 
     def cut_off(self, reason: str) -> None:
         """Close at once, and lose what is not sent yet."""
-        logger.warning("cutting off the connection from %s: %s", self.peer_name, reason)
+        self._owner.note_ended(self.peer_name, "cutting off", reason)
         if self.transport is not None:
             self.transport.abort()
 
-    def _give_up_stranger(self) -> None:
-        self._owner.note_refused(self.peer_name, "it did not introduce itself in time")
+    def turn_away(self, reason: str) -> None:
+        """Close at once a connection that has not introduced itself."""
+        self._owner.note_refused(self.peer_name, reason)
         self.transport.abort()
+
+    def _give_up_stranger(self) -> None:
+        self.turn_away("it did not introduce itself in time")
 
     def close(self) -> None:
         """Send what is written, then close; cut the peer off if it does not read."""
@@ -296,8 +362,8 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             self.transport.set_write_buffer_limits(0)
 
     def watch(self) -> None:
-        """Count anew what the peer has not taken. If the node holds too much for its peers, one
-        that takes nothing is cut off soon.
+        """Count anew what the peer has not taken. If the node holds much for its peers, one that
+        takes nothing is cut off soon.
         """
         self.note_unsent(self.unsent)
         now, taken = self.dispatcher.loop.time(), self._count_taken()
@@ -305,10 +371,10 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
             self._seen_taken = -1
         elif taken > self._seen_taken:
             self._seen_taken, self._seen_taken_at = taken, now
-        elif self.dispatcher.budget.is_exceeded and now - self._seen_taken_at > HASTY_TIMEOUT:
+        elif self.dispatcher.budget.is_half_used and now - self._seen_taken_at > HASTY_TIMEOUT:
             self.cut_off(
-                "the peer does not read what it is sent, and the node holds more than its"
-                f" held_limit of {self.dispatcher.budget.limit} bytes"
+                "the peer does not read what it is sent, and the node holds more than half"
+                f" of its held_limit of {self.dispatcher.budget.limit} bytes"
             )
             self.note_unsent(0)
 
@@ -326,7 +392,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         verdict = self._pulse.look(self.received, now)
         if verdict is Verdict.ALIVE:
             return
-        if self.held:
+        if not self.may_read:
             if not self.unsent:
                 self.put(protocol.write_bare(Kind.PONG, 0))
         elif verdict is Verdict.ASK:
@@ -363,3 +429,18 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         """The address of the other end, for the log. At a ``unix:`` address nobody has one."""
         name = None if self.transport is None else self.transport.get_extra_info("peername")
         return str(name or "a process of this machine")
+
+
+def address_of(peer_name: Any) -> str:
+    """The address by which a peer counts, from what its transport says of it. At a ``unix:``
+    address nobody has one.
+    """
+    if not isinstance(peer_name, tuple):
+        return "this machine"
+    address = ipaddress.ip_address(peer_name[0].partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        mapped = address.ipv4_mapped
+        if mapped is not None:
+            return str(mapped)
+        return str(ipaddress.ip_network((address, IPV6_NETWORK), strict=False))
+    return str(address)
