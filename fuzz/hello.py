@@ -14,6 +14,7 @@ import msgspec
 from fuzz.client import Client, Line, Pipe
 from fuzz.mutator import Mutator
 from rio._core import dispatch
+from rio._core.budget import Usage
 from rio._core.frame import ReceiveBuffer
 from rio.errors import RioError
 from rio.security.keys import Key
@@ -94,6 +95,11 @@ class Target:
             gossip=lambda *_: None,
             request_stop=lambda: None,
             unsubscribe=lambda *_: None,
+            meet=lambda _: None,
+            part=lambda _: None,
+            check_room=lambda *_: None,
+            enter=lambda *_: Usage(),
+            leave=lambda _: None,
         )
         server = Server(Node(dispatch).dispatcher, owner, 65_536)
         server.connection_made(Wire())

@@ -163,7 +163,7 @@ def test_no_time_of_day_is_read_to_decide_anything() -> None:
     )
     sources = [path for path in (ROOT / "src").rglob("*.py*") if path.suffix in (".py", ".pyx")]
     found = {path.name for path in sources if wall.search(path.read_text())}
-    of_certificates = {"authority.py", "credentials.py", "security.py", "tls.py"}
+    of_certificates = {"authority.py", "credentials.py", "tls.py", "trust.py"}
     assert found == {"tracer.py", *of_certificates}
 
 
