@@ -370,7 +370,7 @@ RIGHT: dict[str, Any] = {
 
 
 def right_value(type_: str, world: World) -> Any:
-    first = type_.split(" | ")[0]
+    first = type_.split(" | ")[0].removeprefix("contextvars.")
     if first in RIGHT:
         return RIGHT[first]
     if first in World.NAMES:

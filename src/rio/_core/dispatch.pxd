@@ -267,6 +267,7 @@ cdef class Dispatcher:
     cdef object _context_of(self, Turn turn)
     cdef int _enter_span(self, Turn turn) except -1
     cdef int _refuse_payload(self, Turn turn, object error) except -1
+    cdef object _payload_error(self, Turn turn, object error)
     cdef int _begin(self, Turn turn, double now) except -1
     cdef object _invoke(self, Turn turn, object message)
     cdef int _settle(self, Turn turn, object result, object error) except -1

@@ -14,6 +14,7 @@ from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.contextvars cimport (
+    PyContext_CheckExact,
     PyContext_Copy,
     PyContext_Enter,
     PyContext_Exit,
@@ -397,6 +398,14 @@ cdef class Turn:
         """Its message, decoded. This raises what the codec raises."""
         return self.method._decode(self._payload)
 
+    def why_unreadable(self):
+        """What to answer because its message does not decode; ``None`` if it does."""
+        try:
+            self.method._decode(self._payload)
+        except BaseException as error:
+            return self.dispatcher._payload_error(self, error)
+        return None
+
     def reply(self, bytes payload not None):
         """Answer what needs no turn, unless that has happened; ``payload`` is MessagePack."""
         if not self.finished:
@@ -749,6 +758,8 @@ cdef class ServerHalf(Connection):
 
     @usage.setter
     def usage(self, Usage usage not None):
+        if self.dispatcher._reader is self._usage:
+            self.dispatcher._reader = usage
         self._usage = usage
 
     @property
@@ -809,8 +820,9 @@ cdef class ServerHalf(Connection):
             return False
         now = dispatcher._latest = dispatcher._now()
         if self._usage is not dispatcher._reader:
+            if dispatcher._reader is not None:
+                dispatcher._switched_at = now
             dispatcher._reader = self._usage
-            dispatcher._switched_at = now
         if now - self._usage._read_at > LOOP_GAP:
             self._usage._read_until = now + dispatcher._slice(now, READ_SLICE)
         self._read_until = self._usage._read_until
@@ -1281,6 +1293,8 @@ cdef class Dispatcher:
         """Have a coroutine make its first step at once, in ``context``, and return its task, which
         may have ended.
         """
+        if not PyContext_CheckExact(context):   # CPython 3.13.0 would take the task for current
+            raise TypeError(f"a context is a contextvars.Context, got {context!r:.200}")
         return start_in(coroutine, self._loop, name, context)
 
     def set_lease(self, double until):
@@ -1647,11 +1661,13 @@ cdef class Dispatcher:
         return 0
 
     cdef int _refuse_payload(self, Turn turn, error) except -1:
+        return refuse(turn, self._payload_error(turn, error))
+
+    cdef object _payload_error(self, Turn turn, error):
         try:
-            answer = self.runtime.undecodable(turn, error)
+            return self.runtime.undecodable(turn, error)
         except BaseException:
-            answer = BadMessage(f"the payload does not decode into a {turn.method.name}")
-        return refuse(turn, answer)
+            return BadMessage(f"the payload does not decode into a {turn.method.name}")
 
     cdef int _begin(self, Turn turn, double now) except -1:
         cdef double timeout = turn.method._timeout

@@ -304,11 +304,9 @@ class Catalog:
         caller = turn.caller
         if not isinstance(caller, RemoteCaller) or caller.connection.is_node:
             return None
-        try:
-            turn.read_message()
-        except Exception as error:
-            return answers.undecodable(turn, error)
-        return self.quotas.why_not_activate(caller.connection, ObjectId(turn.type_name, turn.id))
+        return turn.why_unreadable() or self.quotas.why_not_activate(
+            caller.connection, ObjectId(turn.type_name, turn.id)
+        )
 
     def note_redirected(self, turn: Turn) -> None:
         if isinstance(turn.caller, RemoteCaller):
