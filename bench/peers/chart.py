@@ -14,7 +14,7 @@ SUBTITLE = (
     " Longer is better."
 )
 
-WIDTH, LABELS, NUMBERS = 780, 220, 90
+WIDTH, LABELS, NUMBERS = 780, 250, 90
 TOP, ROW, BAR = 62, 30, 18
 
 STYLE = """
