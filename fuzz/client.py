@@ -91,8 +91,7 @@ class Target:
         self._loop = asyncio.new_event_loop()
 
     def make(self, mutator: Mutator) -> bytes:
-        bodies = [mutator.mutant() for _ in range(FRAMES)]
-        return b"".join(len(body).to_bytes(4, "big") + body for body in bodies)
+        return mutator.stream(FRAMES)
 
     def run(self, conversation: bytes) -> int:
         return self._loop.run_until_complete(self._handle(conversation))

@@ -94,6 +94,11 @@ class Mutator:
             size = (size + self.below(9) - 4) % 2**32 if self.below(2) else 1 << self.below(32)
         return size.to_bytes(4, "big") + body
 
+    def stream(self, frames: int) -> bytes:
+        """So many mutants, each with its size before it."""
+        bodies = [self.mutant() for _ in range(frames)]
+        return b"".join(len(body).to_bytes(4, "big") + body for body in bodies)
+
 
 def values_of(data: bytes) -> list[bytes]:
     """The values in MessagePack, one after the other; a head that others follow is one of its own.

@@ -142,6 +142,15 @@ async def test_application_data_is_handed_to_handlers_that_take_it(core: ModuleT
     assert connection.transport.frames == [[2, 1, b"the data"]]
 
 
+async def test_a_task_that_has_no_context_is_refused_and_the_loop_goes_on() -> None:
+    waiting = asyncio.sleep(0)
+    with pytest.raises(TypeError, match=r"a context is a contextvars\.Context, got <object"):
+        Node(dispatch).dispatcher.start_task(waiting, "task", object())  # type: ignore[arg-type]
+    waiting.close()
+    assert asyncio.current_task() is not None
+    await asyncio.sleep(0)
+
+
 async def test_counters_count_requests_and_errors(core: ModuleType) -> None:
     node = Node(core)
     read(

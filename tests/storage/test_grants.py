@@ -33,6 +33,7 @@ from rio.testing.conformance import (
     StateStorageTests,
 )
 from tests.servers import Server
+from tests.storage.account import Account, Add
 
 pytestmark = pytest.mark.servers
 
@@ -82,24 +83,6 @@ FirstCommits: Any = some_of(
     "test_an_activation_that_was_paused_before_its_first_save_cannot_save_any_more",
     "test_a_save_under_an_older_token_is_found_and_not_overwritten",
 )
-
-
-class Add(rio.Message[int]):
-    amount: int
-
-
-class Ledger(rio.State):
-    total: int = 0
-
-
-class Account(rio.ServiceObject):
-    ledger: Ledger = rio.managed_state()
-
-    @rio.handler
-    async def add(self, message: Add) -> int:
-        self.ledger.total += message.amount
-        await self.save_state()
-        return self.ledger.total
 
 
 async def live(of_servers: str, of_clients: str) -> None:

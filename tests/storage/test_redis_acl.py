@@ -17,6 +17,7 @@ from rio.storage import migrate, open_storage, read_schemas
 from rio.storage.redis import _schema, _scripts
 from rio.storage.redis._dialer import SCRIPTS
 from tests.servers import Server
+from tests.storage.account import Account, Add
 
 pytestmark = [pytest.mark.both_loops, pytest.mark.servers]
 
@@ -28,24 +29,6 @@ def rule_of_the_page(user: str) -> list[str]:
     found = re.search(r"^ACL SETUSER .*?(?=^```)", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     assert found is not None
     return found[0].replace("bank", user).split()
-
-
-class Add(rio.Message[int]):
-    amount: int
-
-
-class Ledger(rio.State):
-    total: int = 0
-
-
-class Account(rio.ServiceObject):
-    ledger: Ledger = rio.managed_state()
-
-    @rio.handler
-    async def add(self, message: Add) -> int:
-        self.ledger.total += message.amount
-        await self.save_state()
-        return self.ledger.total
 
 
 @pytest.fixture
