@@ -116,7 +116,7 @@ def add_run_options(parser: CommandParser) -> None:
         "--http",
         metavar="HOST:PORT",
         type=options.read_address,
-        help="where to show /members, /livez and /readyz; nowhere by default",
+        help="where to show /members, /metrics, /livez and /readyz; nowhere by default",
     )
     parser.add_flag(
         "--insecure",

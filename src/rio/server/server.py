@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -95,9 +96,9 @@ class Server:
     ``address``: where to listen, ``"host:port"``; port 0 takes a free one. ``"unix:/path"`` makes a
     socket file, at which only processes of this machine reach the server. ``advertise``: the
     address under which the others reach this node, if that differs. ``http``: where to show
-    ``/members``, ``/livez`` and ``/readyz``; nowhere by default. Where ``security`` has tokens,
-    ``/members`` is shown to clients that send one; otherwise to this machine only, unless
-    ``insecure=True``.
+    ``/members``, ``/metrics``, ``/livez`` and ``/readyz``; nowhere by default. Where ``security``
+    has tokens, the first two are shown to clients that send one; otherwise to this machine only,
+    unless ``insecure=True``.
 
     ``cluster``: the name of a preset (``"strict"``, ``"fast"`` or ``"local"``), a
     :class:`rio.ClusterConfig`, or a :class:`rio.ClusterProvider`, whose members are those of the
@@ -511,12 +512,20 @@ class Server:
     async def _show_pages(self) -> None:
         if self._http_address is None:
             return
+        from rio.server.metrics import NodeMetrics
         from rio.web.guard import Guard
         from rio.web.listener import HttpListener
         from rio.web.pages import NodePages
 
+        metrics = NodeMetrics(
+            self._catalog.dispatcher,
+            self.statistics,
+            lambda: self.members,
+            lambda: self.ready,
+            started_at=time.time(),
+        )
         pages = Guard(
-            NodePages(lambda: self.members, self._why_not_ready),
+            NodePages(lambda: self.members, self._why_not_ready, metrics.read),
             lambda: () if self._security is None else self._security.credentials.http_tokens,
             is_local=self._http_address.is_loopback,
             is_insecure=self._is_insecure,

@@ -7,35 +7,41 @@
 ``/members/{ip}/{port}``    the newest member at an address, or 404; 400 if that is no port
 ``/livez``                  200 while the event loop turns
 ``/readyz``                 200 while the server takes new objects; otherwise 503 and the reason
+``/metrics``                what a collector of metrics reads (:mod:`rio.web.exposition`)
 ==========================  ====================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 
 from rio.contracts.listing import encode_member, encode_members
 from rio.contracts.membership import Member, MembershipSnapshot
 from rio.identity import Address, is_port
+from rio.web.exposition import CONTENT_TYPE, Metric, write_metrics
 from rio.web.listener import Answer
 
 JSON = "application/json"
-INDEX = b"rio: /members  /members/{ip}/{port}  /livez  /readyz\n"
+INDEX = b"rio: /members  /members/{ip}/{port}  /livez  /readyz  /metrics\n"
 
 
 class NodePages:
     """The pages of one server.
 
     ``snapshot``: the membership as the server knows it. ``why_not_ready``: the reason, or an empty
-    string while the server takes new objects.
+    string while the server takes new objects. ``metrics``: what it measures.
     """
 
     def __init__(
-        self, snapshot: Callable[[], MembershipSnapshot], why_not_ready: Callable[[], str]
+        self,
+        snapshot: Callable[[], MembershipSnapshot],
+        why_not_ready: Callable[[], str],
+        metrics: Callable[[], Iterable[Metric]],
     ) -> None:
         self._snapshot = snapshot
         self._why_not_ready = why_not_ready
+        self._metrics = metrics
 
     def __call__(self, path: str) -> Answer:
         match path.strip("/").split("/"):
@@ -45,6 +51,8 @@ class NodePages:
                 return Answer(HTTPStatus.OK, b"ok\n")
             case ["readyz"]:
                 return self._ready()
+            case ["metrics"]:
+                return Answer(HTTPStatus.OK, write_metrics(self._metrics()), CONTENT_TYPE)
             case ["members"]:
                 return Answer(self._status(), encode_members(self._snapshot()), JSON)
             case ["members", host, port]:
