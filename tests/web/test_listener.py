@@ -39,7 +39,7 @@ async def node() -> Node:
 
 @pytest.fixture
 async def address(node: Node) -> AsyncIterator[Address]:
-    http = HttpListener(Guard(NodePages(lambda: node.snapshot, lambda: node.reason, tuple)))
+    http = HttpListener(Guard(NodePages(lambda: node.snapshot, lambda: node.reason)))
     yield await http.start(Address("127.0.0.1", 0))
     await http.close()
     await http.close()

@@ -37,7 +37,7 @@ class NodePages:
         self,
         snapshot: Callable[[], MembershipSnapshot],
         why_not_ready: Callable[[], str],
-        metrics: Callable[[], Iterable[Metric]],
+        metrics: Callable[[], Iterable[Metric]] = tuple,
     ) -> None:
         self._snapshot = snapshot
         self._why_not_ready = why_not_ready
