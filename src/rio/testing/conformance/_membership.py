@@ -121,7 +121,8 @@ class MembershipStorageTests:
             await register_in(membership, status, f"h:{status:d}") for status in (ACTIVE, DEAD)
         ]
         before = await membership.snapshot()
-        for other in (active + SAME_IN_32_BITS, active - SAME_IN_32_BITS, active % SAME_IN_32_BITS):
+        alike = {active + SAME_IN_32_BITS, active - SAME_IN_32_BITS, active % SAME_IN_32_BITS}
+        for other in alike - {active}:  # the clock of the storage may have begun an hour ago
             assert await membership.renew(other) is None
             assert not (await membership.set_status(other, ACTIVE, DRAINING)).applied
             assert not (await membership.vote(other, Vote(voter, 1.0))).applied
