@@ -228,7 +228,7 @@ async def test_of_servers_that_start_at_once_one_has_the_path(folder: Path) -> N
 
 async def test_a_server_that_stops_leaves_the_file_of_its_successor(folder: Path) -> None:
     address = Address.parse(f"unix:{folder}/a")
-    listeners = [Listener(asyncio.Protocol, 5, lambda: None) for _ in range(2)]
+    listeners = [Listener(asyncio.Protocol, 5) for _ in range(2)]
     await listeners[0].bind(address)
     (folder / "a").unlink()  # by an operator, say
     await listeners[1].bind(address)

@@ -21,7 +21,7 @@ async def test_a_connection_that_comes_as_the_listener_begins_to_rest_is_kept() 
             made.append(transport)
 
     loop = asyncio.get_running_loop()
-    listener = Listener(Kept, 10, lambda: None)
+    listener = Listener(Kept, 10)
     address = await listener.bind(Address("127.0.0.1", 0))
     await listener.start()
     with socket.create_connection((address.host, address.port)):

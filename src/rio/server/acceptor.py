@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Callable, Iterator
 
 from rio import background
@@ -24,18 +23,10 @@ before that is noticed.
 
 
 class Acceptor:
-    """``make``: makes the node's half of a connection. ``now``: seconds, for the log. ``tls``: what
-    connections are encrypted with.
-    """
+    """``make``: makes the node's half of a connection. ``now``: seconds, for the log."""
 
-    def __init__(
-        self,
-        make: Callable[[], asyncio.BaseProtocol],
-        now: Callable[[], float],
-        tls: Callable[[], ssl.SSLContext | None],
-    ) -> None:
+    def __init__(self, make: Callable[[], asyncio.BaseProtocol], now: Callable[[], float]) -> None:
         self._make = make
-        self._tls = tls
         self._now = now
         self._descriptors = Descriptors(now)
         self._listener: Listener | None = None
@@ -54,7 +45,7 @@ class Acceptor:
         :raises OSError: the address cannot be had.
         """
         backlog = max(1, min(BACKLOG, reserve() // 4))
-        listener = Listener(self._make_and_look, backlog, self._tls)
+        listener = Listener(self._make_and_look, backlog)
         try:
             bound = await listener.bind(address, mode)
         except BaseException:
@@ -85,14 +76,8 @@ class Acceptor:
         if self._listener is not None:
             self._listener.rest()
 
-    def look_soon(self) -> None:
-        """There is something else to encrypt with."""
-        self._look_at = 0.0
-
     def look(self) -> None:
-        """Rest while descriptors are scarce, and encrypt further connections with what there is
-        now. Call it now and then.
-        """
+        """Rest while descriptors are scarce. Call it now and then."""
         listener = self._listener
         if listener is None or self._now() < self._look_at:
             return
@@ -100,15 +85,9 @@ class Acceptor:
         if not listener.rests:
             if self._descriptors.are_scarce():
                 listener.rest()
-            elif self._waking is None and not listener.is_current:
-                listener.rest()
-                self._wake(listener)
         elif self._waking is None and self._descriptors.are_enough():
-            self._wake(listener)
-
-    def _wake(self, listener: Listener) -> None:
-        self._waking = background.start(listener.wake(), "accept connections again")
-        self._waking.add_done_callback(self._note_woken)
+            self._waking = background.start(listener.wake(), "accept connections again")
+            self._waking.add_done_callback(self._note_woken)
 
     def _note_woken(self, task: asyncio.Task[None]) -> None:
         self._waking = None

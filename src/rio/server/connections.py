@@ -16,6 +16,7 @@ from rio.transport import protocol
 from rio.transport.protocol import Hello
 from rio.transport.pulse import LOOK_INTERVAL
 from rio.transport.server_connection import ServerConnection
+from rio.transport.tls_handshake import TlsHandshake
 
 logger = Logger("rio.server")
 
@@ -45,6 +46,8 @@ class Connections:
         self._cluster = cluster
         self._frame_limit = frame_limit
         self._request_stop = request_stop
+        self._handshakes: dict[ServerConnection, TlsHandshake] = {}
+        """Those of the connections that are not made yet."""
         self._all_gone = asyncio.Event()
         self._quotas = catalog.quotas
         self._look_at = 0.0
@@ -53,6 +56,13 @@ class Connections:
     def make(self) -> ServerConnection:
         """The node's half of a connection that is about to be made."""
         return ServerConnection(self._catalog.dispatcher, self, self._frame_limit)
+
+    def accept(self) -> asyncio.BaseProtocol:
+        """The node's half of a connection that somebody has made to it. What it is encrypted with
+        may change at any time.
+        """
+        tls = None if self.security is None else self.security.server_tls()
+        return self.make() if tls is None else TlsHandshake(self.make(), tls, self)
 
     def refuse(self) -> None:
         """Take no more connections: one that the loop has accepted already is closed at once."""
@@ -104,6 +114,9 @@ class Connections:
         self._quotas.log.warn(how, "%s the connection from %s: %s", how, peer, reason)
 
     def meet(self, connection: ServerConnection) -> None:
+        handshake = self._handshakes.get(connection)
+        if handshake is not None:  # it is the same stranger
+            self.end(handshake)
         self._quotas.meet(connection, connection.address)
 
     def check_room(self, key: Key | None, address: str) -> None:
@@ -111,6 +124,14 @@ class Connections:
 
     def enter(self, key: Key | None, address: str) -> Usage:
         return self._quotas.enter(None if key is None else key.id, address)
+
+    def begin(self, handshake: TlsHandshake) -> None:
+        self._handshakes[handshake.connection] = handshake
+        self._quotas.meet(handshake, handshake.address)
+
+    def end(self, handshake: TlsHandshake) -> None:
+        self._quotas.part(handshake, handshake.address)
+        self._handshakes.pop(handshake.connection, None)
 
     def part(self, connection: ServerConnection) -> None:
         self._quotas.part(connection, connection.address)
@@ -133,6 +154,8 @@ class Connections:
         """Have the clients close, so that none loses a call that is on its way; after
         :data:`FAREWELL_TIMEOUT`, close.
         """
+        if self._handshakes:
+            await asyncio.wait([each.cancel() for each in self._handshakes.values()])
         connections = self._catalog.dispatcher.connections
         for connection in list(connections):
             connection.dismiss(f"{self._catalog.address} has stopped")

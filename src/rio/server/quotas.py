@@ -95,15 +95,19 @@ class Account(Usage):
         return super().refuse(limit, text, detail)
 
 
-class Peer(Protocol):
-    """A connection, as far as quotas are about it."""
-
-    usage: Usage
-    is_node: bool
+class Stranger(Protocol):
+    """A connection that has not introduced itself."""
 
     def turn_away(self, reason: str) -> None:
         """Close at once: others need its place."""
         ...
+
+
+class Peer(Stranger, Protocol):
+    """A connection, as far as quotas are about it."""
+
+    usage: Usage
+    is_node: bool
 
 
 class Quotas:
@@ -117,7 +121,7 @@ class Quotas:
         self._accounts: dict[str, Account] = {}
         self._connections = 0
         """Those of all clients."""
-        self._strangers: dict[str, dict[Peer, None]] = {}
+        self._strangers: dict[str, dict[Stranger, None]] = {}
         """The connections that have not introduced themselves, oldest first, by address."""
         self._stranger_count = 0
         descriptors = descriptor_limit()
@@ -128,7 +132,7 @@ class Quotas:
 
     # --- strangers --------------------------------------------------------------------------------
 
-    def meet(self, peer: Peer, address: str) -> None:
+    def meet(self, peer: Stranger, address: str) -> None:
         """A connection was made. If there are too many that have not introduced themselves, the
         oldest of the address that has most of them goes: one that is honest takes milliseconds.
         """
@@ -142,7 +146,7 @@ class Quotas:
                 f"{self._most_strangers} connections have not introduced themselves yet"
             )
 
-    def part(self, peer: Peer, address: str) -> None:
+    def part(self, peer: Stranger, address: str) -> None:
         """It has introduced itself, or is gone. Idempotent."""
         strangers = self._strangers.get(address, {})
         if peer in strangers:

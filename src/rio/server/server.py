@@ -153,6 +153,7 @@ class Server:
         self._is_insecure = insecure
         if self._security is not None:
             self._security.own_key("node")
+            self._security.server_tls()
         elif not insecure:
             _refuse_strangers(self._bind_address)
         self._advertise = None if advertise is None else Address.parse(advertise)
@@ -226,11 +227,7 @@ class Server:
             self._watch = LoopWatch(self._catalog, config.blocked_after)
         self._address = ""
         self._bound_http = ""
-        self._acceptor = Acceptor(
-            self._connections.make,
-            self._catalog.dispatcher.now,
-            _no_tls if self._security is None else self._security.server_tls,
-        )
+        self._acceptor = Acceptor(self._connections.accept, self._catalog.dispatcher.now)
         self._http: HttpListener | None = None
         self._starting: asyncio.Task[None] | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -634,7 +631,6 @@ class Server:
         if self._security.credentials is not self._credentials:
             self._credentials = self._security.credentials
             self._connections.check_keys()
-            self._acceptor.look_soon()
             self._links.renew()
             self._router.pool.use_credentials()
 
@@ -806,9 +802,6 @@ def _is_reached_by_others(host: str) -> bool:
         return not ip_address(host).is_loopback
     except ValueError:  # the name of a host in a network in memory
         return False
-
-
-def _no_tls() -> None: ...
 
 
 def _unexpected(error: Exception) -> Exception | None:

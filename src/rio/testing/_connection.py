@@ -125,8 +125,11 @@ class Endpoint(asyncio.Transport):
             self.attach(factory())
             self.plan_delivery()
 
-    def attach(self, protocol: asyncio.BaseProtocol) -> None:
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
+
+    def attach(self, protocol: asyncio.BaseProtocol) -> None:
+        self.set_protocol(protocol)
         protocol.connection_made(self)
 
     # --- sending ----------------------------------------------------------------------------------

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import ssl
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from rio.identity import Address
-from rio.transport.protocol import HANDSHAKE_TIMEOUT
 from rio.transport.socket_file import OWNER_ONLY, SocketFile
 
 
@@ -18,20 +15,12 @@ class Listener:
     """Listens on an address. While it rests it accepts nothing; the system holds those who come.
 
     ``make``: makes the protocol of a connection. ``backlog``: the connections that the system holds
-    until they are accepted; so many are accepted in one turn of the loop, at most. ``tls``: what
-    the connections are encrypted with, asked whenever it begins to listen.
+    until they are accepted; so many are accepted in one turn of the loop, at most.
     """
 
-    def __init__(
-        self,
-        make: Callable[[], asyncio.BaseProtocol],
-        backlog: int,
-        tls: Callable[[], ssl.SSLContext | None],
-    ) -> None:
+    def __init__(self, make: Callable[[], asyncio.BaseProtocol], backlog: int) -> None:
         self._make = make
         self._backlog = backlog
-        self._tls = tls
-        self._used_tls: ssl.SSLContext | None = None
         self._servers: list[asyncio.Server] = []
         self._twins: list[socket.socket] = []
         """The same sockets under other descriptors: they are made while there are some."""
@@ -46,19 +35,22 @@ class Listener:
 
         :raises OSError: the address cannot be had.
         """
-        options = {"start_serving": False, **self._options()}
         if address.path:
-            await self._bind_file(SocketFile(address.path, mode, self._backlog), options)
+            await self._bind_file(SocketFile(address.path, mode, self._backlog))
             return address
-        server = await asyncio.get_running_loop().create_server(self._make, *address, **options)
+        server = await asyncio.get_running_loop().create_server(
+            self._make, *address, backlog=self._backlog, start_serving=False
+        )
         self._keep(server)
         return Address(*server.sockets[0].getsockname()[:2])
 
-    async def _bind_file(self, file: SocketFile, options: dict[str, Any]) -> None:
-        loop = asyncio.get_running_loop()
+    async def _bind_file(self, file: SocketFile) -> None:
         self._file = file
         try:
-            self._keep(await loop.create_server(self._make, sock=file.socket, **options))
+            server = await asyncio.get_running_loop().create_server(
+                self._make, sock=file.socket, backlog=self._backlog, start_serving=False
+            )
+            self._keep(server)
         except BaseException:
             file.socket.close()
             raise
@@ -67,18 +59,6 @@ class Listener:
         self._servers.append(server)
         numbers = [number for each in server.sockets if (number := each.fileno()) >= 0]
         self._twins += [socket.socket(fileno=os.dup(number)) for number in numbers]
-
-    @property
-    def is_current(self) -> bool:
-        """Whether connections are encrypted with what there is now."""
-        return self._used_tls is self._tls()
-
-    def _options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"backlog": self._backlog}
-        self._used_tls = self._tls()
-        if self._used_tls is not None:
-            options |= {"ssl": self._used_tls, "ssl_handshake_timeout": HANDSHAKE_TIMEOUT}
-        return options
 
     async def start(self) -> None:
         """Accept connections from now on."""
@@ -106,11 +86,10 @@ class Listener:
         :raises OSError: there are no descriptors. It goes on resting.
         """
         loop = asyncio.get_running_loop()
-        options = self._options()
         twins, self._twins = self._twins, []
         try:
             while twins and not self._is_closed:
-                server = await loop.create_server(self._make, sock=twins[-1], **options)
+                server = await loop.create_server(self._make, sock=twins[-1], backlog=self._backlog)
                 twins.pop()
                 self._keep(server)
             self.rests = False

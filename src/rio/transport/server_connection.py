@@ -426,9 +426,14 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
 
     @property
     def peer_name(self) -> str:
-        """The address of the other end, for the log. At a ``unix:`` address nobody has one."""
-        name = None if self.transport is None else self.transport.get_extra_info("peername")
-        return str(name or "a process of this machine")
+        """The address of the other end, for the log."""
+        return name_of(self.transport)
+
+
+def name_of(transport: Any) -> str:
+    """The address of the other end, for the log. At a ``unix:`` address nobody has one."""
+    name = None if transport is None else transport.get_extra_info("peername")
+    return str(name or "a process of this machine")
 
 
 def address_of(peer_name: Any) -> str:

@@ -75,7 +75,7 @@ class HttpListener:
         self._pages = pages
         self.tls = tls
         # A connection counts before it is encrypted: a handshake may be as slow as a request.
-        self._listener = Listener(lambda: _Connection(self), BACKLOG, _no_tls)
+        self._listener = Listener(lambda: _Connection(self), BACKLOG)
         self._connections: dict[_Connection, None] = {}
         """The clients, the oldest first."""
         self._all_gone = asyncio.Event()
