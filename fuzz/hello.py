@@ -98,6 +98,7 @@ class Target:
             meet=lambda _: None,
             part=lambda _: None,
             check_room=lambda *_: None,
+            conceal=lambda error, _: error,
             enter=lambda *_: Usage(),
             leave=lambda _: None,
         )

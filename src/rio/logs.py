@@ -1,12 +1,18 @@
-"""Loggers that raise nothing: a log that fails changes nothing of what the program does."""
+"""Loggers that raise nothing: a log that fails changes nothing of what the program does. And what
+is logged of those who make trouble without an end.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any
+
+REPORT_INTERVAL = 1.0
+"""Seconds between two lines of the log about the same kind of trouble."""
 
 _find_marks: Callable[[], Mapping[str, str]] = dict
 
@@ -41,6 +47,33 @@ class Logger(logging.LoggerAdapter[logging.Logger]):
             raise
         except BaseException as problem:
             _print(_text_of(msg, args), options.get("exc_info"), problem)
+
+
+class SparingLog:
+    """Logs at most once a second of each kind of trouble, whoever makes a thousand of it.
+
+    ``now``: seconds.
+    """
+
+    def __init__(self, logger: Logger, now: Callable[[], float]) -> None:
+        self._logger = logger
+        self._now = now
+        self._counts: dict[str, int] = {}
+        self._next: dict[str, float] = {}
+
+    def warn(self, kind: str, text: str, *args: Any) -> None:
+        """Say it, or count it for the next line of this kind."""
+        self.log(logging.WARNING, kind, text, *args)
+
+    def log(self, level: int, kind: str, text: str, *args: Any) -> bool:
+        """Say it and return true, or count it for the next line of this kind."""
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        now = self._now()
+        if now < self._next.get(kind, -math.inf):
+            return False
+        self._next[kind] = now + REPORT_INTERVAL
+        self._logger.log(level, f"{text} (%d times in all)", *args, self._counts[kind])
+        return True
 
 
 def _text_of(msg: object, args: tuple[Any, ...]) -> str:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 import rio
 from rio._core.wire import Kind
 from rio.errors import BadMessage, NotExecuted, Overloaded
+from rio.logs import Logger, SparingLog
 from rio.security.proof import Proofs, make_nonce
 from rio.server import quotas
-from rio.server.quotas import Quotas, SparingLog, TokenBucket
+from rio.server.quotas import Quotas, TokenBucket
 from rio.transport.protocol import VERSION, Hello, encode, write_hello, write_proof
 from rio.transport.server_connection import address_of
 from tests.server.harness import Cluster, Probe, RawPeer, activations, until
@@ -422,7 +423,7 @@ def test_of_each_kind_of_trouble_the_log_has_one_line_a_second(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     now = 100.0
-    log = SparingLog(lambda: now)
+    log = SparingLog(Logger("rio.server"), lambda: now)
     for _ in range(10):
         for kind in ("calls", "bytes"):
             for number in range(100):

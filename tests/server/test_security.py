@@ -424,13 +424,40 @@ async def test_a_client_with_limited_rights_does_not_learn_the_inside_of_a_serve
         if not is_told:
             assert ("ValueError" in said) == (id == "a")
             [number] = re.findall(r"as error (\w+)", said)
-            assert f"error {number}: " in caplog.text
+            assert f"error {number} of key 'web': " in caplog.text
     with pytest.raises(UnknownType) as unknown:
         await client.send("Nowhere", "a", Fail(""))
     assert ("Failing" in str(unknown.value)) == is_told
     with pytest.raises(Declared):
         await client.send(Failing, "a", Fail("declared"))
     assert "the password is secret" in caplog.text
+
+
+async def test_a_client_whose_calls_fail_does_not_fill_the_log(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line a second tells of its errors of one class, and their number."""
+    keys = [rio.Key.generate(name, "call") for name in ("web", "app")]
+    await cluster.server(Failing, security=rio.Security([NODE, *keys], encryption="none"))
+    web, app = [
+        await cluster.client(security=rio.Security([key], encryption="none")) for key in keys
+    ]
+    caplog.set_level("INFO", "rio.security")
+    said = []
+    for client, count in (web, 100), (app, 1):
+        for _ in range(count):
+            with pytest.raises(HandlerFailed) as caught:
+                await client.send(Failing, "a", Fail("undeclared"))
+            said.append(str(caught.value))
+    lines = [each.getMessage() for each in caplog.records if each.name == "rio.security"]
+    numbers = [number for text in said for number in re.findall(r"as error (\w+)", text)]
+    assert 2 <= len(numbers) == len(lines) < 10
+    assert all(f"error {n} " in line for n, line in zip(numbers, lines, strict=True))
+    assert [line.endswith("(1 times in all)") for line in (lines[0], lines[-1])] == [True, True]
+    assert "of key 'app'" in lines[-1]
+    assert (
+        said[1] == "it failed with ValueError: the log of the server says more of an error like it"
+    )
 
 
 # --- one client against the others ----------------------------------------------------------------

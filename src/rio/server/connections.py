@@ -9,6 +9,7 @@ from contextlib import suppress
 from rio._core.budget import Usage
 from rio.cluster.provider import ClusterProvider
 from rio.logs import Logger
+from rio.security.disclosure import Disclosure
 from rio.security.keys import Key
 from rio.security.trust import Trust
 from rio.server.catalog import Catalog
@@ -50,6 +51,7 @@ class Connections:
         """Those of the connections that are not made yet."""
         self._all_gone = asyncio.Event()
         self._quotas = catalog.quotas
+        self._disclosure = Disclosure(catalog.dispatcher.now)
         self._look_at = 0.0
         self.refuses = False
 
@@ -118,6 +120,9 @@ class Connections:
         if handshake is not None:  # it is the same stranger
             self.end(handshake)
         self._quotas.meet(connection, connection.address)
+
+    def conceal(self, error: BaseException, key: Key) -> BaseException:
+        return self._disclosure.conceal(error, key.id)
 
     def check_room(self, key: Key | None, address: str) -> None:
         self._quotas.check_room(None if key is None else key.id, address)

@@ -13,14 +13,12 @@ from typing import Any, Protocol
 from rio._core.budget import CLIENT_SHARE, Usage
 from rio.errors import Overloaded
 from rio.identity import ObjectId
-from rio.logs import Logger
+from rio.logs import Logger, SparingLog
 from rio.server.config import ServerConfig
 from rio.server.descriptors import descriptor_limit, reserve_of
 
 logger = Logger("rio.server")
 
-REPORT_INTERVAL = 1.0
-"""Seconds between two lines of the log about the same kind of refusal."""
 LOOK_INTERVAL = 10.0
 """Seconds between two looks for clients that have left."""
 MOST_STRANGERS = 1024
@@ -63,23 +61,6 @@ class TokenBucket:
             self._at = now
 
 
-class SparingLog:
-    """Warns at most once a second of each kind of trouble, whoever makes a thousand of it."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self._now = now
-        self._counts: dict[str, int] = {}
-        self._next: dict[str, float] = {}
-
-    def warn(self, kind: str, text: str, *args: Any) -> None:
-        """Say it, or count it for the next line of this kind."""
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        now = self._now()
-        if now >= self._next.get(kind, -math.inf):
-            self._next[kind] = now + REPORT_INTERVAL
-            logger.warning(f"{text} (%d times in all)", *args, self._counts[kind])
-
-
 class Account(Usage):
     """What one client uses of the node, and what it is refused."""
 
@@ -117,7 +98,7 @@ class Quotas:
         self._config = config
         self._now = now
         self._look_at = -math.inf
-        self.log = SparingLog(now)
+        self.log = SparingLog(logger, now)
         self._accounts: dict[str, Account] = {}
         self._connections = 0
         """Those of all clients."""

@@ -16,7 +16,6 @@ from rio._core.wire import Kind
 from rio.errors import Forbidden, NotAuthenticated, ProtocolError, RioError
 from rio.logs import Logger
 from rio.security.acts import note_act
-from rio.security.disclosure import conceal
 from rio.security.keys import UNLIMITED, Key
 from rio.security.proof import PROOF_LIFE, Proofs, make_nonce
 from rio.security.tls import digest_of_own
@@ -64,6 +63,10 @@ class ServerOwner(Protocol):
 
     def part(self, connection: ServerConnection) -> None:
         """It has now, or is gone. Idempotent."""
+        ...
+
+    def conceal(self, error: BaseException, key: Key) -> BaseException:
+        """The error as a client with limited rights gets it."""
         ...
 
     def check_room(self, key: Key | None, address: str) -> None:
@@ -288,8 +291,8 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
     def answer_error(self, id: int, error: BaseException) -> None:
         if self.transport is None:
             return
-        if self.rights is not None:
-            error = conceal(error)
+        if self.rights is not None and self.key is not None:
+            error = self._owner.conceal(error, self.key)
         body = protocol.write_error(id, error)
         if len(body) > self.send_limit:
             body = protocol.write_error(id, protocol.without_payload(error, len(body)))
