@@ -257,6 +257,67 @@ async def test_a_client_that_sends_much_is_read_on_after_the_others_had_their_tu
     assert [n for n in node.ran if n < 1000] == list(range(1, 201)), "in their order"
 
 
+async def test_who_keeps_up_is_served_before_those_whose_requests_wait() -> None:
+    node, greedy, modest = await contended()
+    node.dispatcher.loop_budget = 0.0001  # what is read beyond it waits for its turn
+    read_bytes(greedy, node.work(range(1, 4)))
+    node.time += 0.001
+    assert len(node.ran) < 3
+    read_bytes(modest, node.work(range(1000, 1001)))
+    assert node.ran[-1] == 1000
+    await until(lambda: len(node.ran) == 4)
+
+
+async def test_those_that_are_behind_keep_the_loop_for_a_moment_while_others_keep_up() -> None:
+    node, greedy, modest = await contended()
+    read_bytes(greedy, node.work(range(1, 201)))
+    for number in range(1000, 1020):
+        ran = len(node.ran)
+        node.time += 0.001
+        read_bytes(modest, node.work(range(number, number + 1)))
+        assert node.ran[ran:] == [number]
+        await asyncio.sleep(0)
+        assert 2 <= len(node.ran) - ran <= 3, "one of those that wait, or one and one begun"
+    node.time += 0.1
+    ran = len(node.ran)
+    await asyncio.sleep(0)
+    assert len(node.ran) - ran > 50, "nobody else is there any more"
+    await until(lambda: greedy.reads)
+
+
+async def test_those_that_are_behind_have_a_fifth_of_the_time() -> None:
+    node, greedy, _ = await contended()
+    node.dispatcher.loop_budget = 1.0
+    others = [Peer(node, Usage()) for _ in range(8)]
+    read_bytes(greedy, node.work(range(1, 201)))
+    turns = 0
+    while sum(number <= 200 for number in node.ran) < 200:
+        for number, other in enumerate(others):
+            read_bytes(other, node.work(range(1000 + number, 1001 + number)))
+        await asyncio.sleep(0)
+        turns += 1
+    assert all(other.reads for other in others)
+    assert 45 <= turns <= 110, "two of ten, and as many again at most that begin just in time"
+
+
+async def test_who_uses_less_than_half_of_the_time_never_waits_for_others() -> None:
+    node, _, modest = await contended()
+    node.dispatcher.loop_budget = 1.0
+    others = Peer(node, Usage())
+    for number in range(100):
+        read_bytes(others, node.work(range(1)))
+        read_bytes(modest, node.work(range(10 * number, 10 * number + 2)))
+        assert modest.reads
+        node.time += 60e-6
+    for number in range(100):
+        read_bytes(others, node.work(range(1)))
+        read_bytes(modest, node.work(range(10 * number, 10 * number + 7)))
+        if not modest.reads:
+            break
+    assert number <= 5, "until it has used up what it has saved"
+    await until(lambda: modest.reads)
+
+
 async def test_all_connections_of_a_client_have_one_turn() -> None:
     node, greedy, modest = await contended()
     more = [Peer(node, greedy.usage) for _ in range(20)]

@@ -10,6 +10,10 @@ cdef class Backlog:
     cdef object _others              # deque of the owners whose turn comes again
     cdef int _favoured               # newcomers that went before the others, in a row
 
+    cdef inline bint has(self, owner) except -1:
+        # Whether requests of this sender, or group, are here.
+        return owner in self._lines
+
     cpdef Py_ssize_t turns_until(self, sender, group=*)
     cpdef put(self, sender, request, group=*)
     cpdef take(self)

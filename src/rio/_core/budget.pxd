@@ -23,10 +23,10 @@ cdef class Usage:
     cdef readonly Py_ssize_t calls      # its calls that wait or run
     cdef readonly Py_ssize_t held       # bytes of calls that wait, and of answers it has not taken
     cdef readonly Py_ssize_t arriving   # bytes of large frames that have begun
-    # of the time of the loop: when it was read from last, until when that may go on before others
-    # have their turn, and how many of its connections wait for theirs
+    # of the time of the loop: when it was read from last, how much longer that might have gone on
+    # before others have their turn, and how many of its connections wait for theirs
     cdef double _read_at
-    cdef double _read_until
+    cdef double _credit
     cdef Py_ssize_t _put_off
     cdef public Py_ssize_t connections
     cdef public Py_ssize_t subscriptions

@@ -179,7 +179,7 @@ cdef class ServerHalf(Connection):
     cdef bint _may_read(self) except -1
     cdef int _read_frames(self) except -1
     cdef int _put_off(self) except -1
-    cdef int _read_on(self) except -1
+    cdef int _read_on(self, double until) except -1
     cdef int _note_frame(self) except -1
     cdef bint _has_room_for(self, Py_ssize_t size) noexcept
     cdef int _reserve(self, Py_ssize_t size) except -1
@@ -223,6 +223,10 @@ cdef class Dispatcher:
     cdef Usage _reader               # from whom was read last
     cdef double _switched_at         # when that became another one
     cdef double _latest              # a moment ago
+    cdef Usage _prompt               # who was the last to keep up, and when that was
+    cdef double _prompt_at
+    cdef double _others_prompt_at    # when somebody else was the last
+    cdef double _caught_up_at        # when those that are behind had their last slice
     cdef bint _is_serving            # a turn of the loop will take requests from there
     # since when, and until when, requests have run without a pause for the loop, and how many
     cdef double _busy_since
@@ -248,8 +252,12 @@ cdef class Dispatcher:
     cdef int _flush_soon(self, ServerHalf connection) except -1
     cdef double _note_stall(self, double now) except? -1
     cdef int _keep(self, Turn turn) except -1
-    cdef bint _has_time(self, double now) noexcept
-    cdef double _slice(self, double now, double contended) noexcept
+    cdef bint _has_time(self, double now, Usage usage) except -1
+    cdef bint _is_contended(self, double now) noexcept
+    cdef double _slice_of(self, Usage usage, double now) noexcept
+    cdef int _note_slice(self, ServerHalf connection) except -1
+    cdef bint _is_behind(self, Usage usage) except -1
+    cdef double _slice_to_catch_up(self, double now) except -1
     cdef int _read_later(self, ServerHalf connection) except -1
     cdef int _put_off(self, Turn turn, double now) except -1
     cdef int _line_up(self, Turn turn, double since) except -1

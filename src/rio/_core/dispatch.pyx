@@ -84,11 +84,16 @@ cdef double STALL = 0.25
 # Seconds.
 cdef double RECOUNT = 0.005         # between two counts of the unsent bytes of all clients
 cdef double LOOP_GAP = 0.0002       # a pause in which the loop has served everything else
-# While several clients are served, one is read from for so long before others have their turn, and
-# its requests run for so long. For a client that is alone that is the loop's budget.
-cdef double READ_SLICE = 0.0001
-cdef double SERVE_SLICE = 0.0002
-cdef double CONTENTION = 0.02       # since others were read from
+# While several clients are served, each keeps the loop for a slice at most, and for half of the
+# time in the long run. One that has sent more is behind: the rest waits until the loop has served
+# everything else, and goes on a slice at a time. If others keep up, the slices are short, so that
+# who sends little waits little; but those that are behind have a fifth of the time together. For
+# one that is alone a slice is the loop's budget.
+cdef double SLICE = 0.0002
+cdef double SHORT_SLICE = 0.00002
+cdef double SHARE = 0.5             # of the time, for one that keeps up
+cdef double CATCH_UP = 0.25         # of the time of all others, for those that are behind
+cdef double CONTENTION = 0.02       # since others were served
 # A request that would wait longer is refused at once, and one that has waited longer than that,
 # because others took more time than they seemed to, is not run any more.
 cdef double MOST_WAIT = 1.0
@@ -802,8 +807,11 @@ cdef class ServerHalf(Connection):
                 (<Turn>turn)._give_up()
 
     cdef int _read(self) except -1:
-        if not self.is_remote or self._may_read():
+        if not self.is_remote:
             return self._read_frames()
+        if self._may_read():
+            self._read_frames()
+            self.dispatcher._note_slice(self)
         return 0
 
     cdef bint _may_read(self) except -1:
@@ -823,9 +831,7 @@ cdef class ServerHalf(Connection):
             if dispatcher._reader is not None:
                 dispatcher._switched_at = now
             dispatcher._reader = self._usage
-        if now - self._usage._read_at > LOOP_GAP:
-            self._usage._read_until = now + dispatcher._slice(now, READ_SLICE)
-        self._read_until = self._usage._read_until
+        self._read_until = now + dispatcher._slice_of(self._usage, now)
         return True
 
     cdef int _put_off(self) except -1:
@@ -836,7 +842,7 @@ cdef class ServerHalf(Connection):
         self.stop_reading()
         return self.dispatcher._read_later(self)
 
-    cdef int _read_on(self) except -1:
+    cdef int _read_on(self, double until) except -1:
         # Its turn has come.
         cdef Dispatcher dispatcher = self.dispatcher
         cdef double now = dispatcher._now()
@@ -846,8 +852,9 @@ cdef class ServerHalf(Connection):
             return 0
         dispatcher._reader, dispatcher._latest = self._usage, now
         self._late = max(self._late, now - self._held_at)
-        self._read_until = self._usage._read_until = now + dispatcher._slice(now, READ_SLICE)
+        self._read_until = until
         self._read_frames()
+        self._usage._read_at, self._usage._credit = dispatcher._latest, 0
         if self.may_read and self.transport is not None:
             self.go_on_reading()
         return 0
@@ -862,7 +869,6 @@ cdef class ServerHalf(Connection):
             self._reading = False
             if not self.dispatcher._is_new_read:    # it has brought requests
                 self.dispatcher._busy_until = self.dispatcher._now()
-                self._usage._read_at = self.dispatcher._busy_until
             if self._awaits_frame or self.reader._start < self.reader._end:
                 self._note_frame()
             self._flush()
@@ -1006,7 +1012,7 @@ cdef class ServerHalf(Connection):
             turn.deadline -= self._late
             if now > turn.deadline:
                 return dispatcher._expire(turn)
-        if dispatcher._has_time(now):
+        if dispatcher._has_time(now, self._usage if self.is_remote else None):
             return dispatcher._admit(turn)
         if self.is_remote:
             return dispatcher._put_off(turn, now)
@@ -1110,14 +1116,13 @@ cdef int check_size(str what, const Text* name, Py_ssize_t limit) except -1:
 
 cdef int refuse(Turn turn, error) except -1:
     turn.fail(error)
+    turn.dispatcher._latest = turn.dispatcher._now()
     return 0
 
 
-cdef object group_of(Turn turn):
+cdef Usage group_of(Turn turn):
     # With whom its caller shares a turn in the backlog: the other connections of a client.
-    if turn.caller._is_peer and not (<RemoteCaller>turn.caller).connection.is_node:
-        return (<RemoteCaller>turn.caller)._usage
-    return None
+    return (<RemoteCaller>turn.caller)._usage if turn.caller._is_peer else None
 
 
 cdef object dropped_error(Turn turn, size):
@@ -1179,7 +1184,8 @@ cdef class Dispatcher:
         self.loop_budget = 0.005
         self._backlog = Backlog()
         self._unread = Backlog()
-        self._switched_at = -INFINITY
+        self._switched_at = self._prompt_at = self._others_prompt_at = -INFINITY
+        self._caught_up_at = -INFINITY
         self.budget = Budget(held_limit)
         self.arriving_limit = 2 * held_limit
         self._swept_at = INFINITY
@@ -1410,10 +1416,10 @@ cdef class Dispatcher:
 
     # --- requests that wait for the loop ----------------------------------------------------------
 
-    cdef bint _has_time(self, double now) noexcept:
-        # Whether a request may run as it is read: nothing waits before it, and the loop was not
-        # kept from everything else for too long.
-        if self._backlog.size:
+    cdef bint _has_time(self, double now, Usage usage) except -1:
+        # Whether a request may run as it is read: none of its client waits, or, if it comes from
+        # this process, none at all; and the loop was not kept from everything else for too long.
+        if self._backlog.size and (usage is None or self._backlog.has(usage)):
             return False
         if self._is_new_read:
             self._is_new_read = False
@@ -1425,11 +1431,40 @@ cdef class Dispatcher:
             self._busy_since = now
             self._ran = 0
 
-    cdef double _slice(self, double now, double contended) noexcept:
-        # How long one client may keep the loop.
-        if now - self._switched_at < CONTENTION or self._unread.size > 1:
-            return min(contended, self.loop_budget)
-        return self.loop_budget
+    cdef bint _is_contended(self, double now) noexcept:
+        return now - self._switched_at < CONTENTION or self._unread.size > 1
+
+    cdef double _slice_of(self, Usage usage, double now) noexcept:
+        # How long one that keeps up may keep the loop now.
+        usage._credit = min(SLICE, usage._credit + SHARE * (now - usage._read_at))
+        usage._read_at = now
+        return min(usage._credit, self.loop_budget) if self._is_contended(now) else self.loop_budget
+
+    cdef int _note_slice(self, ServerHalf connection) except -1:
+        # It was read from.
+        cdef Usage usage = connection._usage
+        cdef bint has_run = not self._is_new_read
+        cdef double now = self._busy_until if has_run else self._now()
+        usage._credit = max(0.0, usage._credit - (now - usage._read_at))
+        if has_run and not connection._is_put_off and not self._is_behind(usage):
+            if usage is not self._prompt:
+                self._others_prompt_at = self._prompt_at
+                self._prompt = usage
+            self._prompt_at = now
+        return 0
+
+    cdef bint _is_behind(self, Usage usage) except -1:
+        return usage._put_off != 0 or (self._backlog.size != 0 and self._backlog.has(usage))
+
+    cdef double _slice_to_catch_up(self, double now) except -1:
+        # How long those that are behind may keep the loop now.
+        cdef double others, prompt_at = self._prompt_at
+        if self._prompt is not None and self._is_behind(self._prompt):
+            prompt_at = self._others_prompt_at
+        if now - prompt_at < CONTENTION:
+            others = now - max(self._caught_up_at, self._busy_since)
+            return min(max(SHORT_SLICE, CATCH_UP * others), self.loop_budget)
+        return min(SLICE, self.loop_budget) if self._is_contended(now) else self.loop_budget
 
     cdef int _read_later(self, ServerHalf connection) except -1:
         self._unread.put(connection, connection, connection._usage)
@@ -1439,15 +1474,15 @@ cdef class Dispatcher:
         return 0
 
     def read_on(self):
-        """Read on from the clients that have sent more than there was time for, each for a moment.
-        """
-        cdef Py_ssize_t clients = self._unread.senders
-        cdef double began = self._now()
+        """Read on from the clients that have sent more than there was time for."""
+        cdef double now = self._now()
+        cdef double until = now + self._slice_to_catch_up(now)
+        self._latest = now
         try:
-            while clients > 0 and self._latest - began < self.loop_budget:
-                clients -= 1
-                (<ServerHalf>self._unread.take())._read_on()
+            while self._unread.size and self._latest < until:
+                (<ServerHalf>self._unread.take())._read_on(until)
         finally:
+            self._caught_up_at = self._latest
             self._is_reading_on = self._unread.size != 0
             if self._is_reading_on:
                 self._loop.call_soon(self.read_on)
@@ -1492,7 +1527,7 @@ cdef class Dispatcher:
     def serve_backlog(self):
         """Run requests that wait, for as long as a turn of the loop may take."""
         cdef double now = self._now()
-        cdef double budget = self._slice(now, SERVE_SLICE)
+        cdef double budget = self._slice_to_catch_up(now)
         self._busy_since = now
         self._ran = 0
         try:
@@ -1501,7 +1536,7 @@ cdef class Dispatcher:
                 now = self._now()
         finally:
             self._note_cost(now)
-            self._busy_until = now
+            self._busy_until = self._caught_up_at = now
             self._is_serving = False
             if self._backlog.size:
                 self._serve_soon()
