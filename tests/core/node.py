@@ -231,6 +231,7 @@ class Reports:
     """The half of a connection, with the part that it leaves to its subclass."""
 
     node: Node
+    unsent = 0
 
     def frame_received(self, kind: int, id: int, body: bytes) -> None:
         self.node.control.append((kind, id))
@@ -240,6 +241,8 @@ class Reports:
 
     def break_off(self, error: BaseException) -> None:
         self.node.broken.append(error)
+
+    def watch(self) -> None: ...
 
     def cut_off(self, reason: str) -> None:
         self.node.broken.append(RuntimeError(reason))

@@ -82,6 +82,29 @@ async def test_calls_of_one_client_count_over_all_its_connections() -> None:
     assert shared.calls == other.calls == node.dispatcher.in_flight == 0
 
 
+async def test_what_is_written_counts_before_the_transport_says_that_it_is_too_much() -> None:
+    node = Node(dispatch)
+    node.add_method("large", lambda thing, message: bytes(6_000), is_async=False)
+    connection = node.connect()
+    connection.unsent = 17_000
+    for number in range(1, 4):
+        assert node.dispatcher.budget.used == 0
+        read_bytes(connection, whole(request(number, number, message="large")))
+    assert node.dispatcher.budget.used == 17_000
+
+
+async def test_what_a_peer_that_was_cut_off_has_not_taken_counts_until_it_is_gone() -> None:
+    node = Node(dispatch, held_limit=LIMIT)
+    budget = node.dispatcher.budget
+    node.connect().note_unsent(60 * MB)
+    assert budget.is_half_used
+    budget.leaving += 60 * MB
+    assert not budget.is_half_used, "no other need go"
+    assert not budget.allows_node(50 * MB)
+    node.dispatcher.sweep()
+    assert budget.is_half_used
+
+
 def whole(body: bytes) -> bytes:
     return len(body).to_bytes(4, "big") + body
 

@@ -35,6 +35,8 @@ cdef class Usage:
 cdef class Budget:
     cdef public Py_ssize_t limit
     cdef readonly Py_ssize_t used
+    # of that, what goes with the peers that were cut off last
+    cdef public Py_ssize_t leaving
 
     cdef inline bint _is_scarce(self) noexcept:
         # Whether it is worth the time to look at each answer.

@@ -21,6 +21,7 @@ class Usage:
 @final
 class Budget:
     limit: int
+    leaving: int
     def __new__(cls, limit: int) -> Self: ...
     @property
     def used(self) -> int: ...

@@ -31,12 +31,12 @@ cdef class Budget:
 
     def __cinit__(self, Py_ssize_t limit):
         self.limit = limit
-        self.used = 0
+        self.used = self.leaving = 0
 
     @property
     def is_half_used(self):
         """Whether so much is held that a peer which takes nothing should go soon."""
-        return self.used > self.limit // 2
+        return self.used - self.leaving > self.limit // 2
 
     cpdef bint allows(self, Py_ssize_t own, Py_ssize_t of_client, Py_ssize_t more) noexcept:
         """Whether a connection that holds ``own`` bytes, of a client that holds ``of_client``, may

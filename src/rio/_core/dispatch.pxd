@@ -164,6 +164,7 @@ cdef class ServerHalf(Connection):
     cdef int _frames                 # how many this read has brought so far
     cdef double _read_until          # when others have their turn
     cdef Py_ssize_t _unsent          # bytes that its client does not take, as last counted
+    cdef uint64_t _counted_at        # how many had been written then
     cdef bint _awaits_frame          # a frame has begun and is not whole
     cdef double _frame_age           # seconds for which it was read, or could have been
     cdef Py_ssize_t _reserved        # its size, if it is a large one for which there is room

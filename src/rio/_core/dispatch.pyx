@@ -624,7 +624,11 @@ cdef class RemoteCaller(TurnCaller):
                 f"{len(payload)} bytes, the frame limit is {connection.send_limit}"
             ))
             return 0
-        if self._is_full or turn.dispatcher.budget._is_scarce():
+        if (
+            self._is_full
+            or PyBytes_GET_SIZE(payload) > limits.LARGE_PAYLOAD
+            or turn.dispatcher.budget._is_scarce()
+        ):
             return self._reply_if_there_is_room(turn, payload)
         connection.writer.put_response(turn.request_id, payload)
         return connection._flush_soon()
@@ -785,6 +789,7 @@ cdef class ServerHalf(Connection):
         self.dispatcher.budget.used += size - self._unsent
         self._usage.held += size - self._unsent
         self._unsent = size
+        self._counted_at = self.written
 
     def take_rest(self):
         """Go on: start what was held, then take the requests that have arrived meanwhile."""
@@ -1061,6 +1066,12 @@ cdef class ServerHalf(Connection):
             (<Turn>turn)._withdraw()
         return 0
 
+    cdef int _flush(self) except -1:
+        Connection._flush(self)
+        if self.written - self._counted_at > limits.UNCOUNTED and self.transport is not None:
+            self.note_unsent(self.unsent)
+        return 0
+
     @cython.nonecheck(False)
     cdef int _flush_soon(self) except -1:
         # Answers leave at the end of this read, or of this turn of the loop; or at once if they are
@@ -1321,6 +1332,7 @@ cdef class Dispatcher:
         cdef double passed = min(max(now - self._looked_at, 0.0), STALL)
         self._looked_at = now
         self._swept_at = self._note_stall(self._loop_time(now))
+        self.budget.leaving = 0
         for connection in self.connections:
             connection.relax()
             if (<ServerHalf?>connection)._awaits_frame:

@@ -24,6 +24,7 @@ cdef enum:
     LARGE_PAYLOAD = 32 * 1024       # from here on a payload is sent as it is, and not copied
     UNSENT_LIMIT = 64 * 1024 * 1024  # unsent, from which on a client sends a server no more calls
     HIGH_WATER = 1024 * 1024        # unsent, from which on a server runs no more calls of a client
+    UNCOUNTED = 16 * 1024           # written, after which a server counts what of it is unsent
     HELD_LIMIT = 64 * 1024 * 1024   # that a node holds for all its peers
     SMALL_REPLY = 1024              # which an error in its place would not make smaller
     LARGE_FRAME = 64 * 1024         # from here on there must be room for it before it is read

@@ -379,7 +379,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
                 "the peer does not read what it is sent, and the node holds more than half"
                 f" of its held_limit of {self.dispatcher.budget.limit} bytes"
             )
-            self.note_unsent(0)
+            self.dispatcher.budget.leaving += self.unsent
 
     def look(self) -> None:
         """Ask a client that has said nothing for a while whether it lives, and cut off one that
