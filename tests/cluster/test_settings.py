@@ -56,6 +56,15 @@ async def watched(cluster: Cluster) -> AsyncIterator[None]:
         await asyncio.gather(watching, return_exceptions=True)
 
 
+DEEP = b"\x81\xa4more" + b"\x91" * 5000 + b"\xc0"
+
+
+@pytest.mark.parametrize("data", [b"\xc1", b"\x81\xa6preset\xa1\xff", DEEP])
+def test_settings_that_cannot_be_read_are_those_of_another_version(data: bytes) -> None:
+    with pytest.raises(ConfigurationError, match="upgrade rio"):
+        decode_row(data)
+
+
 # --- joining --------------------------------------------------------------------------------------
 
 

@@ -13,14 +13,16 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import asyncpg
+import msgspec
 import pytest
 from redis.asyncio import Redis
 
 import rio
-from rio.contracts.membership import MemberStatus, Vote
+from rio.contracts.membership import MemberStatus, Vote, decode_votes
 from rio.errors import RowCorrupt, SchemaMismatch, StateCorrupt
 from rio.identity import ObjectId
 from rio.storage import Storage, open_storage, read_schemas
+from rio.storage._rows import votes_of
 from rio.storage.redis._schema import key_of
 from rio.testing.conformance._state import NOTHING, single
 from tests.server.harness import until
@@ -232,6 +234,31 @@ async def test_a_damaged_token_of_a_state_hurts_no_neighbour(redis_url: str) -> 
         )
     assert isinstance(damaged, StateCorrupt)
     assert nothing == NOTHING
+
+
+async def test_thousands_of_digits_are_an_error_that_names_their_row(redis_url: str) -> None:
+    database = Database(redis_url)
+    async with open_storage(redis_url) as storage:
+        await database.fill(storage)
+        await database.do(f"HSET placement:objects 7:Accountada 1:{'9' * 5000}")
+        with pytest.raises(RowCorrupt, match="Account/ada in test_"):
+            await storage.placement.lookup(ADA)
+
+
+VOTES_THAT_ARE_NONE = [
+    b"",
+    b"\xc1",
+    b"\x91\x82\xa5voter\xa1\xff\xa2at\x01",
+    b"\x91\x81\xa4more" + b"\x91" * 5000 + b"\xc0",
+]
+
+
+@pytest.mark.parametrize("votes", VOTES_THAT_ARE_NONE)
+def test_votes_that_are_none_are_one_kind_of_error(votes: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode_votes(votes)
+    with pytest.raises(RowCorrupt, match="row 7 is damaged"):
+        votes_of("row 7", votes)
 
 
 async def test_a_status_of_a_newer_rio_is_no_damage(redis_url: str) -> None:

@@ -92,7 +92,7 @@ def decode_manifest(data: bytes) -> Manifest:
     """
     try:
         return _decode(data) if data else Manifest()
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Manifest()
 
 

@@ -109,7 +109,7 @@ def decode_row(data: bytes) -> SettingsRow | None:
     """
     try:
         return _decode(data) if data else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise ConfigurationError(
             "the settings in the storage are those of another version of rio: upgrade rio"
         ) from None

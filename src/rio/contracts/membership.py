@@ -356,4 +356,7 @@ def decode_votes(data: bytes) -> tuple[Vote, ...]:
 
     :raises msgspec.DecodeError: the bytes are no votes.
     """
-    return _decode_votes(data)
+    try:
+        return _decode_votes(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error

@@ -39,6 +39,8 @@ from rio.storage.redis._schema import check_row, current_schema, key_of, schema_
 from rio.storage.redis._scripts import Script
 from rio.storage.redis.database import LEASE_LANE, RedisDatabase
 
+MOST_DIGITS = 20
+"""Bytes that a number of 64 bits takes in decimal digits, with its sign, at most."""
 _NO_VOTES = encode_votes(())
 
 
@@ -257,7 +259,8 @@ def _placement_of(key: bytes, object_id: ObjectId, row: bytes) -> Placement:
 
 def _number(value: bytes) -> Any:
     """A number; or what it is instead, for the check of its row to refuse."""
-    return int(value) if value.removeprefix(b"-").isdigit() else value
+    is_number = len(value) <= MOST_DIGITS and value.removeprefix(b"-").isdigit()
+    return int(value) if is_number else value
 
 
 def _text(value: bytes | None) -> Any:
