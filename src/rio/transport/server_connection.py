@@ -368,9 +368,10 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         """Count anew what the peer has not taken. If the node holds much for its peers, one that
         takes nothing is cut off soon.
         """
-        self.note_unsent(self.unsent)
+        unsent = self.unsent
+        self.note_unsent(unsent)
         now, taken = self.dispatcher.loop.time(), self._count_taken()
-        if not self.unsent:
+        if not unsent:
             self._seen_taken = -1
         elif taken > self._seen_taken:
             self._seen_taken, self._seen_taken_at = taken, now
@@ -379,7 +380,7 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
                 "the peer does not read what it is sent, and the node holds more than half"
                 f" of its held_limit of {self.dispatcher.budget.limit} bytes"
             )
-            self.dispatcher.budget.leaving += self.unsent
+            self.dispatcher.budget.leaving += unsent
 
     def look(self) -> None:
         """Ask a client that has said nothing for a while whether it lives, and cut off one that
