@@ -1,0 +1,82 @@
+"""A client that is cancelled while it closes leaves nothing open."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import rio
+from tests.server.harness import until
+
+pytestmark = pytest.mark.both_loops
+
+
+class Ping(rio.Message[None]):
+    pass
+
+
+class Thing(rio.ServiceObject):
+    @rio.handler
+    def ping(self, message: Ping) -> None:
+        self.publish(message)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/things.db"
+
+
+@pytest.fixture
+async def server(url: str) -> AsyncIterator[rio.Server]:
+    async with rio.Server(rio.Registry(Thing), storage=url, cluster="local") as server:
+        yield server
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+async def test_a_client_that_is_cancelled_while_it_closes_closes_all_the_same(
+    server: rio.Server, url: str, turns: int
+) -> None:
+    client = rio.Client(url)
+    await client.start()
+    await client.send(Thing, "a", Ping())
+    subscriptions = [client.subscribe(Thing, id, Ping) for id in "abc"]
+    for each in subscriptions:
+        await each.__aenter__()
+    database = client._router._access._owned._shared  # type: ignore[attr-defined]
+    assert database._is_open
+    closing = asyncio.ensure_future(client.close())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    was_cancelled = closing.cancel()
+    await asyncio.wait((closing,))
+    assert closing.cancelled() == was_cancelled
+    assert not database._is_open
+    assert list(client._router.pool.connections) == []
+    for each in subscriptions:
+        assert [event async for event in each] == []
+
+
+async def test_a_storage_that_does_not_close_holds_up_nobody_who_is_cancelled(
+    server: rio.Server, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("rio.client.client.CLOSE_PATIENCE", 0.01)
+    client = rio.Client(url)
+    await client.start()
+    access, released = client._router._access, asyncio.Event()
+    close = access.close
+
+    async def hang() -> None:
+        await released.wait()
+        await close()
+        raise OSError("it broke at last")
+
+    monkeypatch.setattr(access, "close", hang)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await client.close()
+    released.set()
+    await until(lambda: "it broke at last" in caplog.text)
+    assert "rio client: close failed" in caplog.text
