@@ -15,7 +15,7 @@ import pytest
 import rio
 from bench.figures import Work, in_turn
 from bench.load import activate, closed_loop
-from bench.processes import ServerProcess, pinned
+from bench.processes import ServerProcess, node, pinned
 from bench.raw import EchoClient
 from bench.workload import Ping, PlainPing
 
@@ -36,6 +36,25 @@ def client(runner: asyncio.Runner, server: ServerProcess, storage_url: str) -> I
 @pytest.fixture(scope="module")
 def echo_client(runner: asyncio.Runner, echo_server: ServerProcess) -> Iterator[EchoClient]:
     client = runner.run(EchoClient.connect(echo_server.address))
+    yield client
+    runner.run(client.close())
+
+
+@pytest.fixture(scope="module")
+def awake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ServerProcess]]:
+    """With ``latency="low"``, and the URL of its storage."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('bench') / 'rio.db'}"
+    with node(url, "--latency", "low") as process:
+        yield url, process
+
+
+@pytest.fixture(scope="module")
+def awake_client(
+    runner: asyncio.Runner, awake_server: tuple[str, ServerProcess]
+) -> Iterator[rio.Client]:
+    client = rio.Client(awake_server[0], latency="low")
+    runner.run(client.start())
+    runner.run(activate(client))
     yield client
     runner.run(client.close())
 
@@ -101,6 +120,34 @@ def test_one_in_flight(
     in_turn(benchmark, ours, frames, rounds=9)
     what = f"1 in flight, {'async def' if message is Ping else 'def'}"
     report(f"{what}: calls", ours.rate, "/s", beside=("echo", frames.rate), ratio_at_least=0.8)
+
+
+@MESSAGES
+@pytest.mark.parametrize("in_flight", [1, 64])
+def test_low_latency(
+    benchmark: Any,
+    report: Any,
+    works: Any,
+    runner: asyncio.Runner,
+    awake_client: rio.Client,
+    awake_server: tuple[str, ServerProcess],
+    message: type[Ping] | type[PlainPing],
+    in_flight: int,
+) -> None:
+    """With ``latency="low"`` no side sleeps between two calls."""
+    usual, _ = works(message, in_flight)
+    calls, (_, server) = CALLS[in_flight], awake_server
+    awake = Work(
+        lambda: runner.run(closed_loop(awake_client, calls, in_flight, message)),
+        calls,
+        os.getpid(),
+        server.pid,
+    )
+    with pinned({server.pid: 1}):
+        in_turn(benchmark, awake, usual, rounds=9)
+    what = f'{in_flight} in flight, latency="low", {"async def" if message is Ping else "def"}'
+    report(f"{what}: calls", awake.rate, "/s", beside=("normal", usual.rate))
+    report(f"{what}: CPU a call", awake.cpu_micros, "µs", beside=("normal", usual.cpu_micros))
 
 
 @MESSAGES

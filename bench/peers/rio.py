@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import rio
 from bench.peers.worker import OBJECT_NAME, PING_ID, Laps
+from rio.transport.low_latency import Latency
 
 TITLE = "rio, async handler"
 STORAGE = "sqlite:///rio.db"
@@ -31,12 +32,21 @@ class Player(rio.ServiceObject):
         return Pong(message.ping_id)
 
 
-async def serve(ready: Callable[[str], None], player: type[rio.ServiceObject] = Player) -> None:
-    async with rio.Server(rio.Registry(player), storage=STORAGE) as server:
+async def serve(
+    ready: Callable[[str], None],
+    player: type[rio.ServiceObject] = Player,
+    latency: Latency = "normal",
+) -> None:
+    async with rio.Server(rio.Registry(player), storage=STORAGE, latency=latency) as server:
         ready(STORAGE)
         await server.run()
 
 
-async def drive(address: str, laps: Laps, player: type[rio.ServiceObject] = Player) -> None:
-    async with rio.Client(address) as client:
+async def drive(
+    address: str,
+    laps: Laps,
+    player: type[rio.ServiceObject] = Player,
+    latency: Latency = "normal",
+) -> None:
+    async with rio.Client(address, latency=latency) as client:
         await laps.run(lambda: client.send(player, OBJECT_NAME, Ping(PING_ID)), Pong(PING_ID))

@@ -3,7 +3,7 @@
 ::
 
     python -m bench.peers.run ENVIRONMENTS [--peers NAME...]
-                              [--rounds 4] [--seconds 1.5] [--in-flight 1 64 1024]
+                              [--rounds 4] [--seconds 1.5] [--in-flight 1 64 1024] [--pinned]
 
 ``ENVIRONMENTS`` is a directory with a virtual environment for each file in ``requirements/``. In
 each round every peer has its turn: its server and its client are started, make their laps while no
@@ -38,6 +38,7 @@ from bench.peers.processes import confined, family
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+CORES = sorted(os.sched_getaffinity(0))
 PATIENCE = 60.0
 """Seconds that a peer may take beyond its laps, to start or to connect."""
 
@@ -106,6 +107,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=1.5, help="how long one lap takes")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 64, 1024], metavar="CALLS")
+    parser.add_argument(
+        "--pinned", action="store_true", help="keep each end of a peer on a core of its own"
+    )
     parser.add_argument("--save", action="store_true", help="write results.json and throughput.svg")
     options = parser.parse_args()
     options.environments = options.environments.absolute()
@@ -156,13 +160,14 @@ def worker(
     peer: Peer, options: argparse.Namespace, directory: Path, *arguments: str
 ) -> Iterator[subprocess.Popen[str]]:
     """Run one end of the peer. At the end, it and everything that it has started is killed."""
+    core = CORES[("drive", "serve").index(arguments[0]) % len(CORES)]
     python = options.environments / peer.name / "bin" / "python"
     places = {
         "HOME": str(directory),
         "TMPDIR": str(directory),
         "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]),
     }
-    with (directory / "log").open("a") as errors:
+    with (directory / "log").open("a") as errors, on({core} if options.pinned else set(CORES)):
         process = subprocess.Popen(
             [python, "-m", "bench.peers.worker", peer.name, *arguments],
             stdin=subprocess.DEVNULL,
@@ -179,6 +184,16 @@ def worker(
             with suppress(ProcessLookupError):
                 os.kill(relative, signal.SIGKILL)
         process.communicate()
+
+
+@contextmanager
+def on(cores: set[int]) -> Iterator[None]:
+    """Have a process that is started meanwhile, and all that it starts, run on these cores."""
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, CORES)
 
 
 def line_of(process: subprocess.Popen[str], directory: Path) -> str:
@@ -263,7 +278,9 @@ def duration(seconds: float) -> str:
 
 
 COLUMNS: list[tuple[int, str, Callable[[dict[str, float]], str]]] = [
+    (1, "calls/s", calls),
     (1, "p50 / p99", latency),
+    (1, "CPU a call", cpu),
     (64, "calls/s", calls),
     (64, "p50 / p99", latency),
     (64, "CPU a call", cpu),
@@ -295,6 +312,7 @@ def results(peers: list[Peer], options: argparse.Namespace) -> str:
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "cores_used_by_others": round(load(peers), 2),
+        "pinned": options.pinned,
         "network": "a namespace with nothing but lo" if confined() else "loopback",
         "seconds_per_lap": options.seconds,
         "rounds": options.rounds,

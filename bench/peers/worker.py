@@ -12,7 +12,7 @@
 ``serve(ready)``          starts the server, says ``ready(address)``, and serves until it is killed
 ``drive(address, laps)``  connects, and pings the object called ``OBJECT_NAME`` with ``PING_ID``,
                           one lap after the other
-``IN_FLIGHT_LIMIT``       optional: the most calls at a time that it can have
+``IN_FLIGHT_LIMIT``       optional: the most calls at a time that it can have, or that it is about
 ``CONFINED``              optional: true if it always listens beyond loopback; it then runs only
                           where there is no network
 ``LEFT_OUT``              optional: why it cannot run here; empty where it can

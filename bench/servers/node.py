@@ -27,6 +27,7 @@ async def serve(options: argparse.Namespace) -> None:
         state=state,
         app_data=app,
         security=options.security,
+        latency=options.latency,
     ) as server:
         app.set(server)
         asyncio.get_running_loop().add_reader(sys.stdin, stopped.set)
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--grant", action="store_true", help="keep placements and states nowhere")
     parser.add_argument("--types", type=int, default=0, help="how many more types to register")
     parser.add_argument("--security", help="a file of keys")
+    parser.add_argument("--latency", choices=["normal", "low"], default="normal")
     rio.run(serve(parser.parse_args()))
 
 

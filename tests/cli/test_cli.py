@@ -347,7 +347,8 @@ def test_workers_take_the_ports_after_the_given_one() -> None:
 
 def test_workers_have_the_limits_that_are_given() -> None:
     given = ["--idle-after", "never", "--max-objects", "50", "--max-memory", "80%"]
-    limits = {"idle_after": None, "max_objects": 50, "max_memory": "80%"}
+    given += ["--latency", "low"]
+    limits = {"idle_after": None, "max_objects": 50, "max_memory": "80%", "latency": "low"}
     parsed = parse(["run", "m:r", "--storage", "s", *given], {})
     (command,) = command_lines(parsed)
     again = parse(["run", *command[command.index("run") + 1 :]], environment_of_children(parsed))
@@ -355,6 +356,7 @@ def test_workers_have_the_limits_that_are_given() -> None:
         assert getattr(parsed, name) == getattr(again, name) == value
     usual = parse(["run", "m:r", "--storage", "s"], {"RIO_MAX_MEMORY": "1000000"})
     assert (usual.idle_after, usual.max_objects, usual.max_memory) == (900.0, None, 1_000_000)
+    assert usual.latency == "normal"
 
 
 def test_workers_have_the_keys_that_are_given() -> None:
@@ -393,6 +395,7 @@ def test_a_server_with_a_keyring_encrypts_what_it_saves(shop: Path) -> None:
         ("--max-objects", "0"),
         ("--max-memory", "80 MB"),
         ("--max-memory", "0%"),
+        ("--latency", "lowest"),
     ],
 )
 def test_a_limit_that_cannot_be_is_wrong_usage(

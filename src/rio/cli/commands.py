@@ -173,6 +173,14 @@ def add_run_options(parser: CommandParser) -> None:
         ' or as a share like "80%%" of what the container or the machine has',
     )
     parser.add_option(
+        "--latency",
+        metavar="normal|low",
+        default="normal",
+        type=options.read_latency,
+        help="low: a server process stays awake for a moment after each call, for the next one;"
+        " that takes the idle time of a core while calls are under way",
+    )
+    parser.add_option(
         "--log-level",
         metavar="LEVEL",
         default="info",

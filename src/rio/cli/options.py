@@ -15,6 +15,7 @@ from rio.errors import RioError
 from rio.identity import Address
 from rio.server.memory import check_limit
 from rio.storage import EncryptedState, Keyring, Storage, open_storage
+from rio.transport.low_latency import Latency
 
 NEVER = "never"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -41,6 +42,7 @@ class Arguments(argparse.Namespace):
     max_objects: int | None
     socket_mode: int
     max_memory: int | str | None
+    latency: Latency
     check: bool
     sample: int | None
     log_level: str
@@ -280,6 +282,13 @@ def read_memory(text: str) -> int | str:
     except RioError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return limit
+
+
+def read_latency(text: str) -> str:
+    """:raises argparse.ArgumentTypeError: the text is neither ``normal`` nor ``low``."""
+    if text not in ("normal", "low"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither normal nor low")
+    return text
 
 
 def read_mode(text: str) -> int:

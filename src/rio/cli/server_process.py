@@ -69,6 +69,7 @@ async def serve(registry: Registry, cluster: ClusterConfig, arguments: Arguments
         ),
         security=arguments.security,
         insecure=arguments.insecure,
+        latency=arguments.latency,
     )
     task = asyncio.current_task()
     assert task is not None

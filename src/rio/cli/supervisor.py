@@ -69,6 +69,7 @@ def _command_line(arguments: Arguments, number: int) -> list[str]:
         "--socket-mode": f"{arguments.socket_mode:o}",
         "--max-objects": arguments.max_objects and str(arguments.max_objects),
         "--max-memory": arguments.max_memory and str(arguments.max_memory),
+        "--latency": arguments.latency,
         "--log-level": arguments.log_level,
     }
     given = [word for name, value in options.items() if value is not None for word in (name, value)]

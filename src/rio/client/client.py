@@ -31,6 +31,7 @@ from rio.objects.sender import Carrier, Sender
 from rio.objects.service_object import ServiceObject
 from rio.security.security import Security, trust_of
 from rio.storage import Storage
+from rio.transport.low_latency import Latency, make_spinner
 
 if TYPE_CHECKING:
     import random
@@ -60,11 +61,13 @@ class Client(Sender):
     bytes that a message or a reply may have. ``security``: by what the client proves itself, a
     :class:`rio.Security` or the path of a security file; by default what the variable
     ``RIO_SECURITY`` names. ``filters``: what runs around each call, the first
-    outermost; see :data:`rio.Filter`. ``clock`` and ``rng`` replace the system's clock and
-    the random delays in tests.
+    outermost; see :data:`rio.Filter`. ``latency``: with ``"low"`` the event loop stays awake for
+    up to 50 µs after each write, as long as answers come in that time. That saves the 5 to 30 µs
+    that the system takes to wake the loop, and takes the idle time of a core while calls are under
+    way. ``clock`` and ``rng`` replace the system's clock and the random delays in tests.
 
-    :raises ConfigurationError: the URL names no storage, a time is not above 0, or a filter is
-        none.
+    :raises ConfigurationError: the URL names no storage, a time is not above 0, a filter is none,
+        or ``latency`` is neither ``"normal"`` nor ``"low"``.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Client(Sender):
         frame_limit: int = DEFAULT_FRAME_LIMIT,
         security: Security | str | os.PathLike[str] | None = None,
         filters: Iterable[Filter] = (),
+        latency: Latency = "normal",
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -88,6 +92,7 @@ class Client(Sender):
                 refresh_interval=refresh_interval,
                 route_limit=route_limit,
                 frame_limit=frame_limit,
+                spinner=make_spinner(latency),
                 clock=clock,
                 rng=rng,
             ),

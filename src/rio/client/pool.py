@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 from rio import background
@@ -14,6 +15,7 @@ from rio.contracts.membership import MembershipSnapshot, MemberStatus
 from rio.errors import NodeEvicted, NotAuthenticated, NotExecuted, RioError, WrongServer
 from rio.security.keys import Key
 from rio.transport.client_connection import ClientConnection, ClientOwner
+from rio.transport.low_latency import LowLatencyClientConnection, Spinner
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 from rio.transport.pulse import LOOK_INTERVAL
 
@@ -55,13 +57,25 @@ class PoolOwner(PeerOwner, ClientOwner, Protocol):
 
 
 class Pool:
-    """All peers of a client, by address."""
+    """All peers of a client, by address.
 
-    def __init__(self, access: ClusterAccess, owner: PoolOwner, frame_limit: int) -> None:
+    ``spinner``: what keeps the loop awake, if anything does.
+    """
+
+    def __init__(
+        self,
+        access: ClusterAccess,
+        owner: PoolOwner,
+        frame_limit: int,
+        spinner: Spinner | None = None,
+    ) -> None:
         self._access = access
         self._owner = owner
         self._frame_limit = frame_limit
         self._receive_buffer = ReceiveBuffer()
+        self._make_connection = (
+            ClientConnection if spinner is None else partial(LowLatencyClientConnection, spinner)
+        )
         self._peers: dict[str, Peer] = {}
         self._retired: dict[ClientConnection, str] = {}
         """Connections that take no more calls, and the addresses of their servers."""
@@ -115,7 +129,7 @@ class Pool:
         return connection
 
     def _new_connection(self) -> ClientConnection:
-        return ClientConnection(
+        return self._make_connection(
             asyncio.get_running_loop(),
             self._owner,
             self._owner.introduction(),

@@ -52,6 +52,7 @@ from rio.objects.application_error import decode_application_error
 from rio.observability.finder import find_tracer
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection
+from rio.transport.low_latency import Spinner
 from rio.transport.protocol import Hello
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ logger = Logger("rio.client")
 class Router:
     """Owns the compiled caller, and what it takes to find a way for a call: the members, the
     connections to them, and the calls that wait.
+
+    ``spinner``: what keeps the loop awake, if anything does. It is open as long as the router.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Router:
         refresh_interval: float = 5.0,
         route_limit: int = 200_000,
         frame_limit: int = DEFAULT_FRAME_LIMIT,
+        spinner: Spinner | None = None,
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -84,13 +88,14 @@ class Router:
         )
         self._rng = rng or make_rng()
         self.members = Members(access, self, refresh_interval, self._rng)
-        self.pool = Pool(access, self, frame_limit)
+        self.pool = Pool(access, self, frame_limit, spinner)
         self.waiting = WaitingCalls()
         self.subscriptions = Subscriptions(self.caller, self._find, lambda: self.pool.connections)
         self._lines = Lines(self)
         self._access = access
         self._choice = ServerChoice(access, self.pool, self.members, self.now)
         self._deadlines = Deadlines(self.caller, self.pool, self.waiting)
+        self._spinner = spinner
         self._use: object | None = None
         """Stands for the time from one :meth:`open` to the next :meth:`close`."""
         # The caller and the connections ask their owner for these; the parts answer themselves.
@@ -123,6 +128,8 @@ class Router:
         self.caller.loop = asyncio.get_running_loop()
         self.caller.tracer = find_tracer()
         self.pool.watch()
+        if self._spinner is not None:
+            self._spinner.open()
         forks.watch(self)
 
     @property
@@ -139,6 +146,8 @@ class Router:
         if self.caller.loop is not None:
             self.caller.check_loop()
         self.caller.loop = self._use = None
+        if self._spinner is not None:
+            self._spinner.close()
         for call in list(self.waiting):
             self.waiting.withdraw(call)
             call.fail(NotExecuted("the client was closed before the call was sent"))
@@ -159,6 +168,8 @@ class Router:
         self.members.rest()
         self.pool.rest()
         self._deadlines.close()
+        if self._spinner is not None:
+            self._spinner.close()
         forks.cut_off(self.pool.connections)
 
     def now(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from rio._core.budget import Usage
 from rio.cluster.provider import ClusterProvider
@@ -14,6 +15,7 @@ from rio.security.keys import Key
 from rio.security.trust import Trust
 from rio.server.catalog import Catalog
 from rio.transport import protocol
+from rio.transport.low_latency import LowLatencyServerConnection, Spinner
 from rio.transport.protocol import Hello
 from rio.transport.pulse import LOOK_INTERVAL
 from rio.transport.server_connection import ServerConnection
@@ -28,7 +30,8 @@ FAREWELL_TIMEOUT = 1.0
 class Connections:
     """The owner of the node's :class:`ServerConnection`\\ s.
 
-    ``request_stop``: what to call if a client asks the node to stop.
+    ``request_stop``: what to call if a client asks the node to stop. ``spinner``: what keeps the
+    loop awake, if anything does.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Connections:
         frame_limit: int,
         request_stop: Callable[[], None],
         security: Trust | None,
+        spinner: Spinner | None,
     ) -> None:
         self.security = security
         self.hello = Hello(protocol.VERSION, "node")
@@ -46,6 +50,9 @@ class Connections:
         self._catalog = catalog
         self._cluster = cluster
         self._frame_limit = frame_limit
+        self._make = (
+            ServerConnection if spinner is None else partial(LowLatencyServerConnection, spinner)
+        )
         self._request_stop = request_stop
         self._handshakes: dict[ServerConnection, TlsHandshake] = {}
         """Those of the connections that are not made yet."""
@@ -57,7 +64,7 @@ class Connections:
 
     def make(self) -> ServerConnection:
         """The node's half of a connection that is about to be made."""
-        return ServerConnection(self._catalog.dispatcher, self, self._frame_limit)
+        return self._make(self._catalog.dispatcher, self, self._frame_limit)
 
     def accept(self) -> asyncio.BaseProtocol:
         """The node's half of a connection that somebody has made to it. What it is encrypted with

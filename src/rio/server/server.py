@@ -59,6 +59,7 @@ from rio.server.statistics import ServerStatistics
 from rio.server.versions import Versions
 from rio.storage.storage import Storage, close_roles, mix_roles
 from rio.transport import protocol
+from rio.transport.low_latency import Latency, make_spinner
 from rio.transport.protocol import Hello
 
 if TYPE_CHECKING:
@@ -116,6 +117,11 @@ class Server:
     ``filters``: what runs around each handler, within its turn, the first outermost; the filters of
     a class come after them. See :data:`rio.Filter`.
 
+    ``latency``: with ``"low"`` the event loop stays awake for up to 50 µs after each write, as long
+    as further calls come in that time. That saves the 5 to 30 µs that the system takes to wake the
+    loop, and takes the idle time of a core while calls are under way. It holds for what the
+    server's objects send to other nodes too; calls within the server do not need it.
+
     ``clock``: seconds, for leases and deadlines; a given provider keeps its own, and what real
     time tells of a blocked event loop is not looked at. ``rng``: spreads retries.
 
@@ -142,12 +148,14 @@ class Server:
         security: Security | str | os.PathLike[str] | None = None,
         insecure: bool = False,
         filters: Iterable[Filter] = (),
+        latency: Latency = "normal",
         clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
         if not isinstance(registry, Registry):
             raise ConfigurationError(f"a server takes a rio.Registry, got {registry!r}")
         config = _require_config(config)
+        spinner = make_spinner(latency)
         self._bind_address = Address.parse(address)
         self._security = trust_of(security)
         self._is_insecure = insecure
@@ -202,6 +210,7 @@ class Server:
             frame_limit=config.frame_limit,
             request_stop=self._stop_for_client,
             security=self._security,
+            spinner=spinner,
         )
         self._router = Router(
             NodeAccess(
@@ -213,6 +222,7 @@ class Server:
             ),
             timeout=config.timeout,
             frame_limit=config.frame_limit,
+            spinner=spinner,
             clock=clock,
             rng=rng,
         )
