@@ -12,7 +12,7 @@ import gc
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import msgpack
 import pytest
@@ -567,3 +567,20 @@ def test_what_ends_a_program_ends_it_from_a_woken_task_too(
     with pytest.raises(kind):
         asyncio.run(main())
     assert isinstance(tasks[0].exception(), kind)
+
+
+class Stubborn(Exception):
+    def with_traceback(self, _: Any) -> NoReturn:
+        raise ValueError("this error takes no traceback")
+
+
+async def test_whoever_awaits_a_call_is_told_why_its_error_cannot_be_raised(
+    asker: Callable[[], Asker],
+) -> None:
+    one = asker()
+    call = one.ask(1)
+    await settle()
+    one.line.error_received = lambda call, body: call.fail(Stubborn())  # type: ignore[method-assign]
+    one.line.receive(msgpack.packb([3, one.line.last_id, "code"]))
+    with pytest.raises(ValueError, match="takes no traceback"):
+        await call

@@ -402,10 +402,14 @@ cdef int send_to_call(PyObject* self, PyObject* value, PyObject** result) noexce
         Py_INCREF(call)
         result[0] = self
         return YIELDED
-    set_error(
-        RuntimeError("a call that has not ended was not awaited, but stepped by hand")
-        if call._state == PENDING else call._error()
-    )
+    try:
+        error = (
+            RuntimeError("a call that has not ended was not awaited, but stepped by hand")
+            if call._state == PENDING else call._error()
+        )
+    except BaseException as problem:    # without it the interpreter would miss a result
+        error = problem
+    set_error(error)
     return RAISED
 
 
