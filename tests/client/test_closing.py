@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import rio
-from tests.server.harness import until
 
 pytestmark = pytest.mark.both_loops
 
@@ -57,26 +56,3 @@ async def test_a_client_that_is_cancelled_while_it_closes_closes_all_the_same(
     assert list(client._router.pool.connections) == []
     for each in subscriptions:
         assert [event async for event in each] == []
-
-
-async def test_a_storage_that_does_not_close_holds_up_nobody_who_is_cancelled(
-    server: rio.Server, url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("rio.client.client.CLOSE_PATIENCE", 0.01)
-    client = rio.Client(url)
-    await client.start()
-    access, released = client._router._access, asyncio.Event()
-    close = access.close
-
-    async def hang() -> None:
-        await released.wait()
-        await close()
-        raise OSError("it broke at last")
-
-    monkeypatch.setattr(access, "close", hang)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await client.close()
-    released.set()
-    await until(lambda: "it broke at last" in caplog.text)
-    assert "rio client: close failed" in caplog.text

@@ -120,11 +120,16 @@ class Attachment:
 
     async def close(self) -> None:
         """Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        self.queue.close()
-        self._owner.detach(self)
-        if self._attaching is not None:
-            self._attaching.cancel()
-            await asyncio.gather(self._attaching, return_exceptions=True)
+        if not self._closed:
+            self.end()
+            if self._attaching is not None:
+                await asyncio.gather(self._attaching, return_exceptions=True)
+
+    def end(self) -> None:
+        """Close, and do not wait until nothing runs any more. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self.queue.close()
+            self._owner.detach(self)
+            if self._attaching is not None:
+                self._attaching.cancel()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-from rio import background
 from rio._core.clock import Clock
 from rio._core.frame import DEFAULT_FRAME_LIMIT
 from rio._core.wire import Kind
@@ -22,7 +20,6 @@ from rio.client.subscription import Subscription
 from rio.contracts.membership import MembershipSnapshot, MembershipStorage
 from rio.errors import ConfigurationError
 from rio.identity import ObjectId, name_of_type
-from rio.logs import Logger
 from rio.objects import system_messages
 from rio.objects.filters import Filter, check_filters
 from rio.objects.message import DynamicMessage, Message
@@ -35,13 +32,6 @@ from rio.transport.low_latency import Latency, make_spinner
 
 if TYPE_CHECKING:
     import random
-
-logger = Logger("rio.client")
-
-CLOSE_PATIENCE = 5.0
-"""Seconds for which a caller that is cancelled waits until the client has closed. Connections take
-2 at most, and calls with filters 1; a storage may hang.
-"""
 
 T = TypeVar("T")
 E = TypeVar("E", bound=Message[Any])
@@ -101,7 +91,6 @@ class Client(Sender):
 
     def _use(self, router: Router, filters: Sequence[Filter] = ()) -> None:
         self._router = router
-        self._closing: asyncio.Task[None] | None = None
         self._filtered = FilteredCaller(router.caller, filters) if filters else None
         if type(self).send is Sender.send:
             # On the instance it hides the method of the class, so that a call runs without a Python
@@ -137,16 +126,6 @@ class Client(Sender):
 
         :raises RuntimeError: the client was started in another thread or event loop.
         """
-        closing = self._closing = background.start(self._close(), "rio client: close")
-        try:
-            await asyncio.wait((closing,))
-        except asyncio.CancelledError:
-            closing.add_done_callback(_log_failure)
-            await asyncio.wait((closing,), timeout=CLOSE_PATIENCE)
-            raise
-        closing.result()
-
-    async def _close(self) -> None:
         try:
             await self._router.close()
         finally:
@@ -279,9 +258,3 @@ def client_of(router: Router) -> Client:
     client = Client.__new__(Client)
     client._use(router)
     return client
-
-
-def _log_failure(closing: asyncio.Task[None]) -> None:
-    """Nobody waits for the end of a client any more."""
-    if not closing.cancelled() and closing.exception() is not None:
-        logger.error("%s failed", closing.get_name(), exc_info=closing.exception())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Protocol
 
@@ -207,10 +208,11 @@ class Pool:
             peer.begin_to_close()
         for connection in retired:
             connection.close()
-        for connection in retired:
-            await connection.wait_closed()
-        for peer in peers.values():
-            await peer.close()
+        async with AsyncExitStack() as stack:  # all of them, also after a cancellation
+            for peer in peers.values():
+                stack.push_async_callback(peer.close)
+            for connection in retired:
+                stack.push_async_callback(connection.wait_closed)
 
 
 class Peer:
@@ -320,11 +322,14 @@ class Peer:
 
     async def close(self) -> None:
         self.begin_to_close()
-        if self._connecting is not None:
-            await asyncio.gather(self._connecting, return_exceptions=True)
-        connection, self.connection = self.connection, None
+        try:
+            if self._connecting is not None:
+                await asyncio.gather(self._connecting, return_exceptions=True)
+        finally:
+            connection, self.connection = self.connection, None
+            if connection is not None:
+                connection.close()  # once more: it may have been made meanwhile
         if connection is not None:
-            connection.close()  # once more: it may have been made meanwhile
             await connection.wait_closed()
 
     def _start_connecting(self) -> asyncio.Task[None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
@@ -151,13 +152,18 @@ class Router:
         for call in list(self.waiting):
             self.waiting.withdraw(call)
             call.fail(NotExecuted("the client was closed before the call was sent"))
-        await self.subscriptions.close()
-        await self.members.close()
-        await self.pool.close()
+        async with AsyncExitStack() as stack:
+            # What is pushed last comes first, and all of it comes, also after a cancellation.
+            stack.push_async_callback(self._access.close)
+            stack.callback(self._rest)
+            stack.push_async_callback(self.pool.close)
+            stack.push_async_callback(self.members.close)
+            stack.push_async_callback(self.subscriptions.close)
+
+    def _rest(self) -> None:
         self._deadlines.close()
         self.caller.rearm(math.inf)
         self._choice.reconsider()  # it remembers servers whose connections are closed
-        await self._access.close()
 
     def disown(self) -> None:
         """This is the child of a fork: touch nothing that the parent uses."""

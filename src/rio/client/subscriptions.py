@@ -99,10 +99,15 @@ class Subscriptions:
     async def close(self) -> None:
         """Close all subscriptions."""
         self._lost.clear()
-        for count, attachment in enumerate(list(self._attachments.values()), 1):
-            await attachment.close()
-            if not count % GROUP:
-                await asyncio.sleep(0)
+        attachments = list(self._attachments.values())
+        try:
+            for count, attachment in enumerate(attachments, 1):
+                await attachment.close()
+                if not count % GROUP:
+                    await asyncio.sleep(0)
+        finally:
+            for attachment in attachments:  # those that are left after a cancellation
+                attachment.end()
 
     def __len__(self) -> int:
         return len(self._attachments)
