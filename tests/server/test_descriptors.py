@@ -10,19 +10,20 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import rio
+from rio._core.wire import Kind
 from rio.server import descriptors as module
 from rio.server.descriptors import REPEAT, RESERVE, Descriptors
-from rio.transport.protocol import VERSION, Hello, write_hello
+from rio.transport.protocol import VERSION, Hello, write_bare, write_hello
 from tests.cli.processes import Running, python
-from tests.server.harness import Cluster
+from tests.server.harness import Cluster, RawPeer
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs the limits of Linux")
 
@@ -179,15 +180,33 @@ def few_descriptors(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-async def knock(stack: ExitStack, address: rio.Address) -> None:
+HELLO = write_hello(Hello(VERSION, "node"))
+
+
+def knock(stack: ExitStack, address: rio.Address) -> None:
     """Connect as a node would: connections of clients are not allowed to be so many."""
     node = stack.enter_context(socket.socket())
     node.setblocking(False)
     node.connect_ex((address.host, address.port))
-    await asyncio.sleep(0.005)  # so that the queue of the system is not full
-    hello = write_hello(Hello(VERSION, "node"))
     with suppress(OSError):  # it is not accepted yet
-        node.send(len(hello).to_bytes(4, "big") + hello)
+        node.send(len(HELLO).to_bytes(4, "big") + HELLO)
+
+
+@asynccontextmanager
+async def pacer(address: rio.Address) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Has a server answer over a connection of its own: so the server has seen who knocked before,
+    and the queue of the system is not full.
+    """
+    async with RawPeer(*await asyncio.open_connection(*address)) as peer:
+        peer.send(HELLO)
+        assert (await peer.frame())[0] == Kind.HELLO
+
+        async def answer() -> None:
+            peer.send(write_bare(Kind.PING, 1))
+            while (await peer.frame())[0] != Kind.PONG:
+                pass
+
+        yield answer
 
 
 @linux
@@ -205,14 +224,17 @@ async def test_peers_that_take_all_descriptors_cost_one_line_and_no_lease(
     with running as server:
         address = rio.Address.parse(server.address())
         process = server.process.pid
-        with ExitStack() as stack:
-            while "no new connections are accepted" not in server.errors():
-                await knock(stack, address)
-            # all but the reserve are in use, and stay so
-            folder = f"/proc/{process}/fd"
-            for _ in range(100):
-                await knock(stack, address)
-                assert limit // 2 < len(os.listdir(folder)) < limit - 10
+        async with pacer(address) as answer:
+            with ExitStack() as stack:
+                while "no new connections are accepted" not in server.errors():
+                    knock(stack, address)
+                    await answer()
+                # all but the reserve are in use, and stay so
+                folder = f"/proc/{process}/fd"
+                for _ in range(100):
+                    knock(stack, address)
+                    await answer()
+                    assert limit // 2 < len(os.listdir(folder)) < limit - 10
         caller = await asyncio.to_thread(python, "-c", CALLER, cwd=tmp_path)
         assert caller.stdout == "a\n", caller.stderr
         log = [line for line in server.errors().splitlines() if "slow" not in line]
