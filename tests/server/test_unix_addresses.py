@@ -232,10 +232,10 @@ async def test_a_server_that_stops_leaves_the_file_of_its_successor(folder: Path
     await listeners[0].bind(address)
     (folder / "a").unlink()  # by an operator, say
     await listeners[1].bind(address)
-    listeners[0].close()
+    await listeners[0].close()
     assert (folder / "a").exists()
-    listeners[1].close()
-    listeners[1].close()
+    await listeners[1].close()
+    await listeners[1].close()
     assert not (folder / "a").exists()
 
 

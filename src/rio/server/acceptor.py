@@ -49,7 +49,7 @@ class Acceptor:
         try:
             bound = await listener.bind(address, mode)
         except BaseException:
-            listener.close()
+            await listener.close()
             raise
         self._listener = listener
         return bound
@@ -97,6 +97,7 @@ class Acceptor:
     async def close(self) -> None:
         """Let the address go. Idempotent."""
         if self._listener is not None:
-            self._listener.close()
+            await self._listener.close()
             if self._waking is not None:
                 await asyncio.wait((self._waking,))
+                await self._listener.close()  # of what was made meanwhile

@@ -25,6 +25,8 @@ class Listener:
         self._twins: list[socket.socket] = []
         """The same sockets under other descriptors: they are made while there are some."""
         self._file: SocketFile | None = None
+        self._closing: set[asyncio.Future[None]] = set()
+        """Futures of the servers that are about to be closed."""
         self.rests = False
         self._is_closed = False
 
@@ -75,10 +77,7 @@ class Listener:
         """Accept nothing until :meth:`wake`. Idempotent."""
         if not self._is_closed:
             self.rests = True
-            # What asyncio has accepted in this turn is given to its server in the next one.
-            servers, self._servers = self._servers, []
-            for server in servers:
-                asyncio.get_running_loop().call_soon(server.close)
+            self._close_servers()
 
     async def wake(self) -> None:
         """Accept connections again.
@@ -96,19 +95,36 @@ class Listener:
         finally:
             self._twins += twins
             if self._is_closed:  # meanwhile
-                self.close()
+                self._let_go()
 
-    def close(self) -> None:
-        """Let the address go. Idempotent."""
+    async def close(self) -> None:
+        """Let the address go. Idempotent. What was accepted before gets its protocol."""
         self._is_closed = True
         if self._file is not None:
             self._file.remove()
+        self._let_go()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def _let_go(self) -> None:
         self._close_servers()
         for each in self._twins:
             each.close()
         self._twins = []
 
     def _close_servers(self) -> None:
-        for server in self._servers:
-            server.close()
-        self._servers = []
+        loop = asyncio.get_running_loop()
+        servers, self._servers = self._servers, []
+        if servers:
+            closed = loop.create_future()
+            self._closing.add(closed)
+            closed.add_done_callback(self._closing.discard)
+            # asyncio gives what it has accepted to its server in the next turn, and drops it if
+            # that is closed by then. A timer runs after all that is accepted in its turn.
+            loop.call_later(0, loop.call_soon, _close_all, servers, closed)
+
+
+def _close_all(servers: list[asyncio.Server], closed: asyncio.Future[None]) -> None:
+    for server in servers:
+        server.close()
+    closed.set_result(None)

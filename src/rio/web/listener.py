@@ -92,7 +92,7 @@ class HttpListener:
             bound = await self._listener.bind(address)
             await self._listener.start()
         except OSError as error:
-            self._listener.close()
+            await self._listener.close()
             reason = error.strerror or error
             raise BindFailed(
                 f"cannot serve HTTP on {address}: {reason};"
@@ -107,7 +107,7 @@ class HttpListener:
     async def close(self) -> None:
         """Stop listening, and drop the clients that are connected. Idempotent."""
         self._is_closed = True
-        self._listener.close()
+        await self._listener.close()
         while self._connections:
             self._all_gone.clear()
             for connection in self._connections:
