@@ -181,9 +181,7 @@ async def test_the_metrics_need_the_token() -> None:
 
 def metrics_of(counted: ServerStatistics, members: MembershipSnapshot) -> Values:
     dispatcher = rio.Server(rio.Registry(), storage="memory://")._catalog.dispatcher
-    metrics = NodeMetrics(
-        dispatcher, lambda: counted, lambda: members, lambda: False, started_at=1.5
-    )
+    metrics = NodeMetrics(dispatcher, lambda: counted, lambda: members, lambda: False)
     return read(write_metrics(metrics.read()))
 
 

@@ -4,6 +4,7 @@ nothing that it would not count anyway.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from platform import python_version
 
@@ -17,8 +18,7 @@ from rio.web.exposition import Metric, Sample
 class NodeMetrics:
     """The metrics of one node.
 
-    ``statistics``, ``members``, ``is_ready``: what the node says of itself. ``started_at``: since
-    when it counts, in seconds of Unix time.
+    ``statistics``, ``members``, ``is_ready``: what the node says of itself, which starts now.
     """
 
     def __init__(
@@ -27,14 +27,12 @@ class NodeMetrics:
         statistics: Callable[[], ServerStatistics],
         members: Callable[[], MembershipSnapshot],
         is_ready: Callable[[], bool],
-        *,
-        started_at: float,
     ) -> None:
         self._dispatcher = dispatcher
         self._statistics = statistics
         self._members = members
         self._is_ready = is_ready
-        self._started_at = started_at
+        self._started_at = time.time()
 
     def read(self) -> Iterator[Metric]:
         """All of them, as they are now."""

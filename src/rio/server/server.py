@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -529,7 +528,6 @@ class Server:
             self.statistics,
             lambda: self.members,
             lambda: self.ready,
-            started_at=time.time(),
         )
         pages = Guard(
             NodePages(lambda: self.members, self._why_not_ready, metrics.read),
