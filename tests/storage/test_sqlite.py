@@ -32,6 +32,7 @@ from rio.errors import (
     StateCorrupt,
     StorageClosed,
     StorageUnavailable,
+    Superseded,
 )
 from rio.identity import ObjectId
 from rio.storage import Storage, open_storage
@@ -173,6 +174,51 @@ async def test_writes_that_wait_together_share_a_transaction(
     assert database.statistics()[:2] == (100, 1)
     await placement.claim(ADA, 1)
     assert database.statistics()[:2] == (101, 2)
+
+
+async def test_a_save_that_is_alone_is_one_statement_which_returns_nothing(
+    database: SqliteDatabase, state: StateStorage
+) -> None:
+    """SQLite takes twice as long for a statement that returns what it has written."""
+    await load_nothing(state)
+    await state.commit(ADA, 1, 0, single(b"x"))
+    lane = database._require_lanes()[0]
+    executed: list[str] = []
+
+    def listen() -> Operation[None]:
+        lane._connection.set_trace_callback(executed.append)
+        yield "SELECT 1", ()
+
+    await database._write(listen)
+    executed.clear()
+    assert await state.commit(ADA, 1, 1, single(b"y")) == 2
+    [statement] = executed
+    assert statement.startswith("UPDATE rio_object SET version")
+    assert "RETURNING" not in statement
+    with pytest.raises(Superseded):
+        await state.commit(ADA, 1, 1, single(b"z"))
+
+
+async def test_a_save_wakes_the_thread_one_turn_of_the_loop_later(
+    state: StateStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await load_nothing(state)
+    await state.commit(ADA, 1, 0, single(b"x"))
+    woken: list[object] = []
+    call = _lane.SqliteLane._call
+
+    def note(lane: _lane.SqliteLane, function: Callable[[], object]) -> None:
+        woken.append(function)
+        call(lane, function)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_lane.SqliteLane, "_call", note)
+        saving = asyncio.create_task(state.commit(ADA, 1, 1, single(b"y")))
+        await asyncio.sleep(0)  # the task begins
+        assert woken == []  # others may join
+        await asyncio.sleep(0)
+        assert len(woken) == 1
+        assert await saving == 2
 
 
 async def test_writes_of_all_roles_share_a_transaction(

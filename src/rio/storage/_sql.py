@@ -93,6 +93,12 @@ class SqlDatabase(SharedDatabase):
         """
         return self._write(operation, *args)
 
+    @abstractmethod
+    def _write_row(self, statement: str, parameters: tuple[Any, ...]) -> Awaitable[list[Row]]:
+        """The rows of one statement for one row, which may share a transaction with others; the
+        short way of a :meth:`_write_each`.
+        """
+
     def _write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         """Like :meth:`_write_each`, but do not wait behind other operations if the database can
         avoid it: a lease must not run out meanwhile.
@@ -126,6 +132,11 @@ class SqlDatabase(SharedDatabase):
         """
 
 
+def run_statement(statement: str, parameters: tuple[Any, ...]) -> Operation[list[Row]]:
+    """The operation that is one statement."""
+    return (yield statement, parameters)
+
+
 _ADOPT = "UPDATE rio_cluster SET adopted_by = ? WHERE adopted_by IN ('', ?)"
 _ADOPTED_BY = "SELECT adopted_by FROM rio_cluster"
 
@@ -156,6 +167,11 @@ class SqlRole(DatabaseRole):
         if not self._is_open:
             self._check_open()
         return self._database._write_each(operation, *args)
+
+    def _write_row(self, statement: str, parameters: tuple[Any, ...]) -> Awaitable[list[Row]]:
+        if not self._is_open:
+            self._check_open()
+        return self._database._write_row(statement, parameters)
 
     def _write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         if not self._is_open:
@@ -466,10 +482,6 @@ def _placement_of(object_id: ObjectId, row: Row) -> Placement:
     return placement_of(f"the row of {object_id} in rio_placement", row)
 
 
-def _release(object_id: ObjectId, token: int) -> Operation[bool]:
-    return bool((yield RELEASE, (*object_id, token)))
-
-
 def _release_some(generation: int) -> Operation[int]:
     return len((yield _RELEASE_SOME, (generation, generation)))
 
@@ -511,7 +523,7 @@ class SqlObjectPlacement(SqlRole, ObjectPlacement):
         return await self._read(_lookup, object_id)
 
     async def release(self, object_id: ObjectId, token: int) -> bool:
-        return await self._write_each(_release, object_id, token)
+        return bool(await self._write_row(RELEASE, (*object_id, token)))
 
     async def release_all(self, generation: int) -> int:
         total = 0
@@ -585,14 +597,6 @@ def _load(object_id: ObjectId, token: int) -> Operation[list[Row]]:
     if rows and rows[0][-1]:
         rows += yield MORE_STATES, object_id
     return rows
-
-
-def _save_one(parameters: tuple[Any, ...]) -> Operation[bool]:
-    return bool((yield SAVE_ONE, parameters))
-
-
-def _save_first(as_owner: bool, parameters: tuple[Any, ...]) -> Operation[bool]:
-    return bool((yield SAVE_FIRST_AS_OWNER if as_owner else SAVE_FIRST, parameters))
 
 
 def _save_several(
@@ -678,19 +682,22 @@ class SqlState(SqlRole, StateStorage):
         )
 
     async def commit(self, object_id: ObjectId, token: int, version: int, batch: Batch) -> int:
-        saved = False
-        if len(batch.states) == 1:
-            [(name, (data, schema))] = batch.states.items()
+        states = batch.states
+        saved: Sequence[Row] | bool = False
+        if len(states) == 1:
+            [(name, (data, schema))] = states.items()
+            row: tuple[Any, ...]
             if version:
                 row = (schema, data, *object_id, name, token, version)
-                saved = await self._write_each(_save_one, row)
+                saved = await self._write_row(SAVE_ONE, row)
             else:
-                first = (name, schema, data, *object_id, token)
-                saved = await self._write_each(_save_first, self._as_owner, first)
-        if not saved and (version or len(batch.states) > 1):
+                first = SAVE_FIRST_AS_OWNER if self._as_owner else SAVE_FIRST
+                row = (name, schema, data, *object_id, token)
+                saved = await self._write_row(first, row)
+        if not saved and (version or len(states) > 1):
             self._check_open()
             saved = await self._database._save_several(
-                object_id, token, version, batch.states, self._as_owner
+                object_id, token, version, states, self._as_owner
             )
         if not saved:
             raise Superseded(

@@ -160,6 +160,11 @@ class PostgresDatabase(SqlDatabase):
     async def _write_each(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         return await _drive(operation(*args), self._fetch)
 
+    def _write_row(self, statement: str, parameters: tuple[Any, ...]) -> Awaitable[list[Row]]:
+        for_arrays = ARRAY_STATEMENTS[statement]
+        lanes = (self._opened or self._require_open()).lanes
+        return lanes[for_arrays.lane].submit(for_arrays, encode_names(parameters))
+
     async def _write_apart(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> T:
         def run(connection: Any) -> Awaitable[T]:
             return _drive(operation(*args), _fetcher(connection))

@@ -47,6 +47,14 @@ class FileId(NamedTuple):
             return None
         return cls(found.st_dev, found.st_ino)
 
+    def is_at(self, path: str) -> bool:
+        """Whether a path names it."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return False
+        return found.st_ino == self.inode and found.st_dev == self.device
+
 
 class _Use(NamedTuple):
     """A file that this process has open. The lock of a byte says under which name."""

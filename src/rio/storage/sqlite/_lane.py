@@ -8,8 +8,8 @@ import os
 import random
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -22,7 +22,6 @@ from rio.logs import Logger
 from rio.storage._sql import Operation, Row
 from rio.storage.sqlite._connection import OpenFile, is_busy
 from rio.storage.sqlite._errors import explain
-from rio.storage.sqlite._identity import FileId
 from rio.storage.sqlite._lock import describe_writer
 from rio.storage.sqlite._statements import MAX_ROWS, MULTI_ROW_STATEMENTS, MultiRowStatement
 
@@ -37,7 +36,7 @@ LONG_WAIT = 1.0
 MAX_BATCH = 1024
 """Operations of one transaction at most, so that other processes get their turn."""
 
-_kind = attrgetter("operation.__name__")
+_kind = attrgetter("kind")
 _statement = attrgetter("statement")
 
 
@@ -64,6 +63,8 @@ class WaitingOperation(msgspec.Struct, eq=False):
 
     operation: Callable[..., Operation[Any]]
     args: tuple[Any, ...]
+    kind: str
+    """Operations of one kind may share statements. The kinds follow one another by their names."""
     future: asyncio.Future[Any]
 
     def start(self) -> StartedOperation:
@@ -85,6 +86,9 @@ class SqliteLane:
     A file that is deleted or replaced goes on taking commits that nobody will read. So the lane
     looks after each transaction whether the path still names its file; if not, nothing was done,
     and the next batch opens what is there then.
+
+    The thread takes all that wait when it begins a batch: what was submitted in one turn of the
+    loop, and while the thread woke up.
 
     A caller only waits for a future. Cancelling it drops its operation if that has not begun, and
     cannot disturb a batch that has. A lane must not refer to its database, or a database that was
@@ -108,9 +112,11 @@ class SqliteLane:
         self.history = ""
         """The file that is open, for those who compare it."""
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[WaitingOperation] = []
-        self._serving: asyncio.Future[None] | None = None
-        """Done once no operation waits."""
+        self._waiting: deque[WaitingOperation] = deque()
+        self._is_serving = False
+        """Whether the thread has been woken, and has not ended what waited."""
+        self._idle: asyncio.Future[None] | None = None
+        """Done once no operation waits, if anybody needs to know."""
         self._owner = aiosqlite.Connection(self._connect_and_keep, iter_chunk_size=64)
         # This attribute is private, but a thread that is not a daemon would keep a program that
         # forgets close() from ending.
@@ -131,8 +137,9 @@ class SqliteLane:
 
     async def close(self) -> None:
         """Serve all operations that wait, then disconnect."""
-        while self._serving is not None:
-            await asyncio.wait((self._serving,))
+        while self._is_serving:
+            self._idle = self._idle or self._loop.create_future()
+            await asyncio.wait((self._idle,))
         self._call(self._disconnect)
         await self._owner.close()
 
@@ -142,26 +149,18 @@ class SqliteLane:
         self._call(self._owner.stop)
 
     def submit(
-        self, operation: Callable[..., Operation[Any]], args: tuple[Any, ...]
+        self,
+        operation: Callable[..., Operation[Any]],
+        args: tuple[Any, ...],
+        kind: str | None = None,
     ) -> asyncio.Future[Any]:
-        """The result of ``operation(*args)``, or its error."""
+        """The result of ``operation(*args)``, or its error. ``kind``: by default its name."""
         future: asyncio.Future[Any] = asyncio.Future(loop=self._loop)
-        self._waiting.append(WaitingOperation(operation, args, future))
-        if self._serving is None:
-            self._serving = self._loop.create_future()
-            self._loop.call_soon(self._send)
+        self._waiting.append(WaitingOperation(operation, args, kind or operation.__name__, future))
+        if not self._is_serving:
+            self._is_serving = True
+            self._loop.call_soon(self._call, self._serve)  # others may join until then
         return future
-
-    def _send(self) -> None:
-        """Send the operations that wait to the thread.
-
-        This runs one turn of the loop after the first submission, so that others can join it.
-        Operations of one kind stand one after the other.
-        """
-        taken, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-        taken.sort(key=_kind)
-        batch = [waiting for waiting in taken if not waiting.future.done()]
-        self._call(partial(self._serve, batch))
 
     def _settle(self, batch: list[WaitingOperation], outcomes: list[Any]) -> None:
         for waiting, outcome in zip(batch, outcomes, strict=True):
@@ -174,11 +173,12 @@ class SqliteLane:
                 future.set_result(outcome)
         if self._waiting:
             # The callers that were just answered run first: they may submit more.
-            self._loop.call_soon(self._send)
-        else:
-            assert self._serving is not None
-            self._serving.set_result(None)
-            self._serving = None
+            self._loop.call_soon(self._call, self._serve)
+            return
+        self._is_serving = False
+        if self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
 
     def _call(self, function: Callable[[], object]) -> None:
         # The queue of the connection's thread is private, but aiosqlite has no public way to run
@@ -222,7 +222,8 @@ class SqliteLane:
 
     def _leave_lost_file(self) -> StorageUnavailable | None:
         """Disconnect if the path does not name the file any more, and say so."""
-        if self._opened is None or FileId.of(self._path) == self._opened.file:
+        opened = self._opened
+        if opened is None or (opened.file is not None and opened.file.is_at(self._path)):
             return None
         self._disconnect()
         lost = StorageUnavailable(
@@ -232,7 +233,16 @@ class SqliteLane:
         logger.error("%s", lost)
         return lost
 
-    def _serve(self, batch: list[WaitingOperation]) -> None:
+    def _take(self) -> list[WaitingOperation]:
+        """The next batch. Operations of one kind stand one after the other."""
+        taken: list[WaitingOperation] = []
+        while self._waiting and len(taken) < MAX_BATCH:
+            taken.append(self._waiting.popleft())
+        taken.sort(key=_kind)
+        return [waiting for waiting in taken if not waiting.future.done()]
+
+    def _serve(self) -> None:
+        batch = self._take()
         try:
             if self._opened is None:
                 self._connect_and_keep(create=False)
@@ -274,11 +284,12 @@ class SqliteLane:
         """
         try:
             started = waiting.start()
-            if started.statement not in MULTI_ROW_STATEMENTS:
+            for_many = MULTI_ROW_STATEMENTS.get(started.statement)
+            if for_many is None:
                 return self._commit([waiting])
-            result = started.finish(
-                self._fetch_patiently, self._fetch_patiently(started.statement, started.parameters)
-            )
+            statement = for_many.alone or started.statement
+            rows = self._fetch_patiently(statement, started.parameters)
+            result = started.finish(self._fetch_patiently, rows)
         except Exception as error:
             return [explain(self._path, error)]
         self.transactions += 1
@@ -368,7 +379,11 @@ class SqliteLane:
         return (self._fetch(started.statement, started.parameters) for started in chunk)
 
     def _fetch(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
-        return self._connection.execute(statement, parameters).fetchall()
+        """The rows that a statement returns; for one that returns none, an empty one for each row
+        that it has written.
+        """
+        cursor = self._connection.execute(statement, parameters)
+        return [()] * cursor.rowcount if cursor.description is None else cursor.fetchall()
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:  # not if SQLite has done it, on a full disk for example

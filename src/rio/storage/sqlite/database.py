@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from functools import partial
-from typing import NamedTuple, TypeVar, TypeVarTuple
+from typing import Any, NamedTuple, TypeVar, TypeVarTuple
 
 from rio.errors import ConfigurationError, StorageClosed, StorageUnavailable
 from rio.storage._migrations import SchemaStatus
-from rio.storage._sql import Operation, SqlDatabase
+from rio.storage._sql import Operation, Row, SqlDatabase, run_statement
 from rio.storage._url_form import show_url
 from rio.storage.sqlite._connection import (
     OpenFile,
@@ -30,6 +30,7 @@ from rio.storage.sqlite._schema import (
     migrate,
     read_status,
 )
+from rio.storage.sqlite._statements import MULTI_ROW_STATEMENTS
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -108,6 +109,11 @@ class SqliteDatabase(SqlDatabase):
         return lanes[0].submit(operation, args)
 
     _write_each = _write_apart = _write
+
+    def _write_row(self, statement: str, parameters: tuple[Any, ...]) -> Awaitable[list[Row]]:
+        lanes = self._lanes or self._require_lanes()
+        kind = MULTI_ROW_STATEMENTS[statement].kind
+        return lanes[0].submit(run_statement, (statement, parameters), kind)
 
     def _read(self, operation: Callable[[*Ts], Operation[T]], *args: *Ts) -> Awaitable[T]:
         lanes = self._lanes or self._require_lanes()
