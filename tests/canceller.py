@@ -18,6 +18,7 @@ from rio.server.activation import Activation
 PACKAGE = Path(rio.__file__).parent
 _activate = Activation.activate
 _start = background.start
+_start_now = background.start_now
 OURS = tuple(str(PACKAGE / room) for room in ("server", "client", "cluster", "storage"))
 
 
@@ -39,6 +40,9 @@ class Canceller:
 
     def start(self, coroutine: Any, *args: Any, **options: Any) -> asyncio.Task[Any]:
         return self._watch(coroutine, _start(coroutine, *args, **options))
+
+    def start_now(self, coroutine: Any, *args: Any, **options: Any) -> asyncio.Task[Any]:
+        return self._watch(coroutine, _start_now(coroutine, *args, **options))
 
     def _watch(self, coroutine: Any, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
         if coroutine.cr_code.co_filename.startswith(OURS):
@@ -73,5 +77,6 @@ def cancelled(name: str, delay: int = 0, nth: int = 1) -> Iterator[Canceller]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "create_task", canceller.make)
         patch.setattr(background, "start", canceller.start)
+        patch.setattr(background, "start_now", canceller.start_now)
         patch.setattr(Activation, "activate", lambda activation: canceller.activate(activation))
         yield canceller

@@ -7,6 +7,8 @@ import contextvars
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from rio._core import task as core
+
 T = TypeVar("T")
 
 
@@ -23,3 +25,10 @@ def start(
     factory: then the task may have ended before its owner could keep it, and is kept as if it ran.
     """
     return asyncio.Task(work, loop=loop or asyncio.get_running_loop(), name=name, context=context)
+
+
+def start_now(
+    work: Coroutine[Any, Any, T], name: str, *, loop: asyncio.AbstractEventLoop
+) -> asyncio.Task[T]:
+    """A task that has made its first step, and may have ended: it need not wait for a turn."""
+    return core.start_now(work, loop=loop, name=name, context=contextvars.copy_context())

@@ -21,6 +21,7 @@ from rio.storage.postgres import (
     PostgresObjectPlacement,
     PostgresState,
 )
+from rio.storage.postgres._dialer import PostgresConnection
 from rio.testing.conformance import (
     FirstCommitTests,
     MembershipStorageTests,
@@ -120,6 +121,42 @@ async def test_large_states_are_not_gathered_without_limit(
         *(state.commit(object_id, 1, 0, single(b"x" * (1 << 20))) for object_id in objects)
     )
     assert database.statistics() == (24, 1 + 3)
+
+
+async def test_a_save_is_on_its_way_to_the_server_one_turn_of_the_loop_later(
+    state: StateStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await load_nothing(state)
+    await state.commit(ADA, 1, 0, single(b"x"))
+    sent: list[str] = []
+
+    async def fetch_in_time(connection: Any, sql: str, *parameters: Any) -> list[Any]:
+        sent.append(sql)
+        return await fetch(connection, sql, *parameters)
+
+    fetch = PostgresConnection.fetch_in_time
+    monkeypatch.setattr(PostgresConnection, "fetch_in_time", fetch_in_time)
+    saving = asyncio.create_task(state.commit(ADA, 1, 1, single(b"y")))
+    await asyncio.sleep(0)  # the task begins
+    assert sent == []  # others may join
+    await asyncio.sleep(0)
+    assert len(sent) == 1
+    assert await saving == 2
+    assert len(sent) == 1
+
+
+async def test_one_timer_watches_over_all_statements(
+    database: PostgresDatabase, placement: ObjectPlacement
+) -> None:
+    pool = database._require_open().pool
+    await placement.claim(ADA, 1)
+    watch = pool._watch
+    assert watch is not None
+    for number in range(10):
+        await placement.claim(ObjectId("T", str(number)), 1)
+        assert pool._watch is watch
+    await placement.close()
+    assert watch.cancelled()
 
 
 async def test_what_is_asked_of_one_key_is_done_in_that_order(

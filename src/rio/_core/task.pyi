@@ -1,6 +1,9 @@
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from contextvars import Context
-from typing import Any, final
+from typing import Any, TypeVar, final
+
+_T = TypeVar("_T")
 
 __pyx_capi__: dict[str, object]  # what the other compiled modules use in C
 
@@ -17,3 +20,11 @@ class Guard:
 @final
 class FirstStep:
     def __call__(self, step: Callable[[], object], *, context: Context | None = None) -> None: ...
+
+def start_now(
+    coroutine: Coroutine[Any, Any, _T],
+    *,
+    loop: asyncio.AbstractEventLoop,
+    name: str,
+    context: Context,
+) -> asyncio.Task[_T]: ...

@@ -88,12 +88,17 @@ cdef object start_in(object coroutine, object loop, str name, object context):
     return start_task(guard, loop, options_of_task(loop, name), context)
 
 
-cdef object start_task(Guard guard, loop, dict options, context):
+def start_now(coroutine, *, loop not None, str name not None, context not None):
+    """A task that has made its first step, and may have ended. Nothing guards the loop from it."""
+    return start_task(coroutine, loop, options_of_task(loop, name), context)
+
+
+cdef object start_task(coroutine, loop, dict options, context):
     options["context"] = context    # read before anything runs that may start another task
     try:
         if EAGER:
-            return PyObject_Call(Task, (guard,), options)
-        return start_eagerly(guard, loop, options, context)
+            return PyObject_Call(Task, (coroutine,), options)
+        return start_eagerly(coroutine, loop, options, context)
     finally:
         options["context"] = None
 
@@ -185,15 +190,15 @@ cdef class FirstStep:
 hide(FirstStep)
 
 
-cdef object start_eagerly(Guard guard, loop, dict options, context):
+cdef object start_eagerly(coroutine, loop, dict options, context):
     # An ordinary task whose first step is made now and not in the loop's next turn.
     cdef FirstStep first_step = FirstStep.__new__(FirstStep)
     try:
         loop.call_soon = first_step
     except AttributeError:
-        return PyObject_Call(Task, (guard,), options)     # a loop that takes no attributes
+        return PyObject_Call(Task, (coroutine,), options)     # a loop that takes no attributes
     try:
-        task = PyObject_Call(Task, (guard,), options)
+        task = PyObject_Call(Task, (coroutine,), options)
     finally:
         del loop.call_soon
     step = first_step.step

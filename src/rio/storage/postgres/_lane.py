@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Coroutine, Sequence
+from operator import methodcaller
 from typing import Any
 
 import msgspec
 
+from rio import background
 from rio.errors import StorageUnavailable
 from rio.logs import Logger
 from rio.storage._connector import LINE_TIMEOUT
@@ -46,6 +48,14 @@ Group = dict[Key, WaitingRow]
 """Rows of one statement, by their keys."""
 
 
+class Round(msgspec.Struct, eq=False):
+    """Rows that are under way together, a statement for each kind."""
+
+    groups: list[Group]
+    task: asyncio.Task[None] | None = None
+    """What serves them; ``None`` in its first step."""
+
+
 class PostgresLane:
     """Serves the statements of one table in rounds. A round has the first row in line for each key
     that no other round has, and one statement for each kind.
@@ -62,7 +72,7 @@ class PostgresLane:
         self._most_rounds = max(1, pool.size // 2)
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[Key, deque[WaitingRow]] = {}
-        self._rounds: dict[asyncio.Task[Any], list[Group]] = {}
+        self._rounds: set[Round] = set()
         """What is under way."""
         self._busy: set[Key] = set()
         """The keys of the rows that are under way."""
@@ -90,7 +100,7 @@ class PostgresLane:
         """Return when no row waits."""
         while self._rounds or self._start is not None:
             if self._rounds:
-                await asyncio.wait(self._rounds)
+                await asyncio.wait([round.task for round in self._rounds if round.task is not None])
             await asyncio.sleep(0)  # what ended has planned the next round, which begins now
 
     def _plan_round(self) -> None:
@@ -112,9 +122,9 @@ class PostgresLane:
         if groups:
             self._started_at = self._loop.time()
             self._busy.update(*groups)
-            task = self._loop.create_task(self._serve(groups))
-            self._rounds[task] = groups
-            task.add_done_callback(self._end_round)
+            round = Round(groups)
+            self._rounds.add(round)
+            round.task = background.start_now(self._serve(round), "PostgresLane", loop=self._loop)
         if self._waiting and not self._busy.issuperset(self._waiting):
             self._plan_round()
 
@@ -126,32 +136,41 @@ class PostgresLane:
             for waiting in line:
                 waiting.fail(StorageUnavailable(f"PostgreSQL: {error!r}, nothing was done"))
 
-    def _end_round(self, task: asyncio.Task[None]) -> None:
-        """Answer the callers whom a round has left without an answer, and go on. This is a
-        callback, because a task that is cancelled before its first step runs none of its code.
-        """
-        groups = self._rounds.pop(task)
-        self._busy.difference_update(*groups)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
+    async def _serve(self, round: Round) -> None:
+        try:
+            if len(round.groups) == 1:
+                await self._send(round.groups[0])
+            else:
+                await asyncio.gather(*map(self._send, round.groups))
+        except BaseException as error:
+            self._leave_unknown(round, error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._end_round(round)
+
+    def _leave_unknown(self, round: Round, error: BaseException) -> None:
+        """Answer the callers whom a round leaves without an answer."""
+        if isinstance(error, asyncio.CancelledError):
+            why = "was cancelled"
+        else:
+            why = f"failed ({error!r})"
             logger.error("PostgreSQL: serving failed", exc_info=error)
         unknown = StorageUnavailable(
-            "PostgreSQL: the task that waited for its answer was cancelled, or failed"
-            f" ({error!r}); it is not known what was done"
+            f"PostgreSQL: the task that waited for its answer {why}; it is not known what was done"
         )
-        for group in groups:
+        for group in round.groups:
             for waiting in group.values():
                 waiting.fail(unknown)
+
+    def _end_round(self, round: Round) -> None:
+        """Go on before those run who were just answered: what they submit may go at once."""
+        self._rounds.remove(round)
+        self._busy.difference_update(*round.groups)
         if self._waiting:
             if self._start is not None:
                 self._start.cancel()
             self._plan_round()
-
-    async def _serve(self, groups: list[Group]) -> None:
-        if len(groups) == 1:
-            await self._send(groups[0])
-        else:
-            await asyncio.gather(*map(self._send, groups))
 
     def _take(self) -> list[Group]:
         """The next round, up to the limits."""
@@ -220,10 +239,8 @@ class PostgresLane:
             found.setdefault(row[:width], []).append(row[width:])
         return found
 
-    async def _ask(
+    def _ask(
         self, statement: ArrayStatement, sql: str, parameters: Sequence[Any]
-    ) -> list[Any]:
-        def fetch(connection: Any) -> Awaitable[list[Any]]:
-            return connection.fetch_in_time(sql, *parameters)  # type: ignore[no-any-return]  # untyped
-
-        return await self._pool.run(fetch, repeatable=statement.repeatable)
+    ) -> Coroutine[Any, Any, list[Any]]:
+        fetch = methodcaller("fetch_in_time", sql, *parameters)
+        return self._pool.run(fetch, repeatable=statement.repeatable)

@@ -48,6 +48,10 @@ class PostgresPool:
         """Why the last attempt to connect failed."""
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._in_advance: Sequence[str] = ()
+        self._in_use: dict[Any, float] = {}
+        """The connections that callers use, and when the time of each is up."""
+        self._watch: asyncio.TimerHandle | None = None
+        """What looks at them when the first time is up."""
 
     @property
     def idle(self) -> int:
@@ -67,7 +71,7 @@ class PostgresPool:
         action: Callable[[Any], Awaitable[T]],
         *,
         repeatable: bool = False,
-        patience: float | None = None,
+        patience: float = LONGEST_COMMAND,
     ) -> T:
         """``await action(connection)``. It must not be cancelled from outside.
 
@@ -78,7 +82,23 @@ class PostgresPool:
         :raises StorageUnavailable: there was no connection, or not in time, or it was lost.
         """
         try:
-            return await self._run(action, repeatable, patience or LONGEST_COMMAND)
+            for _ in range(
+                self.size
+            ):  # each may have been terminated while it was idle, or dialled
+                connection = await self._take()
+                try:
+                    return await self._use(connection, action, patience)
+                except Exception as error:
+                    if not was_not_sent(error):
+                        lost = connection.is_closed() and not isinstance(error, TimeoutError)
+                        if not (repeatable and lost):
+                            raise
+                    logger.debug(
+                        "%s: a connection was lost (%r), its statement is sent again",
+                        self._server,
+                        error,
+                    )
+            return await self._use(await self._take(), action, patience)
         except Exception as error:
             explained = explain(self._server, error)
             if explained is error:
@@ -93,45 +113,49 @@ class PostgresPool:
             task.cancel()
         if dialling:
             await asyncio.wait(dialling)
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         idle, self._idle = self._idle, []
         await asyncio.gather(*map(_close, idle))
-
-    async def _run(
-        self, action: Callable[[Any], Awaitable[T]], repeatable: bool, patience: float
-    ) -> T:
-        for _ in range(self.size):  # each may have been terminated while it was idle, or dialled
-            connection = await self._take()
-            try:
-                return await self._use(connection, action, patience)
-            except Exception as error:
-                if not was_not_sent(error):
-                    lost = connection.is_closed() and not isinstance(error, TimeoutError)
-                    if not (repeatable and lost):
-                        raise
-                logger.debug(
-                    "%s: a connection was lost (%r), its statement is sent again",
-                    self._server,
-                    error,
-                )
-        return await self._use(await self._take(), action, patience)
 
     async def _use(
         self, connection: Any, action: Callable[[Any], Awaitable[T]], patience: float
     ) -> T:
-        # The driver may wait for a farewell for ever.
-        overdue = self._loop.call_later(patience + GRACE, connection.terminate)
+        overdue = self._loop.time() + patience + GRACE
+        self._in_use[connection] = overdue
+        if self._watch is None or self._watch.when() > overdue:
+            self._watch_until(overdue)
         try:
             return await action(connection)
         except BaseException as error:
-            lost = connection.is_closed() or overdue.when() <= self._loop.time()
+            lost = connection.is_closed() or overdue <= self._loop.time()
             if lost or isinstance(error, TimeoutError):
                 self._drop_idle()  # they lead to the same server, and may be lost too
             if lost or not leaves_usable(error) or connection.is_in_transaction():
                 connection.terminate()
             raise
         finally:
-            overdue.cancel()
+            del self._in_use[connection]
             self._offer(connection)
+
+    def _watch_until(self, overdue: float) -> None:
+        """One timer for all: one for each statement costs more than the rest of the pool."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = self._loop.call_at(overdue, self._end_overdue)
+
+    def _end_overdue(self) -> None:
+        """Drop what waits for its server for too long: the driver may wait for a farewell for
+        ever.
+        """
+        self._watch = None
+        now = self._loop.time()
+        for connection, overdue in self._in_use.items():
+            if overdue <= now:
+                connection.terminate()
+        if left := [overdue for overdue in self._in_use.values() if overdue > now]:
+            self._watch_until(min(left))
 
     def _drop_idle(self) -> None:
         idle, self._idle = self._idle, []
