@@ -279,7 +279,7 @@ class World:
                 half.abandon,
                 lambda: half.dispatcher.sweep(),
                 lambda: half.dispatcher.mailboxes(),
-                lambda: half.dispatcher.serve_backlog(),
+                lambda: half.dispatcher.catch_up(),
                 lambda: half.dispatcher.flush(),
             ]
         if "Caller" in self._made or "ClientHalf" in self._made:

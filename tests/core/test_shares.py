@@ -291,7 +291,7 @@ async def test_who_keeps_up_is_served_before_those_whose_requests_wait() -> None
     await until(lambda: len(node.ran) == 4)
 
 
-async def test_those_that_are_behind_keep_the_loop_for_a_moment_while_others_keep_up() -> None:
+async def test_those_that_are_behind_go_on_for_a_moment_when_others_need_nothing() -> None:
     node, greedy, modest = await contended()
     read_bytes(greedy, node.work(range(1, 201)))
     for number in range(1000, 1020):
@@ -299,6 +299,8 @@ async def test_those_that_are_behind_keep_the_loop_for_a_moment_while_others_kee
         node.time += 0.001
         read_bytes(modest, node.work(range(number, number + 1)))
         assert node.ran[ran:] == [number]
+        await asyncio.sleep(0)
+        assert len(node.ran) - ran == 1, "others may need more"
         await asyncio.sleep(0)
         assert 2 <= len(node.ran) - ran <= 3, "one of those that wait, or one and one begun"
     node.time += 0.1
@@ -315,12 +317,50 @@ async def test_those_that_are_behind_have_a_fifth_of_the_time() -> None:
     read_bytes(greedy, node.work(range(1, 201)))
     turns = 0
     while sum(number <= 200 for number in node.ran) < 200:
+        assert turns < 1000
         for number, other in enumerate(others):
             read_bytes(other, node.work(range(1000 + number, 1001 + number)))
         await asyncio.sleep(0)
         turns += 1
     assert all(other.reads for other in others)
-    assert 45 <= turns <= 110, "two of ten, and as many again at most that begin just in time"
+    assert 90 <= turns <= 110, "two of ten"
+
+
+async def test_writing_the_answers_to_those_that_are_behind_is_a_part_of_their_time() -> None:
+    node, _, _ = await contended()
+
+    class SlowPeer(Peer):
+        def write(self, data: bytes) -> None:
+            node.time += 100e-6
+
+    greedy = SlowPeer(node, Usage())
+    others = [Peer(node, Usage()) for _ in range(8)]
+    node.dispatcher.loop_budget = 0.0
+    read_bytes(greedy, node.work(range(1, 51)))
+    assert node.ran == [], "all wait"
+    node.dispatcher.loop_budget = 1.0
+    turns = 0
+    while sum(number <= 50 for number in node.ran) < 50:
+        assert turns < 1000
+        for number, other in enumerate(others):
+            read_bytes(other, node.work(range(1000 + number, 1001 + number)))
+        await asyncio.sleep(0)
+        turns += 1
+    assert 45 <= turns <= 55, "in each second one two of ten, for as long as one writes"
+
+
+async def test_a_client_whose_requests_wait_is_not_read_before_them() -> None:
+    node, greedy, modest = await contended()
+    node.dispatcher.loop_budget = 0.0001
+    read_bytes(greedy, node.work(range(1, 4)))
+    assert len(node.ran) < 3
+    assert greedy.reads
+    node.time += 0.001
+    read_bytes(modest, node.work(range(1000, 1001)))
+    read_bytes(greedy, node.work(range(4, 5)))
+    assert not greedy.reads
+    await until(lambda: greedy.reads and len(node.ran) == 5)
+    assert [number for number in node.ran if number < 1000] == [1, 2, 3, 4], "in their order"
 
 
 async def test_who_uses_less_than_half_of_the_time_never_waits_for_others() -> None:

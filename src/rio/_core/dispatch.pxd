@@ -220,15 +220,15 @@ cdef class Dispatcher:
     cdef public Py_ssize_t arriving_limit
     cdef double _recounted_at
     cdef Backlog _unread             # connections of clients that have sent more than others
-    cdef bint _is_reading_on         # a turn of the loop will read from there
     cdef Usage _reader               # from whom was read last
     cdef double _switched_at         # when that became another one
     cdef double _latest              # a moment ago
     cdef Usage _prompt               # who was the last to keep up, and when that was
     cdef double _prompt_at
     cdef double _others_prompt_at    # when somebody else was the last
-    cdef double _caught_up_at        # when those that are behind had their last slice
-    cdef bint _is_serving            # a turn of the loop will take requests from there
+    cdef bint _is_catching_up        # a turn of the loop will let those go on that are behind
+    cdef double _caught_up_at        # when the last one has
+    cdef double _earned              # the part of the time since then that is theirs, in seconds
     # since when, and until when, requests have run without a pause for the loop, and how many
     cdef double _busy_since
     cdef double _busy_until
@@ -264,7 +264,10 @@ cdef class Dispatcher:
     cdef int _line_up(self, Turn turn, double since) except -1
     cdef void _note_gap(self, double now) noexcept
     cdef int _put_off_rest(self, Mailbox mailbox) except -1
-    cdef int _serve_soon(self) except -1
+    cdef int _catch_up_soon(self) except -1
+    cdef void _begin_to_serve(self, double now) noexcept
+    cdef int _read_on(self, double until) except -1
+    cdef int _serve_backlog(self, double until) except -1
     cdef int _serve(self, object waiting, double now) except -1
     cdef int _note_cost(self, double now) except -1
     cdef object _why_not_keep(self, Turn turn)

@@ -86,9 +86,9 @@ cdef double RECOUNT = 0.005         # between two counts of the unsent bytes of 
 cdef double LOOP_GAP = 0.0002       # a pause in which the loop has served everything else
 # While several clients are served, each keeps the loop for a slice at most, and for half of the
 # time in the long run. One that has sent more is behind: the rest waits until the loop has served
-# everything else, and goes on a slice at a time. If others keep up, the slices are short, so that
-# who sends little waits little; but those that are behind have a fifth of the time together. For
-# one that is alone a slice is the loop's budget.
+# everything else, and goes on a slice at a time. While others keep up, the slices are short, so that
+# who sends little waits little; those that are behind have the time in which the others need
+# nothing, and at least a fifth of it together. For one that is alone a slice is the loop's budget.
 cdef double SLICE = 0.0002
 cdef double SHORT_SLICE = 0.00002
 cdef double SHARE = 0.5             # of the time, for one that keeps up
@@ -828,14 +828,16 @@ cdef class ServerHalf(Connection):
         if self.is_node and self.accepted:
             self._read_until = INFINITY
             return True
-        if self._usage._put_off:
-            self._put_off()
-            return False
         now = dispatcher._latest = dispatcher._now()
         if self._usage is not dispatcher._reader:
             if dispatcher._reader is not None:
                 dispatcher._switched_at = now
             dispatcher._reader = self._usage
+        if dispatcher._is_behind(self._usage) and (
+            self._usage._put_off or dispatcher._is_contended(now)
+        ):
+            self._put_off()
+            return False
         self._read_until = now + dispatcher._slice_of(self._usage, now)
         return True
 
@@ -1196,7 +1198,7 @@ cdef class Dispatcher:
         self._backlog = Backlog()
         self._unread = Backlog()
         self._switched_at = self._prompt_at = self._others_prompt_at = -INFINITY
-        self._caught_up_at = -INFINITY
+        self._caught_up_at = self._earned = 0
         self.budget = Budget(held_limit)
         self.arriving_limit = 2 * held_limit
         self._swept_at = INFINITY
@@ -1440,8 +1442,7 @@ cdef class Dispatcher:
 
     cdef void _note_gap(self, double now) noexcept:
         if now - self._busy_until > LOOP_GAP:
-            self._busy_since = now
-            self._ran = 0
+            self._begin_to_serve(now)
 
     cdef bint _is_contended(self, double now) noexcept:
         return now - self._switched_at < CONTENTION or self._unread.size > 1
@@ -1469,35 +1470,70 @@ cdef class Dispatcher:
         return usage._put_off != 0 or (self._backlog.size != 0 and self._backlog.has(usage))
 
     cdef double _slice_to_catch_up(self, double now) except -1:
-        # How long those that are behind may keep the loop now.
-        cdef double others, prompt_at = self._prompt_at
+        # How long those that are behind may keep the loop now; 0: others come first.
+        cdef double prompt_at = self._prompt_at
         if self._prompt is not None and self._is_behind(self._prompt):
             prompt_at = self._others_prompt_at
-        if now - prompt_at < CONTENTION:
-            others = now - max(self._caught_up_at, self._busy_since)
-            return min(max(SHORT_SLICE, CATCH_UP * others), self.loop_budget)
-        return min(SLICE, self.loop_budget) if self._is_contended(now) else self.loop_budget
+        if now - prompt_at >= CONTENTION:
+            return min(SLICE, self.loop_budget) if self._is_contended(now) else self.loop_budget
+        self._earned += CATCH_UP * (now - max(self._caught_up_at, self._busy_since))
+        if prompt_at <= self._caught_up_at:     # the others needed nothing since
+            self._earned = max(self._earned, SHORT_SLICE)
+        return min(self._earned, self.loop_budget) if self._earned >= SHORT_SLICE else 0
+
+    cdef int _catch_up_soon(self) except -1:
+        if not self._is_catching_up:
+            self._is_catching_up = True
+            self._caught_up_at = self._now()
+            self._earned = 0
+            self._loop.call_soon(self.catch_up)
+        return 0
+
+    def catch_up(self):
+        """Let those that are behind go on, if it is their turn: read on from the clients that have
+        sent more than there was time for, and run requests that wait.
+        """
+        cdef double now = self._now()
+        cdef double slice = self._slice_to_catch_up(now)
+        cdef double part = slice / 2 if self._unread.size and self._backlog.size else slice
+        self._latest = now
+        self._begin_to_serve(now)
+        try:
+            if slice > 0:
+                self._read_on(now + part)
+                self._serve_backlog(self._latest + part)
+                self.flush()
+        finally:
+            self._busy_until = self._caught_up_at = self._now()
+            if slice > 0:
+                self._earned = min(slice - (self._caught_up_at - now), 0)
+            self._is_catching_up = self._unread.size != 0 or self._backlog.size != 0
+            if self._is_catching_up:
+                self._loop.call_soon(self.catch_up)
+
+    cdef void _begin_to_serve(self, double now) noexcept:
+        self._busy_since = now
+        self._ran = 0
+
+    cdef int _read_on(self, double until) except -1:
+        while self._unread.size and self._latest < until:
+            (<ServerHalf>self._unread.take())._read_on(until)
+        return 0
+
+    cdef int _serve_backlog(self, double until) except -1:
+        cdef double now = self._latest
+        self._begin_to_serve(now)
+        try:
+            while self._backlog.size and now < until:
+                self._serve(self._backlog.take(), now)
+                now = self._now()
+        finally:
+            self._note_cost(now)
+        return 0
 
     cdef int _read_later(self, ServerHalf connection) except -1:
         self._unread.put(connection, connection, connection._usage)
-        if not self._is_reading_on:
-            self._is_reading_on = True
-            self._loop.call_soon(self.read_on)
-        return 0
-
-    def read_on(self):
-        """Read on from the clients that have sent more than there was time for."""
-        cdef double now = self._now()
-        cdef double until = now + self._slice_to_catch_up(now)
-        self._latest = now
-        try:
-            while self._unread.size and self._latest < until:
-                (<ServerHalf>self._unread.take())._read_on(until)
-        finally:
-            self._caught_up_at = self._latest
-            self._is_reading_on = self._unread.size != 0
-            if self._is_reading_on:
-                self._loop.call_soon(self.read_on)
+        return self._catch_up_soon()
 
     cdef int _put_off(self, Turn turn, double now) except -1:
         # The request waits until the loop has served everything else, or is refused because that
@@ -1522,36 +1558,13 @@ cdef class Dispatcher:
         turn._since = since
         self._backlog.put(turn.caller, turn, group_of(turn))
         self._keep(turn)
-        return self._serve_soon()
+        return self._catch_up_soon()
 
     cdef int _put_off_rest(self, Mailbox mailbox) except -1:
         # The turns that wait for an object go on when the loop has served everything else.
         mailbox._is_put_off = True
         self._backlog.put(mailbox, mailbox)
-        return self._serve_soon()
-
-    cdef int _serve_soon(self) except -1:
-        if not self._is_serving:
-            self._is_serving = True
-            self._loop.call_soon(self.serve_backlog)
-        return 0
-
-    def serve_backlog(self):
-        """Run requests that wait, for as long as a turn of the loop may take."""
-        cdef double now = self._now()
-        cdef double budget = self._slice_to_catch_up(now)
-        self._busy_since = now
-        self._ran = 0
-        try:
-            while self._backlog.size and now - self._busy_since < budget:
-                self._serve(self._backlog.take(), now)
-                now = self._now()
-        finally:
-            self._note_cost(now)
-            self._busy_until = self._caught_up_at = now
-            self._is_serving = False
-            if self._backlog.size:
-                self._serve_soon()
+        return self._catch_up_soon()
 
     cdef int _serve(self, waiting, double now) except -1:
         cdef Turn turn
