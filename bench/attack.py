@@ -115,8 +115,22 @@ async def with_key(address: str, write: Callable[[int], bytes], *, reads: bool =
 
 async def flood_calls(address: str) -> None:
     """Call one object as often as possible."""
-    burst = b"".join(request("popular", ping_id="a") for _ in range(BURST))
-    await with_key(address, lambda _: burst)
+
+    def burst(_: int) -> bytes:
+        return b"".join(request("popular", ping_id="a") for _ in range(BURST))
+
+    await with_key(address, burst)
+
+
+async def come_and_go(address: str) -> None:
+    """Call an object, and be gone before it has answered."""
+    connection = await Socket.open(address)
+    try:
+        await connection.prove(KEY.secret)
+        connection.writer.write(b"".join(request("popular", ping_id="a") for _ in range(BURST)))
+        await connection.body()
+    finally:
+        connection.writer.transport.abort()
 
 
 async def flood_ids(address: str) -> None:
@@ -167,6 +181,7 @@ async def half_a_frame(address: str) -> None:
 
 OF_KEY_HOLDERS: dict[str, Attack] = {
     "calls": flood_calls,
+    "visits": come_and_go,
     "ids": flood_ids,
     "bytes": flood_bytes,
     "timeouts": flood_timeouts,
@@ -211,7 +226,7 @@ def main() -> None:
     parser.add_argument("address")
     parser.add_argument("--limit", type=int, help="how many connections to make, in all")
     options = parser.parse_args()
-    os.nice(19)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     socket.setdefaulttimeout(10)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(options.kind, options.address, options.limit))
