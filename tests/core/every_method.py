@@ -183,7 +183,7 @@ class World:
         "Budget", "Caller", "Call", "ClientHalf", "Connection", "Context", "Dispatcher",
         "FrameReader", "FrameWriter", "Mailbox", "MemberTable", "MessageCodec", "Method",
         "ReceiveBuffer", "RemoteCaller", "Routes", "ServerHalf", "Task", "Turn", "TurnCaller",
-        "TypeTable", "Backlog", "Ranking",
+        "TypeTable", "Backlog", "Ranking", "Spinner",
     )  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -220,6 +220,7 @@ class World:
         half = Half(self.loop)
         half.transport = Sink()
         half.usable = True
+        half.spinner = self.make("Spinner")
         return half
 
     def _Connection(self) -> Any:
@@ -251,7 +252,14 @@ class World:
         return CLASSES["Ranking"](["a:1", "b:2"])
 
     def _ServerHalf(self) -> Any:
-        return self.make("Owner").connect()
+        half = self.make("Owner").connect()
+        half.spinner = self.make("Spinner")
+        return half
+
+    def _Spinner(self) -> Any:
+        spinner = CLASSES["Spinner"]()
+        spinner.open()
+        return spinner
 
     def _Task(self) -> Any:
         async def nothing() -> None: ...
@@ -292,6 +300,15 @@ class World:
                 lambda: fill(line, frames(*(msgpack.packb([2, id, {}]) for id in range(1, 5)))),
                 lambda: line.take_calls(),
                 lambda: line.find_overdue(0.0),
+            ]
+        if "Spinner" in self._made:
+            spinner = self.make("Spinner")
+            steps += [
+                spinner.open,
+                spinner.note_write,
+                spinner,
+                spinner.note_read,
+                spinner.close,  # before the next try: its clock may stand still
             ]
         for step in steps:
             with contextlib.suppress(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,11 @@ from typing import Any
 import pytest
 
 import rio
+from rio._core.spin import SPIN_TIME, Spinner
 from rio.errors import ConfigurationError, ConnectionLost
 from rio.security.tls import CAN_USE_KEYS
 from rio.testing import ManualClock
 from rio.transport import low_latency
-from rio.transport.client_connection import ClientConnection
-from rio.transport.low_latency import SPIN_TIME, Spinner
-from rio.transport.server_connection import ServerConnection
 from tests.server.harness import Cluster, Probe, crash, until
 
 pytestmark = pytest.mark.both_loops
@@ -85,6 +84,17 @@ def spinner_of(end: rio.Server | rio.Client) -> Spinner:
     return spinner
 
 
+async def begin_to_wait(
+    cluster: Cluster, probe: Probe
+) -> tuple[rio.Client, Spinner, asyncio.Future[int]]:
+    """A client, its spinner, and a call of it that its server works on until "go"."""
+    await cluster.server(Counter)
+    client = await cluster.client(latency="low")
+    call = asyncio.ensure_future(client.send(Counter, "a", Wait()))
+    await probe.noted("waits")
+    return client, spinner_of(client), call
+
+
 async def time_out(clock: ManualClock, *spinners: Spinner) -> None:
     """Let nothing happen for so long that the loops may sleep."""
     while any(each.is_spinning for each in spinners):
@@ -129,11 +139,7 @@ async def test_both_sides_stay_awake_after_a_call_and_sleep_in_the_end(
 async def test_a_client_sleeps_when_an_answer_takes_long(
     cluster: Cluster, probe: Probe, clock: ManualClock
 ) -> None:
-    await cluster.server(Counter)
-    client = await cluster.client(latency="low")
-    spinner = spinner_of(client)
-    call = asyncio.ensure_future(client.send(Counter, "a", Wait()))
-    await probe.noted("waits")
+    _, spinner, call = await begin_to_wait(cluster, probe)
     assert spinner.is_spinning
     await time_out(clock, spinner)
     probe.gate("go").set()
@@ -212,11 +218,7 @@ async def test_timers_and_threads_of_objects_have_their_turns_meanwhile(cluster:
 
 
 async def test_a_client_that_is_closed_keeps_nothing_awake(cluster: Cluster, probe: Probe) -> None:
-    await cluster.server(Counter)
-    client = await cluster.client(latency="low")
-    spinner = spinner_of(client)
-    call = asyncio.ensure_future(client.send(Counter, "a", Wait()))
-    await probe.noted("waits")
+    client, spinner, call = await begin_to_wait(cluster, probe)
     assert spinner.is_spinning
     await client.close()
     assert not spinner.is_spinning
@@ -240,11 +242,7 @@ async def test_a_server_that_is_stopped_keeps_nothing_awake(cluster: Cluster) ->
 async def test_a_client_sleeps_after_its_calls_were_cancelled(
     cluster: Cluster, probe: Probe, clock: ManualClock
 ) -> None:
-    await cluster.server(Counter)
-    client = await cluster.client(latency="low")
-    spinner = spinner_of(client)
-    call = asyncio.ensure_future(client.send(Counter, "a", Wait()))
-    await probe.noted("waits")
+    client, spinner, call = await begin_to_wait(cluster, probe)
     call.cancel()
     await asyncio.wait((call,))
     assert call.cancelled()
@@ -266,18 +264,19 @@ async def test_a_client_reaches_a_server_that_came_back_after_it_was_killed(
     assert spinner.is_spinning
 
 
-async def test_the_usual_latency_changes_no_connection(cluster: Cluster) -> None:
+async def test_with_the_usual_latency_no_connection_has_a_spinner(cluster: Cluster) -> None:
     server = await cluster.server(Counter)
     client = await cluster.client()
     assert await client.send(Counter, "a", Add()) == 1
     ends = [*server._catalog.dispatcher.connections, *client._router.pool.connections]
-    assert {type(end) for end in ends} == {ServerConnection, ClientConnection}
+    assert [end.spinner for end in ends] == [None, None]
     assert server._router._spinner is client._router._spinner is None
 
 
-async def test_another_latency_is_refused(cluster: Cluster) -> None:
-    latency: Any = "none"
-    with pytest.raises(ConfigurationError, match='latency= takes "normal" or "low", got \'none\''):
+@pytest.mark.parametrize("latency", ["none", "", None, True, 50e-6])
+async def test_another_latency_is_refused(cluster: Cluster, latency: Any) -> None:
+    text = re.escape(f'latency= takes "normal" or "low", got {latency!r}')
+    with pytest.raises(ConfigurationError, match=text):
         rio.Client(cluster.storage, latency=latency)
-    with pytest.raises(ConfigurationError, match='latency= takes "normal" or "low", got \'none\''):
+    with pytest.raises(ConfigurationError, match=text):
         rio.Server(rio.Registry(Counter), storage=cluster.storage, latency=latency)

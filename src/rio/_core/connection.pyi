@@ -3,10 +3,12 @@ from typing import Any
 from typing_extensions import Buffer, disjoint_base
 
 from rio._core.frame import FrameReader, FrameWriter, ReceiveBuffer
+from rio._core.spin import Spinner
 
 @disjoint_base
 class Connection:
     transport: Any
+    spinner: Spinner | None
     send_limit: int
     held: bool
     is_encrypted: bool

@@ -11,13 +11,15 @@ from libc.stdint cimport uint8_t
 
 from rio._core.frame cimport FrameReader, FrameWriter, ReceiveBuffer
 from rio._core.msgpack cimport bytes_of
+from rio._core.spin cimport Spinner
 from rio._core.wire cimport Frame, take_head
 
 
 cdef class Connection:
     """One half of a connection.
 
-    Its owner (a subclass in Python) sets ``transport``. The owner's
+    Its owner (a subclass in Python) sets ``transport``, and ``spinner`` if the loop is to stay
+    awake for what comes next: it is told of each write and read. The owner's
     ``frame_received(kind, id, body)`` gets every frame that the half does not handle itself; its
     ``break_off(error)`` ends the connection to a peer that does not speak the protocol, and one on
     which something of ours has failed.
@@ -28,6 +30,7 @@ cdef class Connection:
         self.writer = FrameWriter()
         self.send_limit = frame_limit
         self.transport = None
+        self.spinner = None
         self.held = self.is_encrypted = self._is_put_off = False
         self._flush_is_due = False
         self._is_receiving = False
@@ -40,8 +43,7 @@ cdef class Connection:
 
     def buffer_updated(self, Py_ssize_t nbytes):
         """Handle all whole frames that have arrived."""
-        self.received += nbytes
-        self.reader.advance(nbytes)
+        self._note_arrived(nbytes)
         self._read()
 
     def receive(self, bytes data not None):
@@ -110,8 +112,12 @@ cdef class Connection:
         raise NotImplementedError
 
     cdef int _flush(self) except -1:
+        cdef Spinner spinner
         self._flush_is_due = False
         if self.writer._waits() and self.transport is not None:
             self.written += self.writer._count()
             self.writer._send_to(self.transport)
+            if self.spinner is not None:
+                spinner = self.spinner  # which the loop might take from this connection
+                spinner.note_write()
         return 0

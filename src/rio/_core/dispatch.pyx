@@ -753,8 +753,7 @@ cdef class ServerHalf(Connection):
         """Handle all whole frames that have arrived."""
         cdef bint is_last
         self.is_remote = True
-        self.received += nbytes
-        self.reader.advance(nbytes)
+        self._note_arrived(nbytes)
         is_last = self.reader._end < self.reader._capacity    # no more has arrived
         self._read()
         if self._late != 0 and is_last and self.may_read:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Protocol
 
 from rio import background
 from rio._core.calls import Call
 from rio._core.frame import ReceiveBuffer
+from rio._core.spin import Spinner
 from rio.client.access import ClusterAccess
 from rio.contracts.membership import MembershipSnapshot, MemberStatus
 from rio.errors import NodeEvicted, NotAuthenticated, NotExecuted, RioError, WrongServer
 from rio.security.keys import Key
 from rio.transport.client_connection import ClientConnection, ClientOwner
-from rio.transport.low_latency import LowLatencyClientConnection, Spinner
 from rio.transport.protocol import HANDSHAKE_TIMEOUT, Hello
 from rio.transport.pulse import LOOK_INTERVAL
 
@@ -74,9 +73,7 @@ class Pool:
         self._owner = owner
         self._frame_limit = frame_limit
         self._receive_buffer = ReceiveBuffer()
-        self._make_connection = (
-            ClientConnection if spinner is None else partial(LowLatencyClientConnection, spinner)
-        )
+        self._spinner = spinner
         self._peers: dict[str, Peer] = {}
         self._retired: dict[ClientConnection, str] = {}
         """Connections that take no more calls, and the addresses of their servers."""
@@ -130,7 +127,7 @@ class Pool:
         return connection
 
     def _new_connection(self) -> ClientConnection:
-        return self._make_connection(
+        connection = ClientConnection(
             asyncio.get_running_loop(),
             self._owner,
             self._owner.introduction(),
@@ -138,6 +135,8 @@ class Pool:
             self._receive_buffer,
             self._access.security,
         )
+        connection.spinner = self._spinner
+        return connection
 
     # --- other credentials ------------------------------------------------------------------------
 

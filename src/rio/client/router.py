@@ -17,6 +17,7 @@ from rio._core.calls import Call, Caller
 from rio._core.clock import Clock
 from rio._core.dispatch import Turn
 from rio._core.frame import DEFAULT_FRAME_LIMIT
+from rio._core.spin import Spinner
 from rio._core.wire import Kind
 from rio.backoff import make_rng
 from rio.client import forks, retry
@@ -53,7 +54,6 @@ from rio.objects.application_error import decode_application_error
 from rio.observability.finder import find_tracer
 from rio.transport import protocol
 from rio.transport.client_connection import ClientConnection
-from rio.transport.low_latency import Spinner
 from rio.transport.protocol import Hello
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 
 from rio._core.budget import Usage
+from rio._core.spin import Spinner
 from rio.cluster.provider import ClusterProvider
 from rio.logs import Logger
 from rio.security.disclosure import Disclosure
@@ -15,7 +15,6 @@ from rio.security.keys import Key
 from rio.security.trust import Trust
 from rio.server.catalog import Catalog
 from rio.transport import protocol
-from rio.transport.low_latency import LowLatencyServerConnection, Spinner
 from rio.transport.protocol import Hello
 from rio.transport.pulse import LOOK_INTERVAL
 from rio.transport.server_connection import ServerConnection
@@ -50,9 +49,7 @@ class Connections:
         self._catalog = catalog
         self._cluster = cluster
         self._frame_limit = frame_limit
-        self._make = (
-            ServerConnection if spinner is None else partial(LowLatencyServerConnection, spinner)
-        )
+        self._spinner = spinner
         self._request_stop = request_stop
         self._handshakes: dict[ServerConnection, TlsHandshake] = {}
         """Those of the connections that are not made yet."""
@@ -64,7 +61,9 @@ class Connections:
 
     def make(self) -> ServerConnection:
         """The node's half of a connection that is about to be made."""
-        return self._make(self._catalog.dispatcher, self, self._frame_limit)
+        connection = ServerConnection(self._catalog.dispatcher, self, self._frame_limit)
+        connection.spinner = self._spinner
+        return connection
 
     def accept(self) -> asyncio.BaseProtocol:
         """The node's half of a connection that somebody has made to it. What it is encrypted with

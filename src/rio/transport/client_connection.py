@@ -89,6 +89,8 @@ class ClientConnection(ClientHalf, asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self.is_encrypted = transport.get_extra_info("ssl_object") is not None
+        if transport.get_extra_info("socket") is None:
+            self.spinner = None  # within the process, an answer wakes the loop by itself
         self._connected_at = self.loop.time()
         if self.key is not None:
             self._renew_at = self._connected_at + renewal()

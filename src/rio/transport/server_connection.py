@@ -121,6 +121,8 @@ class ServerConnection(ServerHalf, asyncio.BufferedProtocol):
         self.transport = transport
         self.address = address_of(transport.get_extra_info("peername"))
         self.is_encrypted = transport.get_extra_info("ssl_object") is not None
+        if transport.get_extra_info("socket") is None:
+            self.spinner = None  # within the process, a call wakes the loop by itself
         transport.set_write_buffer_limits(HIGH_WATER)
         watch_acknowledgements(transport)
         self.dispatcher.connections[self] = None

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from rio.errors import ConfigurationError
+from rio._core import dispatch
+from rio._core.calls import ClientHalf
+from rio._core.connection import Connection
+from rio._core.spin import SPIN_TIME, Spinner
 from rio.testing import ManualClock
-from rio.transport.low_latency import SPIN_TIME, Spinner, make_spinner
-
-pytestmark = pytest.mark.both_loops
+from tests.core.node import Node, Wire
 
 
 class CountingClock(ManualClock):
@@ -202,7 +206,100 @@ async def test_it_can_be_opened_again(spinner: Spinner) -> None:
     assert spinner.is_spinning
 
 
-@pytest.mark.parametrize("latency", ["lowest", "", None, True, 50e-6])
-def test_a_latency_that_there_is_not_is_refused(latency: Any) -> None:
-    with pytest.raises(ConfigurationError, match='latency= takes "normal" or "low", got '):
-        make_spinner(latency)
+def test_it_is_opened_on_a_loop() -> None:
+    with pytest.raises(RuntimeError):
+        Spinner().open()
+
+
+async def test_the_loop_calls_it_in_a_context_of_its_own() -> None:
+    variable = contextvars.ContextVar("variable", default="unset")
+    seen = []
+
+    def read() -> float:
+        seen.append(variable.get())
+        return 0.0
+
+    spinner = Spinner(read)
+    spinner.open()
+    variable.set("that of the code that writes")
+    spinner.note_write()
+    await turns()
+    spinner.close()
+    assert set(seen) == {"unset"}
+
+
+async def test_the_garbage_collector_finds_one_that_holds_itself() -> None:
+    clock: Any = CountingClock(0.0)
+    clock.spinner = Spinner(clock)
+    clock.spinner.open()
+    clock.spinner.note_write()
+    await turns()
+    clock.spinner.close()
+    gone = weakref.ref(clock)
+    del clock
+    await turns()
+    gc.collect()
+    assert gone() is None
+
+
+# --- of a connection ------------------------------------------------------------------------------
+
+
+def client_half() -> ClientHalf:
+    half = ClientHalf(asyncio.get_running_loop())
+    half.transport = Wire()
+    return half
+
+
+def server_half() -> dispatch.ServerHalf:
+    half: dispatch.ServerHalf = Node(dispatch).connect()
+    return half
+
+
+@pytest.fixture(params=[client_half, server_half])
+async def half(request: pytest.FixtureRequest) -> Connection:
+    made: Connection = request.param()
+    return made
+
+
+async def test_it_hears_of_each_write_of_a_connection(half: Connection) -> None:
+    half.spinner = spinner = Spinner(CountingClock(0.0))
+    spinner.open()
+    half.flush()
+    assert not spinner.is_spinning, "nothing waited to be written"
+    half.put(b"x")
+    half.flush()
+    assert spinner.is_spinning
+    spinner.close()
+
+
+async def test_it_hears_of_each_read_of_a_connection(half: Connection) -> None:
+    half.spinner = spinner = Spinner(clock := CountingClock(0.0))
+    spinner.open()
+    spinner.note_write()
+    half.buffer_updated(0)
+    assert clock.readings == 1
+    half.receive(b"")
+    assert clock.readings == 1, "what comes from within the process was not waited for"
+    spinner.close()
+
+
+async def test_a_connection_can_lose_it_while_it_is_told(half: Connection) -> None:
+    def let_go() -> float:
+        half.spinner = None
+        return 0.0
+
+    half.spinner = Spinner(let_go)
+    half.spinner.open()
+    half.spinner.note_write()
+    half.spinner.close()
+    half.spinner.open()
+    half.spinner.note_write()
+    half.buffer_updated(0)
+    assert half.spinner is None
+
+
+async def test_a_connection_takes_nothing_else_for_one(half: Connection) -> None:
+    assert half.spinner is None
+    with pytest.raises(TypeError):
+        half.spinner = object()  # type: ignore[assignment]
