@@ -13,7 +13,7 @@ cimport cython
 
 from rio._core.clock cimport system_clock
 
-cdef double SPIN = 50e-6        # seconds for which a loop stays awake after a write
+cdef double SPIN = 100e-6       # seconds for which a loop stays awake after a write
 SPIN_TIME = SPIN
 
 cdef enum:

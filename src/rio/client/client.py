@@ -52,7 +52,7 @@ class Client(Sender):
     :class:`rio.Security` or the path of a security file; by default what the variable
     ``RIO_SECURITY`` names. ``filters``: what runs around each call, the first
     outermost; see :data:`rio.Filter`. ``latency``: with ``"low"`` the event loop stays awake for
-    up to 50 µs after each write, as long as answers come in that time. That saves the 5 to 30 µs
+    up to 100 µs after each write, as long as answers come in that time. That saves the 5 to 30 µs
     that the system takes to wake the loop, and takes the idle time of a core while calls are under
     way. ``clock`` and ``rng`` replace the system's clock and the random delays in tests.
 

@@ -116,9 +116,9 @@ class Server:
     ``filters``: what runs around each handler, within its turn, the first outermost; the filters of
     a class come after them. See :data:`rio.Filter`.
 
-    ``latency``: with ``"low"`` the event loop stays awake for up to 50 µs after each write, as long
-    as further calls come in that time. That saves the 5 to 30 µs that the system takes to wake the
-    loop, and takes the idle time of a core while calls are under way. It holds for what the
+    ``latency``: with ``"low"`` the event loop stays awake for up to 100 µs after each write, as
+    long as further calls come in that time. That saves the 5 to 30 µs that the system takes to wake
+    the loop, and takes the idle time of a core while calls are under way. It holds for what the
     server's objects send to other nodes too; calls within the server do not need it.
 
     ``clock``: seconds, for leases and deadlines; a given provider keeps its own, and what real
