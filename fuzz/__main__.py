@@ -24,8 +24,8 @@ CORPUS = Path(__file__).with_name("corpus")
 FAILURES = Path(__file__).with_name("failures")
 NOTE_SIZE = 4 * 1024 * 1024
 GROWTH = (512 if os.environ.get("RIO_SANITIZE") == "1" else 64) * 1024 * 1024
-"""Bytes by which a process that fuzzes may grow after its first executions. The sanitizers' allocator
-takes 150 MB more in a minute, and stays there.
+"""Bytes by which a process that fuzzes may grow after its first executions. The sanitizers'
+allocator takes 150 MB more in a minute, and stays there.
 """
 
 

@@ -423,3 +423,15 @@ async def test_what_comes_with_the_proof_of_a_client_has_no_more_time() -> None:
     assert len(node.ran) < 10
     await until(lambda: stranger.reads and len(node.ran) == 200)
     assert node.ran == list(range(1, 201))
+
+
+async def test_calls_within_this_process_do_not_wait_for_what_clients_have_sent() -> None:
+    node, greedy, _ = await contended()
+    node.dispatcher.loop_budget = 0.0
+    read_bytes(greedy, node.work(range(1, 51)))
+    assert node.ran == [], "all wait"
+    node.dispatcher.loop_budget = 1.0
+    within = Peer(node, Usage())
+    within.receive(node.work(range(1000, 1003)))
+    assert node.ran == [1000, 1001, 1002]
+    await until(lambda: len(node.ran) == 53)

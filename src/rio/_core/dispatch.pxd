@@ -253,12 +253,12 @@ cdef class Dispatcher:
     cdef int _flush_soon(self, ServerHalf connection) except -1
     cdef double _note_stall(self, double now) except? -1
     cdef int _keep(self, Turn turn) except -1
-    cdef bint _has_time(self, double now, Usage usage) except -1
+    cdef bint _has_time(self, double now, owner) except -1
     cdef bint _is_contended(self, double now) noexcept
     cdef double _slice_of(self, Usage usage, double now) noexcept
     cdef int _note_slice(self, ServerHalf connection) except -1
     cdef bint _is_behind(self, Usage usage) except -1
-    cdef double _slice_to_catch_up(self, double now) except -1
+    cdef double _slice_to_catch_up(self, double now) except? -1
     cdef int _read_later(self, ServerHalf connection) except -1
     cdef int _put_off(self, Turn turn, double now) except -1
     cdef int _line_up(self, Turn turn, double since) except -1

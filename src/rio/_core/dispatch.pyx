@@ -14,7 +14,6 @@ from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.contextvars cimport (
-    PyContext_CheckExact,
     PyContext_Copy,
     PyContext_Enter,
     PyContext_Exit,
@@ -84,11 +83,12 @@ cdef double STALL = 0.25
 # Seconds.
 cdef double RECOUNT = 0.005         # between two counts of the unsent bytes of all clients
 cdef double LOOP_GAP = 0.0002       # a pause in which the loop has served everything else
-# While several clients are served, each keeps the loop for a slice at most, and for half of the
-# time in the long run. One that has sent more is behind: the rest waits until the loop has served
+# While several clients are served, each keeps the loop for a slice at most, and for half of the time
+# in the long run. One that has sent more is behind: the rest waits until the loop has served
 # everything else, and goes on a slice at a time. While others keep up, the slices are short, so that
 # who sends little waits little; those that are behind have the time in which the others need
-# nothing, and at least a fifth of it together. For one that is alone a slice is the loop's budget.
+# nothing, and a fifth of it together where they need all. For one that is alone a slice is the
+# loop's budget.
 cdef double SLICE = 0.0002
 cdef double SHORT_SLICE = 0.00002
 cdef double SHARE = 0.5             # of the time, for one that keeps up
@@ -1018,7 +1018,7 @@ cdef class ServerHalf(Connection):
             turn.deadline -= self._late
             if now > turn.deadline:
                 return dispatcher._expire(turn)
-        if dispatcher._has_time(now, self._usage if self.is_remote else None):
+        if dispatcher._has_time(now, self._usage if self.is_remote else self._caller):
             return dispatcher._admit(turn)
         if self.is_remote:
             return dispatcher._put_off(turn, now)
@@ -1311,8 +1311,6 @@ cdef class Dispatcher:
         """Have a coroutine make its first step at once, in ``context``, and return its task, which
         may have ended.
         """
-        if not PyContext_CheckExact(context):   # CPython 3.13.0 would take the task for current
-            raise TypeError(f"a context is a contextvars.Context, got {context!r:.200}")
         return start_in(coroutine, self._loop, name, context)
 
     def set_lease(self, double until):
@@ -1429,10 +1427,10 @@ cdef class Dispatcher:
 
     # --- requests that wait for the loop ----------------------------------------------------------
 
-    cdef bint _has_time(self, double now, Usage usage) except -1:
-        # Whether a request may run as it is read: none of its client waits, or, if it comes from
-        # this process, none at all; and the loop was not kept from everything else for too long.
-        if self._backlog.size and (usage is None or self._backlog.has(usage)):
+    cdef bint _has_time(self, double now, owner) except -1:
+        # Whether a request may run as it is read: none of its owner, a client or this process,
+        # waits, and the loop was not kept from everything else for too long.
+        if self._backlog.size and self._backlog.has(owner):
             return False
         if self._is_new_read:
             self._is_new_read = False
@@ -1468,7 +1466,7 @@ cdef class Dispatcher:
     cdef bint _is_behind(self, Usage usage) except -1:
         return usage._put_off != 0 or (self._backlog.size != 0 and self._backlog.has(usage))
 
-    cdef double _slice_to_catch_up(self, double now) except -1:
+    cdef double _slice_to_catch_up(self, double now) except? -1:
         # How long those that are behind may keep the loop now; 0: others come first.
         cdef double prompt_at = self._prompt_at
         if self._prompt is not None and self._is_behind(self._prompt):

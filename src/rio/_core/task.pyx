@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 
-from cpython.contextvars cimport PyContext_Enter, PyContext_Exit
+from cpython.contextvars cimport PyContext_CheckExact, PyContext_Enter, PyContext_Exit
 
 cimport cython
 
@@ -83,6 +83,7 @@ cdef object start(
 
 cdef object start_in(object coroutine, object loop, str name, object context):
     # The same in a context of its own. Returns the task, which may have ended.
+    check_context(context)
     cdef Guard guard = Guard.__new__(Guard)
     guard._coroutine = coroutine
     return start_task(guard, loop, options_of_task(loop, name), context)
@@ -90,7 +91,14 @@ cdef object start_in(object coroutine, object loop, str name, object context):
 
 def start_now(coroutine, *, loop not None, str name not None, context not None):
     """A task that has made its first step, and may have ended. Nothing guards the loop from it."""
+    check_context(context)
     return start_task(coroutine, loop, options_of_task(loop, name), context)
+
+
+cdef int check_context(context) except -1:
+    if not PyContext_CheckExact(context):   # CPython 3.13.0 would take the task for current
+        raise TypeError(f"a context is a contextvars.Context, got {context!r:.200}")
+    return 0
 
 
 cdef object start_task(coroutine, loop, dict options, context):
