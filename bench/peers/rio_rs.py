@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.peers.worker import Laps
+from bench.peers.worker import KINDS_OF_WORK, Laps
 
 TITLE = "rio-rs 0.7.2, storages in memory"
+WORKS = KINDS_OF_WORK[:2]
 PROGRAM = Path(sys.prefix).parent / "rust" / "release" / "rio-rs-peer"
 LEFT_OUT = "" if PROGRAM.exists() else "cargo is missing, which builds it"
 
@@ -24,7 +25,7 @@ def serve(ready: Callable[[str], None], storages: str = "memory") -> None:
 
 
 def drive(address: str, laps: Laps, storages: str = "memory") -> None:
-    command = [PROGRAM, "drive", storages, address]
+    command = [PROGRAM, "drive", storages, laps.work, address]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as client:
         assert client.stdin is not None

@@ -4,6 +4,7 @@
 
     python -m bench.peers.run ENVIRONMENTS [--peers NAME...]
                               [--rounds 4] [--seconds 1.5] [--in-flight 1 64 1024] [--pinned]
+                              [--work pings|activations|saves]
 
 ``ENVIRONMENTS`` is a directory with a virtual environment for each file in ``requirements/``. In
 each round every peer has its turn: its server and its client are started, make their laps while no
@@ -35,6 +36,7 @@ from statistics import median
 
 from bench.peers import chart
 from bench.peers.processes import confined, family
+from bench.peers.worker import KINDS_OF_WORK
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -108,6 +110,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.5, help="how long one lap takes")
     parser.add_argument("--in-flight", type=int, nargs="+", default=[1, 64, 1024], metavar="CALLS")
     parser.add_argument(
+        "--work", choices=KINDS_OF_WORK, default=KINDS_OF_WORK[0], help="see worker.py"
+    )
+    parser.add_argument(
         "--pinned", action="store_true", help="keep each end of a peer on a core of its own"
     )
     parser.add_argument("--save", action="store_true", help="write results.json and throughput.svg")
@@ -157,10 +162,10 @@ def empty_directory() -> Iterator[Path]:
 
 @contextmanager
 def worker(
-    peer: Peer, options: argparse.Namespace, directory: Path, *arguments: str
+    peer: Peer, options: argparse.Namespace, directory: Path, end: str, *arguments: str
 ) -> Iterator[subprocess.Popen[str]]:
     """Run one end of the peer. At the end, it and everything that it has started is killed."""
-    core = CORES[("drive", "serve").index(arguments[0]) % len(CORES)]
+    core = CORES[("drive", "serve").index(end) % len(CORES)]
     python = options.environments / peer.name / "bin" / "python"
     places = {
         "HOME": str(directory),
@@ -169,7 +174,7 @@ def worker(
     }
     with (directory / "log").open("a") as errors, on({core} if options.pinned else set(CORES)):
         process = subprocess.Popen(
-            [python, "-m", "bench.peers.worker", peer.name, *arguments],
+            [python, "-m", "bench.peers.worker", peer.name, end, options.work, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -313,6 +318,7 @@ def results(peers: list[Peer], options: argparse.Namespace) -> str:
         "cores": os.cpu_count(),
         "cores_used_by_others": round(load(peers), 2),
         "pinned": options.pinned,
+        "work": options.work,
         "network": "a namespace with nothing but lo" if confined() else "loopback",
         "seconds_per_lap": options.seconds,
         "rounds": options.rounds,

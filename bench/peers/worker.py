@@ -2,16 +2,16 @@
 
 ::
 
-    python -m bench.peers.worker NAME serve
-    python -m bench.peers.worker NAME drive ADDRESS SERVER_PROCESS SECONDS IN_FLIGHT...
+    python -m bench.peers.worker NAME serve WORK
+    python -m bench.peers.worker NAME drive WORK ADDRESS SERVER_PROCESS SECONDS IN_FLIGHT...
 
 ``NAME`` is a module of this package with
 
 ========================  ==========================================================================
 ``TITLE``                 what it is, for the table
 ``serve(ready)``          starts the server, says ``ready(address)``, and serves until it is killed
-``drive(address, laps)``  connects, and pings the object called ``OBJECT_NAME`` with ``PING_ID``,
-                          one lap after the other
+``drive(address, laps)``  connects, and does ``laps.work``, one lap after the other
+``WORKS``                 optional: which of ``KINDS_OF_WORK`` it does; by default the first
 ``IN_FLIGHT_LIMIT``       optional: the most calls at a time that it can have, or that it is about
 ``CONFINED``              optional: true if it always listens beyond loopback; it then runs only
                           where there is no network
@@ -47,6 +47,11 @@ from bench.peers.processes import (
     refuse_listeners_beyond_loopback,
 )
 
+KINDS_OF_WORK = ("pings", "activations", "saves")
+"""A call sends ``PING_ID`` to the object called ``OBJECT_NAME``; or to one that nobody has called
+before; or to one of ``SAVING`` objects, which saves before it answers.
+"""
+SAVING = 1000
 OBJECT_NAME = "ada"
 PING_ID = "0123456789abcdef"
 WARM_UP = 0.3
@@ -80,8 +85,10 @@ class Laps:
         widths: list[int],
         report: Callable[..., None],
         *,
+        work: str,
         check: bool,
     ) -> None:
+        self.work = work
         self._server = server
         self._seconds = seconds
         self._widths = widths
@@ -150,7 +157,7 @@ def used(before: dict[int, float], after: dict[int, float]) -> float:
     return sum(seconds - before.get(process, 0.0) for process, seconds in after.items())
 
 
-def main(name: str, end: str, *arguments: str) -> None:
+def main(name: str, end: str, work: str, *arguments: str) -> None:
     report = reporter()
     peer = importlib.import_module(f"bench.peers.{name}")
     if getattr(peer, "CONFINED", False) and not confined():
@@ -159,6 +166,8 @@ def main(name: str, end: str, *arguments: str) -> None:
             left_out="it listens on every interface, and this process has a network:"
             " unshare --net is not to be had",
         )
+    elif work not in getattr(peer, "WORKS", KINDS_OF_WORK[:1]):
+        report(title=peer.TITLE, left_out=f"it does not do this work: {work}")
     elif why := getattr(peer, "LEFT_OUT", ""):
         report(title=peer.TITLE, left_out=why)
     elif end == "serve":
@@ -178,6 +187,7 @@ def main(name: str, end: str, *arguments: str) -> None:
             float(seconds),
             in_flight,
             report,
+            work=work,
             check=not getattr(peer, "CONFINED", False),
         )
         run(peer.drive, address, laps)
