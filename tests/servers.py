@@ -104,13 +104,18 @@ class Server(ABC):
             self._wait()
 
     def kill(self) -> None:
-        """Send SIGKILL to the server and all its children."""
+        """Send SIGKILL to the server and all its children, and return once they are gone.
+
+        PostgreSQL does not start while a child of the one before has its shared memory.
+        """
         assert self._process is not None
         self.pause()
-        for pid in self._stopped:
+        killed, self._stopped = self._stopped, []
+        for pid in killed:
             signal_if_alive(pid, signal.SIGKILL)
-        self._stopped = []
         self._wait()
+        while any(map(runs, killed)):
+            time.sleep(0.001)
 
     def pause(self) -> None:
         """Send SIGSTOP to the server and all its children.
@@ -547,6 +552,18 @@ def parents_by_ps() -> Iterator[tuple[int, int]]:
 def signal_if_alive(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process has not ended, also if nobody has taken note of that yet."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()
+    return state not in "ZX"
 
 
 def free_port() -> int:

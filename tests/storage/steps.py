@@ -61,9 +61,12 @@ class Savers:
         await self.more(self._count)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, _: object, failed: BaseException | None, traceback: object) -> None:
         self._over = True
-        await asyncio.gather(*self._tasks)
+        if failed is not None:  # they would try for ever to reach a server that did not come back
+            for task in self._tasks:
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=failed is not None)
 
     async def more(self, count: int) -> None:
         """Wait for so many acknowledgements from now on."""
