@@ -83,10 +83,10 @@ cdef double STALL = 0.25
 # Seconds.
 cdef double RECOUNT = 0.005         # between two counts of the unsent bytes of all clients
 cdef double LOOP_GAP = 0.0002       # a pause in which the loop has served everything else
-# While several clients are served, each keeps the loop for a slice at most, and for half of the time
-# in the long run. One that has sent more is behind: the rest waits until the loop has served
-# everything else, and goes on a slice at a time. While others keep up, the slices are short, so that
-# who sends little waits little; those that are behind have the time in which the others need
+# While several clients are served, each keeps the loop for a slice at most, and for half of the
+# time in the long run. One that has sent more is behind: the rest waits until the loop has served
+# everything else, and goes on a slice at a time. While others keep up, the slices are short, so
+# that who sends little waits little; those that are behind have the time in which the others need
 # nothing, and a fifth of it together where they need all. For one that is alone a slice is the
 # loop's budget.
 cdef double SLICE = 0.0002
