@@ -126,6 +126,6 @@ async def test_the_loop_gets_its_turns_while_one_object_calls_another_again_and_
     client: rio.Client,
 ) -> None:
     turns = await client.send(Speaker, "a", Count(6400))
-    # 32 calls a turn; a call that the loop's budget has put off is answered in the next one, in which
-    # another 32 may follow
+    # 32 calls a turn; a call that the loop's budget has put off is answered in the next one, in
+    # which another 32 may follow
     assert turns >= 6400 // 64
