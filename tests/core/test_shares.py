@@ -310,18 +310,24 @@ async def test_those_that_are_behind_go_on_for_a_moment_when_others_need_nothing
     await until(lambda: greedy.reads)
 
 
-async def test_those_that_are_behind_have_a_fifth_of_the_time() -> None:
-    node, greedy, _ = await contended()
-    node.dispatcher.loop_budget = 1.0
-    others = [Peer(node, Usage()) for _ in range(8)]
-    read_bytes(greedy, node.work(range(1, 201)))
+async def turns_beside(others: list[Peer], node: BusyNode, requests: int) -> int:
+    """How many turns of the loop so many requests take, while each of the others sends one."""
     turns = 0
-    while sum(number <= 200 for number in node.ran) < 200:
+    while sum(number <= requests for number in node.ran) < requests:
         assert turns < 1000
         for number, other in enumerate(others):
             read_bytes(other, node.work(range(1000 + number, 1001 + number)))
         await asyncio.sleep(0)
         turns += 1
+    return turns
+
+
+async def test_those_that_are_behind_have_a_fifth_of_the_time() -> None:
+    node, greedy, _ = await contended()
+    node.dispatcher.loop_budget = 1.0
+    others = [Peer(node, Usage()) for _ in range(8)]
+    read_bytes(greedy, node.work(range(1, 201)))
+    turns = await turns_beside(others, node, 200)
     assert all(other.reads for other in others)
     assert 90 <= turns <= 110, "two of ten"
 
@@ -339,13 +345,7 @@ async def test_writing_the_answers_to_those_that_are_behind_is_a_part_of_their_t
     read_bytes(greedy, node.work(range(1, 51)))
     assert node.ran == [], "all wait"
     node.dispatcher.loop_budget = 1.0
-    turns = 0
-    while sum(number <= 50 for number in node.ran) < 50:
-        assert turns < 1000
-        for number, other in enumerate(others):
-            read_bytes(other, node.work(range(1000 + number, 1001 + number)))
-        await asyncio.sleep(0)
-        turns += 1
+    turns = await turns_beside(others, node, 50)
     assert 45 <= turns <= 55, "in each second one two of ten, for as long as one writes"
 
 

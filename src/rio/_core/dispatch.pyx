@@ -832,8 +832,8 @@ cdef class ServerHalf(Connection):
             if dispatcher._reader is not None:
                 dispatcher._switched_at = now
             dispatcher._reader = self._usage
-        if dispatcher._is_behind(self._usage) and (
-            self._usage._put_off or dispatcher._is_contended(now)
+        if self._usage._put_off or (
+            dispatcher._is_contended(now) and dispatcher._is_behind(self._usage)
         ):
             self._put_off()
             return False
